@@ -1,0 +1,42 @@
+"""The one error a user can cause, and the exit codes every command shares."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class ExitCode(IntEnum):
+    """What the shell sees. 1 is left to uncaught exceptions: a bug, with its traceback."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2  # bad flag or bad recipe (2 is what Typer itself returns)
+    DATA = 3  # missing, empty or corrupt input
+    GATE = 4  # `evaluate --fail-under` not met
+    INTERRUPTED = 130
+
+
+class SetClipError(Exception):
+    """A problem the user can fix by changing a file, a flag or a path.
+
+    Args:
+        problem: What was found and where; the path or the key comes first.
+        fix: What to do about it, as a command where there is one.
+    """
+
+    def __init__(self, problem: str, *, fix: str, exit_code: ExitCode = ExitCode.DATA) -> None:
+        super().__init__(f"{problem}\n  fix: {fix}")
+        self.problem = problem
+        self.fix = fix
+        self.exit_code = exit_code
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns ``" (did you mean 'x'?)"`` for the known word closest to ``word``, or an empty string."""
+    close = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
