@@ -28,8 +28,6 @@ Modality = Literal["protein", "image", "caption"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)  # also the order of towers: the earlier one is the left
 
 INDEX_NAME = "dataset.json"
-SCHEMA_VERSION = 1
-
 _COMMON = [
     pa.field("id", pa.string(), nullable=False),
     pa.field("split", pa.string(), nullable=False),
@@ -83,7 +81,7 @@ class DatasetIndex(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     shards: list[Shard]
     rejects: dict[str, int] = {}  # reason -> records not taken
     sources: list[dict[str, Any]] = []  # what was read, with the options it was read with
