@@ -1,0 +1,350 @@
+"""The recipe: one TOML file an experiment, read into typed sections. Each default is written once, here.
+
+`load_recipe` reads, overrides, fills in the method's preset and validates, and reports every mistake at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+
+from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.shards import MODALITIES, Modality
+
+Method = Literal[
+    "auto",
+    "set-clip-plus",
+    "set-clip",
+    "set-clip-published",
+    "clip",
+    "s-clip",
+    "asif",
+    "asif-graph",
+    "cca",
+    "procrustes",
+    "ridge",
+]
+TRAINED_METHODS: tuple[Method, ...] = ("set-clip-plus", "set-clip", "set-clip-published", "clip", "s-clip")
+TRAINING_FREE_METHODS: tuple[Method, ...] = ("asif", "asif-graph", "cca", "procrustes", "ridge")
+
+PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
+    # Weights only: what a term does is set in its section. STUDY of the objective, section (b).
+    "set-clip-plus": {
+        "clip": {"weight": 1.0},
+        "sdd": {"weight": 0.3},
+        "neighbourhood": {"weight": 0.3},
+        "teacher": {"weight": 1.0, "end_step": 100},
+    },
+    # The paper's four terms (arXiv 2406.05766) with the stable density term.
+    "set-clip": {
+        "clip": {"weight": 1.0},
+        "sdd": {"weight": 0.3},
+        "mk_mmd": {"weight": 1.0},
+        "self_supervised": {"weight": 0.3},
+    },
+    "clip": {"clip": {"weight": 1.0}},
+}
+
+
+class Section(BaseModel):
+    """A table of the recipe: unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Tower(Section):
+    """One modality's backbone and how it is used."""
+
+    backbone: Annotated[str, Field(pattern=r"^(esm|timm|sentence-transformers):.+")]
+    weights: str = "auto"  # auto | a path | package:NAME | hub
+    pooling: str = "default"  # the backbone's own; esm: mean | cls
+    trainable: Literal["frozen"] = "frozen"
+
+
+class Projection(Section):
+    """The head on each backbone's features."""
+
+    kind: Literal["mlp", "linear"] = "mlp"
+    dim: PositiveInt = 256  # width of the embeddings
+    pca: Annotated[int, Field(ge=0)] = 64  # principal axes kept of the features; 0 keeps them all
+
+
+class Term(Section):
+    """What every term of the objective has: a weight and the steps in which it counts."""
+
+    weight: NonNegativeFloat = 0.0
+    start_step: Annotated[int, Field(ge=0)] = 0
+    end_step: PositiveInt | None = None  # the first step without the term; None keeps it throughout
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # linear from 0 to the weight
+
+
+class Clip(Term):
+    temperature: PositiveFloat = 0.07
+    learnable_temperature: bool = False
+
+
+class Sdd(Term):
+    bandwidth: PositiveFloat = 0.2  # s of exp(-‖x-y‖²/s) on unit vectors; flat between 0.05 and 0.4, smaller collapses
+
+
+class MkMmd(Term):
+    pass
+
+
+class SelfSupervised(Term):
+    temperature: PositiveFloat = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2  # of features, to make the second view of a frozen backbone
+
+
+class Neighbourhood(Term):
+    feature_temperature: PositiveFloat = 0.1
+    temperature: PositiveFloat = 0.1
+
+
+class Teacher(Term):
+    neighbours: PositiveInt = 15
+
+
+class Objective(Section):
+    """The terms of the loss. A weight left out is the preset's of the method, else 0."""
+
+    clip: Clip = Clip()
+    sdd: Sdd = Sdd()
+    mk_mmd: MkMmd = MkMmd()
+    self_supervised: SelfSupervised = SelfSupervised()
+    neighbourhood: Neighbourhood = Neighbourhood()
+    teacher: Teacher = Teacher()
+
+    def active(self) -> dict[str, Term]:
+        """The terms that count in some step, by name."""
+        return {name: term for name in type(self).model_fields if (term := getattr(self, name)).weight > 0}
+
+
+class Train(Section):
+    split: str = "train"
+    steps: PositiveInt = 300
+    batch: Annotated[int, Field(ge=2)] = 256  # unpaired rows of each modality
+    pairs_per_batch: PositiveInt = 256  # all of them when there are fewer
+    checkpoint_every: PositiveInt = 500  # steps
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class Optim(Section):
+    lr: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 0.01
+
+
+class Recipe(Section):
+    """A whole experiment."""
+
+    schema_version: Literal[1]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    pairs: Literal["all"] | Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = "all"
+    method: Method = "set-clip-plus"
+    ensemble: PositiveInt = 1  # heads trained from as many seeds; their embeddings are concatenated
+    towers: dict[Modality, Tower]
+    projection: Projection = Projection()
+    objective: Objective = Objective()
+    train: Train = Train()
+    optim: Optim = Optim()
+
+    def modalities(self) -> tuple[Modality, Modality]:
+        """(left, right): the two towers in the order of ``MODALITIES``."""
+        left, right = (modality for modality in MODALITIES if modality in self.towers)
+        return left, right
+
+    def with_settings(self, **settings: Any) -> Recipe:
+        """A copy with top-level settings changed; a new method brings its own preset.
+
+        Raises:
+            SetClipError: the settings do not fit the rest of the recipe.
+        """
+        document = self.model_dump(mode="json", exclude_none=True) | settings
+        if "method" in settings:
+            for name, term in document["objective"].items():
+                document["objective"][name] = {key: value for key, value in term.items() if key not in _PRESET_KEYS}
+        return _validate(document, source=f"recipe with {settings}")
+
+    def to_toml(self) -> str:
+        """The resolved recipe; reading it back gives an equal recipe."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+_PRESET_KEYS = {"weight", "start_step", "end_step", "warmup_steps"}
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a recipe, applies ``a.b=c`` overrides, fills in the preset and validates.
+
+    Raises:
+        SetClipError: exit code 2, with every mistake found and the nearest known key for an unknown one.
+    """
+    if path.is_dir() or not path.exists():
+        raise SetClipError(
+            f"{path}: no such recipe file",
+            fix="give the path of a .toml recipe, or start from one under recipes/",
+            exit_code=ExitCode.USAGE,
+        )
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetClipError(
+            f"{path}: is no valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
+        ) from error
+    for override in overrides or []:
+        _apply_override(document, override)
+    return _validate(document, source=str(path))
+
+
+def shipped(folder: Literal["recipes", "data_manifests"], name: str) -> Path:
+    """Path of a recipe or manifest that comes with the package, installed or in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "shipped" / folder / name
+    return installed if installed.exists() else package.parent / folder / name
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    """Sets one ``a.b=c``; c is read as a TOML value, or as a string where it is none."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise SetClipError(
+            f"--set {override!r}: is not of the form key=value",
+            fix="write it as --set optim.lr=3e-4",
+            exit_code=ExitCode.USAGE,
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = document
+    for depth, part in enumerate(parts[:-1], start=1):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise SetClipError(
+                f"--set {override!r}: {'.'.join(parts[:depth])} is a value, not a table",
+                fix=f"set {'.'.join(parts[:depth])} itself",
+                exit_code=ExitCode.USAGE,
+            )
+    table[parts[-1]] = value
+
+
+def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the weights of its method's preset under the user's own keys."""
+    method = document.get("method", Recipe.model_fields["method"].default)
+    preset = PRESETS.get(method, {}) if isinstance(method, str) else {}  # type: ignore[call-overload]
+    objective = document.get("objective", {})
+    if not isinstance(objective, dict):
+        return document
+    merged = dict(objective)
+    for name, defaults in preset.items():
+        term = objective.get(name, {})
+        if isinstance(term, dict):
+            # A user who sets the weight of a term takes over its schedule too.
+            merged[name] = term if "weight" in term else defaults | term
+    return {**document, "objective": merged}
+
+
+def _validate(document: dict[str, Any], *, source: str) -> Recipe:
+    """Validates the document as a whole: type errors first, then, on what is left, contradictions."""
+    document = _with_preset(document)
+    recipe: Recipe | None
+    problems: list[str] = []
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        # A union reports each of its branches: one mistake, one line.
+        problems = list(dict.fromkeys(_in_words(details) for details in error.errors()))
+        recipe = _without_mistakes(document, error)
+    problems += _contradictions(recipe) if recipe else []
+    if recipe is None or problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise SetClipError(
+            "\n".join([f"{source}: {count} in the recipe", *(f"  - {problem}" for problem in problems)]),
+            fix="correct the keys named above; `setclip align RECIPE --data DATASET --out RUN --dry-run` checks again",
+            exit_code=ExitCode.USAGE,
+        )
+    return recipe
+
+
+def _without_mistakes(document: dict[str, Any], error: ValidationError) -> Recipe | None:
+    """The recipe with every mistaken value left out, so that contradictions among the rest show too."""
+    remaining = deepcopy(document)
+    for details in error.errors():
+        table: Any = remaining
+        for part in (part for part in details["loc"] if part != "[key]"):
+            if not isinstance(table.get(part), dict):
+                break
+            parent, table = table, table[part]
+        else:  # the mistake is a table as a whole
+            table = parent
+        table.pop(part, None)
+    try:
+        return Recipe.model_validate(remaining)
+    except ValidationError:
+        return None
+
+
+def _contradictions(recipe: Recipe) -> list[str]:
+    """Settings that are fine alone and wrong together."""
+    found: list[str] = []
+    if len(recipe.towers) != 2:
+        names = ", ".join(recipe.towers) or "none"
+        found.append(f"towers: two modalities are aligned, found {len(recipe.towers)} ({names})")
+    for modality, tower in recipe.towers.items():
+        kind = tower.backbone.partition(":")[0]
+        if _READS[kind] != modality:
+            found.append(f"towers.{modality}.backbone: {tower.backbone!r} reads {_READS[kind]}s, not {modality}s")
+    for name, term in recipe.objective.active().items():
+        if term.end_step is not None and term.end_step <= term.start_step:
+            found.append(f"objective.{name}: end_step ({term.end_step}) must be after start_step ({term.start_step})")
+    if recipe.method in TRAINED_METHODS and not recipe.objective.active():
+        found.append(f"objective: every term has weight 0, so method {recipe.method!r} has nothing to train")
+    if recipe.method in TRAINING_FREE_METHODS and recipe.objective.active():
+        terms = ", ".join(f"objective.{name}.weight" for name in recipe.objective.active())
+        found.append(f"{terms}: method {recipe.method!r} does not train, so no term can have a weight")
+    if recipe.pairs == 0 and recipe.method in {"clip", "s-clip", *TRAINING_FREE_METHODS}:
+        found.append(f"pairs = 0: method {recipe.method!r} learns from pairs alone; set-clip-plus needs none")
+    return found
+
+
+_READS: dict[str, Modality] = {"esm": "protein", "timm": "image", "sentence-transformers": "caption"}
+
+
+def _in_words(details: Any) -> str:
+    """One pydantic error as the user's own key, what was found there and what is allowed."""
+    location = [str(part) for part in details["loc"]]
+    if details["type"] == "extra_forbidden":
+        *parents, key = location
+        table = _section_at(parents)
+        known = list(table.model_fields) if table else list(MODALITIES)
+        return f"unknown key {'.'.join(location)!r}{nearest(key, known)}"
+    if details["type"] == "missing":
+        return f"missing key {'.'.join(location)!r}"
+    if location[:1] == ["pairs"]:
+        return f"pairs: must be 'all', a count or a fraction between 0 and 1, found {details['input']!r}"
+    if location[:1] == ["towers"] and location[-1] == "[key]":
+        return f"unknown key 'towers.{details['input']}'{nearest(str(details['input']), MODALITIES)}"
+    message = details["msg"][0].lower() + details["msg"][1:]
+    return f"{'.'.join(location)}: {message}, found {details['input']!r}"
+
+
+def _section_at(path: list[str]) -> type[Section] | None:
+    """The section that the tables of a dotted key lead to."""
+    section: type[Section] = Recipe
+    for index, part in enumerate(path):
+        if part == "towers" and index == 0:
+            return Tower if len(path) == 2 else None
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+            return None
+        section = annotation
+    return section
+
+
+assert set(TRAINED_METHODS) | set(TRAINING_FREE_METHODS) | {"auto"} == set(get_args(Method))
