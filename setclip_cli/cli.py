@@ -1,0 +1,263 @@
+"""The command line: parse, call, render. No mathematics, and no torch at import, so that help is instant."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from setclip_cli import __version__
+from setclip_cli.console import emit_json, note
+from setclip_cli.errors import ExitCode, SetClipError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class Commands(typer.core.TyperGroup):
+    """The one place where a SetClipError or an interrupt becomes a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SetClipError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            typer.echo("interrupted; run the same command again to go on where it stopped", err=True)
+            raise typer.Exit(ExitCode.INTERRUPTED) from interrupt
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"setclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def setclip(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Align two modalities in one embedding space from unpaired data and few pairs, or none.
+
+    ingest builds a DATASET from raw files, align trains on it, embed writes embeddings, evaluate a report.
+    `setclip quickstart` shows all four on real satellite imagery.
+    """
+
+
+@app.command()
+def ingest(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Files or folders to read, all of one modality.")
+    ],
+    modality: Annotated[str, typer.Option(help="What the sources hold: protein, image or caption.")],
+    out: Annotated[Path, typer.Option(help="The DATASET folder; a new one, or one to add to.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV id,label: classes for evaluation, never for training.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="CSV left_modality,left_id,right_modality,right_id: the known pairs.")
+    ] = None,
+    pairs_from_group: Annotated[
+        bool, typer.Option("--pairs-from-group", help="Take each caption's group (its image's id) as a known pair.")
+    ] = False,
+    split: Annotated[
+        str, typer.Option(help="'train' marks the whole source; 'train=0.8,val=0.1,test=0.1' draws by hash of the id.")
+    ] = "train",
+    as_json: AsJson = False,
+) -> None:
+    """Build Parquet shards of one modality from raw files.
+
+    Examples:
+
+      setclip ingest proteins.fasta.gz --modality protein --out data/my
+
+      setclip ingest images/ --modality image --labels labels.csv --split train=0.8,test=0.2 --out data/rs
+
+      setclip ingest dataset_rsicd.json --modality caption --out data/rs
+    """
+    from setclip_cli.ingest import ingest as run
+
+    result = run(
+        sources,
+        modality=modality,
+        out=out,
+        labels=labels,
+        pairs=pairs,
+        pairs_from_group=pairs_from_group,
+        split=split,
+    )
+    emit_json(result.as_json()) if as_json else typer.echo(result.summary())
+
+
+@app.command()
+def align(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe, such as those under recipes/.")],
+    data: Annotated[Path, typer.Option(help="The DATASET to train on.")],
+    out: Annotated[Path, typer.Option(help="The RUN folder to write.")],
+    overrides: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
+    ] = [],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the RUN's last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check recipe, data and weights, print the plan, train nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the projections of two towers on unpaired rows and the known pairs.
+
+    Examples:
+
+      setclip align recipes/remote_sensing_caption.toml --data data/rs --out runs/rs --dry-run
+
+      setclip align recipes/remote_sensing_caption.toml --data data/rs --out runs/rs --set pairs=21 --set seed=1
+    """
+    from setclip_cli.recipe import load_recipe
+
+    settings = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
+    from setclip_cli.shards import open_dataset
+
+    dataset = open_dataset(data)
+    if dry_run:
+        from setclip_cli.plan import plan
+
+        planned = plan(settings, dataset, out)
+        emit_json(planned.as_json()) if as_json else typer.echo(planned.summary())
+        return
+    from setclip_cli.trainer import align as run
+
+    result = run(settings, dataset, out, resume=resume)
+    emit_json(result.as_json()) if as_json else typer.echo(result.summary())
+
+
+@app.command()
+def embed(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="[RUN] DATASET", help="A RUN and a DATASET, or a DATASET with --backbone.")
+    ],
+    out: Annotated[Path, typer.Option(help="The EMBEDDINGS folder to write.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Without a RUN: raw features of this backbone, such as esm:esm2_t6_8M_UR50D.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="With --backbone: auto, a path, package:NAME or hub.")] = "auto",
+    modality: Annotated[str | None, typer.Option(help="Only this modality; both towers' when left out.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split; all when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed a DATASET with a RUN, shard by shard.
+
+    Examples:
+
+      setclip embed runs/rs data/rs --out embeddings/rs
+
+      setclip embed --backbone esm:esm2_t6_8M_UR50D data/my --out features/my
+    """
+    from setclip_cli.embedder import embed as run
+    from setclip_cli.embedder import embed_backbone
+    from setclip_cli.shards import open_dataset
+
+    expected = 1 if backbone else 2
+    if len(paths) != expected:
+        raise SetClipError(
+            f"embed: needs {'DATASET alone with --backbone' if backbone else 'RUN and DATASET'}, got {len(paths)} paths",
+            fix="see `setclip embed --help`",
+            exit_code=ExitCode.USAGE,
+        )
+    dataset = open_dataset(paths[-1])
+    if backbone:
+        result = embed_backbone(backbone, dataset, out, weights=weights, split=split)
+    else:
+        result = run(paths[0], dataset, out, modality=modality, split=split)
+    emit_json(result.as_json()) if as_json else typer.echo(result.summary())
+
+
+@app.command()
+def evaluate(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RUN... DATASET", help="RUNs or EMBEDDINGS to compare, then the DATASET.")
+    ],
+    out: Annotated[Path, typer.Option(help="The REPORT folder to write.")],
+    split: Annotated[str, typer.Option(help="The split to score.")] = "test",
+    relevance: Annotated[str, typer.Option(help="What counts as a match: label, group or pairs.")] = "label",
+    fail_under: Annotated[
+        list[str],
+        typer.Option("--fail-under", metavar="KEY=VALUE", help="Exit 4 when a metric is below this; repeatable."),
+    ] = [],
+    as_json: AsJson = False,
+) -> None:
+    """Write a retrieval report: report.json, report.md and a self-contained report.html.
+
+    Several RUNs of one method with different seeds are shown as mean and standard deviation.
+
+    Examples:
+
+      setclip evaluate runs/rs data/rs --out reports/rs
+
+      setclip evaluate runs/plus-0 runs/plus-1 runs/clip-0 runs/clip-1 data/rs --out reports/compare
+
+      setclip evaluate runs/rs data/rs --out reports/rs --fail-under image_to_caption/map=0.4
+    """
+    if len(paths) < 2:
+        raise SetClipError(
+            "evaluate: needs at least one RUN or EMBEDDINGS, then the DATASET",
+            fix="setclip evaluate RUN DATASET --out REPORT",
+            exit_code=ExitCode.USAGE,
+        )
+    from setclip_cli.evaluation import evaluate as run
+    from setclip_cli.shards import open_dataset
+
+    report = run(paths[:-1], open_dataset(paths[-1]), out, split=split, relevance=relevance, fail_under=fail_under)
+    emit_json(report) if as_json else typer.echo(report["summary"])
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Where data, runs and the report go.")] = Path("quickstart-out"),
+    as_json: AsJson = False,
+) -> None:
+    """Run ingest, align, embed and evaluate on real satellite imagery that comes as a package.
+
+    Needs the [demo] extra and no network. A second run reuses what is there.
+    """
+    from setclip_cli.quickstart import quickstart as run
+
+    result = run(out)
+    emit_json(result.as_json()) if as_json else typer.echo(result.summary())
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do: versions, devices, weights that load offline, and how to mend what is missing."""
+    from setclip_cli.doctor import examine
+
+    findings = examine()
+    emit_json(findings.as_json()) if as_json else typer.echo(findings.summary())
+    if findings.problems:
+        raise typer.Exit(ExitCode.DATA)
+
+
+def main() -> None:
+    """The installed program. SIGTERM ends it as Ctrl-C does, with 143: finished work stays, nothing is half-written."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+        note("terminated; run the same command again to go on where it stopped")
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    app()
