@@ -172,10 +172,10 @@ def embed(
     from setclip_cli.embedder import embed_backbone
     from setclip_cli.shards import open_dataset
 
-    expected = 1 if backbone else 2
-    if len(paths) != expected:
+    needs, count = ("a DATASET alone with --backbone", 1) if backbone else ("a RUN and a DATASET", 2)
+    if len(paths) != count:
         raise SetClipError(
-            f"embed: needs {'DATASET alone with --backbone' if backbone else 'RUN and DATASET'}, got {len(paths)} paths",
+            f"embed: needs {needs}, got {len(paths)} paths",
             fix="see `setclip embed --help`",
             exit_code=ExitCode.USAGE,
         )

@@ -1,0 +1,49 @@
+"""Which rows a step sees: a pure function of (seed, stream, step), so a resumed run needs no sampler state.
+
+Every stream (each modality, the pairs, the views) has its own name and so its own order: nothing pairs rows by position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def generator(seed: int, *stream: str | int) -> torch.Generator:
+    """A CPU generator that depends on the seed and on every part of the stream's name, and on nothing else."""
+    digest = hashlib.sha256(repr((seed, *stream)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def sample(rows: int, batch: int, step: int, *, seed: int, stream: str) -> Tensor:
+    """The row indices of one step: (min(batch, rows),) int64.
+
+    The stream walks through one shuffled epoch after another, so over an epoch every row comes up once; a batch may
+    span two epochs. With ``batch >= rows`` every step sees every row.
+
+    Args:
+        rows: Number of rows to draw from, > 0.
+        batch: Rows a step, > 0.
+        step: 0-based.
+    """
+    if rows <= 0 or batch <= 0:
+        raise ValueError(f"sample needs rows > 0 and batch > 0, got rows={rows}, batch={batch}")
+    if batch >= rows:
+        return torch.arange(rows)
+    start = step * batch
+    parts, wanted = [], batch
+    while wanted:
+        epoch, offset = divmod(start, rows)
+        part = _shuffled(rows, seed, stream, epoch)[offset : offset + wanted]
+        parts.append(part)
+        start += len(part)
+        wanted -= len(part)
+    return torch.cat(parts)
+
+
+@lru_cache(maxsize=8)
+def _shuffled(rows: int, seed: int, stream: str, epoch: int) -> Tensor:
+    return torch.randperm(rows, generator=generator(seed, stream, epoch))
