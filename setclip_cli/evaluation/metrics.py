@@ -1,0 +1,271 @@
+"""Retrieval metrics: exact, over the full gallery, with several relevant rows and with ties.
+
+A ranking enters every metric only through its tie classes: gallery rows of equal score that hold at least one relevant
+row, each described by how many rows score higher, how many rows it has and how many of them are relevant. Each metric
+is its expectation when the rows of a tie class come in random order (McSherry and Najork, ECIR 2008). Two things
+follow: no order of the files can change a result, and a model that gives every row the same score gets exactly the
+chance level, which is computed by the same functions from one tie class that holds the whole gallery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from setclip_cli.evaluation import similarity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from setclip_cli.evaluation.relevance import Relevance
+
+    Floats = npt.NDArray[np.float64]
+    Ints = npt.NDArray[np.int64]
+    Embeddings = npt.NDArray[np.float32]
+
+RECALL_AT = (1, 5, 10)
+HEADLINE_RECALLS = tuple(f"recall_at_{k}" for k in RECALL_AT)
+LOWER_IS_BETTER = ("median_rank", "mean_rank")
+_FEW_POSITIVES = 8  # up to here, counting the higher scores of each beats sorting the whole row
+
+
+@dataclass(frozen=True)
+class TieClasses:
+    """The tie classes with a relevant row, of many queries, best first within a query.
+
+    Attributes:
+        offsets: (q + 1,) classes ``offsets[i]:offsets[i + 1]`` belong to query i; no query is without one.
+        before: (t,) rows that score higher than the class.
+        size: (t,) rows in the class.
+        relevant: (t,) relevant rows in the class, at least 1.
+        gallery: Rows in the gallery.
+    """
+
+    offsets: Ints
+    before: Ints
+    size: Ints
+    relevant: Ints
+    gallery: int
+
+    @property
+    def first(self) -> Ints:
+        """The best class of each query."""
+        return self.offsets[:-1]
+
+    def sum(self, values: Floats | Ints) -> Floats:
+        """Adds one value a class up over each query: (t,) -> (q,)."""
+        return np.add.reduceat(np.asarray(values, np.float64), self.first)
+
+
+def tie_classes(scores: npt.NDArray[np.floating], positives: Sequence[Ints]) -> TieClasses:
+    """Reads the tie classes off full rows of scores.
+
+    Args:
+        scores: (q, n) similarity of each query to each gallery row; higher is better.
+        positives: For each query its relevant gallery rows, at least one.
+
+    Raises:
+        ValueError: a query has no relevant row, or scores and positives differ in length.
+    """
+    if len(scores) != len(positives) or not all(len(rows) for rows in positives):
+        raise ValueError(f"{len(scores)} rows of scores need as many non-empty lists of positives")
+    rows = [_tie_classes_of_row(row, found) for row, found in zip(scores, positives, strict=True)]
+    before, size, relevant = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    offsets = np.cumsum([0, *(len(row[0]) for row in rows)])
+    return TieClasses(offsets, before, size, relevant, scores.shape[1])
+
+
+def chance_classes(positives: Ints, gallery: int) -> TieClasses:
+    """The tie classes of a model that cannot tell any two rows apart.
+
+    Args:
+        positives: (q,) relevant rows of each query.
+        gallery: Rows in the gallery.
+    """
+    queries = len(positives)
+    return TieClasses(
+        np.arange(queries + 1),
+        np.zeros(queries, np.int64),
+        np.full(queries, gallery),
+        positives.astype(np.int64),
+        gallery,
+    )
+
+
+def _tie_classes_of_row(scores: npt.NDArray[np.floating], positives: Ints) -> tuple[Ints, Ints, Ints]:
+    found = scores[positives]
+    if len(found) == 1:
+        values, relevant = found, np.ones(1, np.int64)
+    else:
+        ascending, counts = np.unique(found, return_counts=True)
+        values, relevant = ascending[::-1], counts[::-1]
+    if len(values) <= _FEW_POSITIVES:
+        before = np.array([np.count_nonzero(scores > value) for value in values])
+        through = np.array([np.count_nonzero(scores >= value) for value in values])
+    else:
+        ordered = np.sort(scores)
+        before = len(scores) - np.searchsorted(ordered, values, side="right")
+        through = len(scores) - np.searchsorted(ordered, values, side="left")
+    return before.astype(np.int64), (through - before).astype(np.int64), relevant.astype(np.int64)
+
+
+def first_rank(classes: TieClasses) -> Floats:
+    """Expected 1-based rank of each query's best relevant row: before + (size + 1) / (relevant + 1)."""
+    at = classes.first
+    return classes.before[at] + (classes.size[at] + 1) / (classes.relevant[at] + 1)
+
+
+def recall(classes: TieClasses, k: int) -> Floats:
+    """Probability that one of the first k rows is relevant: in [0, 1].
+
+    The recall of the image-text literature, where any of several right answers counts as found. Drawing m of a class of
+    n rows of which r are relevant misses them all with probability prod_{i<m} (n - r - i) / (n - i).
+    """
+    at = classes.first
+    before, size, relevant = classes.before[at], classes.size[at], classes.relevant[at]
+    drawn = np.clip(k - before, 0, size)
+    missed = np.ones(len(at))
+    for i in range(min(k, int(drawn.max(initial=0)))):
+        missed *= np.where(i < drawn, np.maximum(size - relevant - i, 0) / np.maximum(size - i, 1), 1.0)
+    return 1 - missed
+
+
+def precision(classes: TieClasses, k: int) -> Floats:
+    """Expected share of the first k rows that is relevant: in [0, 1]; k beyond the gallery still divides by k."""
+    taken = np.clip((k - classes.before) / classes.size, 0, 1)
+    return classes.sum(classes.relevant * taken) / k
+
+
+def reciprocal_rank(classes: TieClasses) -> Floats:
+    """Expected 1 / rank of the best relevant row: in (0, 1].
+
+    P(the first relevant row of a class stands at place i) = C(n - i, r - 1) / C(n, r).
+    """
+    at = classes.first
+    triples, inverse = np.unique(
+        np.stack([classes.before[at], classes.size[at], classes.relevant[at]], axis=1), axis=0, return_inverse=True
+    )
+    harmonic = _harmonic(classes.gallery)
+    values = np.empty(len(triples))
+    lone = triples[:, 2] == 1
+    before, size = triples[lone, 0], triples[lone, 1]
+    values[lone] = (harmonic[before + size] - harmonic[before]) / size
+    for place in np.flatnonzero(~lone):
+        start, rows, relevant = (int(value) for value in triples[place])
+        places = np.arange(1, rows - relevant + 2)
+        steps = (rows - relevant - places[:-1] + 1) / (rows - places[:-1])
+        chances = relevant / rows * np.concatenate([[1.0], np.cumprod(steps)])
+        values[place] = float((chances / (start + places)).sum())
+    return values[inverse.ravel()]
+
+
+def average_precision(classes: TieClasses) -> Floats:
+    """Expected mean, over a query's relevant rows, of the precision at the rank of each: in (0, 1].
+
+    A class of n rows, r relevant, after c rows, R relevant, adds (r / n) sum_{i=1..n} (R + 1 + b (i - 1)) / (c + i)
+    with b = (r - 1) / (n - 1). By harmonic numbers H that is (r / n) (b n + (R + 1 - b (c + 1)) (H_{c + n} - H_c)).
+    """
+    harmonic = _harmonic(classes.gallery)
+    before, size, relevant = classes.before, classes.size, classes.relevant
+    running = np.cumsum(relevant) - relevant
+    earlier = running - np.repeat(running[classes.first], np.diff(classes.offsets))
+    slope = (relevant - 1) / np.maximum(size - 1, 1)
+    share = slope * size + (earlier + 1 - slope * (before + 1)) * (harmonic[before + size] - harmonic[before])
+    return classes.sum(relevant / size * share) / classes.sum(relevant)
+
+
+def ndcg(classes: TieClasses, k: int) -> Floats:
+    """Expected discounted cumulative gain of the first k rows, gain 1 if relevant, over the best possible: in [0, 1].
+
+    Discount 1 / log2(1 + rank) (Järvelin and Kekäläinen, TOIS 2002).
+    """
+    discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, classes.gallery + 2)))])
+    low, high = np.minimum(classes.before, k), np.minimum(classes.before + classes.size, k)
+    gained = classes.sum(classes.relevant / classes.size * (discounts[high] - discounts[low]))
+    best: Floats = discounts[np.minimum(classes.sum(classes.relevant), k).astype(np.int64)]
+    return gained / best
+
+
+def _harmonic(n: int) -> Floats:
+    """H_0 .. H_n."""
+    return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
+
+
+def query_values(classes: TieClasses, recall_at: Sequence[int]) -> dict[str, Floats]:
+    """Every metric of every query, (q,) each. ``first_rank`` is what median and mean rank are taken of."""
+    return {
+        **{f"recall_at_{k}": recall(classes, k) for k in recall_at},
+        "map": average_precision(classes),
+        "mrr": reciprocal_rank(classes),
+        "ndcg_at_10": ndcg(classes, 10),
+        "precision_at_1": precision(classes, 1),
+        "precision_at_10": precision(classes, 10),
+        "first_rank": first_rank(classes),
+    }
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One direction, every query against the whole gallery.
+
+    Attributes:
+        queries: (q,) rows of the query table that have a relevant row, ascending.
+        values: Metric name -> (q,) value of each query.
+        chance: The same for a model that cannot tell any two rows apart.
+        gallery: Rows in the gallery, relevant to anything or not.
+        unanswered: Queries left out because nothing in the gallery is relevant to them.
+    """
+
+    queries: Ints
+    values: dict[str, Floats]
+    chance: dict[str, Floats]
+    gallery: int
+    unanswered: int
+
+
+def retrieve(
+    queries: Embeddings, gallery: Embeddings, relevance: Relevance, *, recall_at: Sequence[int] = RECALL_AT
+) -> Retrieval:
+    """Ranks the whole gallery for every query that has an answer, in blocks of queries.
+
+    Args:
+        queries: (q, d) unit rows.
+        gallery: (n, d) unit rows; equal rows are ties exactly.
+        relevance: What answers what.
+        recall_at: The cutoffs of recall.
+
+    Raises:
+        ValueError: shapes disagree, or no query has an answer.
+    """
+    if len(queries) != len(relevance.answers) or len(gallery) != relevance.gallery:
+        raise ValueError(f"relevance speaks of {len(relevance.answers)} x {relevance.gallery} rows, got "
+                         f"{len(queries)} x {len(gallery)}")  # fmt: skip
+    asked = relevance.queries
+    if not len(asked):
+        raise ValueError("no query has a relevant row")
+    parts = []
+    for start, scores in similarity.blocks(queries[asked], gallery):
+        rows = asked[start : start + len(scores)]
+        parts.append(query_values(tie_classes(scores, [relevance.of(row) for row in rows]), recall_at))
+    sizes = np.array([len(members) for members in relevance.members], np.int64)
+    chance = query_values(chance_classes(sizes[relevance.answers[asked]], len(gallery)), recall_at)
+    values = {name: np.concatenate([part[name] for part in parts]) for name in chance}
+    return Retrieval(asked, values, chance, len(gallery), len(queries) - len(asked))
+
+
+def reduce(values: dict[str, Floats]) -> dict[str, float]:
+    """Means over queries, with the median and the mean of the first rank under their own names."""
+    means = {name: float(per_query.mean()) for name, per_query in values.items() if name != "first_rank"}
+    ranks = values["first_rank"]
+    return {**means, "median_rank": float(np.median(ranks)), "mean_rank": float(ranks.mean())}
+
+
+def recall_curve(first_ranks: Floats, gallery: int, *, points: int = 40) -> list[tuple[int, float]]:
+    """Share of queries whose best relevant row stands within k, for k from 1 to the gallery on a log grid."""
+    grid = np.unique(np.geomspace(1, max(gallery, 1), points).round().astype(np.int64))
+    ordered = np.sort(first_ranks)
+    return [(int(k), float(np.searchsorted(ordered, k, side="right") / len(ordered))) for k in grid]
