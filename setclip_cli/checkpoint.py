@@ -89,7 +89,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("setclip", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118: no mapping
+            names = file.keys()  # a safetensors file is no mapping: it cannot be iterated itself
+            return {name: file.get_tensor(name) for name in names}, header
     except FileNotFoundError as error:
         raise SetClipError(f"{path}: no such file", fix="run `setclip align` again") from error
     except (SafetensorError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Which rows a step sees: a pure function of (seed, stream, step), so a resumed run needs no sampler state.
 
-Every stream (each modality, the pairs, the views) has its own name and so its own order: nothing pairs rows by position.
+Every stream (each modality, the pairs, the views) has its own name and its own order: nothing pairs rows by position.
 """
 
 from __future__ import annotations

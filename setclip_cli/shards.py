@@ -95,6 +95,9 @@ class Pair(NamedTuple):
     right_id: str
     split: str
 
+    def swapped(self) -> Pair:
+        return Pair(self.right_modality, self.right_id, self.left_modality, self.left_id, self.split)
+
 
 @dataclass(frozen=True)
 class Dataset:
