@@ -1,0 +1,58 @@
+"""From the sections of a recipe to the objective: the one place that unpacks them into plain numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from setclip_cli.encoders import GraphMap
+from setclip_cli.graph import NEIGHBOURS, diffuse
+from setclip_cli.losses import objective as losses
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from setclip_cli import recipe
+
+
+def build_objective(section: recipe.Objective) -> losses.Objective:
+    """The objective a recipe asks for; terms of weight 0 are left out."""
+    modules: dict[str, nn.Module] = {
+        "clip": losses.Clip(section.clip.temperature, learnable_temperature=section.clip.learnable_temperature),
+        "sdd": losses.Sdd((section.sdd.bandwidth,)),
+        "mk_mmd": losses.MkMmd(),
+        "self_supervised": losses.SelfSupervised(section.self_supervised.temperature),
+        "neighbourhood": losses.Neighbourhood(
+            section.neighbourhood.feature_temperature, section.neighbourhood.temperature
+        ),
+        "teacher": losses.Teacher(),
+    }
+    return losses.Objective(
+        {
+            name: losses.Term(modules[name], term.weight, term.start_step, term.end_step, term.warmup_steps)
+            for name, term in section.active().items()
+        }
+    )
+
+
+def fit_teacher(
+    left_pool: Tensor, right_pool: Tensor, pairs: Tensor, *, neighbours: int = NEIGHBOURS
+) -> tuple[GraphMap, GraphMap]:
+    """The graph teacher: walks from each pair's item over the graph of its pool, comparable axis by axis.
+
+    Args:
+        left_pool: (n, p) transformed features of one modality, unlabelled.
+        right_pool: (m, q) of the other.
+        pairs: (b, 2) int64, rows of the two pools that are known partners; b > 0.
+        neighbours: Of the graph.
+
+    Returns:
+        A ``GraphMap`` for each side: ``coordinates()`` are the (n, b), (m, b) coordinates of the pool rows, calling it
+        gives those of any other rows.
+    """
+    left, right = (
+        GraphMap(F.normalize(pool, dim=1), diffuse(pool, sources, neighbours=neighbours), neighbours=neighbours)
+        for pool, sources in ((left_pool, pairs[:, 0]), (right_pool, pairs[:, 1]))
+    )
+    return left, right
