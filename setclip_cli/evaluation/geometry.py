@@ -1,0 +1,180 @@
+"""How two sets of unit vectors lie to each other, without and with known pairs.
+
+Every statistic is a mean over rows, or a simple function of one, so that the bootstrap can resample the rows. The
+chance level of a two-set statistic is its value after the two sets are pooled and split at random: what sampling alone
+gives.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from setclip_cli.evaluation import similarity
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Embeddings = npt.NDArray[np.float32]
+    Floats = npt.NDArray[np.float64]
+    Ints = npt.NDArray[np.int64]
+
+SDD_BANDWIDTH = 0.2  # s of exp(-‖x-y‖²/s); fixed, so that models and moments can be compared
+MMD_BANDWIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0)
+UNIFORMITY_SCALE = 2.0
+NEIGHBOURS = 10
+
+
+def modality_gap(x: Embeddings, y: Embeddings) -> float:
+    """‖mean x - mean y‖, in [0, 2]; 0 when the two sets share their centre (Liang et al. 2022, arXiv:2203.02053)."""
+    return float(np.linalg.norm(x.mean(0, dtype=np.float64) - y.mean(0, dtype=np.float64)))
+
+
+def sdd(x: Embeddings, y: Embeddings) -> tuple[Floats, Floats]:
+    """Log density ratios (n,), (m,) of each row under its own set and the other; SDD is the sum of their means."""
+    import torch
+
+    from setclip_cli.losses.sdd import log_density_ratios
+
+    own, other = log_density_ratios(torch.from_numpy(x), torch.from_numpy(y), [SDD_BANDWIDTH])
+    return own[:, 0].double().numpy(), other[:, 0].double().numpy()
+
+
+def mmd(x: Embeddings, y: Embeddings) -> tuple[Floats, Floats]:
+    """Each row's share (n,), (m,) of the squared MMD, averaged over ``MMD_BANDWIDTHS``; MMD² is the sum of their means.
+
+    Biased form: the diagonal stays in (Gretton et al. 2012, JMLR 13).
+    """
+    import torch
+
+    from setclip_cli.losses.kernels import log_kernel_sum
+
+    def mean_kernel(a: Embeddings, b: Embeddings) -> Floats:
+        sums = log_kernel_sum(torch.from_numpy(a), torch.from_numpy(b), MMD_BANDWIDTHS)
+        means: Floats = (sums.double() - math.log(len(b))).exp().mean(1).numpy()
+        return means
+
+    return mean_kernel(x, x) - mean_kernel(x, y), mean_kernel(y, y) - mean_kernel(y, x)
+
+
+def uniformity(x: Embeddings) -> float:
+    """log mean_{i != j} exp(-2 ‖x_i - x_j‖²), at most 0; lower is more spread out (Wang and Isola 2020).
+
+    Raises:
+        ValueError: fewer than two rows.
+    """
+    import torch
+
+    from setclip_cli.losses.kernels import log_kernel_sum
+
+    rows = torch.from_numpy(x)
+    sums = log_kernel_sum(rows, rows, [1 / UNIFORMITY_SCALE], exclude_self=True)
+    return float(torch.logsumexp(sums[:, 0].double(), 0)) - math.log(len(x)) - math.log(len(x) - 1)
+
+
+def uniform_uniformity(width: int) -> float:
+    """Uniformity of the uniform distribution on the sphere of that width: log E exp(4 u - 4) = log 0F1(d/2; 4) - 4."""
+    from scipy.special import hyp0f1
+
+    return float(np.log(hyp0f1(width / 2, UNIFORMITY_SCALE**2)) - 2 * UNIFORMITY_SCALE)
+
+
+def neighbours(queries: Embeddings, gallery: Embeddings, k: int, *, skip_self: bool = False) -> Ints:
+    """(q, k) the nearest gallery rows of each query, unordered; k is cut to what the gallery holds.
+
+    Args:
+        skip_self: Row i of the gallery is query i, and no neighbour of itself.
+    """
+    k = min(k, len(gallery) - skip_self)
+    found = []
+    for start, scores in similarity.blocks(queries, gallery):
+        if skip_self:
+            scores[np.arange(len(scores)), start + np.arange(len(scores))] = -np.inf
+        found.append(np.argpartition(-scores, k - 1, axis=1)[:, :k])
+    return np.concatenate(found)
+
+
+def hubness(queries: Embeddings, gallery: Embeddings, k: int = NEIGHBOURS) -> float:
+    """Skewness of how often each gallery row is among the k nearest of a query (Radovanović et al. 2010, JMLR 11).
+
+    0 for an even spread; large when a few hubs answer everything.
+    """
+    counts = np.bincount(neighbours(queries, gallery, k).ravel(), minlength=len(gallery)).astype(np.float64)
+    centred = counts - counts.mean()
+    deviation = centred.std()
+    return float((centred**3).mean() / deviation**3) if deviation > 0 else 0.0
+
+
+def linear_cka(x: Embeddings, y: Embeddings) -> float:
+    """Linear centred kernel alignment of paired rows, in [0, 1] (Kornblith et al. 2019, arXiv:1905.00414)."""
+    a, b = x - x.mean(0, dtype=np.float64), y - y.mean(0, dtype=np.float64)
+    scale = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+    return float(np.linalg.norm(a.T @ b) ** 2 / scale) if scale > 0 else 0.0
+
+
+def mutual_knn(x: Embeddings, y: Embeddings, k: int = NEIGHBOURS) -> Floats:
+    """(n,) share of the k nearest rows within x that are also the k nearest within y, rows paired by place.
+
+    Huh et al. 2024, arXiv:2405.07987. Chance is k / (n - 1).
+    """
+    k = min(k, len(x) - 1)
+    in_x = np.sort(neighbours(x, x, k, skip_self=True), axis=1)
+    in_y = np.sort(neighbours(y, y, k, skip_self=True), axis=1)
+    return np.array([len(np.intersect1d(a, b, assume_unique=True)) / k for a, b in zip(in_x, in_y, strict=True)])
+
+
+def foscttm(x: Embeddings, y: Embeddings) -> Floats:
+    """(n,) fraction of rows closer than the true match, mean of both directions; a tie counts half.
+
+    Rows are paired by place. 0 is perfect, 0.5 is chance (Liu et al. 2019, WABI).
+    """
+    return (_closer_than_match(x, y) + _closer_than_match(y, x)) / 2
+
+
+def _closer_than_match(queries: Embeddings, gallery: Embeddings) -> Floats:
+    shares = []
+    for start, scores in similarity.blocks(queries, gallery):
+        own = scores[np.arange(len(scores)), start + np.arange(len(scores))][:, None]
+        closer, tied = (scores > own).sum(1), (scores == own).sum(1) - 1
+        shares.append((closer + tied / 2) / max(len(gallery) - 1, 1))
+    found: Floats = np.concatenate(shares)
+    return found
+
+
+def alignment(x: Embeddings, y: Embeddings) -> Floats:
+    """(n,) squared distance of each pair, rows paired by place; its mean is the alignment of Wang and Isola 2020."""
+    squared: Floats = np.square(x.astype(np.float64) - y).sum(1)
+    return squared
+
+
+def shuffled(x: Embeddings, y: Embeddings, *, seed: int = 0) -> tuple[Embeddings, Embeddings]:
+    """The two sets pooled and split again at random into the same sizes."""
+    pooled = np.concatenate([x, y])
+    order = np.random.default_rng([seed, len(x), len(y)]).permutation(len(pooled))
+    return pooled[order[: len(x)]], pooled[order[len(x) :]]
+
+
+def similarity_density(x: Embeddings, y: Embeddings, *, bins: int = 80, sample: int = 2000) -> dict[str, list[float]]:
+    """Densities of cosine similarity within x, within y and across, over ``bins`` equal parts of [-1, 1].
+
+    At most ``sample`` evenly spaced rows of each set are compared. Each density integrates to 1.
+    """
+    a, b = (rows[:: max(1, -(-len(rows) // sample))] for rows in (x, y))
+    edges = np.linspace(-1, 1, bins + 1)
+
+    def density(values: npt.NDArray[np.float32]) -> list[float]:
+        counts, _ = np.histogram(np.clip(values, -1, 1), edges)
+        return [float(count) for count in counts / max(counts.sum(), 1) / (edges[1] - edges[0])]
+
+    def within(rows: Embeddings) -> npt.NDArray[np.float32]:
+        upper: npt.NDArray[np.float32] = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+        return upper
+
+    return {
+        "similarity": [float(value) for value in (edges[:-1] + edges[1:]) / 2],
+        "within_left": density(within(a)),
+        "within_right": density(within(b)),
+        "cross": density((a @ b.T).ravel()),
+    }

@@ -1,0 +1,97 @@
+"""Classification without training: a row takes the class whose prototype it lies nearest to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from setclip_cli.evaluation import metrics, relevance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    Embeddings = npt.NDArray[np.float32]
+    Floats = npt.NDArray[np.float64]
+    Ints = npt.NDArray[np.int64]
+
+TOP = (1, 5)
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """What classifying every labelled row found.
+
+    Attributes:
+        classes: (c,) names, in the order of the prototypes.
+        rows: (q,) rows that have one of the classes, ascending.
+        truth: (q,) their class.
+        values: ``top1``, ``top5`` -> (q,) chance that the true class is among the nearest; ties share it.
+        chance: The same names for a model that cannot tell classes apart.
+        confusion: (c, c) rows of class i that were nearest to prototype j; the first of tied prototypes.
+    """
+
+    classes: list[str]
+    rows: Ints
+    truth: Ints
+    values: dict[str, Floats]
+    chance: dict[str, float]
+    confusion: Ints
+
+    def per_class(self) -> Floats:
+        """(c,) top-1 recall of each class; NaN for a class without a row."""
+        with np.errstate(invalid="ignore"):
+            sums = np.bincount(self.truth, weights=self.values["top1"], minlength=len(self.classes))
+            return sums / np.bincount(self.truth, minlength=len(self.classes))
+
+
+def class_means(embeddings: Embeddings, labels: Sequence[str | None], classes: Sequence[str]) -> Embeddings:
+    """(c, d) unit mean of each class's rows.
+
+    Raises:
+        ValueError: a class has no row.
+    """
+    named = np.array(["" if label is None else label for label in labels])
+    missing = [name for name in classes if not (named == name).any()]
+    if missing:
+        raise ValueError(f"classes without a row: {', '.join(missing)}")
+    return unit(np.stack([embeddings[named == name].mean(0, dtype=np.float64) for name in classes]))
+
+
+def unit(rows: npt.NDArray[np.floating]) -> Embeddings:
+    """Rows scaled to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Embeddings = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return scaled
+
+
+def classify(
+    embeddings: Embeddings, labels: Sequence[str | None], prototypes: Embeddings, classes: Sequence[str]
+) -> ZeroShot:
+    """Classifies every row whose label is one of the classes.
+
+    Args:
+        embeddings: (n, d) unit rows to classify.
+        labels: Their true classes; rows with another label, or none, are left out.
+        prototypes: (c, d) unit rows, one a class.
+
+    Raises:
+        ValueError: no row has one of the classes.
+    """
+    found = metrics.retrieve(embeddings, prototypes, relevance.by_key(labels, list(classes)), recall_at=TOP)
+    places = {name: place for place, name in enumerate(classes)}
+    truth = np.array([places[str(labels[row])] for row in found.queries], np.int64)
+    nearest = np.argmax(embeddings[found.queries] @ prototypes.T, axis=1)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (truth, nearest), 1)
+    return ZeroShot(
+        list(classes),
+        found.queries,
+        truth,
+        {f"top{k}": found.values[f"recall_at_{k}"] for k in TOP},
+        {f"top{k}": float(found.chance[f"recall_at_{k}"].mean()) for k in TOP},
+        confusion,
+    )
