@@ -149,6 +149,20 @@ class Dataset:
                 fix="ingest the dataset again into a new folder",
             ) from error
 
+    def read_verified(self, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads one shard after checking that its bytes are those the index lists.
+
+        Raises:
+            SetClipError: as `read` does, or the file has changed since it was ingested.
+        """
+        path = self.root / shard.path
+        if path.is_file() and (found := atomic.sha256_file(path)) != shard.sha256:
+            raise SetClipError(
+                f"{path}: has changed since ingest (sha256 is {found[:12]}…, {INDEX_NAME} lists {shard.sha256[:12]}…)",
+                fix="restore the file, or ingest the dataset again into a new folder",
+            )
+        return self.read(shard, columns)
+
     def rows(self, modality: Modality, split: str | None, columns: Sequence[str]) -> pa.Table:
         """All rows of one modality and split, the named columns only."""
         return pa.concat_tables([self.read(shard, columns) for shard in self.shards(modality, split)])

@@ -1,0 +1,97 @@
+"""Pretrained feature extractors. Importing this package imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from setclip_cli.backbones.weights import Spec, fetch_weights, locate_weights, parse_spec
+from setclip_cli.errors import ExitCode, SetClipError
+
+if TYPE_CHECKING:
+    import torch
+
+    from setclip_cli.backbones.base import Backbone
+    from setclip_cli.backbones.weights import Kind
+    from setclip_cli.shards import Modality
+
+__all__ = ["MODALITY_OF", "POOLINGS", "check_backbone", "describe_weights", "load_backbone"]
+
+MODALITY_OF: dict[Kind, Modality] = {"esm": "protein", "timm": "image", "sentence-transformers": "caption"}
+POOLINGS: dict[Kind, tuple[str, ...]] = {
+    "esm": ("mean", "cls"),  # the first is the default
+    "timm": ("default", "avg", "cls"),
+    "sentence-transformers": ("default",),
+}
+
+
+def check_backbone(spec: str, *, modality: Modality, pooling: str = "default") -> Spec:
+    """Checks what can be checked of a tower without weights and without torch.
+
+    Raises:
+        SetClipError: no such kind or name, a backbone of another modality, or a pooling it does not have.
+    """
+    parsed = parse_spec(spec)
+    if MODALITY_OF[parsed.kind] != modality:
+        kind = next(kind for kind, reads in MODALITY_OF.items() if reads == modality)
+        raise SetClipError(
+            f"towers.{modality}.backbone {spec!r}: reads {MODALITY_OF[parsed.kind]} rows, not {modality} rows",
+            fix=f"give the {modality} tower a {kind}: backbone",
+            exit_code=ExitCode.USAGE,
+        )
+    if pooling != "default" and pooling not in POOLINGS[parsed.kind]:
+        raise SetClipError(
+            f"towers.{modality}.pooling {pooling!r}: {parsed.kind} backbones do not have it",
+            fix=f"choose one of: {', '.join(dict.fromkeys(('default', *POOLINGS[parsed.kind])))}",
+            exit_code=ExitCode.USAGE,
+        )
+    return parsed
+
+
+def describe_weights(spec: str, weights: str = "auto") -> dict[str, Any]:
+    """Where the weights would come from, without loading them: spec, offline, origin, path, tried, ways.
+
+    Raises:
+        SetClipError: as `locate_weights` does.
+    """
+    location = locate_weights(spec, weights)
+    return {
+        "spec": spec,
+        "offline": location.offline,
+        "origin": location.origin,
+        "path": None if location.path is None else str(location.path),
+        "tried": list(location.tried),
+        "ways": list(location.ways),
+    }
+
+
+def load_backbone(
+    spec: str,
+    *,
+    modality: Modality,
+    weights: str = "auto",
+    pooling: str = "default",
+    device: torch.device | str = "cpu",
+) -> Backbone:
+    """Loads a backbone, in evaluation mode and float32.
+
+    Args:
+        weights: ``auto``, ``hub``, ``package:NAME`` or a path; see `locate_weights`.
+        pooling: ``default`` or one of ``POOLINGS`` of its kind.
+
+    Raises:
+        SetClipError: the tower is wrong, or its weights are missing or do not fit it.
+    """
+    parsed = check_backbone(spec, modality=modality, pooling=pooling)
+    path = fetch_weights(locate_weights(parsed, weights))
+    chosen = POOLINGS[parsed.kind][0] if pooling == "default" else pooling
+    if parsed.kind == "esm":
+        from setclip_cli.backbones.esm2 import load_esm2
+
+        return load_esm2(parsed, path, pooling=chosen, device=device)
+    if parsed.kind == "timm":
+        from setclip_cli.backbones.timm_image import load_timm
+
+        return load_timm(parsed, path, pooling=chosen, device=device)
+    from setclip_cli.backbones.sentence import load_sentence
+
+    return load_sentence(parsed, path, device=device)

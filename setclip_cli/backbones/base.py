@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -19,14 +19,18 @@ class Encoded:
     """Features of a batch of items, and what was done to the items on the way.
 
     Attributes:
-        features: (n, dim) float32 on the CPU, row i for item i.
+        features: (n, dim) float32 on the CPU, row i for item i; the rows named in ``failed`` are zero.
         windows: For proteins, how many overlapping windows each item took; None elsewhere.
         truncated: Rows whose text was longer than the backbone reads and was cut.
+        replaced_letters: Residues outside the backbone's alphabet that were read as X.
+        failed: Rows that could not be read (position -> reason).
     """
 
     features: Tensor
     windows: list[int] | None = None
     truncated: int = 0
+    replaced_letters: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 class Backbone(Protocol):
@@ -37,6 +41,7 @@ class Backbone(Protocol):
         modality: What it reads.
         dim: Width of the features.
         column: The shard column it reads: ``sequence``, ``image`` or ``text``.
+        pooling: How the token features became one vector, in the backbone's own words.
         identity: sha256 over weights, preprocessing and pooling: equal identity means equal features.
     """
 
@@ -44,10 +49,15 @@ class Backbone(Protocol):
     modality: Modality
     dim: int
     column: str
+    pooling: str
     identity: str
 
-    def encode(self, items: Sequence[str] | Sequence[bytes], *, batch_size: int = 64) -> Encoded:
-        """Features of raw shard values: residues, encoded image bytes or text. No gradient."""
+    def encode(self, items: Sequence[str] | Sequence[bytes], *, batch_size: int | None = None) -> Encoded:
+        """Features of raw shard values: residues, encoded image bytes or text. No gradient.
+
+        The features of an item do not depend on the items beside it (within 1e-5), and the same call gives the same
+        bytes. ``batch_size`` caps the rows a forward pass takes; None leaves it to the backbone.
+        """
         ...
 
     def to(self, device: torch.device) -> Backbone: ...
