@@ -78,8 +78,12 @@ def ingest(
         bool, typer.Option("--pairs-from-group", help="Take each caption's group (its image's id) as a known pair.")
     ] = False,
     split: Annotated[
-        str, typer.Option(help="'train' marks the whole source; 'train=0.8,val=0.1,test=0.1' draws by hash of the id.")
-    ] = "train",
+        str,
+        typer.Option(
+            help="'auto': as the source says, else train; 'train' marks the whole source; "
+            "'train=0.8,val=0.1,test=0.1' draws by hash of the id."
+        ),
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Build Parquet shards of one modality from raw files.

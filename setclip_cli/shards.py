@@ -86,6 +86,8 @@ class DatasetIndex(BaseModel):
     rejects: dict[str, int] = {}  # reason -> records not taken
     sources: list[dict[str, Any]] = []  # what was read, with the options it was read with
     manifests: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []  # how the rows of pairs.parquet came about
+    files: dict[str, str] = {}  # sha256 of pairs.parquet and rejects.parquet
 
 
 class Pair(NamedTuple):
@@ -203,7 +205,13 @@ def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modalit
     """Writes one shard atomically and returns its index entry. The same rows give the same bytes."""
     path = root / relative
     with atomic.atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(
+            table,
+            temporary,
+            # image files are compressed already, and unique payloads gain nothing from a dictionary
+            compression={name: "none" if name == "image" else "zstd" for name in table.column_names},
+            use_dictionary=[name for name in ("split", "source", "label") if name in table.column_names],
+        )
     return Shard(
         path=relative,
         modality=modality,

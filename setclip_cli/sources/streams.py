@@ -1,0 +1,98 @@
+"""Byte streams out of plain and compressed files, cut into pieces of bounded size."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from setclip_cli.errors import SetClipError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+COMPRESSIONS = (".gz", ".bz2", ".zst")
+BLOCK_BYTES = 1 << 20
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+
+
+def inner_suffix(path: Path) -> str:
+    """The suffix that says the format, lower-case, past any compression: ``.fasta`` for ``x.FASTA.gz``."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for reading, decompressed as its last suffix says.
+
+    Raises:
+        SetClipError: the file cannot be opened or read, or is cut short; also for errors inside the with block,
+            since that is where the reading happens.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".gz":
+            with gzip.open(path) as file:
+                yield cast("BinaryIO", file)
+        elif suffix == ".bz2":
+            with bz2.open(path) as file:
+                yield cast("BinaryIO", file)
+        elif suffix == ".zst":
+            import pyarrow as pa
+
+            with pa.input_stream(str(path), compression="zstd") as file:
+                yield cast("BinaryIO", file)
+        else:
+            with path.open("rb") as file:
+                yield file
+    except _DAMAGE as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        if error.errno is None:  # how bz2 and zstd report broken streams
+            raise damaged(path, error) from error
+        raise SetClipError(f"{path}: {error.strerror}", fix="check the path and its permissions") from error
+
+
+def damaged(path: Path, error: Exception) -> SetClipError:
+    return SetClipError(
+        f"{path}: cut short or damaged ({error})",
+        fix="fetch or copy the file again; what came before the damage was not kept either",
+    )
+
+
+def blocks(file: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    while block := file.read(size):
+        yield block
+
+
+def lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | None]:
+    """Yields lines without their ends (LF, CRLF or CR), and None for a line longer than ``max_bytes``.
+
+    Memory stays at one block and one line. A lone CR ends a line too, as in files from old Macs.
+    """
+    rest = b""
+    overflowing = False
+    after_cr = False
+    for raw in blocks(file):
+        block = raw
+        if after_cr and block.startswith(b"\n"):  # the LF of a CRLF that a block boundary had parted
+            block = block[1:]
+        after_cr = raw.endswith(b"\r")
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        pieces = (rest + block).split(b"\n")
+        rest = pieces.pop()
+        for piece in pieces:
+            yield None if overflowing or len(piece) > max_bytes else piece
+            overflowing = False
+        if len(rest) > max_bytes:
+            rest, overflowing = b"", True
+    if rest or overflowing:
+        yield None if overflowing or len(rest) > max_bytes else rest

@@ -1,0 +1,74 @@
+"""Which split a record goes to: all to one, as its source says, or drawn by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from setclip_cli.errors import ExitCode, SetClipError
+
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """A parsed ``--split``.
+
+    Attributes:
+        fixed: The split of every record, or None.
+        shares: (split, upper bound of its share in [0, 1]) in the order given, when the split is drawn.
+    """
+
+    fixed: str | None
+    shares: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def drawn(self) -> bool:
+        return bool(self.shares)
+
+    def draw(self, key: str) -> str:
+        """The split that the hash of ``key`` draws: the same on every machine and in every run."""
+        position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+        return next((name for name, bound in self.shares if position < bound), self.shares[-1][0])
+
+
+def parse_split(text: str) -> SplitRule:
+    """Parses ``auto``, a split's name, or shares such as ``train=0.8,val=0.1,test=0.1``.
+
+    ``auto`` takes the split that the source states for a record, and ``train`` where it states none.
+
+    Raises:
+        SetClipError: a name that cannot be part of a file name, or shares that do not add up to 1.
+    """
+    if text == "auto":
+        return SplitRule(None)
+    if "=" not in text:
+        if not SPLIT_NAME.fullmatch(text):
+            raise _bad(text, "a split's name has letters, digits, '-' and '_' only")
+        return SplitRule(text)
+    shares: list[tuple[str, float]] = []
+    total = 0.0
+    for part in text.split(","):
+        name, _, share_text = part.strip().partition("=")
+        try:
+            share = float(share_text)
+        except ValueError:
+            raise _bad(text, f"{share_text!r} is no number") from None
+        if not SPLIT_NAME.fullmatch(name) or name in dict(shares):
+            raise _bad(text, f"{name!r} is no split's name, or stands there twice")
+        if not 0 < share <= 1:
+            raise _bad(text, f"the share of {name!r} must lie in (0, 1]")
+        total += share
+        shares.append((name, total))
+    if abs(total - 1) > 1e-6:
+        raise _bad(text, f"the shares add up to {total:g}, not 1")
+    return SplitRule(None, tuple(shares))
+
+
+def _bad(text: str, why: str) -> SetClipError:
+    return SetClipError(
+        f"--split {text}: {why}",
+        fix="--split train, or --split train=0.8,val=0.1,test=0.1",
+        exit_code=ExitCode.USAGE,
+    )
