@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from setclip_cli.backbones.batching import Budget
     from setclip_cli.shards import Modality
 
 
@@ -43,6 +44,8 @@ class Backbone(Protocol):
         column: The shard column it reads: ``sequence``, ``image`` or ``text``.
         pooling: How the token features became one vector, in the backbone's own words.
         identity: sha256 over weights, preprocessing and pooling: equal identity means equal features.
+        budget: What one forward pass takes.
+        precision: Of the matrix products; float32 unless set otherwise.
     """
 
     spec: str
@@ -51,12 +54,14 @@ class Backbone(Protocol):
     column: str
     pooling: str
     identity: str
+    budget: Budget
+    precision: torch.dtype
 
-    def encode(self, items: Sequence[str] | Sequence[bytes], *, batch_size: int | None = None) -> Encoded:
+    def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
         """Features of raw shard values: residues, encoded image bytes or text. No gradient.
 
         The features of an item do not depend on the items beside it (within 1e-5), and the same call gives the same
-        bytes. ``batch_size`` caps the rows a forward pass takes; None leaves it to the backbone.
+        bytes.
         """
         ...
 

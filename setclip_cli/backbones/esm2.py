@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from setclip_cli.backbones.base import Encoded
-from setclip_cli.backbones.batching import token_budget_batches
+from setclip_cli.backbones.batching import Budget, autocast
 from setclip_cli.backbones.weights import identity_of, read_checkpoint
 from setclip_cli.errors import SetClipError
 
@@ -179,7 +179,8 @@ class Esm2Backbone:
         self.dim = module.width
         self.pooling = pooling
         self.window, self.overlap = window, overlap
-        self.tokens_per_batch = tokens_per_batch
+        self.budget = Budget(tokens=tokens_per_batch)
+        self.precision = torch.float32
         self.device = torch.device("cpu")
         settings = {
             "kind": "esm2",
@@ -196,7 +197,7 @@ class Esm2Backbone:
         self.device = torch.device(device)
         return self
 
-    def encode(self, items: Sequence[str] | Sequence[bytes], *, batch_size: int | None = None) -> Encoded:
+    def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
         """Residues, one letter each, to (n, dim). Lower case is read as upper case, an unknown letter as X.
 
         A row with anything but letters, ``-`` and ``.`` (the alphabet's gap signs), or with nothing, fails.
@@ -212,10 +213,8 @@ class Esm2Backbone:
         features = torch.zeros(len(sequences), self.dim)
         lengths = [len(window.tokens) + 2 for window in windows]
         with torch.inference_mode():
-            for batch in token_budget_batches(lengths, self.tokens_per_batch, batch_size):
-                chosen = [windows[index] for index in batch]
-                pooled = self._pooled(chosen)
-                features.index_add_(0, torch.tensor([window.item for window in chosen]), pooled)
+            for batch, pooled in self.budget.map(lengths, lambda batch: self._pooled([windows[at] for at in batch])):
+                features.index_add_(0, torch.tensor([windows[at].item for at in batch]), pooled)
         counts = [0] * len(sequences)
         for window in windows:
             counts[window.item] += 1
@@ -251,7 +250,8 @@ class Esm2Backbone:
                 weights[row, 0] = of_residues.sum()
             else:
                 weights[row, 1 : residues + 1] = of_residues
-        hidden = self.module(tokens.to(self.device)).float()
+        with autocast(self.device, self.precision):
+            hidden = self.module(tokens.to(self.device)).float()
         return torch.bmm(weights.to(self.device)[:, None, :], hidden)[:, 0].cpu()
 
 

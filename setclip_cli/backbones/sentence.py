@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from setclip_cli.backbones.base import Encoded
-from setclip_cli.backbones.batching import token_budget_batches
+from setclip_cli.backbones.batching import Budget, autocast
 from setclip_cli.backbones.weights import identity_of
 from setclip_cli.errors import SetClipError
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.weights import Spec
     from setclip_cli.shards import Modality
 
-BATCH = 64
+TOKENS_PER_BATCH = 4096
+ROWS_PER_BATCH = 256
 
 
 class SentenceBackbone:
@@ -31,17 +33,18 @@ class SentenceBackbone:
     column = "text"
     pooling = "default"
 
-    def __init__(self, spec: str, model: SentenceTransformer, *, settings: dict[str, str]) -> None:
+    def __init__(self, spec: str, model: SentenceTransformer, *, files: dict[str, str]) -> None:
         self.spec = spec
         self.model = model.eval().requires_grad_(False)
         self.device = torch.device("cpu")
+        self.budget = Budget(tokens=TOKENS_PER_BATCH, rows=ROWS_PER_BATCH)
+        self.precision = torch.float32
         self.max_tokens = model.max_seq_length
         dim = model.get_embedding_dimension()
         assert dim is not None
         self.dim = int(dim)
-        self.identity = identity_of(
-            model.state_dict(), {"kind": "sentence-transformers", "max_tokens": self.max_tokens, "files": settings}
-        )
+        settings = {"kind": "sentence-transformers", "max_tokens": self.max_tokens, "files": files}
+        self.identity = identity_of(model.state_dict(), settings)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -52,21 +55,24 @@ class SentenceBackbone:
         self.device = torch.device(device)
         return self
 
-    def encode(self, items: Sequence[str] | Sequence[bytes], *, batch_size: int | None = None) -> Encoded:
+    def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
         """Texts to (n, dim), in batches of like length; a text over the model's limit is cut there and counted."""
         texts = [str(item) for item in items]
-        lengths = self._token_counts(texts)
-        truncated = sum(length > self.max_tokens for length in lengths) if self.max_tokens else 0
+        counts = self._token_counts(texts)
+        limit = self.max_tokens or max(counts, default=0)
+        lengths = [min(count, limit) for count in counts]
         features = torch.zeros(len(texts), self.dim)
-        budget = max([1, *lengths]) * (batch_size or BATCH)
         with torch.inference_mode():
-            for batch in token_budget_batches(lengths, budget, batch_size or BATCH):
-                tokens = self.model.preprocess([texts[index] for index in batch])
-                tokens = {
-                    name: value.to(self.device) for name, value in tokens.items() if isinstance(value, torch.Tensor)
-                }
-                features[batch] = self.model(tokens)["sentence_embedding"].float().cpu()
-        return Encoded(features, truncated=truncated)
+            for batch, pooled in self.budget.map(lengths, lambda batch: self._pooled([texts[at] for at in batch])):
+                features[batch] = pooled
+        return Encoded(features, truncated=sum(count > limit for count in counts))
+
+    def _pooled(self, texts: list[str]) -> Tensor:
+        tokens = self.model.preprocess(texts)
+        tokens = {name: value.to(self.device) for name, value in tokens.items() if isinstance(value, Tensor)}
+        with autocast(self.device, self.precision):
+            pooled: Tensor = self.model(tokens)["sentence_embedding"]
+        return pooled.float().cpu()
 
     def _token_counts(self, texts: list[str]) -> list[int]:
         """Tokens of each text before any cut, special ones included."""
@@ -82,7 +88,7 @@ def load_sentence(spec: Spec, folder: Path, *, device: torch.device | str) -> Se
         SetClipError: it names modules from outside sentence-transformers, or does not load.
     """
     modules = folder / "modules.json"
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading the file, which takes a moment
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading, which takes a moment
     try:
         for module in json.loads(modules.read_text()) if modules.exists() else []:
             if not module["type"].startswith("sentence_transformers."):
@@ -102,4 +108,4 @@ def load_sentence(spec: Spec, folder: Path, *, device: torch.device | str) -> Se
     files = {
         path.relative_to(folder).as_posix(): path.read_text() for name in names for path in sorted(folder.glob(name))
     }
-    return SentenceBackbone(str(spec), model, settings=files).to(torch.device(device))
+    return SentenceBackbone(str(spec), model, files=files).to(torch.device(device))

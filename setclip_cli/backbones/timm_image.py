@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import timm
 import torch
@@ -15,20 +17,25 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from setclip_cli.backbones.base import Encoded
+from setclip_cli.backbones.batching import Budget, autocast
 from setclip_cli.backbones.weights import identity_of, read_checkpoint
 from setclip_cli.errors import SetClipError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from setclip_cli.backbones.weights import Spec
     from setclip_cli.shards import Modality
 
+T = TypeVar("T")
+
 # Checkpoints under other names whose tensors stand in the order of timm's.
 SAME_ORDER = {"efficientnet-lite0-57934424.pth"}
-BATCH = 32
+ROWS_PER_BATCH = 32
 DECODERS = 2  # threads; decoding and resizing leave the interpreter lock
+DECODED_AHEAD = 4  # batches
 
 
 class TimmBackbone:
@@ -48,6 +55,9 @@ class TimmBackbone:
         self.data_config = data_config
         self.transform: Callable[[Image.Image], Tensor] = create_transform(**data_config, is_training=False)
         self.dim = int(getattr(module, "head_hidden_size", None) or module.num_features)
+        self.budget = Budget(rows=ROWS_PER_BATCH)
+        self.decoders = DECODERS
+        self.precision = torch.float32
         self.device = torch.device("cpu")
         weights = module.state_dict()
         settings = {"kind": "timm", "name": spec, "pooling": pooling, "data": _plain(data_config)}
@@ -58,41 +68,71 @@ class TimmBackbone:
         self.device = torch.device(device)
         return self
 
-    def encode(self, items: Sequence[str] | Sequence[bytes], *, batch_size: int | None = None) -> Encoded:
-        """Encoded image files to (n, dim). A file that does not decode fails alone."""
+    def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
+        """Encoded image files to (n, dim), decoding some batches ahead. A file that does not decode fails alone."""
         features = torch.zeros(len(items), self.dim)
         failed: dict[int, str] = {}
-        size = batch_size or BATCH
-        with ThreadPoolExecutor(DECODERS) as pool, torch.inference_mode():
-            for start in range(0, len(items), size):
-                decoded = list(pool.map(self._decode, items[start : start + size]))
-                rows = [start + at for at, image in enumerate(decoded) if isinstance(image, Tensor)]
-                failed |= {start + at: image for at, image in enumerate(decoded) if isinstance(image, str)}
-                if rows:
-                    pixels = torch.stack([image for image in decoded if isinstance(image, Tensor)])
-                    features[rows] = self.forward(pixels.to(self.device)).cpu()
+        rows = self.budget.rows_of(1)
+        with ThreadPoolExecutor(self.decoders) as pool, torch.inference_mode():
+            images = _in_order(pool, self._decode, items, ahead=DECODED_AHEAD * rows)
+            for start in range(0, len(items), rows):
+                decoded = dict(enumerate(islice(images, rows), start))
+                failed |= {at: image for at, image in decoded.items() if isinstance(image, str)}
+                whole = [(at, image) for at, image in decoded.items() if isinstance(image, Tensor)]
+                for at, pooled in self._pooled(whole):
+                    features[at] = pooled
         return Encoded(features, failed=failed)
+
+    def _pooled(self, images: list[tuple[int, Tensor]]) -> Iterator[tuple[list[int], Tensor]]:
+        """The features of decoded images, with their positions; in smaller batches when memory runs out."""
+
+        def forward(batch: list[int]) -> Tensor:
+            return self.forward(torch.stack([images[row][1] for row in batch]).to(self.device)).cpu()
+
+        for batch, pooled in self.budget.map([1] * len(images), forward):
+            yield [images[row][0] for row in batch], pooled
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to (b, dim) float32."""
-        hidden = self.module.forward_features(pixels.contiguous(memory_format=torch.channels_last))
-        if self.pooling == "default":
-            pooled = self.module.forward_head(hidden, pre_logits=True)
-        elif self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            prefix = int(getattr(self.module, "num_prefix_tokens", 0))
-            pooled = hidden[:, prefix:].mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
+        with autocast(self.device, self.precision):
+            hidden = self.module.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+            if self.pooling == "default":
+                pooled = self.module.forward_head(hidden, pre_logits=True)
+            elif self.pooling == "cls":
+                pooled = hidden[:, 0]
+            else:
+                prefix = int(getattr(self.module, "num_prefix_tokens", 0))
+                pooled = hidden[:, prefix:].mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
         features: Tensor = pooled.float()
         return features
 
     def _decode(self, content: str | bytes) -> Tensor | str:
         """The preprocessed pixels, or why there are none."""
-        assert isinstance(content, bytes)
+        if isinstance(content, str):
+            raise TypeError("an image backbone reads encoded image bytes, not text")
         try:
             return self.transform(open_rgb(content))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UnidentifiedImageError:
+            return "cannot be decoded (no known image format)"
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return f"cannot be decoded ({error})"
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    decode: Callable[[str | bytes], T],
+    items: Sequence[str] | Sequence[bytes],
+    *,
+    ahead: int,
+) -> Iterator[T]:
+    """Maps in threads, in order, holding at most ``ahead`` results that nobody has asked for yet."""
+    waiting: deque[Future[T]] = deque()
+    for item in items:
+        waiting.append(pool.submit(decode, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def open_rgb(content: bytes) -> Image.Image:
