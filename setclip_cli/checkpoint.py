@@ -33,19 +33,19 @@ class Checkpoint:
 
     Attributes:
         step: Steps already taken.
-        recipe: The resolved recipe, as TOML.
+        header: The resolved recipe as TOML and the hash of the dataset's index: what it must go on with.
         tensors: Parameters, buffers and optimizer moments by name.
     """
 
     step: int
-    recipe: str
+    header: dict[str, str]
     tensors: dict[str, Tensor]
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
     """Writes one checkpoint atomically, then removes all but the newest ``keep``."""
     path = folder / f"step-{checkpoint.step:08d}.safetensors"
-    header = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, "recipe": checkpoint.recipe}
+    header = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, **checkpoint.header}
     save_tensors(path, checkpoint.tensors, header)
     for old in _numbered(folder)[:-keep]:
         old.unlink()
@@ -70,7 +70,8 @@ def load(path: Path) -> Checkpoint:
             f"{path}: has schema version {header.get('schema_version')!r}, this setclip reads {SCHEMA_VERSION}",
             fix="resume with the version of setclip that wrote it, or start a new RUN",
         )
-    return Checkpoint(step=header["step"], recipe=header["recipe"], tensors=tensors)
+    kept = {key: value for key, value in header.items() if key not in {"schema_version", "step"}}
+    return Checkpoint(step=header["step"], header=kept, tensors=tensors)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:

@@ -1,8 +1,8 @@
 """A trained pair of towers, and how it lies in a RUN folder.
 
-    RUN/config.json            method, and for each tower its backbone and the description of its encoder
-    RUN/model.safetensors      the encoders' tensors, "<modality>.<tensor>"
-    RUN/initial.safetensors    the same before training: what the report's "before" shows
+RUN/config.json            method, and for each tower its backbone and the description of its encoder
+RUN/model.safetensors      the encoders' tensors, "<modality>.<tensor>"
+RUN/initial.safetensors    the same before training: what the report's "before" shows
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Model:
     initial: dict[Modality, Encoder]
     identity: str  # sha256 of the trained tensors and their configuration
 
-    def load_backbone(self, modality: Modality, device: torch.device | None = None) -> Backbone:
+    def load_backbone(self, modality: Modality, device: torch.device | str = "cpu") -> Backbone:
         """The tower's backbone, with the very weights that the model was trained on.
 
         Raises:

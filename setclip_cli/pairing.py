@@ -41,7 +41,8 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> list[Pair]:
         )
     if not wanted and recipe.pairs != 0:
         raise SetClipError(
-            f"{dataset.root}: has no {left}-{right} pairs in split {recipe.train.split!r}, and pairs = {recipe.pairs!r}",
+            f"{dataset.root}: has no {left}-{right} pairs in split {recipe.train.split!r}, "
+            f"and the recipe says pairs = {recipe.pairs!r}",
             fix="add a few with `setclip ingest --pairs`, or align without any: --set pairs=0",
         )
     order = torch.randperm(len(found), generator=generator(recipe.seed, "pairs", "subset"))

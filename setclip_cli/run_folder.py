@@ -1,0 +1,71 @@
+"""The RUN folder: what is in it, and whether a command may write there."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from setclip_cli import checkpoint
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.model import CONFIG_NAME, load_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from setclip_cli.recipe import Recipe
+
+METRICS_NAME = "metrics.jsonl"
+RECIPE_NAME = "recipe.toml"
+CHECKPOINTS_NAME = "checkpoints"
+
+
+def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) -> None:
+    """Refuses a RUN folder that is not ours or belongs to another experiment, before anything is touched.
+
+    Raises:
+        SetClipError: with what stands there and how to go on.
+    """
+    if out.is_file() or (
+        out.is_dir()
+        and any(out.iterdir())
+        and not (out / RECIPE_NAME).exists()
+        and {path.name for path in out.iterdir()} != {".lock"}
+    ):
+        raise SetClipError(f"{out}: exists and is no RUN", fix="choose another --out, or remove it yourself")
+    if not (out / RECIPE_NAME).exists():
+        return
+    before = (out / RECIPE_NAME).read_text(encoding="utf-8")
+    if before != recipe.to_toml():
+        raise SetClipError(
+            f"{out}: holds a RUN of another recipe ({', '.join(_changed_keys(before, recipe.to_toml()))} differ)",
+            fix="choose another --out, or remove the RUN yourself",
+            exit_code=ExitCode.USAGE,
+        )
+    newest = checkpoint.latest(out / CHECKPOINTS_NAME)
+    finished = (out / CONFIG_NAME).exists()
+    trained_on = None
+    if finished:
+        trained_on = load_config(out).dataset_sha256
+    elif newest is not None:
+        trained_on = checkpoint.load(newest).header["dataset_sha256"]
+    if trained_on not in (None, data_identity):
+        raise SetClipError(
+            f"{out}: holds a RUN of this recipe on other data", fix="choose another --out, or remove the RUN yourself"
+        )
+    if newest is not None and not finished and not resume:
+        raise SetClipError(
+            f"{out}: holds an unfinished RUN ({newest.name})", fix="add --resume to go on, or choose another --out"
+        )
+
+
+def _changed_keys(before: str, after: str) -> list[str]:
+    """Dotted keys whose values differ between two recipes."""
+    old, new = (_flat(tomllib.loads(text)) for text in (before, after))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
