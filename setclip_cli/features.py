@@ -28,11 +28,10 @@ ROWS_PER_CALL = 512  # rows encoded between two moves of the progress bar
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features of one modality and split, in the order of the shards.
+    """Features of one modality and split, in the order of the shards. No labels: what trains on them must not see any.
 
     Attributes:
         features: (n, p) float32.
-        labels: For evaluation and for choosing pairs only.
         truncated: Texts longer than the backbone reads.
         windowed: Proteins read in more than one window.
         replaced_letters: Residues read as X.
@@ -40,7 +39,6 @@ class FeatureTable:
 
     ids: list[str]
     features: Tensor
-    labels: list[str | None]
     truncated: int = 0
     windowed: int = 0
     replaced_letters: int = 0
@@ -61,7 +59,7 @@ def frozen_features(
     tables, parts, counts = [], [], [0, 0, 0]
     shards = dataset.shards(modality, split)
     for shard in progress(shards, label=f"{modality} features", unit="shard"):
-        tables.append(dataset.read_verified(shard, ["id", "label", backbone.column]))
+        tables.append(dataset.read_verified(shard, ["id", backbone.column]))
         path = folder / "features" / f"{_key(backbone, shard)}.safetensors"
         found = _cached(path, rows=shard.rows, dim=backbone.dim)
         if found is None:
@@ -70,9 +68,8 @@ def frozen_features(
         parts.append(found[0])
         counts = [total + count for total, count in zip(counts, found[1], strict=True)]
     ids = [value for table in tables for value in table["id"].to_pylist()]
-    labels = [value for table in tables for value in table["label"].to_pylist()]
     features = torch.cat(parts) if parts else torch.zeros(0, backbone.dim)
-    return FeatureTable(ids, features, labels, *counts)
+    return FeatureTable(ids, features, *counts)
 
 
 def default_cache_dir() -> Path:
