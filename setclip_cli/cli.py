@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -150,6 +150,15 @@ def align(
     emit_json(result.as_json()) if as_json else typer.echo(result.summary())
 
 
+def count_or_auto(text: str) -> int | None:
+    """Reads a positive count; ``auto`` is None."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise typer.BadParameter(f"{text!r} is neither a positive number nor auto")
+    return int(text)
+
+
 @app.command()
 def embed(
     paths: Annotated[
@@ -160,22 +169,55 @@ def embed(
         str | None, typer.Option(help="Without a RUN: raw features of this backbone, such as esm:esm2_t6_8M_UR50D.")
     ] = None,
     weights: Annotated[str, typer.Option(help="With --backbone: auto, a path, package:NAME or hub.")] = "auto",
-    modality: Annotated[str | None, typer.Option(help="Only this modality; both towers' when left out.")] = None,
+    pooling: Annotated[
+        str, typer.Option(help="With --backbone: default; esm: mean or cls; timm: avg or cls.")
+    ] = "default",
+    modality: Annotated[
+        Literal["protein", "image", "caption"] | None,
+        typer.Option(help="Only this modality; both towers' when left out."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split; all when left out.")] = None,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the written values.")] = "float32",
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Of the backbone's matrix products; the halves are for GPUs."),
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    tokens_per_batch: Annotated[
+        int | None,
+        typer.Option(
+            parser=count_or_auto, metavar="N|auto", help="Padded tokens of proteins or texts in one forward pass."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(parser=count_or_auto, metavar="N|auto", help="Rows in one forward pass.")
+    ] = None,
+    max_bad_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of rows that may be unreadable (reported, absent) before the run stops."
+        ),
+    ] = 0.01,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="local: processes and GPUs of this machine; ray: a Ray cluster.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=0, help="Processes of the local engine; 0 is one a GPU, or one.")] = 0,
+    faiss: Annotated[
+        bool,
+        typer.Option("--faiss", help="Also write a FAISS index of each modality and split (needs the search extra)."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed a DATASET with a RUN, shard by shard.
+    """Embed a DATASET with a RUN, shard by shard. Run again, it makes only the shards that are missing.
 
     Examples:
 
       setclip embed runs/rs data/rs --out embeddings/rs
 
       setclip embed --backbone esm:esm2_t6_8M_UR50D data/my --out features/my
-    """
-    from setclip_cli.embedder import embed as run
-    from setclip_cli.embedder import embed_backbone
-    from setclip_cli.shards import open_dataset
 
+      RAY_ADDRESS=auto setclip embed runs/rs data/rs --out embeddings/rs --engine ray
+    """
     needs, count = ("a DATASET alone with --backbone", 1) if backbone else ("a RUN and a DATASET", 2)
     if len(paths) != count:
         raise SetClipError(
@@ -183,11 +225,27 @@ def embed(
             fix="see `setclip embed --help`",
             exit_code=ExitCode.USAGE,
         )
+    from setclip_cli.shards import open_dataset
+
     dataset = open_dataset(paths[-1])
+    from setclip_cli.embedder import EmbedOptions, embed_backbone
+    from setclip_cli.embedder import embed as run
+
+    options = EmbedOptions(
+        dtype=dtype,
+        precision=precision,
+        device=device,
+        tokens_per_batch=tokens_per_batch,
+        rows_per_batch=batch_size,
+        max_bad_fraction=max_bad_fraction,
+        engine=engine,
+        workers=workers,
+        faiss=faiss,
+    )
     if backbone:
-        result = embed_backbone(backbone, dataset, out, weights=weights, split=split)
+        result = embed_backbone(backbone, dataset, out, weights=weights, pooling=pooling, split=split, options=options)
     else:
-        result = run(paths[0], dataset, out, modality=modality, split=split)
+        result = run(paths[0], dataset, out, modality=modality, split=split, options=options)
     emit_json(result.as_json()) if as_json else typer.echo(result.summary())
 
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class ExitCode(IntEnum):
@@ -34,6 +34,14 @@ class SetClipError(Exception):
         self.problem = problem
         self.fix = fix
         self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[Callable[..., SetClipError], tuple[str, str, ExitCode]]:
+        """Survives the way back from a worker process, which keyword-only arguments alone would not."""
+        return _rebuilt, (self.problem, self.fix, self.exit_code)
+
+
+def _rebuilt(problem: str, fix: str, exit_code: ExitCode) -> SetClipError:
+    return SetClipError(problem, fix=fix, exit_code=exit_code)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,7 @@ class Backbone(Protocol):
         column: The shard column it reads: ``sequence``, ``image`` or ``text``.
         pooling: How the token features became one vector, in the backbone's own words.
         identity: sha256 over weights, preprocessing and pooling: equal identity means equal features.
+        preprocessing: What happens to an item before the weights see it, as JSON values.
         budget: What one forward pass takes.
         precision: Of the matrix products; float32 unless set otherwise.
     """
@@ -54,6 +55,7 @@ class Backbone(Protocol):
     column: str
     pooling: str
     identity: str
+    preprocessing: dict[str, Any]
     budget: Budget
     precision: torch.dtype
 

@@ -182,13 +182,13 @@ class Esm2Backbone:
         self.budget = Budget(tokens=tokens_per_batch)
         self.precision = torch.float32
         self.device = torch.device("cpu")
+        self.preprocessing = {"window_residues": window, "overlap_residues": overlap, "unknown_letter": UNKNOWN}
         settings = {
             "kind": "esm2",
             "heads": module.heads,
             "token_dropout": module.token_dropout,
             "pooling": pooling,
-            "window": window,
-            "overlap": overlap,
+            **self.preprocessing,
         }
         self.identity = identity_of(module.state_dict(), settings)
 

@@ -43,6 +43,7 @@ class SentenceBackbone:
         dim = model.get_embedding_dimension()
         assert dim is not None
         self.dim = int(dim)
+        self.preprocessing = {"max_tokens": self.max_tokens}
         settings = {"kind": "sentence-transformers", "max_tokens": self.max_tokens, "files": files}
         self.identity = identity_of(model.state_dict(), settings)
 

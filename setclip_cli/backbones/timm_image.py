@@ -59,9 +59,9 @@ class TimmBackbone:
         self.decoders = DECODERS
         self.precision = torch.float32
         self.device = torch.device("cpu")
-        weights = module.state_dict()
-        settings = {"kind": "timm", "name": spec, "pooling": pooling, "data": _plain(data_config)}
-        self.identity = identity_of(weights, settings)
+        self.preprocessing = _plain(data_config)
+        settings = {"kind": "timm", "name": spec, "pooling": pooling, "data": self.preprocessing}
+        self.identity = identity_of(module.state_dict(), settings)
 
     def to(self, device: torch.device) -> TimmBackbone:
         self.module.to(device)

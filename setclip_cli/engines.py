@@ -1,0 +1,142 @@
+"""Where shards are worked on: in this process, in processes of this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from setclip_cli.errors import ExitCode, SetClipError
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+RETRIES = 3  # of a shard whose worker was lost
+_worker_device: str | None = None  # set once in each worker process
+
+
+def device_of(name: str) -> torch.device:
+    """The device that ``auto`` or a torch device name stands for, in this process.
+
+    Raises:
+        SetClipError: torch knows no such device here.
+    """
+    if name in ("auto", "cuda") and _worker_device:
+        name = _worker_device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SetClipError(
+            f"device {name!r}: cannot be used here ({str(error).splitlines()[0]})",
+            fix="leave --device out, or see `setclip doctor`",
+            exit_code=ExitCode.USAGE,
+        ) from error
+    return device
+
+
+def local(
+    work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, workers: int, threads: int
+) -> Iterator[Result]:
+    """Yields results as they come: from this process when one worker is enough, else from ``workers`` processes.
+
+    Args:
+        workers: 0 is one a GPU, or one without GPUs.
+        threads: CPU threads of each; 0 shares torch's default among them.
+    """
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    workers = min(workers or max(1, gpus), max(1, len(jobs)))
+    if workers == 1:
+        if threads:
+            torch.set_num_threads(threads)
+        yield from map(work, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    devices: Queue[str] = context.Queue()
+    for index in range(workers):
+        devices.put(f"cuda:{index % gpus}" if gpus else device)
+    share = threads or max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(devices, share)) as pool:
+        pending = [pool.submit(work, job) for job in jobs]
+        try:
+            for future in as_completed(pending):
+                yield future.result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _start_worker(devices: Queue[str], threads: int) -> None:
+    global _worker_device
+    device = devices.get()
+    _worker_device = None if device == "auto" else device
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, threads: int) -> Iterator[Result]:
+    """Yields results from a Ray cluster as they come; a shard whose worker or node is lost is run again elsewhere.
+
+    Uses the cluster that ``RAY_ADDRESS`` names or that runs on this machine; without one, Ray starts here. Each task
+    takes one GPU where the cluster has any, else ``threads`` CPUs. All machines must see the same paths.
+
+    Raises:
+        SetClipError: Ray is not installed.
+    """
+    try:
+        cluster: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise SetClipError(
+            "--engine ray: Ray is not installed", fix="pip install 'setclip[ray]'", exit_code=ExitCode.USAGE
+        ) from error
+    if not cluster.is_initialized():
+        cluster.init(log_to_driver=False, logging_level=logging.ERROR)
+    threads = threads or torch.get_num_threads()
+    wants_gpu = device in ("auto", "cuda") and cluster.cluster_resources().get("GPU", 0) >= 1
+    resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if wants_gpu else {"num_cpus": threads}
+
+    def task(job: Job) -> Result:
+        torch.set_num_threads(threads)
+        return work(job)
+
+    remote = cluster.remote(max_retries=RETRIES, retry_exceptions=False, **resources)(task)
+    pending = [remote.remote(job) for job in jobs]
+    try:
+        while pending:
+            done, pending = cluster.wait(pending)
+            for reference in done:
+                yield _fetch(cluster, reference)
+    finally:
+        for reference in pending:
+            cluster.cancel(reference, force=True)
+
+
+def _fetch(cluster: Any, reference: Any) -> Any:
+    """A task's result; a user's mistake comes back as itself, not wrapped in the cluster's error."""
+    try:
+        return cluster.get(reference)
+    except cluster.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, SetClipError):
+            raise cause from error
+        raise
