@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -21,52 +21,49 @@ TIMES = 1000
 LEVEL = 0.95
 
 
-def draws(
-    runs: Sequence[Mapping[str, Floats]], *, medians: Mapping[str, str] | None = None, times: int = TIMES, seed: int = 0
-) -> dict[str, Floats]:
-    """Bootstrap distribution of each metric, averaged over the runs of one method.
-
-    Two calls for equally many queries and the same seed resample the same queries, so the difference of what they
-    return is the paired bootstrap of the difference.
-
-    Args:
-        runs: For each run, metric name -> (q,) value of each query; the same names and queries in each.
-        medians: New name -> the metric whose median, not mean, is wanted under that name as well.
-        times: Resamples.
-
-    Returns:
-        Metric name -> (times,) values.
-    """
-    names = list(runs[0])
-    stacked = np.stack([np.stack([run[name] for name in names], axis=1) for run in runs])  # (runs, q, metrics)
-    means = stacked.mean(axis=0)
-    wanted = {new: stacked[:, :, names.index(name)] for new, name in (medians or {}).items()}
-    ordered = {new: (np.argsort(values, axis=1), np.sort(values, axis=1)) for new, values in wanted.items()}
-    found = {name: np.empty(times) for name in (*names, *ordered)}
-    for at, weights in enumerate(_weights(means.shape[0], times, seed)):
-        for name, value in zip(names, weights @ means / len(weights), strict=True):
-            found[name][at] = value
-        for name, (order, values) in ordered.items():
-            found[name][at] = np.mean([_median(weights[one], row) for one, row in zip(order, values, strict=True)])
-    return found
-
-
-def interval(values: Floats) -> tuple[float, float]:
-    """The central 95% of a bootstrap distribution (percentile interval)."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _weights(rows: int, times: int, seed: int) -> Iterator[Floats]:
-    """How often each row is drawn, in each resample."""
+def weights(rows: int, *, times: int = TIMES, seed: int = 0) -> Iterator[Floats]:
+    """Yields (rows,) how often each row is drawn, for each resample; the same rows and seed give the same resamples."""
     rng = np.random.default_rng([seed, rows])
     for _ in range(times):
         yield np.bincount(rng.integers(rows, size=rows), minlength=rows).astype(np.float64)
 
 
-def _median(weights: Floats, ascending: Floats) -> float:
-    """Median of ascending values, each taken as often as its whole weight says."""
-    through = np.cumsum(weights)
+def draws(
+    values: Mapping[str, Floats], *, medians: Mapping[str, str] | None = None, times: int = TIMES, seed: int = 0
+) -> dict[str, Floats]:
+    """Bootstrap distribution of the mean of each metric.
+
+    Two calls for equally many queries and the same seed resample the same queries: the difference of what they return
+    is the paired bootstrap of the difference, their mean that of the mean over runs.
+
+    Args:
+        values: Metric name -> (q,) value of each query.
+        medians: New name -> the metric whose median is wanted under that name as well.
+        times: Resamples.
+
+    Returns:
+        Name -> (times,) values.
+    """
+    stacked = np.stack(list(values.values()), axis=1)
+    ordered = {name: (np.argsort(values[of]), np.sort(values[of])) for name, of in (medians or {}).items()}
+    found = {name: np.empty(times) for name in (*values, *ordered)}
+    for at, drawn in enumerate(weights(len(stacked), times=times, seed=seed)):
+        for name, value in zip(values, drawn @ stacked / len(stacked), strict=True):
+            found[name][at] = value
+        for name, (order, ascending) in ordered.items():
+            found[name][at] = _median(drawn[order], ascending)
+    return found
+
+
+def interval(distribution: Floats) -> tuple[float, float]:
+    """The central 95% of a bootstrap distribution (percentile interval)."""
+    low, high = np.nanquantile(distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _median(drawn: Floats, ascending: Floats) -> float:
+    """Median of ascending values, each taken as often as it was drawn."""
+    through = np.cumsum(drawn)
     total = int(through[-1])
     low, high = np.searchsorted(through, [(total - 1) // 2, total // 2], side="right")
     return float(ascending[low] + ascending[high]) / 2

@@ -59,8 +59,10 @@ def mmd(x: Embeddings, y: Embeddings) -> tuple[Floats, Floats]:
     return mean_kernel(x, x) - mean_kernel(x, y), mean_kernel(y, y) - mean_kernel(y, x)
 
 
-def uniformity(x: Embeddings) -> float:
-    """log mean_{i != j} exp(-2 ‖x_i - x_j‖²), at most 0; lower is more spread out (Wang and Isola 2020).
+def mean_potential(x: Embeddings) -> Floats:
+    """(n,) mean over the other rows of exp(-2 ‖x_i - x_j‖²). The log of its mean is the uniformity of the set.
+
+    Uniformity is at most 0, and lower is more spread out (Wang and Isola 2020, arXiv:2005.10242).
 
     Raises:
         ValueError: fewer than two rows.
@@ -70,8 +72,9 @@ def uniformity(x: Embeddings) -> float:
     from setclip_cli.losses.kernels import log_kernel_sum
 
     rows = torch.from_numpy(x)
-    sums = log_kernel_sum(rows, rows, [1 / UNIFORMITY_SCALE], exclude_self=True)
-    return float(torch.logsumexp(sums[:, 0].double(), 0)) - math.log(len(x)) - math.log(len(x) - 1)
+    sums = log_kernel_sum(rows, rows, [1 / UNIFORMITY_SCALE], exclude_self=True)[:, 0]
+    means: Floats = (sums.double() - math.log(len(x) - 1)).exp().numpy()
+    return means
 
 
 def uniform_uniformity(width: int) -> float:
@@ -96,12 +99,11 @@ def neighbours(queries: Embeddings, gallery: Embeddings, k: int, *, skip_self: b
     return np.concatenate(found)
 
 
-def hubness(queries: Embeddings, gallery: Embeddings, k: int = NEIGHBOURS) -> float:
-    """Skewness of how often each gallery row is among the k nearest of a query (Radovanović et al. 2010, JMLR 11).
+def skewness(counts: Floats) -> float:
+    """Third standardised moment; of how often each gallery row is among the k nearest of a query it measures hubness.
 
-    0 for an even spread; large when a few hubs answer everything.
+    0 for an even spread, large when a few hubs answer everything (Radovanović et al. 2010, JMLR 11).
     """
-    counts = np.bincount(neighbours(queries, gallery, k).ravel(), minlength=len(gallery)).astype(np.float64)
     centred = counts - counts.mean()
     deviation = centred.std()
     return float((centred**3).mean() / deviation**3) if deviation > 0 else 0.0

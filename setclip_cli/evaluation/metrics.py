@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 RECALL_AT = (1, 5, 10)
 HEADLINE_RECALLS = tuple(f"recall_at_{k}" for k in RECALL_AT)
-LOWER_IS_BETTER = ("median_rank", "mean_rank")
 _FEW_POSITIVES = 8  # up to here, counting the higher scores of each beats sorting the whole row
 
 
@@ -251,8 +250,7 @@ def retrieve(
     for start, scores in similarity.blocks(queries[asked], gallery):
         rows = asked[start : start + len(scores)]
         parts.append(query_values(tie_classes(scores, [relevance.of(row) for row in rows]), recall_at))
-    sizes = np.array([len(members) for members in relevance.members], np.int64)
-    chance = query_values(chance_classes(sizes[relevance.answers[asked]], len(gallery)), recall_at)
+    chance = query_values(chance_classes(relevance.counts(), len(gallery)), recall_at)
     values = {name: np.concatenate([part[name] for part in parts]) for name in chance}
     return Retrieval(asked, values, chance, len(gallery), len(queries) - len(asked))
 
@@ -264,8 +262,27 @@ def reduce(values: dict[str, Floats]) -> dict[str, float]:
     return {**means, "median_rank": float(np.median(ranks)), "mean_rank": float(ranks.mean())}
 
 
-def recall_curve(first_ranks: Floats, gallery: int, *, points: int = 40) -> list[tuple[int, float]]:
-    """Share of queries whose best relevant row stands within k, for k from 1 to the gallery on a log grid."""
-    grid = np.unique(np.geomspace(1, max(gallery, 1), points).round().astype(np.int64))
+def recall_curve(first_ranks: Floats, gallery: int) -> list[tuple[int, float]]:
+    """(k, share of queries whose best relevant row stands within k), for k from 1 to the gallery on a log grid."""
     ordered = np.sort(first_ranks)
-    return [(int(k), float(np.searchsorted(ordered, k, side="right") / len(ordered))) for k in grid]
+    return [(k, float(np.searchsorted(ordered, k, side="right") / len(ordered))) for k in _cutoffs(gallery)]
+
+
+def chance_curve(positives: Ints, gallery: int) -> list[tuple[int, float]]:
+    """The recall curve of random rankings: mean over queries of 1 - C(n - r, k) / C(n, k), r of n rows relevant."""
+    relevant, counts = np.unique(positives, return_counts=True)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, gallery + 1)))])
+    curve = []
+    for k in _cutoffs(gallery):
+        left = gallery - relevant - k
+        missed = (
+            log_factorial[gallery - relevant]
+            - log_factorial[np.maximum(left, 0)]
+            - (log_factorial[gallery] - log_factorial[gallery - k])
+        )
+        curve.append((k, float(np.average(np.where(left < 0, 1.0, 1 - np.exp(missed)), weights=counts))))
+    return curve
+
+
+def _cutoffs(gallery: int, points: int = 40) -> list[int]:
+    return [int(k) for k in np.unique(np.geomspace(1, max(gallery, 1), points).round())]

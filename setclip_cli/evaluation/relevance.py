@@ -34,6 +34,11 @@ class Relevance:
         """The rows that have an answer: those a metric can be taken over."""
         return np.flatnonzero(self.answers >= 0)
 
+    def counts(self) -> Ints:
+        """(queries,) how many gallery rows answer each of ``queries``."""
+        sizes = np.array([len(rows) for rows in self.members], np.int64)
+        return sizes[self.answers[self.queries]]
+
     def of(self, query: int) -> Ints:
         """The gallery rows that answer one query; empty when none does."""
         answer = self.answers[query]

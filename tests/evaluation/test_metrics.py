@@ -160,3 +160,10 @@ def test_the_recall_curve_ends_at_one_and_passes_through_recall():
     assert curve[1] == pytest.approx(found.values["recall_at_1"].mean())
     assert curve[10] == pytest.approx(found.values["recall_at_10"].mean())
     assert curve[50] == 1
+
+
+def test_the_chance_curve_is_the_recall_of_one_tie_class():
+    positives = np.array([1, 3, 3, 20])
+    classes = metrics.chance_classes(positives, 20)
+    for k, share in metrics.chance_curve(positives, 20):
+        assert share == pytest.approx(metrics.recall(classes, k).mean(), abs=1e-9)

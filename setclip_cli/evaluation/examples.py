@@ -1,0 +1,150 @@
+"""What the numbers look like: the best and the worst answered queries, and the classes taken for each other."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from setclip_cli.evaluation.metrics import Retrieval
+    from setclip_cli.evaluation.relevance import Relevance
+    from setclip_cli.evaluation.testset import Side
+    from setclip_cli.evaluation.zero_shot import ZeroShot
+    from setclip_cli.shards import Dataset, Modality
+
+    Embeddings = npt.NDArray[np.float32]
+
+SHOWN = 5
+ANSWERS = 3
+_IMAGE_PX = 144  # shown at half of it on a sharp screen
+_RESIDUES = 40
+_TEXT = 180  # letters
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A gallery row in an example."""
+
+    row: int
+    rank: float
+    similarity: float
+    relevant: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query, what was found first, and where its best relevant row stands."""
+
+    query: int
+    average_precision: float
+    found: list[Answer]
+    right: Answer  # the nearest relevant row
+
+
+def best_and_worst(
+    queries: Embeddings, gallery: Embeddings, answers: Relevance, ranking: Retrieval, query_side: Side
+) -> tuple[list[Example], list[Example]]:
+    """The queries of highest and of lowest average precision, at most one of each class while classes last.
+
+    Equal precisions are ordered by id, so the choice does not depend on the order of the rows.
+    """
+    precision = ranking.values["map"]
+    ids = np.array([query_side.ids[row] for row in ranking.queries])
+    order = np.lexsort((ids, -precision))
+    best = _one_of_each_class([int(place) for place in order], ranking, query_side)
+    order = np.lexsort((ids, precision))
+    worst = _one_of_each_class([int(place) for place in order if place not in best], ranking, query_side)
+
+    def example(place: int) -> Example:
+        row = int(ranking.queries[place])
+        scores = gallery @ queries[row]
+        relevant = answers.of(row)
+        nearest = np.argsort(-scores, kind="stable")[:ANSWERS]
+        right = int(relevant[np.argmax(scores[relevant])])
+
+        def answer(found: int) -> Answer:
+            above, level = int((scores > scores[found]).sum()), int((scores == scores[found]).sum())
+            return Answer(found, above + (level + 1) / 2, float(scores[found]), bool((relevant == found).any()))
+
+        return Example(row, float(precision[place]), [answer(int(found)) for found in nearest], answer(right))
+
+    return [example(place) for place in best], [example(place) for place in worst]
+
+
+def _one_of_each_class(places: list[int], ranking: Retrieval, side: Side) -> list[int]:
+    chosen: list[int] = []
+    seen: set[str | None] = set()
+    for place in places:
+        label = side.labels[int(ranking.queries[place])]
+        if label is None or label not in seen:
+            chosen.append(place)
+            seen.add(label)
+        if len(chosen) == SHOWN:
+            return chosen
+    return chosen + [place for place in places if place not in chosen][: SHOWN - len(chosen)]
+
+
+def confusions(found: ZeroShot) -> list[tuple[str, str, int, int]]:
+    """(true class, class it was taken for, rows, of how many) for the most frequent mistakes."""
+    wrong = found.confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]
+    pairs = [np.unravel_index(place, wrong.shape) for place in order]
+    totals = found.confusion.sum(axis=1)
+    return [
+        (found.classes[true], found.classes[taken], int(wrong[true, taken]), int(totals[true]))
+        for true, taken in pairs
+        if wrong[true, taken]
+    ]
+
+
+def contents(dataset: Dataset, side: Side, split: str, rows: set[int]) -> dict[int, dict[str, Any]]:
+    """What a reader needs to see of some rows: a thumbnail, the first residues or the text, with id and label."""
+    columns: dict[Modality, list[str]] = {
+        "protein": ["id", "sequence", "length", "description"],
+        "image": ["id", "image"],
+        "caption": ["id", "text"],
+    }
+    wanted = {side.ids[row]: row for row in rows}
+    shown: dict[int, dict[str, Any]] = {}
+    for shard in dataset.shards(side.modality, split):
+        table = dataset.read(shard, columns[side.modality])
+        for place, name in enumerate(table["id"].to_pylist()):
+            if name in wanted:
+                row = wanted[name]
+                shown[row] = {"id": name, "label": side.labels[row], **_content(side.modality, table, place)}
+    return shown
+
+
+def _content(modality: Modality, table: pa.Table, place: int) -> dict[str, Any]:
+    if modality == "image":
+        return {"image": _thumbnail(table["image"][place].as_py())}
+    if modality == "caption":
+        text = table["text"][place].as_py()
+        return {"text": text if len(text) <= _TEXT else text[: _TEXT - 1].rstrip() + "…"}
+    sequence = table["sequence"][place].as_py()
+    first = sequence[:_RESIDUES] + ("…" if len(sequence) > _RESIDUES else "")
+    return {
+        "residues": first,
+        "length": table["length"][place].as_py(),
+        "text": table["description"][place].as_py() or "",
+    }
+
+
+def _thumbnail(encoded: bytes) -> str:
+    """A small JPEG as a data address."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        small = image.convert("RGB")
+        small.thumbnail((_IMAGE_PX, _IMAGE_PX))
+    written = io.BytesIO()
+    small.save(written, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"

@@ -1,0 +1,166 @@
+"""The report's figures as SVG text. Colours are CSS variables of the page, so a figure follows light and dark."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from setclip_cli.evaluation.maps import PlaneMap
+
+WIDTH, HEIGHT = 380, 250
+LEFT, RIGHT, TOP, BOTTOM = 38, 10, 10, 34
+SERIES = 8  # colours of methods; further ones start again
+CLASS_COLOURS = 10
+
+
+def recall_curves(curves: Mapping[str, Sequence[tuple[int, float]]], *, chance: Sequence[tuple[int, float]]) -> str:
+    """Share of queries answered within the first k rows, k on a log axis; one line a method, chance dashed."""
+    last = max((k for curve in curves.values() for k, _ in curve), default=1)
+
+    def x(k: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * math.log(k) / max(math.log(last), 1e-9)
+
+    parts = [_frame("first k rows (log scale)", "queries answered")]
+    ticks = [10**power for power in range(math.floor(math.log10(last)) + 1)] if last > 1 else [1]
+    parts += [_x_tick(x(tick), f"{tick:,}") for tick in ticks]
+    parts += [_y_tick(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    parts.append(_line([(x(k), _y(share)) for k, share in chance], "chance"))
+    parts += [
+        _line([(x(k), _y(share)) for k, share in curve], f"series s{place % SERIES}", title=name)
+        for place, (name, curve) in enumerate(curves.items())
+    ]
+    best = ", ".join(f"{name} {curve[0][1]:.0%} at 1" for name, curve in curves.items())
+    return _svg(parts, f"Recall curves: {best}.")
+
+
+def plane(drawn: PlaneMap, labels: tuple[Sequence[str | None], Sequence[str | None]], names: tuple[str, str],
+          colours: Mapping[str, int]) -> str:  # fmt: skip
+    """Dots for the left modality, rings for the right; a colour for each class that has one."""
+    size, margin = 360, 10
+
+    def marks(side: int) -> list[str]:
+        points = (drawn.left, drawn.right)[side]
+        shapes = []
+        for (u, v), label in zip(points, labels[side], strict=True):
+            at = f'cx="{margin + u * (size - 2 * margin):.1f}" cy="{size - margin - v * (size - 2 * margin):.1f}"'
+            kind = f"c{colours[label]}" if label is not None and label in colours else "other"
+            shapes.append(f'<circle class="{kind} {"ring" if side else "dot"}" {at} r="{3 if side else 2.6}"/>')
+        return shapes
+
+    parts = [
+        f'<rect class="frame" x="0.5" y="0.5" width="{size - 1}" height="{size - 1}" rx="8"/>',
+        *marks(1),
+        *marks(0),
+    ]
+    counts = f"{len(drawn.left)} {names[0]} rows as dots and {len(drawn.right)} {names[1]} rows as rings"
+    return _svg(parts, f"{drawn.method} map of {counts}.", size=(size, size))
+
+
+def densities(found: Mapping[str, Sequence[float]], names: tuple[str, str]) -> str:
+    """Densities of cosine similarity within each side and across."""
+    grid = found["similarity"]
+    highest = max(max(found[name]) for name in ("within_left", "within_right", "cross")) or 1.0
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value + 1) / 2
+
+    parts = [_frame("cosine similarity", "density")]
+    parts += [_x_tick(x(tick), f"{tick:g}") for tick in (-1, -0.5, 0, 0.5, 1)]
+    for place, name in enumerate(("within_left", "within_right", "cross")):
+        line = [(x(value), _y(height / highest)) for value, height in zip(grid, found[name], strict=True)]
+        area = [(x(-1), _y(0)), *line, (x(1), _y(0))]
+        parts.append(f'<path class="area s{place}" d="{_path(area)}Z"/>')
+        parts.append(_line(line, f"series s{place}"))
+    means = {
+        name: sum(value * height for value, height in zip(grid, found[name], strict=True))
+        / max(sum(found[name]), 1e-12)
+        for name in ("within_left", "within_right", "cross")
+    }
+    told = (
+        f"mean similarity {means['within_left']:.2f} within {names[0]}s, {means['within_right']:.2f} within "
+        f"{names[1]}s, {means['cross']:.2f} across"
+    )
+    return _svg(parts, f"Similarity densities: {told}.")
+
+
+def bands(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], *, x_label: str, y_label: str, chance: float | None
+) -> str:
+    """Lines with bands: for each name its (x, mean, sd) points. x is on a log axis when it spans more than tenfold."""
+    points = [point for curve in curves.values() for point in curve]
+    xs = sorted({x for x, _, _ in points})
+    positive = [x for x in xs if x > 0]
+    log = len(positive) > 1 and positive[-1] / positive[0] > 10
+    zero = positive[0] / 2 if positive else 1.0  # where 0 stands on a log axis
+
+    def place(value: float) -> float:
+        return math.log(value if value > 0 else zero) if log else value
+
+    low, high = place(xs[0]), place(xs[-1])
+    ceiling = max([mean + sd for _, mean, sd in points] + [chance or 0.0])
+    top = next((step for step in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if ceiling <= step), ceiling or 1.0)
+
+    def x(value: float) -> float:
+        return LEFT + 6 + (WIDTH - LEFT - RIGHT - 12) * ((place(value) - low) / (high - low) if high > low else 0.5)
+
+    parts = [_frame(x_label, y_label)]
+    parts += [_x_tick(x(value), f"{value:g}") for value in xs]
+    parts += [_y_tick(share / 4, f"{share / 4 * top:.2g}") for share in range(5)]
+    if chance is not None:
+        parts.append(_line([(LEFT, _y(chance / top)), (WIDTH - RIGHT, _y(chance / top))], "chance"))
+    for number, (name, curve) in enumerate(curves.items()):
+        upper = [(x(at), _y((mean + sd) / top)) for at, mean, sd in curve]
+        lower = [(x(at), _y(max(mean - sd, 0) / top)) for at, mean, sd in reversed(curve)]
+        colour = f"s{number % SERIES}"
+        parts.append(f'<path class="area {colour}" d="{_path([*upper, *lower])}Z"/>')
+        parts.append(_line([(x(at), _y(mean / top)) for at, mean, _ in curve], f"series {colour}", title=name))
+        for at, mean, _ in curve:
+            parts.append(f'<circle class="mark {colour}" cx="{x(at):.1f}" cy="{_y(mean / top):.1f}" r="3"/>')
+    told = [f"{name} {', '.join(f'{mean:.3f} at {at:g}' for at, mean, _ in curve)}" for name, curve in curves.items()]
+    return _svg(parts, f"{y_label} against {x_label}: {'; '.join(told)}.")
+
+
+def _svg(parts: Sequence[str], description: str, *, size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
+    return (
+        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(description)}" '
+        f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+    )
+
+
+def _frame(x_label: str, y_label: str) -> str:
+    middle, foot = (TOP + HEIGHT - BOTTOM) / 2, HEIGHT - 4
+    turned = f'x="10" y="{middle}" transform="rotate(-90 10 {middle})"'
+    return (
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{foot}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="axis" {turned} text-anchor="middle">{escape(y_label)}</text>'
+        f'<path class="grid" d="M{LEFT} {_y(0)}H{WIDTH - RIGHT}"/>'
+    )
+
+
+def _x_tick(x: float, text: str) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{escape(text)}</text>'
+
+
+def _y_tick(share: float, text: str) -> str:
+    y = _y(share)
+    return (
+        f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
+        f'<text class="tick" x="{LEFT - 4}" y="{y + 3.5:.1f}" text-anchor="end">{escape(text)}</text>'
+    )
+
+
+def _y(share: float) -> float:
+    return TOP + (HEIGHT - BOTTOM - TOP) * (1 - share)
+
+
+def _line(points: Sequence[tuple[float, float]], kind: str, *, title: str = "") -> str:
+    named = f"<title>{escape(title)}</title>" if title else ""
+    return f'<path class="{kind}" d="{_path(points)}">{named}</path>'
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)

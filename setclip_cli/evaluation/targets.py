@@ -1,0 +1,244 @@
+"""What is evaluated: a RUN, embedded here, or an EMBEDDINGS folder, brought into the order of the test set."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.evaluation.zero_shot import unit
+from setclip_cli.shards import MODALITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from setclip_cli.backbones.base import Backbone
+    from setclip_cli.embeddings import Embeddings as Opened
+    from setclip_cli.embeddings import EmbeddingTable
+    from setclip_cli.evaluation.testset import Side, TestSet
+    from setclip_cli.shards import Dataset, Modality
+
+    Embeddings = npt.NDArray[np.float32]
+
+RUN_MARK, EMBEDDINGS_MARK = "config.json", "embeddings.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to score.
+
+    Attributes:
+        name: Its folder's name, made unique.
+        method: What made it, or its name when that is not known.
+        recipe: The resolved recipe of a RUN, empty for EMBEDDINGS.
+        baseline: Fitted by the evaluation itself, beside what was asked for.
+    """
+
+    name: str
+    path: Path
+    kind: Literal["run", "embeddings"]
+    method: str
+    seed: int | None
+    recipe: dict[str, Any]
+    modalities: tuple[Modality, Modality]
+    baseline: bool = False
+
+
+def open_targets(paths: Sequence[Path]) -> list[Target]:
+    """Looks at every path before anything is computed.
+
+    Raises:
+        SetClipError: a path is neither a finished RUN nor EMBEDDINGS, is given twice, or they embed other modalities.
+    """
+    repeated = [path for path, times in Counter(path.resolve() for path in paths).items() if times > 1]
+    if repeated:
+        raise SetClipError(
+            f"{repeated[0]}: is given more than once", fix="name each RUN once", exit_code=ExitCode.USAGE
+        )
+    targets = [_open(path) for path in paths]
+    for target in targets:
+        if target.modalities != targets[0].modalities:
+            ours, theirs = (" and ".join(one.modalities) for one in (target, targets[0]))
+            raise SetClipError(
+                f"{target.path}: embeds {ours}, {targets[0].path} embeds {theirs}",
+                fix="evaluate them one by one",
+                exit_code=ExitCode.USAGE,
+            )
+    names = Counter(target.name for target in targets)
+    seen: Counter[str] = Counter()
+    for place, target in enumerate(targets):
+        if names[target.name] > 1:
+            seen[target.name] += 1
+            targets[place] = replace(target, name=f"{target.name}-{seen[target.name]}")
+    return targets
+
+
+def _open(path: Path) -> Target:
+    if not path.is_dir():
+        raise SetClipError(
+            f"{path}: no such folder", fix="give a RUN of `setclip align` or EMBEDDINGS of `setclip embed`"
+        )
+    if (path / EMBEDDINGS_MARK).exists():
+        return _open_embeddings(path)
+    from setclip_cli.model import load_config
+
+    config = load_config(path)
+    recipe = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8"))
+    left, right = (modality for modality in MODALITIES if modality in config.towers)
+    return Target(path.name or path.resolve().name, path, "run", config.method, config.seed, recipe, (left, right))
+
+
+def _open_embeddings(path: Path) -> Target:
+    from setclip_cli.embeddings import open_embeddings
+
+    opened = open_embeddings(path)
+    found = [modality for modality in MODALITIES if modality in opened.modalities()]
+    if len(found) != 2:
+        raise SetClipError(
+            f"{path}: holds embeddings of {' and '.join(found) or 'nothing'}; a report compares two modalities",
+            fix=f"setclip embed RUN DATASET --out {path}, without --modality",
+        )
+    if {tower.encoder is None for tower in opened.index.towers.values()} != {False}:
+        raise SetClipError(
+            f"{path}: holds raw features of backbones, which share no space",
+            fix=f"setclip embed RUN DATASET --out {path}",
+        )
+    name = path.name or path.resolve().name
+    return Target(name, path, "embeddings", opened.index.method, None, {}, (found[0], found[1]))
+
+
+def embedded(target: Target, dataset: Dataset, split: str, root: Path) -> Opened:
+    """The target's EMBEDDINGS; a RUN is embedded into ``root``/<its name> first, or what is there is used again."""
+    from setclip_cli.embeddings import open_embeddings
+
+    if target.kind == "embeddings":
+        return open_embeddings(target.path)
+    from setclip_cli.embedder import embed
+    from setclip_cli.model import load_model
+
+    path = root / target.name
+    if (path / EMBEDDINGS_MARK).exists() and open_embeddings(path).index.model != load_model(target.path).identity:
+        shutil.rmtree(path)  # made by this report from an earlier training of the same RUN
+    embed(target.path, dataset, path, split=split)
+    return open_embeddings(path)
+
+
+def absent_rows(opened: Sequence[Opened], split: str) -> dict[str, set[str]]:
+    """Modality -> ids that some target could not embed and says so; nobody is scored on them."""
+    absent: dict[str, set[str]] = {}
+    for one in opened:
+        for shard in one.index.shards:
+            if shard.split == split:
+                absent.setdefault(shard.modality, set()).update(shard.bad)
+    return absent
+
+
+def embeddings_of(opened: Opened, test: TestSet) -> tuple[Embeddings, Embeddings]:
+    """Both sides' embeddings in the order of the test set.
+
+    Raises:
+        SetClipError: rows are missing, not finite, or the two sides do not share one space.
+    """
+    left, right = (
+        _in_order(opened.root, opened.load(side.modality, test.split), side) for side in (test.left, test.right)
+    )
+    if left.shape[1] != right.shape[1]:
+        raise SetClipError(
+            f"{opened.root}: embeddings are {left.shape[1]} wide for {test.left.modality} rows, {right.shape[1]} for "
+            f"{test.right.modality} rows: they do not share a space",
+            fix="evaluate the EMBEDDINGS of one RUN, not the features of two backbones",
+        )
+    return left, right
+
+
+def _in_order(path: Path, table: EmbeddingTable, side: Side) -> Embeddings:
+    """The rows of an embedding table in the order of the test set, as unit vectors."""
+    at = {name: row for row, name in enumerate(table.ids)}
+    missing = [name for name in side.ids if name not in at]
+    if missing:
+        raise SetClipError(
+            f"{path}: lacks {len(missing)} of the dataset's {len(side.ids)} {side.modality} rows, first {missing[0]!r}",
+            fix="embed this dataset and split again",
+        )
+    rows = np.ascontiguousarray(table.embeddings[[at[name] for name in side.ids]], np.float32)
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(broken):
+        raise SetClipError(
+            f"{path}: {len(broken)} {side.modality} embeddings hold NaN or inf, first {side.ids[broken[0]]!r}",
+            fix="find the rows in the source, or train again with a lower learning rate",
+        )
+    return unit(rows)
+
+
+def untrained_embeddings(
+    target: Target, dataset: Dataset, test: TestSet, backbones: dict[str, Backbone]
+) -> tuple[Embeddings, Embeddings] | None:
+    """What the RUN's encoders made of the rows before training; None for EMBEDDINGS, which do not know.
+
+    Args:
+        backbones: Those loaded so far, by their identity; added to, so that many RUNs load each once.
+    """
+    if target.kind != "run":
+        return None
+    import torch
+
+    from setclip_cli.features import frozen_features
+    from setclip_cli.model import load_model
+
+    model = load_model(target.path)
+    found = []
+    for side in (test.left, test.right):
+        identity = model.config.towers[side.modality].identity
+        if identity not in backbones:
+            backbones[identity] = model.load_backbone(side.modality)
+        table = frozen_features(backbones[identity], dataset, side.modality, test.split)
+        at = {name: row for row, name in enumerate(table.ids)}
+        with torch.inference_mode():
+            embedded = model.initial[side.modality](table.features[[at[name] for name in side.ids]])
+        found.append(embedded.float().cpu().numpy())
+    return found[0], found[1]
+
+
+def group_names(targets: Sequence[Target]) -> dict[str, str]:
+    """Target name -> what it is averaged with: RUNs of one recipe that differ in the seed alone share a name.
+
+    A group is named after its method; where two groups share one, the settings that tell them apart are added.
+    """
+    settings = {target.name: _settings(target) for target in targets}
+    names = {}
+    for target in targets:
+        rivals = [
+            settings[other.name]
+            for other in targets
+            if other.method == target.method and settings[other.name] != settings[target.name]
+        ]
+        own = settings[target.name]
+        telling = sorted(
+            key for key in {*own}.union(*rivals) if any(own.get(key) != rival.get(key) for rival in rivals)
+        )
+        details = ", ".join(f"{key}={own[key]}" for key in telling if key in own)
+        names[target.name] = f"{target.method} ({details or target.name})" if rivals else target.method
+    return names
+
+
+def _settings(target: Target) -> Mapping[str, Any]:
+    """Everything but the seed, as dotted keys; EMBEDDINGS are only like themselves."""
+    if target.kind == "embeddings":
+        return {"embeddings": target.name}
+    flat: dict[str, Any] = {}
+    stack: list[tuple[str, Any]] = [("", {key: value for key, value in target.recipe.items() if key != "seed"})]
+    while stack:
+        prefix, value = stack.pop()
+        if isinstance(value, dict):
+            stack += [(f"{prefix}.{key}" if prefix else key, inner) for key, inner in value.items()]
+        else:
+            flat[prefix] = value
+    return flat
