@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_UMASK = os.umask(0)  # reading it means setting it: done once, at import, before there are threads
+os.umask(_UMASK)
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a temporary path in the target's folder; on success it is fsynced and takes the target's name.
@@ -25,6 +29,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_UMASK)  # some writers make private files; these are for everyone the user lets in
         temporary.replace(target)
         _fsync_folder(target.parent)
     finally:

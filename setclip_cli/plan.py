@@ -102,6 +102,8 @@ def plan(recipe: Recipe, dataset: Dataset, out: Path) -> Plan:
         check_out(out, recipe, atomic.sha256_file(dataset.root / "dataset.json"), resume=True)
     except SetClipError as error:
         problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
     if problems:
         raise SetClipError(
             "\n".join(str(problem) for problem in problems),
