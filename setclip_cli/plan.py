@@ -53,7 +53,7 @@ class Plan:
         steps = (
             "  fitted in closed form"
             if self.recipe.method in TRAINING_FREE_METHODS
-            else f"  {train.steps} steps x {self.recipe.ensemble} heads, {train.batch} unpaired rows a modality and step"
+            else f"  {train.steps} steps x {self.recipe.ensemble} heads, {train.batch} unpaired rows a side and step"
         )
         return "\n".join(
             [
