@@ -171,7 +171,7 @@ class LinearMap(Encoder):
 
 
 class RelativeMap(Encoder):
-    """Similarities to the anchors: unit((relu cos(x, a_j))^power). One coordinate an anchor.
+    """Similarities to the anchors: unit(unit((relu cos(x, a_j))^power) - offset). One coordinate an anchor.
 
     Source: relative representations with sparse powers, ASIF (Norelli et al. 2023, arXiv:2210.01738).
     """
@@ -180,14 +180,24 @@ class RelativeMap(Encoder):
     _FLOOR = 1e-6  # a row that is like no anchor becomes the uniform one, not a row of zeros
 
     def __init__(self, anchors: Tensor, power: float = 4.0) -> None:
-        """``anchors`` is (c, p): row j of both towers belongs to the same pair."""
+        """``anchors`` is (c, p): row j of both towers belongs to the same pair. The offset starts at 0."""
         super().__init__()
         self.anchors: Tensor
+        self.offset: Tensor
         self.register_buffer("anchors", F.normalize(anchors.float(), dim=1))
+        self.register_buffer("offset", torch.zeros(len(anchors)))
         self.power = power
         self.dim = len(anchors)
 
+    def centre(self, pool: Tensor) -> RelativeMap:
+        """Sets the offset to the mean of a pool's coordinates, so that cosines compare departures from it."""
+        self.offset.copy_(self._coordinates(pool).mean(0))
+        return self
+
     def forward(self, features: Tensor) -> Tensor:
+        return F.normalize(self._coordinates(features) - self.offset, dim=1)
+
+    def _coordinates(self, features: Tensor) -> Tensor:
         cosines = F.normalize(features, dim=1) @ self.anchors.T
         return F.normalize(cosines.clamp_min(0).pow(self.power) + self._FLOOR, dim=1)
 
