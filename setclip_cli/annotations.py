@@ -87,14 +87,18 @@ def read_pairs(path: Path) -> list[StatedPair]:
                 )
         if left == right:
             raise SetClipError(f"{path}: line {line}: both sides are {left}", fix="a pair joins two modalities")
-        pairs.append(_stated(f"line {line}", (left, left_id), (right, right_id)))
+        pairs.append(_stated(f"line {line}", (_modality(left), left_id), (_modality(right), right_id)))
     return pairs
 
 
-def _stated(location: str, one: tuple[str, str], other: tuple[str, str]) -> StatedPair:
+def _modality(name: str) -> Modality:
+    return next(modality for modality in MODALITIES if modality == name)
+
+
+def _stated(location: str, one: tuple[Modality, str], other: tuple[Modality, str]) -> StatedPair:
     """Puts the two sides in the order of the towers."""
-    left, right = sorted((one, other), key=lambda side: MODALITIES.index(side[0]))  # type: ignore[arg-type]
-    return StatedPair(location, left[0], left[1], right[0], right[1])  # type: ignore[arg-type]
+    left, right = sorted((one, other), key=lambda side: MODALITIES.index(side[0]))
+    return StatedPair(location, *left, *right)
 
 
 def pairs_of_groups(captions: Iterable[tuple[str, str | None]], modality: Modality) -> Iterator[StatedPair]:

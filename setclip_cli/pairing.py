@@ -1,82 +1,106 @@
-"""Which of the known pairs a recipe trains on: nested subsets of one seeded order, so more pairs only ever add."""
+"""pairs.parquet: the few known pairs, stated by a user or by the captions' groups."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import random
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from setclip_cli.errors import ExitCode, SetClipError
-from setclip_cli.sampling import generator
+from setclip_cli.annotations import Known, StatedPair, pairs_of_groups, resolve
+from setclip_cli.errors import SetClipError
+from setclip_cli.shards import Dataset, Modality, Pair
+from setclip_cli.sources.base import Reject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
-
-    from setclip_cli.recipe import Recipe
-    from setclip_cli.shards import Dataset, Pair
+    from collections.abc import Iterable, Iterator, Sequence
 
 
-def known_pairs(dataset: Dataset, recipe: Recipe) -> list[Pair]:
-    """The pairs of the recipe's split and modalities, as many as it asks for, each with its left side first.
+class Pairing:
+    """The pairs of a DATASET, and where each lot of them came from."""
 
-    Raises:
-        SetClipError: more pairs are asked for than exist, or the method needs pairs and there are none.
-    """
-    left, right = recipe.modalities()
-    found: list[Pair] = []
-    for pair in dataset.pairs(recipe.train.split):
-        if (pair.left_modality, pair.right_modality) == (right, left):
-            pair = pair.swapped()
-        if (pair.left_modality, pair.right_modality) == (left, right):
-            found.append(pair)
-    wanted = _count(recipe.pairs, len(found))
-    if wanted > len(found):
+    def __init__(self, pairs: Sequence[Pair], origins: Sequence[dict[str, Any]]) -> None:
+        self.pairs = list(pairs)
+        self.origins = list(origins)
+        self.rejects: list[Reject] = []
+        self.changed = False
+        self.recheck = False  # rows have gone since the pairs were made
+
+    def knows(self, origin: dict[str, Any]) -> bool:
+        return origin in self.origins
+
+    def add(self, dataset: Dataset, stated: Sequence[StatedPair], origin: dict[str, Any]) -> None:
+        """Resolves the stated pairs; those that cannot stand become rejects.
+
+        Raises:
+            SetClipError: the dataset has no rows of a modality that a pair names.
+        """
+        self._join(_resolved(dataset, stated), origin)
+
+    def add_groups(self, dataset: Dataset, origin: dict[str, Any]) -> None:
+        """Adds (what a caption describes, the caption) for every caption, or for ``origin["count"]`` drawn ones.
+
+        Raises:
+            SetClipError: no captions, no groups, or nothing they could describe.
+        """
+        found = _resolved(dataset, list(_group_pairs(dataset)))
+        if origin["count"] is not None:
+            pairs = sorted(pair for pair in found if isinstance(pair, Pair))
+            random.Random(origin["seed"]).shuffle(pairs)
+            if len(pairs) < origin["count"]:
+                raise SetClipError(
+                    f"{dataset.root}: --pairs {origin['count']}: the captions' groups state only {len(pairs)} pairs",
+                    fix=f"--pairs {len(pairs)} or fewer",
+                )
+            found = sorted(pairs[: origin["count"]])
+        self._join(found, origin)
+
+    def drop_unknown(self, dataset: Dataset) -> None:
+        """Drops, and lists as rejects, the pairs whose rows have gone."""
+        stated = [StatedPair("pairs.parquet", *pair[:4]) for pair in self.pairs]  # type: ignore[arg-type]
+        before, self.pairs = self.pairs, []
+        self._join(_resolved(dataset, stated), None)
+        self.changed = self.changed or before != self.pairs
+
+    def _join(self, found: Iterable[Pair | Reject], origin: dict[str, Any] | None) -> None:
+        joined = dict.fromkeys(self.pairs)
+        for pair in found:
+            if isinstance(pair, Pair):
+                joined[pair] = None
+            else:
+                self.rejects.append(pair)
+        self.pairs = list(joined)
+        if origin is not None:
+            self.changed = True
+            if origin not in self.origins:
+                self.origins.append(origin)
+
+
+def _resolved(dataset: Dataset, stated: Sequence[StatedPair]) -> list[Pair | Reject]:
+    needed = {side for pair in stated for side in (pair.left_modality, pair.right_modality)}
+    known = {modality: _known(dataset, modality) for modality in sorted(needed)}
+    return [found if isinstance(found, Pair) else Reject(*found) for found in resolve(stated, known)]
+
+
+def _group_pairs(dataset: Dataset) -> Iterator[StatedPair]:
+    present = dataset.modalities()
+    if "caption" not in present or len(present) < 2:
         raise SetClipError(
-            f"pairs = {recipe.pairs}: {dataset.root} has {len(found)} {left}-{right} pairs in split "
-            f"{recipe.train.split!r}",
-            fix=f"--set pairs={len(found)}, or add pairs with `setclip ingest --pairs`",
-            exit_code=ExitCode.USAGE,
+            f"{dataset.root}: pairs from groups need captions and what they describe, has {', '.join(present)}",
+            fix="ingest the other modality first, then this source with --pairs-from-group",
         )
-    if not wanted and recipe.pairs != 0:
-        raise SetClipError(
-            f"{dataset.root}: has no {left}-{right} pairs in split {recipe.train.split!r}, "
-            f"and the recipe says pairs = {recipe.pairs!r}",
-            fix="add a few with `setclip ingest --pairs`, or align without any: --set pairs=0",
-        )
-    order = torch.randperm(len(found), generator=generator(recipe.seed, "pairs", "subset"))
-    return [found[index] for index in order[:wanted].tolist()]
+    rows = dataset.rows("caption", None, ["id", "group"])
+    captions = list(zip(rows["id"].to_pylist(), rows["group"].to_pylist(), strict=True))
+    if not any(group for _, group in captions):
+        raise SetClipError(f"{dataset.root}: no caption has a group", fix="give the captions a 'group' field")
+    others = [modality for modality in present if modality != "caption"]
+    for modality in others:
+        if len(others) == 1:
+            yield from pairs_of_groups(captions, modality)
+        else:  # proteins and images: each caption's group is an id of one of them
+            known = _known(dataset, modality)
+            mine = [(identifier, group) for identifier, group in captions if group and known.find(group)]
+            yield from pairs_of_groups(mine, modality)
 
 
-def pair_rows(pairs: Sequence[Pair], left_ids: Sequence[str], right_ids: Sequence[str], *, split: str) -> Tensor:
-    """(b, 2) int64: for each pair the row of its left item and the row of its right item.
-
-    Raises:
-        SetClipError: a pair names an id that the split does not have.
-    """
-    left = {name: row for row, name in enumerate(left_ids)}
-    right = {name: row for row, name in enumerate(right_ids)}
-    rows = [
-        (
-            _row(left, pair.left_id, pair.left_modality, split),
-            _row(right, pair.right_id, pair.right_modality, split),
-        )
-        for pair in pairs
-    ]
-    return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
-
-
-def _count(wanted: str | int | float, available: int) -> int:
-    if isinstance(wanted, str):  # "all"
-        return available
-    return wanted if isinstance(wanted, int) else max(1, round(wanted * available)) if available else 0
-
-
-def _row(rows: Mapping[str, int], name: str, modality: str, split: str) -> int:
-    if name not in rows:
-        raise SetClipError(
-            f"pairs.parquet: names the {modality} {name!r}, which split {split!r} does not have",
-            fix="correct the pairs file and ingest again; both items of a training pair must be in the training split",
-        )
-    return rows[name]
+def _known(dataset: Dataset, modality: Modality) -> Known:
+    rows = dataset.rows(modality, None, ["id", "split"])
+    return Known(dict(zip(rows["id"].to_pylist(), rows["split"].to_pylist(), strict=True)))

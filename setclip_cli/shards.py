@@ -54,6 +54,12 @@ SCHEMAS: dict[Modality, pa.Schema] = {
     ),
     "caption": pa.schema([*_COMMON, pa.field("text", pa.string(), nullable=False), pa.field("group", pa.string())]),
 }
+OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards that have something to say there
+    "crs": pa.string(),  # GeoTIFF tiles: coordinate reference system
+    "transform": pa.list_(pa.float64()),  # GeoTIFF tiles: affine map from pixels to the ground
+    "perceptual_hash": pa.uint64(),
+    "near_duplicate_of": pa.string(),  # id of the earlier image that looks the same
+}
 PAIRS_SCHEMA = pa.schema(
     [
         pa.field(name, pa.string(), nullable=False)

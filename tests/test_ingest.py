@@ -174,7 +174,7 @@ def test_pairs_from_group_join_each_caption_to_what_it_describes(tmp_path: Path)
 
 def test_pairs_before_the_other_modality_say_which_ingest_is_missing(tmp_path: Path) -> None:
     source = captions(tmp_path / "c.jsonl", [{"text": "one", "group": "a.png"}])
-    with pytest.raises(SetClipError, match="needs captions and what they describe"):
+    with pytest.raises(SetClipError, match="need captions and what they describe"):
         ingest([source], modality="caption", out=tmp_path / "out", pairs_from_group=True)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from setclip_cli.errors import SetClipError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from setclip_cli.shards import Modality
@@ -29,6 +30,7 @@ class Record(NamedTuple):
     group: str | None = None  # what a caption describes: its image's or protein's id
     columns: tuple[object, ...] = ()  # the modality's columns after its payload, in the order of the schema
     repairs: tuple[str, ...] = ()  # what was changed for the user, counted in the summary
+    extra: Mapping[str, object] | None = None  # optional columns, of shards.OPTIONAL_COLUMNS
 
 
 class Reject(NamedTuple):
@@ -37,6 +39,26 @@ class Reject(NamedTuple):
     location: str  # inside its source: "line 12", "record 3", a member's path
     reason: str
     bad: bool = True  # False: no data was lost (a file that is no image, a repeated record)
+
+    @property
+    def kind(self) -> str:
+        """The reason without what is particular to one record, for counting."""
+        return self.reason.partition(": ")[0]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a source is read, where its suffixes and names do not tell."""
+
+    text_column: str | None = None  # of captions
+    sequence_column: str | None = None  # of proteins
+    image_column: str | None = None
+    layout: str | None = None  # a suffix such as .csv, for a file that has another
+    captions_from: str | None = None  # parts of a protein's entry that become captions: name,function,...
+    tile: int | None = None  # cut GeoTIFF scenes into tiles of this many pixels
+    stride: int | None = None  # from one tile's corner to the next; the tile's size when left out
+    bands: str | None = None  # of a GeoTIFF, 1-based, as red,green,blue
+    stretch: str | None = None  # percentiles of a GeoTIFF that become black and white
 
 
 class FileStamp(NamedTuple):

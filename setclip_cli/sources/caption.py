@@ -1,4 +1,4 @@
-"""Captions: jsonl, csv and tsv, one a line, and the published JSON layouts (RSICD, UCM, Sydney, RSITMD; COCO).
+"""Captions: jsonl, csv, tsv, Parquet, one a line, and the published JSON layouts (RSICD, UCM, RSITMD; COCO).
 
 Rejected, with the reason: an empty caption, one over ``MAX_CAPTION_CHARS``, a line that is not UTF-8 or not of its
 format, a record without a text field. White space at both ends of a caption is dropped. A byte-order mark is skipped.
@@ -10,159 +10,90 @@ Ids: the record's ``id`` when it has one; else ``<group>#<n>``, n counting the g
 from __future__ import annotations
 
 import codecs
-import csv
 import json
 import re
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.errors import SetClipError, nearest
+from setclip_cli.errors import SetClipError
+from setclip_cli.sources import rows
 from setclip_cli.sources.base import FileStamp, Record, Reject, sha256_text, stamp, usable_id
-from setclip_cli.sources.streams import inner_suffix, lines, open_bytes
+from setclip_cli.sources.streams import inner_suffix, open_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 MAX_CAPTION_CHARS = 65_536
-MAX_LINE_BYTES = 4 << 20
 MAX_JSON_BYTES = 512 << 20
-CAPTION_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".json")
+CAPTION_SUFFIXES = (*rows.ROW_SUFFIXES, ".txt", ".json")
 TEXT_FIELDS = ("text", "caption", "raw", "sentence", "title")
 GROUP_FIELDS = ("group", "image_id", "image", "filename", "file_name", "filepath")
 _CLASS_PREFIX = re.compile(r"([A-Za-z]+(?:_[A-Za-z]+)*)_\d+\.\w+")
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val", "restval": "train", "training": "train"}
 
 
 class CaptionFile:
-    """One file of captions, its layout taken from its suffix."""
+    """One file of captions, its layout taken from its suffix, or as told.
 
-    def __init__(self, path: Path, *, text_field: str | None = None) -> None:
+    Args:
+        path: The file.
+        text_column: The column or field of the captions; one of ``TEXT_FIELDS`` when left out.
+        layout: A suffix such as ``.csv``, where the file's own does not tell.
+    """
+
+    def __init__(self, path: Path, *, text_column: str | None = None, layout: str | None = None) -> None:
         self.path = path
-        self._text_field = text_field
+        self._text_fields = (text_column,) if text_column else TEXT_FIELDS
+        self._layout = layout or inner_suffix(path)
 
     def files(self) -> Sequence[FileStamp]:
         return [stamp(self.path)]
 
     def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers  # one stream, one reader
-        suffix = inner_suffix(self.path)
-        if suffix == ".json":
+        if self._layout == ".json":
             found = self._json()
-        elif suffix in (".jsonl", ".ndjson"):
-            found = self._json_lines()
-        elif suffix in (".csv", ".tsv"):
-            found = self._separated("\t" if suffix == ".tsv" else ",")
+        elif self._layout in rows.ROW_SUFFIXES:
+            found = self._rows()
         else:
             found = self._plain()
-        for number, item in enumerate(found):
-            if number >= start:
-                yield item
-
-    def _lines(self) -> Iterator[tuple[str, str | Reject]]:
-        """Yields (location, text or the reason there is none), from line 1."""
-        with open_bytes(self.path) as file:
-            for number, line in enumerate(lines(file, MAX_LINE_BYTES), 1):
-                location = f"line {number}"
-                if line is None:
-                    yield location, Reject(location, f"line longer than {MAX_LINE_BYTES:,} bytes")
-                    continue
-                if number == 1:
-                    if line.startswith(_UTF16_MARKS):
-                        raise _not_utf8(self.path, "starts as UTF-16 does")
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                try:
-                    yield location, line.decode()
-                except UnicodeDecodeError as error:
-                    yield location, Reject(location, f"not UTF-8: byte 0x{line[error.start]:02x}")
+        yield from islice(found, start, None)
 
     def _plain(self) -> Iterator[Record | Reject]:
-        for location, line in self._lines():
+        for location, line in rows.text_lines(self.path):
             if isinstance(line, Reject):
                 yield line
             else:
                 yield caption_record(line, location, f"{self.path.name}:{location.removeprefix('line ')}")
 
-    def _json_lines(self) -> Iterator[Record | Reject]:
+    def _rows(self) -> Iterator[Record | Reject]:
+        columns = rows.columns_of(self.path, self._layout)
+        if columns and not set(columns) & set(self._text_fields):
+            raise rows.missing_column(self.path, self._text_fields, columns, "--text-column")
         counts: Counter[str] = Counter()
-        for location, line in self._lines():
-            if isinstance(line, Reject):
-                yield line
-                continue
-            if not line.strip():
-                continue
-            try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield Reject(location, f"not JSON: {type(error).__name__}")
-                continue
-            if isinstance(fields, dict):
-                yield self._from_fields(fields, location, counts)
-            else:
-                yield Reject(location, "JSON, but no object")
-
-    def _separated(self, separator: str) -> Iterator[Record | Reject]:
-        held: list[Reject] = []
-        counts: Counter[str] = Counter()
-
-        def text_lines() -> Iterator[str]:
-            for _, line in self._lines():
-                if isinstance(line, Reject):
-                    held.append(line)
-                else:
-                    yield line.replace("\0", "\N{REPLACEMENT CHARACTER}") + "\n"
-
-        reader = csv.reader(text_lines(), delimiter=separator)
-        header: list[str] | None = None
-        while True:
-            location = f"line {reader.line_num + 1}"
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                held.append(Reject(location, f"not CSV: {error}"))
-                continue
-            yield from held
-            held.clear()
-            if row is None:
-                return
-            if not row:
-                continue
-            if header is None:
-                header = [name.strip() for name in row]
-                self._check_columns(header)
-                continue
-            if len(row) != len(header):
-                yield Reject(location, f"number of fields differs from the header: {len(row)}, not {len(header)}")
-                continue
-            yield self._from_fields({k: v for k, v in zip(header, row, strict=True) if v}, location, counts)
-
-    def _check_columns(self, header: list[str]) -> None:
-        wanted = (self._text_field,) if self._text_field else TEXT_FIELDS
-        if not set(wanted) & set(header):
-            raise SetClipError(
-                f"{self.path}: no column {' or '.join(map(repr, wanted))} among {', '.join(map(repr, header[:20]))}"
-                f"{nearest(wanted[0], header)}",
-                fix="name the column of the captions 'text', or pass --text-column NAME",
-            )
+        for location, fields in rows.read_rows(self.path, self._layout):
+            yield fields if isinstance(fields, Reject) else self._from_fields(fields, location, counts)
 
     def _json(self) -> Iterator[Record | Reject]:
         with open_bytes(self.path) as file:
             content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise SetClipError(f"{self.path}: over {MAX_JSON_BYTES:,} bytes of JSON", fix="turn it into .jsonl")
-        if content.startswith(_UTF16_MARKS):
-            raise _not_utf8(self.path, "starts as UTF-16 does")
+        rows.refuse_utf16(self.path, content[:2])
         try:
             whole = json.loads(content.removeprefix(codecs.BOM_UTF8).decode())
         except UnicodeDecodeError as error:
-            raise _not_utf8(self.path, f"byte 0x{content[error.start]:02x} at offset {error.start:,}") from error
+            raise rows.not_utf8(self.path, f"byte 0x{content[error.start]:02x} at offset {error.start:,}") from error
         except (ValueError, RecursionError) as error:
             raise SetClipError(f"{self.path}: not JSON ({error})", fix="fetch or export the file again") from error
         if isinstance(whole, dict) and isinstance(whole.get("annotations"), list):
             yield from _coco(whole)
         elif isinstance(whole, dict) and isinstance(whole.get("images"), list):
             yield from _published(whole["images"])
+        elif isinstance(whole, dict) and whole and all(map(_is_by_class, whole.values())):
+            yield from _by_class(whole)
         elif isinstance(whole, list):
             counts: Counter[str] = Counter()
             for number, fields in enumerate(whole, 1):
@@ -177,26 +108,24 @@ class CaptionFile:
             )
 
     def _from_fields(self, fields: Mapping[str, Any], location: str, counts: Counter[str]) -> Record | Reject:
-        names = (self._text_field,) if self._text_field else TEXT_FIELDS
-        text = next((fields[name] for name in names if fields.get(name) is not None), None)
+        text = next((fields[name] for name in self._text_fields if fields.get(name) is not None), None)
         if text is None:
-            return Reject(location, f"no field {' or '.join(map(repr, names))}")
+            return Reject(location, f"no field {' or '.join(map(repr, self._text_fields))}")
         if not isinstance(text, str):
-            return Reject(location, f"caption is a {type(text).__name__}, no string")
-        group = next((str(fields[name]) for name in GROUP_FIELDS if fields.get(name) not in (None, "")), None)
-        identifier = fields.get("id")
+            return Reject(location, f"caption is no string: {type(text).__name__}")
+        group = rows.text_of(rows.first_named(fields, GROUP_FIELDS))
+        identifier = rows.text_of(fields.get("id"))
         if identifier is None:
             identifier = f"{group}#{counts[group]}" if group else f"{self.path.name}:{location.split()[-1]}"
         if group is not None:
             counts[group] += 1
-        label, split = fields.get("label"), fields.get("split")
         return caption_record(
             text,
             location,
-            str(identifier),
+            identifier,
             group=group,
-            label=None if label is None else str(label),
-            split=None if split is None else str(split),
+            label=rows.text_of(fields.get("label")),
+            split=rows.text_of(fields.get("split")),
         )
 
 
@@ -227,10 +156,15 @@ def caption_record(
         stripped,
         digest,
         label=label or None,
-        split=_SPLIT_NAMES.get(split, split) if split else None,
+        split=usual_split(split),
         group=group,
         columns=(group,),
     )
+
+
+def usual_split(split: str | None) -> str | None:
+    """train, val or test for the other names that published sets use for them."""
+    return _SPLIT_NAMES.get(split, split) if split else None
 
 
 def class_of_name(filename: str) -> str | None:
@@ -263,8 +197,38 @@ def _published(images: Iterable[Any]) -> Iterator[Record | Reject]:
                 f"{filename}#{count}",
                 group=filename,
                 label=class_of_name(filename),
-                split=split if isinstance(split, str) else None,
+                split=rows.text_of(split),
             )
+
+
+def _is_by_class(entries: Any) -> bool:
+    return isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict) and "filename" in entries[0]
+
+
+def _by_class(whole: Mapping[str, list[Any]]) -> Iterator[Record | Reject]:
+    """``{class: [{"filename", "split", "raw", "raw_1", ...}]}``, the layout of NWPU-Captions (Cheng et al. 2022)."""
+    for label, entries in whole.items():
+        for number, image in enumerate(entries, 1):
+            location = f"{label} {number}"
+            if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
+                yield Reject(location, "no 'filename'")
+                continue
+            sentences = [value for name, value in image.items() if name == "raw" or name.startswith("raw_")]
+            if not sentences:
+                yield Reject(location, "no 'raw' text")
+            for count, raw in enumerate(sentences):
+                if not isinstance(raw, str):
+                    yield Reject(f"{location}, sentence {count + 1}", "no 'raw' text")
+                    continue
+                filename = image["filename"]
+                yield caption_record(
+                    raw,
+                    f"{location}, sentence {count + 1}",
+                    f"{filename}#{count}",
+                    group=filename,
+                    label=label,
+                    split=rows.text_of(image.get("split")),
+                )
 
 
 def _coco(whole: Mapping[str, Any]) -> Iterator[Record | Reject]:
@@ -288,10 +252,3 @@ def _coco(whole: Mapping[str, Any]) -> Iterator[Record | Reject]:
         group = names.get(image_id, str(image_id))
         yield caption_record(caption, location, f"{group}#{counts[group]}", group=group)
         counts[group] += 1
-
-
-def _not_utf8(path: Path, found: str) -> SetClipError:
-    return SetClipError(
-        f"{path}: not UTF-8 ({found})",
-        fix=f"iconv -f ENCODING -t UTF-8 {path.name} > utf8-{path.name}   (ENCODING is often UTF-16 or ISO-8859-1)",
-    )

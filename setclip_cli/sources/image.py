@@ -220,6 +220,11 @@ def image_record(identifier: str, content: bytes, location: str, label: str | No
     )
 
 
+def folder_label(name: str) -> str | None:
+    """The name of the folder that a path's file lies in."""
+    return name.rpartition("/")[0].rpartition("/")[2] or None
+
+
 class ImageFolder:
     """A folder of image files, read recursively; or one image file.
 
@@ -238,22 +243,23 @@ class ImageFolder:
         return self._files
 
     def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        names = [file.name for file in self.files()]
-        images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-        labelled = len({name.rpartition("/")[0] for name in images}) > 1
         root = self.path if self.path.is_dir() else self.path.parent
+        labelled = self._labelled()
+        names = (file.name for file in islice(self.files(), start, None))
+        yield from ordered_map(lambda name: self._read(root, name, labelled), names, workers)
 
-        def read(name: str) -> Record | Reject:
-            if not name.lower().endswith(IMAGE_SUFFIXES):
-                return Reject(name, f"no image suffix ({Path(name).suffix or 'none'})", bad=False)
-            try:
-                content = _read_capped(root / name)
-            except OSError as error:
-                return Reject(name, error.strerror or "cannot be read")
-            folder = name.rpartition("/")[0].rpartition("/")[2]
-            return image_record(name, content, name, (folder or None) if labelled else None)
+    def _labelled(self) -> bool:
+        names = (file.name for file in self.files())
+        return len({name.rpartition("/")[0] for name in names if name.lower().endswith(IMAGE_SUFFIXES)}) > 1
 
-        yield from ordered_map(read, islice(names, start, None), workers)
+    def _read(self, root: Path, name: str, labelled: bool) -> Record | Reject:
+        if not name.lower().endswith(IMAGE_SUFFIXES):
+            return Reject(name, f"no image suffix: {Path(name).suffix or 'none'}", bad=False)
+        try:
+            content = _read_capped(root / name)
+        except OSError as error:
+            return Reject(name, error.strerror or "cannot be read")
+        return image_record(name, content, name, folder_label(name) if labelled else None)
 
 
 def _read_capped(path: Path) -> bytes:

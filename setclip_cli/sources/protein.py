@@ -29,6 +29,7 @@ _SPACE = b" \t\n\r\v\f"
 _UNIPROT_ID = re.compile(r"(?:sp|tr|up)\|([^|\s]+)\|(\S*)")
 _NCBI_ID = re.compile(r"(?:gi\|\d+\|)?(?:ref|gb|emb|dbj|pir|prf|pdb|pat|lcl|gnl\|[^|\s]+|tpg|tpe|tpd)\|([^|\s]+)")
 _NEXT_FIELD = re.compile(r" (?:OS|OX|GN|PE|SV)=")
+_ORGANISM = re.compile(r" OS=|\s*\[[^\[\]]+\]\s*$")
 _NCBI_ORGANISM = re.compile(r"\[([^\[\]]+)\]\s*$")
 
 
@@ -60,6 +61,11 @@ def parse_header(line: str) -> Header:
     if found := _NCBI_ORGANISM.search(description):
         return Header(accession, description[: found.start()].strip(), found[1], description)
     return Header(accession, description, "", description)
+
+
+def name_in(description: str) -> str:
+    """The protein's name in the part of a header after the id."""
+    return _ORGANISM.split(description, maxsplit=1)[0].strip()
 
 
 def protein_record(identifier: str, residues: bytes, description: str, location: str) -> Record | Reject:

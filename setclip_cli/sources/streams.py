@@ -38,10 +38,10 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """
     suffix = path.suffix.lower()
     try:
-        if suffix == ".gz":
+        if suffix in (".gz", ".tgz"):
             with gzip.open(path) as file:
                 yield cast("BinaryIO", file)
-        elif suffix == ".bz2":
+        elif suffix in (".bz2", ".tbz2"):
             with bz2.open(path) as file:
                 yield cast("BinaryIO", file)
         elif suffix == ".zst":

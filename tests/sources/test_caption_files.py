@@ -71,7 +71,7 @@ def test_json_lines_carry_id_text_group_label_and_split(tmp_path: Path) -> None:
     assert items[0][4:7] == ("x", "val", "g")  # type: ignore[misc]
     assert [item.id for item in items[1:3] if isinstance(item, Record)] == ["g#1", "c.jsonl:5"]
     assert reasons(items) == [
-        ("line 7", "caption is a int, no string"),
+        ("line 7", "caption is no string: int"),
         ("line 9", "JSON, but no object"),
         ("line 10", "not JSON: JSONDecodeError"),
     ]
@@ -82,7 +82,7 @@ def test_csv_with_a_named_column_and_quoted_line_ends(tmp_path: Path) -> None:
     assert texts(items) == ["a, b", "two\nlines", "last"]
     assert [item.id for item in items if isinstance(item, Record)] == ["1.jpg#0", "1.jpg#1", "2.jpg#0"]
     assert len(reasons(items)) == 1
-    named = read(tmp_path / "d.tsv", "words\tid\nhello\t7\n", text_field="words")
+    named = read(tmp_path / "d.tsv", "words\tid\nhello\t7\n", text_column="words")
     assert (texts(named), named[0][1]) == (["hello"], "7")
 
 

@@ -138,7 +138,7 @@ def test_a_folder_gives_paths_as_ids_and_its_sub_folders_as_labels(tmp_path: Pat
         ("b/lake/1.png", "lake"),
         ("b/lake/2.PNG.png", "lake"),
     ]
-    assert [i for i in items if isinstance(i, Reject)] == [Reject("b/readme.txt", "no image suffix (.txt)", bad=False)]
+    assert [i for i in items if isinstance(i, Reject)] == [Reject("b/readme.txt", "no image suffix: .txt", bad=False)]
 
 
 def test_one_folder_of_images_gives_no_labels(tmp_path: Path) -> None:

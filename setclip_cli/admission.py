@@ -1,0 +1,123 @@
+"""Which records are kept, and in which split: exact repeats, taken ids, near-duplicates, drawn splits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from setclip_cli.shards import MODALITIES, Modality
+from setclip_cli.sources.base import Record, Reject
+from setclip_cli.splits import SPLIT_NAME, SplitRule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
+    from setclip_cli.near_duplicates import LookAlikes
+
+SplitBy = Literal["auto", "id", "label", "group", "cluster"]
+NearDuplicates = Literal["keep", "flag", "drop"]
+DUPLICATE = "duplicate of a record already taken"
+REPEATED_ID = "id already taken by a different record"
+OTHER_SPLIT = "same content as a record in another split"
+NEAR_DUPLICATE = "looks like an image already taken"
+NO_LOSS = {DUPLICATE, REPEATED_ID, OTHER_SPLIT, NEAR_DUPLICATE}
+
+
+@dataclass
+class _Taken:
+    """What is held of one modality, as far as a new record must know: some 250 bytes a row."""
+
+    ids: set[str] = field(default_factory=set)
+    split_of: dict[bytes, str] = field(default_factory=dict)  # 16 bytes of the payload's sha256 -> split
+    in_group: set[bytes] = field(default_factory=set)  # the same with the group's id hashed in
+
+
+class Admission:
+    """Remembers what was taken; decides about each next record in turn."""
+
+    def __init__(self, near: LookAlikes | None = None) -> None:
+        self._taken: dict[Modality, _Taken] = {modality: _Taken() for modality in MODALITIES}
+        self._near = near
+
+    def recall(self, modality: Modality, rows: pa.Table) -> None:
+        """Takes note of rows that are on disk already: columns id, split, sha256, and group of captions."""
+        known = self._taken[modality]
+        digests = [bytes.fromhex(digest)[:16] for digest in rows["sha256"].to_pylist()]
+        known.ids.update(rows["id"].to_pylist())
+        for digest, split in zip(digests, rows["split"].to_pylist(), strict=True):
+            known.split_of.setdefault(digest, split)
+        if "group" in rows.column_names:
+            for digest, group in zip(digests, rows["group"].to_pylist(), strict=True):
+                if group is not None:
+                    known.in_group.add(_grouped(digest, group))
+
+    def admit(
+        self,
+        record: Record,
+        rule: SplitRule,
+        *,
+        split_by: SplitBy = "auto",
+        clusters: Mapping[str, str] | None = None,
+        keep_duplicates: bool = False,
+        near_duplicates: NearDuplicates = "keep",
+        perceptual_hash: int | None = None,
+    ) -> tuple[Record, str] | Reject:
+        """Returns the record, perhaps with a flag, and its split; or why it is not kept.
+
+        A payload is kept once; a caption once for each group, since the same words about another image are another
+        fact. A drawn split never puts one content into two splits: an ungrouped repeat follows the first, and a
+        caption whose group was drawn elsewhere is left out. Images that look alike are drawn together.
+        """
+        known = self._taken[record.modality]
+        digest = bytes.fromhex(record.sha256)[:16]
+        grouped = _grouped(digest, record.group) if record.group is not None else None
+        earlier = known.split_of.get(digest)
+        repeated = earlier is not None if grouped is None else grouped in known.in_group
+        if repeated and not keep_duplicates:
+            return Reject(record.id, DUPLICATE, bad=False)
+        if record.id in known.ids:
+            return Reject(record.id, DUPLICATE if repeated else REPEATED_ID, bad=not repeated)
+        alike = None
+        if self._near is not None and perceptual_hash is not None and not repeated:
+            alike = self._near.find(perceptual_hash)
+            if alike is not None and near_duplicates == "drop":
+                return Reject(record.id, f"{NEAR_DUPLICATE}: {alike.id}", bad=False)
+        if rule.drawn:
+            split = rule.draw(_key(record, split_by, clusters))
+            if alike is not None:
+                split = alike.split
+            if earlier is not None and earlier != split:
+                if record.group is not None:
+                    return Reject(record.id, OTHER_SPLIT, bad=False)
+                split = earlier
+        else:
+            split = rule.fixed or record.split or "train"
+            if not SPLIT_NAME.fullmatch(split):
+                return Reject(record.id, "split's name has other characters than letters, digits, '-' and '_'")
+        known.ids.add(record.id)
+        known.split_of.setdefault(digest, split)
+        if grouped is not None:
+            known.in_group.add(grouped)
+        if self._near is not None and perceptual_hash is not None:
+            flags = {"perceptual_hash": perceptual_hash, "near_duplicate_of": alike.id if alike else None}
+            record = record._replace(extra={**(record.extra or {}), **flags})
+            if alike is None:
+                self._near.add(perceptual_hash, record.id, split)
+        return record, split
+
+
+def _key(record: Record, split_by: SplitBy, clusters: Mapping[str, str] | None) -> str:
+    """What the split is drawn by: records with the same key share a split."""
+    if split_by == "id":
+        return record.id
+    if split_by == "label":
+        return record.label if record.label is not None else record.id
+    key = record.group if record.group is not None else record.id
+    return clusters.get(key, key) if split_by == "cluster" and clusters else key
+
+
+def _grouped(digest: bytes, group: str) -> bytes:
+    return hashlib.blake2b(digest + group.encode(), digest_size=16).digest()

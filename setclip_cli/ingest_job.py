@@ -1,0 +1,498 @@
+"""One ingest command at work on a DATASET: units, shards, pairs, and the index that is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from setclip_cli import atomic, console, journal, pairing
+from setclip_cli.admission import NO_LOSS, Admission
+from setclip_cli.annotations import Labels
+from setclip_cli.errors import SetClipError
+from setclip_cli.ingest import Options, options_of
+from setclip_cli.ingest_summary import IngestResult, count_rows, merge_tallies
+from setclip_cli.near_duplicates import LookAlikes, perceptual_hash
+from setclip_cli.shards import (
+    INDEX_NAME,
+    MODALITIES,
+    OPTIONAL_COLUMNS,
+    PAIRS_SCHEMA,
+    REJECTS_SCHEMA,
+    SCHEMAS,
+    Dataset,
+    DatasetIndex,
+    Modality,
+    open_dataset,
+    write_shard,
+)
+from setclip_cli.sources import open_source
+from setclip_cli.sources.base import Record, Reject
+from setclip_cli.sources.image import ordered_map
+from setclip_cli.splits import SplitRule, parse_split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from setclip_cli.annotations import StatedPair
+    from setclip_cli.sources.base import Source
+
+    Decide = Callable[[Record, int | None], tuple[Record, str] | Reject]
+
+MAX_SPLITS = 16
+MAX_UNIT_REJECTS = 100_000
+PENDING_NAME = "pending.json"
+
+
+class _Unit:
+    """Rows and rejects since the last unit ended."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[Modality, str], list[tuple[object, ...]]] = {}
+        self.rejects: list[Reject] = []
+        self.repairs: Counter[str] = Counter()
+        self.count = 0
+        self.payload_bytes = 0
+
+
+class Job:
+    """Adds sources to a DATASET in turn; ``finish`` makes the result visible."""
+
+    def __init__(self, out: Path, work: Path, *, shard_rows: int, shard_bytes: int, workers: int) -> None:
+        self._out, self._work = out, work
+        self._shard_rows, self._shard_bytes, self._workers = shard_rows, shard_bytes, workers
+        self._index = open_dataset(out).index if (out / INDEX_NAME).exists() else DatasetIndex(shards=[])
+        self._shards = list(self._index.shards)
+        self._entries = [dict(entry) for entry in self._index.sources]
+        self._pending: list[dict[str, Any]] = _read_pending(work)  # sources to be read again after a changed one
+        self._new: list[dict[str, Any]] = []
+        self._unchanged: list[dict[str, Any]] = []
+        self._reject_parts: list[Path] = []
+        self._journal = journal.read_units(work)
+        self._resumed = 0
+        self._admission: Admission | None = None
+        self._pairs = pairing.Pairing(Dataset(out, self._index).pairs(), self._index.pairs)
+
+    def add(self, path: Path, options: Options, labels: Labels) -> None:
+        """Reads one source, unless the DATASET holds it unchanged.
+
+        Raises:
+            SetClipError: as ``ingest`` does.
+        """
+        source = open_source(path, options.modality, options.read)
+        described = _described(source, options)
+        self._pending = [entry for entry in self._pending if not _same_source(entry, described)]
+        for position, entry in enumerate(self._entries):
+            if _same_source(entry, described):
+                if all(entry[key] == value for key, value in described.items()) and self._whole(entry):
+                    self._unchanged.append(entry)
+                    return
+                console.note(
+                    f"{path}: changed since it went into {self._out}; it and what came after it are read again"
+                )
+                self._rewind(position)
+                break
+        tally = self._read(source, described, options, labels)
+        entry = {**described, **tally}
+        self._entries.append(entry)
+        self._new.append(entry)
+        self._check_bad(path, entry, options)
+
+    def redo_rest(self, max_bad_fraction: float) -> None:
+        """Reads again the sources that came after a changed one."""
+        while self._pending:
+            entry = self._pending[0]
+            options = options_of(entry, max_bad_fraction)
+            self.add(Path(entry["path"]), options, Labels(options.labels))
+
+    def _rewind(self, position: int) -> None:
+        """Makes the DATASET that of the sources before a position; the later ones are to be read again."""
+        dropped = self._entries[position:]
+        for entry in dropped[1:]:
+            if not Path(entry["path"]).exists():
+                raise SetClipError(
+                    f"{entry['path']}: gone, and it must be read again since a source before it has changed",
+                    fix="ingest into a new --out",
+                )
+        kept = self._entries[:position]
+        paths = {path for entry in kept for path in entry["shards"]}
+        self._entries = kept
+        self._shards = [shard for shard in self._shards if shard.path in paths]
+        self._pending = [*dropped[1:], *self._pending]
+        atomic.write_json(self._work / PENDING_NAME, {"sources": self._pending})
+        rejects = Counter[str]()
+        for entry in kept:
+            rejects.update(entry["rejects"])
+        table = pq.read_table(self._out / "rejects.parquet").slice(0, rejects.total())
+        _write_table(self._out / "rejects.parquet", table)
+        self._index = self._index.model_copy(
+            update={"shards": self._shards, "sources": kept, "rejects": dict(sorted(rejects.items()))}
+        )
+        atomic.write_json(self._out / INDEX_NAME, self._index.model_dump(mode="json"))
+        self._admission = None
+        self._pairs.recheck = True
+
+    def _whole(self, entry: dict[str, Any]) -> bool:
+        """Whether the shards of a source are on disk with their sizes."""
+        sizes = {shard.path: shard.bytes for shard in self._shards}
+        return all(_size(self._out / path) == sizes.get(path) for path in entry["shards"])
+
+    def _read(self, source: Source, described: dict[str, Any], options: Options, labels: Labels) -> dict[str, Any]:
+        identity = _hash(described)
+        base = _hash([self._entries, self._shard_rows, self._shard_bytes])
+        finished = self._resumable(identity, base)
+        for unit in finished:
+            self._account(unit)
+        start = finished[-1].items if finished else 0
+        clustered_by = None
+        if not (finished and finished[-1].last):
+            numbers = Counter((shard.modality, shard.split) for shard in self._shards)
+            decide, clustered_by = self._decision(source, options)
+            with ThreadPoolExecutor(1) as writer:
+                pending: Future[journal.Unit] | None = None
+                for rows, items, last in self._units(source, start, decide, labels, options):
+                    if pending is not None:
+                        finished.append(self._record(pending.result()))
+                    names = {}
+                    for modality, split in sorted(rows.rows):
+                        names[modality, split] = f"{modality}/{split}-{numbers[modality, split]:05d}.parquet"
+                        numbers[modality, split] += 1
+                    pending = writer.submit(self._write, rows, names, source.path.name, identity, base, items, last)
+                if pending is not None:
+                    finished.append(self._record(pending.result()))
+        return {
+            **merge_tallies([unit.tally for unit in finished]),
+            "shards": [shard.path for unit in finished for shard in unit.shards],
+            **({"clustered_by": clustered_by} if clustered_by else {}),
+        }
+
+    def _resumable(self, identity: str, base: str) -> list[journal.Unit]:
+        """The units of this source that an earlier, killed run has finished; forgets what follows them."""
+        finished: list[journal.Unit] = []
+        for unit in self._journal[self._resumed :]:
+            whole = all(_size(self._out / shard.path) == shard.bytes for shard in unit.shards)
+            if (unit.source, unit.base) != (identity, base) or not whole:
+                break
+            finished.append(unit)
+            if unit.last:
+                break
+        self._resumed += len(finished)
+        if not (finished and finished[-1].last):
+            self._journal = self._journal[: self._resumed]
+        journal.rewrite(self._work, self._journal)
+        return finished
+
+    def _account(self, unit: journal.Unit) -> None:
+        self._shards.extend(unit.shards)
+        if unit.rejects:
+            self._reject_parts.append(self._work / unit.rejects)
+
+    def _record(self, unit: journal.Unit) -> journal.Unit:
+        """Takes note of a unit that this run has written."""
+        self._account(unit)
+        self._journal.append(unit)
+        self._resumed += 1
+        return unit
+
+    def _decision(self, source: Source, options: Options) -> tuple[Decide, str | None]:
+        """What decides about each record, with all that was taken before it in mind."""
+        if self._admission is None:
+            self._admission = self._recalled(options)
+        admission = self._admission
+        rule = parse_split(options.split)
+        clusters, clustered_by = _clusters(source, rule, options)
+
+        def decide(record: Record, perceptual: int | None) -> tuple[Record, str] | Reject:
+            return admission.admit(
+                record,
+                rule,
+                split_by=options.split_by,
+                clusters=clusters,
+                keep_duplicates=options.keep_duplicates,
+                near_duplicates=options.near_duplicates,
+                perceptual_hash=perceptual,
+            )
+
+        return decide, clustered_by
+
+    def _recalled(self, options: Options) -> Admission:
+        near = LookAlikes() if options.near_duplicates != "keep" else None
+        admission = Admission(near)
+        dataset = Dataset(self._out, self._index)
+        for shard in self._shards:
+            columns = ["id", "split", "sha256", *(["group"] if shard.modality == "caption" else [])]
+            if near is not None and shard.modality == "image":
+                for row in dataset.read(shard, ["id", "split", "image"]).to_pylist():
+                    value = perceptual_hash(row["image"])
+                    if value is not None and near.find(value) is None:
+                        near.add(value, row["id"], row["split"])
+            admission.recall(shard.modality, dataset.read(shard, columns))
+        return admission
+
+    def _units(
+        self, source: Source, start: int, decide: Decide, labels: Labels, options: Options
+    ) -> Iterator[tuple[_Unit, int, bool]]:
+        """Yields (unit, items of the source so far, whether it is the last)."""
+        unit = _Unit()
+        items = start
+        name = source.path.name
+        splits = {shard.split for shard in self._shards}
+        with console.progress(_hashed(source, start, self._workers, options), label=name, unit="records") as found:
+            for item, perceptual in found:
+                items += 1
+                if isinstance(item, Reject):
+                    unit.rejects.append(item)
+                    decision: tuple[Record, str] | Reject = item
+                else:
+                    decision = decide(item._replace(label=labels.of(item)) if len(labels) else item, perceptual)
+                    if isinstance(decision, Reject):
+                        unit.rejects.append(decision)
+                    else:
+                        record, split = decision
+                        splits.add(split)
+                        if len(splits) > MAX_SPLITS:
+                            raise _too_many_splits(source.path, splits)
+                        row = (record.id, split, name, record.sha256, record.label, record.payload, *record.columns)
+                        unit.rows.setdefault((record.modality, split), []).append((*row, record.extra))
+                        unit.count += 1
+                        unit.payload_bytes += len(record.payload)
+                        if record.repairs:
+                            unit.repairs.update(record.repairs)
+                if (
+                    unit.count >= self._shard_rows
+                    or unit.payload_bytes >= self._shard_bytes
+                    or len(unit.rejects) >= MAX_UNIT_REJECTS
+                ):
+                    yield unit, items, False
+                    unit = _Unit()
+        yield unit, items, True
+
+    def _write(
+        self,
+        unit: _Unit,
+        names: dict[tuple[Modality, str], str],
+        source: str,
+        identity: str,
+        base: str,
+        items: int,
+        last: bool,
+    ) -> journal.Unit:
+        """Writes a unit's shards and rejects, then its line in the journal."""
+        shards = []
+        tally: dict[str, Any] = {
+            "read": unit.count + len(unit.rejects),
+            "rejects": dict(Counter(reject.kind for reject in unit.rejects)),
+            "bad": sum(reject.bad for reject in unit.rejects),
+            "repairs": dict(unit.repairs),
+            "rows": {},
+        }
+        for (modality, split), relative in names.items():
+            table = _table(unit.rows[modality, split], modality)
+            shards.append(write_shard(self._out, relative, table, modality=modality, split=split))
+            tally["rows"].setdefault(modality, {})[split] = count_rows(table)
+        part = None
+        if unit.rejects:
+            part = f"rejects-{identity[:16]}-{items:012d}.parquet"
+            _write_table(self._work / part, _rejects_table(source, unit.rejects))
+        written = journal.Unit(
+            source=identity, base=base, items=items, shards=shards, rejects=part, tally=tally, last=last
+        )
+        journal.append(self._work, written)
+        return written
+
+    def _check_bad(self, path: Path, entry: dict[str, Any], options: Options) -> None:
+        read, bad, modality = entry["read"], entry["bad"], entry["modality"]
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in Counter(entry["rejects"]).most_common(3))
+        check = "check that this is the file you meant"
+        if not read:
+            raise SetClipError(f"{path}: no {modality} records in it", fix=check)
+        if bad > options.max_bad_fraction * read or bad == read:
+            self._write_rejects([])
+            raise SetClipError(
+                f"{path}: {bad:,} of {read:,} records are bad ({reasons}); all are in {self._out / 'rejects.parquet'}",
+                fix="mend the source"
+                + (f", or pass --max-bad-fraction {min(1.0, bad / read + 0.01):.2f}" if bad < read else ""),
+            )
+        if not entry["rows"] and not NO_LOSS & set(entry["rejects"]):
+            raise SetClipError(f"{path}: no {modality} records in it ({reasons})", fix=check)
+
+    def add_pairs(self, stated: list[StatedPair], origin: dict[str, Any]) -> None:
+        """Resolves stated pairs against the rows and joins them to those the DATASET has."""
+        if self._pairs.knows(origin) and not self._new:
+            return
+        self._pairs.add(Dataset(self._out, DatasetIndex(shards=self._shards)), stated, origin)
+
+    def add_group_pairs(self, origin: dict[str, Any]) -> None:
+        """Pairs each caption with what it describes: all of them, or as many as ``origin`` says."""
+        if self._pairs.knows(origin) and not self._new:
+            return
+        self._pairs.add_groups(Dataset(self._out, DatasetIndex(shards=self._shards)), origin)
+
+    def finish(self, *, unused_labels: int, manifest: dict[str, Any] | None = None) -> IngestResult:
+        """Writes pairs.parquet, rejects.parquet and, last, dataset.json."""
+        if self._pairs.recheck:
+            self._pairs.drop_unknown(Dataset(self._out, DatasetIndex(shards=self._shards)))
+        manifests = self._index.manifests
+        if manifest is not None and manifest not in manifests:
+            manifests = [*manifests, manifest]
+        if self._new or self._pairs.changed or manifests != self._index.manifests:
+            files = dict(self._index.files)
+            if self._pairs.changed:
+                rows = [pair._asdict() for pair in self._pairs.pairs]
+                _write_table(self._out / "pairs.parquet", pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
+                files["pairs.parquet"] = atomic.sha256_file(self._out / "pairs.parquet")
+            self._write_rejects(self._pairs.rejects)
+            files["rejects.parquet"] = atomic.sha256_file(self._out / "rejects.parquet")
+            rejects = Counter(self._index.rejects)
+            for entry in self._new:
+                rejects.update(entry["rejects"])
+            rejects.update(reject.kind for reject in self._pairs.rejects)
+            self._index = DatasetIndex(
+                shards=sorted(self._shards, key=lambda shard: shard.path),
+                rejects=dict(sorted(rejects.items())),
+                sources=self._entries,
+                manifests=manifests,
+                pairs=self._pairs.origins,
+                files=files,
+            )
+            atomic.write_json(self._out / INDEX_NAME, self._index.model_dump(mode="json"))
+            self._remove_strays()
+        journal.clear(self._work)
+        return IngestResult(
+            out=self._out,
+            new=self._new,
+            unchanged=self._unchanged,
+            index=self._index,
+            pairs=len(self._pairs.pairs),
+            pair_rejects=dict(Counter(reject.kind for reject in self._pairs.rejects)),
+            unused_labels=unused_labels if self._new else 0,
+        )
+
+    def _write_rejects(self, pair_rejects: list[Reject]) -> None:
+        """What the finished DATASET has rejected before, then this command's parts in their order."""
+        target = self._out / "rejects.parquet"
+        kept = sum(self._index.rejects.values())
+        tables = [pq.read_table(target).slice(0, kept)] if kept and target.exists() else []
+        tables += [pq.read_table(part) for part in self._reject_parts]
+        tables.append(_rejects_table("pairs", pair_rejects))
+        _write_table(target, pa.concat_tables(tables))
+
+    def _remove_strays(self) -> None:
+        """Shards that no longer belong: of a killed run with other sources, or of a source since read again."""
+        listed = {shard.path for shard in self._shards}
+        for modality in MODALITIES:
+            for path in (self._out / modality).glob("*-[0-9][0-9][0-9][0-9][0-9].parquet"):
+                if f"{modality}/{path.name}" not in listed:
+                    path.unlink()
+
+
+def _described(source: Source, options: Options) -> dict[str, Any]:
+    """The part of a source's entry in dataset.json that is known before it is read."""
+    files = source.files()
+    return {
+        "path": str(source.path.resolve()),
+        "modality": options.modality,
+        "options": options.identity(),
+        "files": len(files),
+        "fingerprint": _hash([tuple(file) for file in files]),
+    }
+
+
+def _same_source(entry: dict[str, Any], described: dict[str, Any]) -> bool:
+    return bool(entry["path"] == described["path"] and entry["modality"] == described["modality"])
+
+
+def _read_pending(work: Path) -> list[dict[str, Any]]:
+    path = work / PENDING_NAME
+    return list(json.loads(path.read_bytes())["sources"]) if path.exists() else []
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _hashed(source: Source, start: int, workers: int, options: Options) -> Iterator[tuple[Record | Reject, int | None]]:
+    """Each item with its perceptual hash, where near-duplicates are looked for."""
+
+    def look(item: Record | Reject) -> tuple[Record | Reject, int | None]:
+        is_image = isinstance(item, Record) and isinstance(item.payload, bytes)
+        return item, perceptual_hash(item.payload) if is_image else None  # type: ignore[union-attr, arg-type]
+
+    items = source.items(start, workers)
+    if options.near_duplicates == "keep":
+        return ((item, None) for item in items)
+    return ordered_map(look, items, workers)
+
+
+def _clusters(source: Source, rule: SplitRule, options: Options) -> tuple[dict[str, str] | None, str | None]:
+    """Maps protein ids to the first id of their cluster, when the split is drawn by clusters."""
+    if options.split_by != "cluster" or not rule.drawn:
+        return None, None
+    if options.modality != "protein":
+        raise SetClipError(
+            f"--split-by cluster: clusters are of protein sequences, {source.path} holds {options.modality} rows",
+            fix="--split-by group",
+        )
+    from setclip_cli.clusters import cluster_sequences
+
+    proteins = (
+        (item.id, item.payload)
+        for item in source.items(0, 1)
+        if isinstance(item, Record) and isinstance(item.payload, str) and item.modality == "protein"
+    )
+    return cluster_sequences(proteins)
+
+
+def _table(rows: list[tuple[object, ...]], modality: Modality) -> pa.Table:
+    """Rows as a table: the modality's schema, and the optional columns that any of the rows has."""
+    schema = SCHEMAS[modality]
+    *columns, extras = zip(*rows, strict=True)
+    arrays = [pa.array(column, part.type) for column, part in zip(columns, schema, strict=True)]
+    present = {name for extra in extras if extra is not None for name in extra}
+    for name, kind in OPTIONAL_COLUMNS.items():
+        if name in present:
+            schema = schema.append(pa.field(name, kind))
+            arrays.append(pa.array([extra.get(name) if extra else None for extra in extras], kind))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _rejects_table(source: str, rejects: list[Reject]) -> pa.Table:
+    return pa.table(
+        {
+            "source": [source] * len(rejects),
+            "location": [printable(reject.location) for reject in rejects],
+            "reason": [printable(reject.reason) for reject in rejects],
+        },
+        schema=REJECTS_SCHEMA,
+    )
+
+
+def printable(text: str) -> str:
+    """A name out of a file as UTF-8 can hold it: half surrogates, from names in no encoding, are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with atomic.atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _too_many_splits(path: Path, splits: set[str]) -> SetClipError:
+    some = ", ".join(sorted(splits)[:4])
+    return SetClipError(
+        f"{path}: states more than {MAX_SPLITS} splits: {some}, ...",
+        fix="give one with --split train, or draw them with --split train=0.8,test=0.2",
+    )
