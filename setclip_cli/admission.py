@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from setclip_cli.shards import MODALITIES, Modality
 from setclip_cli.sources.base import Record, Reject
@@ -24,6 +24,15 @@ REPEATED_ID = "id already taken by a different record"
 OTHER_SPLIT = "same content as a record in another split"
 NEAR_DUPLICATE = "looks like an image already taken"
 NO_LOSS = {DUPLICATE, REPEATED_ID, OTHER_SPLIT, NEAR_DUPLICATE}
+
+
+class Admitted(NamedTuple):
+    """A record that is kept, perhaps with a flag."""
+
+    record: Record
+    split: str
+    fresh: bool  # no record before it had its payload
+    crossing: bool  # one in another split has
 
 
 @dataclass
@@ -64,8 +73,8 @@ class Admission:
         keep_duplicates: bool = False,
         near_duplicates: NearDuplicates = "keep",
         perceptual_hash: int | None = None,
-    ) -> tuple[Record, str] | Reject:
-        """Returns the record, perhaps with a flag, and its split; or why it is not kept.
+    ) -> Admitted | Reject:
+        """Decides about one record.
 
         A payload is kept once; a caption once for each group, since the same words about another image are another
         fact. A drawn split never puts one content into two splits: an ungrouped repeat follows the first, and a
@@ -106,7 +115,7 @@ class Admission:
             record = record._replace(extra={**(record.extra or {}), **flags})
             if alike is None:
                 self._near.add(perceptual_hash, record.id, split)
-        return record, split
+        return Admitted(record, split, fresh=earlier is None, crossing=earlier not in (None, split))
 
 
 def _key(record: Record, split_by: SplitBy, clusters: Mapping[str, str] | None) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli import atomic, console, journal, pairing
-from setclip_cli.admission import NO_LOSS, Admission
+from setclip_cli.admission import NO_LOSS, Admission, Admitted
 from setclip_cli.annotations import Labels
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest import Options, options_of
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from setclip_cli.annotations import StatedPair
     from setclip_cli.sources.base import Source
 
-    Decide = Callable[[Record, int | None], tuple[Record, str] | Reject]
+    Decide = Callable[[Record, int | None], Admitted | Reject]
 
 MAX_SPLITS = 16
 MAX_UNIT_REJECTS = 100_000
@@ -57,7 +57,7 @@ class _Unit:
         self.rows: dict[tuple[Modality, str], list[tuple[object, ...]]] = {}
         self.rejects: list[Reject] = []
         self.repairs: Counter[str] = Counter()
-        self.count = 0
+        self.count = self.distinct = self.crossing = 0
         self.payload_bytes = 0
 
 
@@ -150,10 +150,10 @@ class Job:
         for unit in finished:
             self._account(unit)
         start = finished[-1].items if finished else 0
-        clustered_by = None
+        clusters: dict[str, Any] = {}
         if not (finished and finished[-1].last):
             numbers = Counter((shard.modality, shard.split) for shard in self._shards)
-            decide, clustered_by = self._decision(source, options)
+            decide, clusters = self._decision(source, options)
             with ThreadPoolExecutor(1) as writer:
                 pending: Future[journal.Unit] | None = None
                 for rows, items, last in self._units(source, start, decide, labels, options):
@@ -169,7 +169,7 @@ class Job:
         return {
             **merge_tallies([unit.tally for unit in finished]),
             "shards": [shard.path for unit in finished for shard in unit.shards],
-            **({"clustered_by": clustered_by} if clustered_by else {}),
+            **clusters,
         }
 
     def _resumable(self, identity: str, base: str) -> list[journal.Unit]:
@@ -200,7 +200,7 @@ class Job:
         self._resumed += 1
         return unit
 
-    def _decision(self, source: Source, options: Options) -> tuple[Decide, str | None]:
+    def _decision(self, source: Source, options: Options) -> tuple[Decide, dict[str, Any]]:
         """What decides about each record, with all that was taken before it in mind."""
         if self._admission is None:
             self._admission = self._recalled(options)
@@ -208,7 +208,7 @@ class Job:
         rule = parse_split(options.split)
         clusters, clustered_by = _clusters(source, rule, options)
 
-        def decide(record: Record, perceptual: int | None) -> tuple[Record, str] | Reject:
+        def decide(record: Record, perceptual: int | None) -> Admitted | Reject:
             return admission.admit(
                 record,
                 rule,
@@ -219,7 +219,8 @@ class Job:
                 perceptual_hash=perceptual,
             )
 
-        return decide, clustered_by
+        found = {} if clusters is None else {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
+        return decide, found
 
     def _recalled(self, options: Options) -> Admission:
         near = LookAlikes() if options.near_duplicates != "keep" else None
@@ -248,13 +249,15 @@ class Job:
                 items += 1
                 if isinstance(item, Reject):
                     unit.rejects.append(item)
-                    decision: tuple[Record, str] | Reject = item
+                    decision: Admitted | Reject = item
                 else:
                     decision = decide(item._replace(label=labels.of(item)) if len(labels) else item, perceptual)
                     if isinstance(decision, Reject):
                         unit.rejects.append(decision)
                     else:
-                        record, split = decision
+                        record, split = decision.record, decision.split
+                        unit.distinct += decision.fresh
+                        unit.crossing += decision.crossing
                         splits.add(split)
                         if len(splits) > MAX_SPLITS:
                             raise _too_many_splits(source.path, splits)
@@ -290,6 +293,8 @@ class Job:
             "rejects": dict(Counter(reject.kind for reject in unit.rejects)),
             "bad": sum(reject.bad for reject in unit.rejects),
             "repairs": dict(unit.repairs),
+            "distinct": unit.distinct,
+            "crossing": unit.crossing,
             "rows": {},
         }
         for (modality, split), relative in names.items():

@@ -30,10 +30,12 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
     sizes = table[_SIZE_COLUMN[payload]]
     if payload == "text":
         sizes = pc.utf8_length(sizes)
+    flagged = "near_duplicate_of" in table.column_names
     labels = Counter(label for label in table["label"].to_pylist() if label is not None)
     return {
         "rows": table.num_rows,
         "labels": dict(labels),
+        "near_duplicates": table.num_rows - table["near_duplicate_of"].null_count if flagged else 0,
         "sizes": dict(Counter(str(1 << (max(size, 1).bit_length() - 1)) for size in sizes.to_pylist())),
     }
 
@@ -45,6 +47,7 @@ def merge_tallies(tallies: list[dict[str, Any]]) -> dict[str, Any]:
     rows: dict[str, dict[str, int]] = {}
     labels: dict[str, Counter[str]] = {}
     sizes: dict[str, Counter[str]] = {}
+    near_duplicates = 0
     for tally in tallies:
         rejects.update(tally["rejects"])
         repairs.update(tally["repairs"])
@@ -52,11 +55,15 @@ def merge_tallies(tallies: list[dict[str, Any]]) -> dict[str, Any]:
             for split, counts in splits.items():
                 of_modality = rows.setdefault(modality, {})
                 of_modality[split] = of_modality.get(split, 0) + counts["rows"]
+                near_duplicates += counts["near_duplicates"]
                 labels.setdefault(modality, Counter()).update(counts["labels"])
                 sizes.setdefault(modality, Counter()).update(counts["sizes"])
     return {
         "read": sum(tally["read"] for tally in tallies),
         "bad": sum(tally["bad"] for tally in tallies),
+        "distinct": sum(tally["distinct"] for tally in tallies),
+        "crossing": sum(tally["crossing"] for tally in tallies),
+        "near_duplicates": near_duplicates,
         "rows": {modality: dict(sorted(splits.items())) for modality, splits in sorted(rows.items())},
         "rejects": dict(sorted(rejects.items())),
         "repairs": dict(sorted(repairs.items())),
@@ -132,6 +139,14 @@ def _entry_lines(entry: dict[str, Any]) -> list[str]:
     lines = [f"{entry['path']}: {entry['read']:,} read, {taken:,} taken"]
     lines += [f"  {count:,} changed: {what}" for what, count in entry["repairs"].items()]
     lines += [f"  {count:,} left out: {reason}" for reason, count in entry["rejects"].items()]
+    if entry["distinct"] < taken:
+        lines.append(f"  {entry['distinct']:,} distinct contents among those taken")
+    if entry["crossing"]:
+        lines.append(f"  {entry['crossing']:,} taken whose content also stands in another split, as the source states")
+    if entry["near_duplicates"]:
+        lines.append(f"  {entry['near_duplicates']:,} flagged: look like an earlier image")
+    if "clusters" in entry:
+        lines.append(f"  split by {entry['clusters']:,} clusters ({entry['clustered_by']})")
     for labels in entry["labels"].values():
         lines.append(f"  {labels['rows']:,} labelled, {labels['distinct']:,} labels")
     for modality, sizes in entry["sizes"].items():

@@ -114,6 +114,10 @@ class Dataset:
     root: Path
     index: DatasetIndex
 
+    def identity(self) -> str:
+        """sha256 of the index, which holds the hash of every shard: equal identity means equal data."""
+        return atomic.sha256_file(self.root / INDEX_NAME)
+
     def modalities(self) -> list[Modality]:
         """Those with rows, in the order of ``MODALITIES``."""
         return [modality for modality in MODALITIES if any(shard.modality == modality for shard in self.index.shards)]
