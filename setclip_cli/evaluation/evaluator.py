@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.embeddings import Embeddings as Opened
     from setclip_cli.evaluation.targets import Target
     from setclip_cli.evaluation.testset import TestSet
     from setclip_cli.shards import Dataset
@@ -67,7 +66,7 @@ def evaluate(
     """Scores targets on one split and writes ``out``/report.json, report.md and report.html.
 
     Args:
-        paths: RUNs, embedded here into ``out``/embeddings, or EMBEDDINGS. The first one is shown in detail.
+        paths: RUNs or EMBEDDINGS. The first one is shown in detail.
         dataset: Where the split's ids, labels, groups and pairs come from.
         split: The rows to score.
         relevance: ``label``, ``group`` or ``pairs``.
@@ -89,17 +88,13 @@ def evaluate(
     added, left_out = fitted_baselines.fit(opened, dataset, out / "baselines", baselines)
     opened = [*opened, *added]
     names = targets.group_names(opened)
-    embedded = [
-        targets.embedded(target, dataset, split, out / "embeddings")
-        for target in progress(opened, label="embed", unit="run")
-    ]
-    absent = targets.absent_rows(embedded, split)
+    absent = targets.absent_rows(opened, split)
     if any(absent.values()):
         test = read_test_set(dataset, left, right, split=split, matching=relevance, absent=absent)
     backbones: dict[str, Backbone] = {}
     scored = [
-        _score(target, names[target.name], sides, dataset, test, backbones)
-        for target, sides in progress(list(zip(opened, embedded, strict=True)), label="evaluate", unit="run")
+        _score(target, names[target.name], dataset, test, backbones)
+        for target in progress(opened, label="evaluate", unit="run")
     ]
     content = _content(scored, test, dataset)
     content |= {
@@ -123,16 +118,13 @@ def check_out(out: Path) -> None:
     Raises:
         SetClipError: with the way out.
     """
-    known = {REPORT_NAME, "report.md", "report.html", "embeddings", "baselines"}
+    known = {REPORT_NAME, "report.md", "report.html", "baselines"}
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not known & {path.name for path in out.iterdir()}):
         raise SetClipError(f"{out}: exists and is no REPORT", fix="choose another --out, or remove it yourself")
 
 
-def _score(
-    target: Target, group: str, embedded: Opened, dataset: Dataset, test: TestSet, backbones: dict[str, Backbone]
-) -> Scored:
-    sides = targets.embeddings_of(embedded, test)
-    untrained = None if target.baseline else targets.untrained_embeddings(target, dataset, test, backbones)
+def _score(target: Target, group: str, dataset: Dataset, test: TestSet, backbones: dict[str, Backbone]) -> Scored:
+    sides, untrained = targets.embeddings_of(target, dataset, test, backbones)
     before = score_before(*untrained, test) if untrained else {}
     return Scored(target, group, sides, untrained, score(*sides, test), before)
 

@@ -1,8 +1,7 @@
-"""What is evaluated: a RUN, embedded here, or an EMBEDDINGS folder, brought into the order of the test set."""
+"""What is evaluated: a RUN or an EMBEDDINGS folder, brought into the order of the test set."""
 
 from __future__ import annotations
 
-import shutil
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -21,12 +20,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.embeddings import Embeddings as Opened
-    from setclip_cli.embeddings import EmbeddingTable
     from setclip_cli.evaluation.testset import Side, TestSet
     from setclip_cli.shards import Dataset, Modality
 
     Embeddings = npt.NDArray[np.float32]
+    Sides = tuple[Embeddings, Embeddings]  # left, right
 
 RUN_MARK, EMBEDDINGS_MARK = "config.json", "embeddings.json"
 
@@ -115,60 +113,84 @@ def _open_embeddings(path: Path) -> Target:
     return Target(name, path, "embeddings", opened.index.method, None, {}, (found[0], found[1]))
 
 
-def embedded(target: Target, dataset: Dataset, split: str, root: Path) -> Opened:
-    """The target's EMBEDDINGS; a RUN is embedded into ``root``/<its name> first, or what is there is used again."""
+def absent_rows(targets: Sequence[Target], split: str) -> dict[str, set[str]]:
+    """Modality -> ids that an EMBEDDINGS folder lists as not embedded; nobody is scored on them."""
     from setclip_cli.embeddings import open_embeddings
 
-    if target.kind == "embeddings":
-        return open_embeddings(target.path)
-    from setclip_cli.embedder import embed
-    from setclip_cli.model import load_model
-
-    path = root / target.name
-    if (path / EMBEDDINGS_MARK).exists() and open_embeddings(path).index.model != load_model(target.path).identity:
-        shutil.rmtree(path)  # made by this report from an earlier training of the same RUN
-    embed(target.path, dataset, path, split=split)
-    return open_embeddings(path)
-
-
-def absent_rows(opened: Sequence[Opened], split: str) -> dict[str, set[str]]:
-    """Modality -> ids that some target could not embed and says so; nobody is scored on them."""
     absent: dict[str, set[str]] = {}
-    for one in opened:
-        for shard in one.index.shards:
-            if shard.split == split:
-                absent.setdefault(shard.modality, set()).update(shard.bad)
+    for target in targets:
+        if target.kind == "embeddings":
+            for shard in open_embeddings(target.path).index.shards:
+                if shard.split == split:
+                    absent.setdefault(shard.modality, set()).update(shard.bad)
     return absent
 
 
-def embeddings_of(opened: Opened, test: TestSet) -> tuple[Embeddings, Embeddings]:
-    """Both sides' embeddings in the order of the test set.
+def embeddings_of(
+    target: Target, dataset: Dataset, test: TestSet, backbones: dict[str, Backbone]
+) -> tuple[Sides, Sides | None]:
+    """Both sides' embeddings in the order of the test set, and those of a RUN's encoders before training.
+
+    A RUN's frozen features come from the cache that training filled, so comparing many RUNs runs each backbone once.
+
+    Args:
+        backbones: Those loaded so far, by their identity; added to.
 
     Raises:
         SetClipError: rows are missing, not finite, or the two sides do not share one space.
     """
+    if target.kind == "run":
+        return _of_run(target, dataset, test, backbones)
+    from setclip_cli.embeddings import open_embeddings
+
+    opened = open_embeddings(target.path)
     left, right = (
-        _in_order(opened.root, opened.load(side.modality, test.split), side) for side in (test.left, test.right)
+        _in_order(target.path, table.ids, table.embeddings, side)
+        for side in (test.left, test.right)
+        for table in [opened.load(side.modality, test.split)]
     )
     if left.shape[1] != right.shape[1]:
         raise SetClipError(
-            f"{opened.root}: embeddings are {left.shape[1]} wide for {test.left.modality} rows, {right.shape[1]} for "
+            f"{target.path}: embeddings are {left.shape[1]} wide for {test.left.modality} rows, {right.shape[1]} for "
             f"{test.right.modality} rows: they do not share a space",
             fix="evaluate the EMBEDDINGS of one RUN, not the features of two backbones",
         )
-    return left, right
+    return (left, right), None
 
 
-def _in_order(path: Path, table: EmbeddingTable, side: Side) -> Embeddings:
-    """The rows of an embedding table in the order of the test set, as unit vectors."""
-    at = {name: row for row, name in enumerate(table.ids)}
+def _of_run(target: Target, dataset: Dataset, test: TestSet, backbones: dict[str, Backbone]) -> tuple[Sides, Sides]:
+    import torch
+
+    from setclip_cli.features import frozen_features
+    from setclip_cli.model import load_model
+
+    model = load_model(target.path)
+    moments = []
+    for side in (test.left, test.right):
+        identity = model.config.towers[side.modality].identity
+        if identity not in backbones:
+            backbones[identity] = model.load_backbone(side.modality)
+        table = frozen_features(backbones[identity], dataset, side.modality, test.split)
+        with torch.inference_mode():
+            after, before = (
+                encoders[side.modality](table.features).float().cpu().numpy()
+                for encoders in (model.encoders, model.initial)
+            )
+        moments.append([_in_order(target.path, table.ids, rows, side) for rows in (after, before)])
+    (left_after, left_before), (right_after, right_before) = moments
+    return (left_after, right_after), (left_before, right_before)
+
+
+def _in_order(path: Path, ids: Sequence[str], embeddings: Embeddings, side: Side) -> Embeddings:
+    """Embeddings in the order of the test set, as unit vectors."""
+    at = {name: row for row, name in enumerate(ids)}
     missing = [name for name in side.ids if name not in at]
     if missing:
         raise SetClipError(
             f"{path}: lacks {len(missing)} of the dataset's {len(side.ids)} {side.modality} rows, first {missing[0]!r}",
             fix="embed this dataset and split again",
         )
-    rows = np.ascontiguousarray(table.embeddings[[at[name] for name in side.ids]], np.float32)
+    rows = np.ascontiguousarray(embeddings[[at[name] for name in side.ids]], np.float32)
     broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(broken):
         raise SetClipError(
@@ -176,35 +198,6 @@ def _in_order(path: Path, table: EmbeddingTable, side: Side) -> Embeddings:
             fix="find the rows in the source, or train again with a lower learning rate",
         )
     return unit(rows)
-
-
-def untrained_embeddings(
-    target: Target, dataset: Dataset, test: TestSet, backbones: dict[str, Backbone]
-) -> tuple[Embeddings, Embeddings] | None:
-    """What the RUN's encoders made of the rows before training; None for EMBEDDINGS, which do not know.
-
-    Args:
-        backbones: Those loaded so far, by their identity; added to, so that many RUNs load each once.
-    """
-    if target.kind != "run":
-        return None
-    import torch
-
-    from setclip_cli.features import frozen_features
-    from setclip_cli.model import load_model
-
-    model = load_model(target.path)
-    found = []
-    for side in (test.left, test.right):
-        identity = model.config.towers[side.modality].identity
-        if identity not in backbones:
-            backbones[identity] = model.load_backbone(side.modality)
-        table = frozen_features(backbones[identity], dataset, side.modality, test.split)
-        at = {name: row for row, name in enumerate(table.ids)}
-        with torch.inference_mode():
-            embedded = model.initial[side.modality](table.features[[at[name] for name in side.ids]])
-        found.append(embedded.float().cpu().numpy())
-    return found[0], found[1]
 
 
 def group_names(targets: Sequence[Target]) -> dict[str, str]:
