@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli import atomic
 from setclip_cli.backbones import check_backbone, describe_weights
 from setclip_cli.errors import SetClipError
-from setclip_cli.pairing import known_pairs, pair_rows
 from setclip_cli.recipe import TRAINING_FREE_METHODS
 from setclip_cli.run_folder import check_out
+from setclip_cli.training_pairs import known_pairs, pair_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,8 +67,8 @@ class Plan:
         )
 
 
-def plan(recipe: Recipe, dataset: Dataset, out: Path) -> Plan:
-    """Checks a recipe against its data and this machine.
+def plan(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> Plan:
+    """Checks a recipe against its data and this machine. `align` makes the same plan before it starts.
 
     Raises:
         SetClipError: everything found wrong, in one message.
@@ -99,7 +98,7 @@ def plan(recipe: Recipe, dataset: Dataset, out: Path) -> Plan:
     except SetClipError as error:
         problems.append(error)
     try:
-        check_out(out, recipe, atomic.sha256_file(dataset.root / "dataset.json"), resume=True)
+        check_out(out, recipe, dataset.identity(), resume=resume)
     except SetClipError as error:
         problems.append(error)
     if len(problems) == 1:

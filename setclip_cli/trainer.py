@@ -22,9 +22,10 @@ from setclip_cli.features import frozen_features
 from setclip_cli.lock import exclusive
 from setclip_cli.model import CONFIG_NAME, ModelConfig, TowerConfig, load_config, save_model
 from setclip_cli.model_card import model_card
-from setclip_cli.pairing import known_pairs, pair_rows
-from setclip_cli.run_folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME, check_out
+from setclip_cli.plan import plan
+from setclip_cli.run_folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME
 from setclip_cli.training import Training, fit, is_trained
+from setclip_cli.training_pairs import known_pairs, pair_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,15 +67,15 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
             turned non-finite.
     """
     started = time.monotonic()
-    data_identity = atomic.sha256_file(dataset.root / "dataset.json")
-    check_out(out, recipe, data_identity, resume=resume)
+    data_identity = dataset.identity()
+    plan(recipe, dataset, out, resume=resume)
+    device = resolve_device(recipe.train.device)
     with exclusive(out):
         if (out / CONFIG_NAME).exists():
             config = load_config(out)
             return AlignResult(out, config.method, config.pairs, 0, None, reused=True, wall_s=0.0)
         modalities = recipe.modalities()
         pairs = known_pairs(dataset, recipe)
-        device = resolve_device(recipe.train.device)
         backbones = [_backbone(recipe, modality, device) for modality in modalities]
         left, right = (
             frozen_features(backbone, dataset, modality, recipe.train.split)
@@ -91,7 +92,9 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
             fitted = training.fitted()
         else:
             fitted = fit(recipe, left.features, right.features, rows)
-            atomic.write_text(out / METRICS_NAME, "")
+            atomic.write_text(out / METRICS_NAME, json.dumps(fitted.findings) + "\n" if fitted.findings else "")
+        for warning in fitted.warnings:
+            note(f"warning: {warning}")
 
         towers = {
             modality: TowerConfig(

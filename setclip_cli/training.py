@@ -7,13 +7,13 @@ the objective at the embeddings, and sends their sum back through the heads. Lab
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from setclip_cli import baselines, checkpoint
+from setclip_cli import baselines, checkpoint, consensus
 from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
 from setclip_cli.errors import SetClipError
 from setclip_cli.losses.objective import Side
@@ -27,10 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Encoders of both sides, as trained and as they were before training."""
+    """Encoders of both sides, as trained and as they were before training.
+
+    Attributes:
+        findings: What the method learned of its own result, such as how far to trust it, by metric key.
+        warnings: The same in words for the user, where there is reason to.
+    """
 
     encoders: tuple[Encoder, Encoder]
     initial: tuple[Encoder, Encoder]
+    findings: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
@@ -47,13 +54,12 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
             training.advance()
         return training.fitted()
     initial = (_Tower(recipe, "left", left).encoder(), _Tower(recipe, "right", right).encoder())
-    from setclip_cli import consensus
-
     if len(pairs):
         encoders = baselines.fit(recipe.method, left, right, pairs, axes=recipe.projection.pca)
-    else:
-        encoders = consensus.fit(left, right, seed=recipe.seed).encoders
-    return Fitted(encoders, initial)
+        return Fitted(encoders, initial)
+    matched = consensus.fit(left, right, seed=recipe.seed, axes=recipe.projection.pca)
+    findings = {"consensus/agreement": matched.agreement, "consensus/mass_distance": matched.mass_distance}
+    return Fitted(matched.encoders, initial, findings, matched.warnings())
 
 
 def is_trained(recipe: Recipe, pairs: Tensor) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Two test processes share two cores: a second thread in each only waits. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+import tiny
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -23,3 +28,21 @@ def oracle() -> Path:
     if not (SHARED / "oracle").is_dir():
         pytest.skip("the oracle values (shared/oracle beside the checkout) are not here")
     return SHARED / "oracle"
+
+
+@pytest.fixture(scope="session")
+def tiny_esm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 2-layer ESM-2 checkpoint in the real layout."""
+    return tiny.esm2_checkpoint(tmp_path_factory.mktemp("esm2"))
+
+
+@pytest.fixture(scope="session")
+def tiny_timm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of `tiny.TINY_TIMM` as safetensors."""
+    return tiny.timm_weights(tmp_path_factory.mktemp("timm"))
+
+
+@pytest.fixture(scope="session")
+def tiny_sentence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder of 2 layers."""
+    return tiny.sentence_folder(tmp_path_factory.mktemp("sentence"))
