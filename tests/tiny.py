@@ -1,12 +1,22 @@
-"""Tiny backbones in the file layouts of the real ones, with seeded random weights; no download."""
+"""Tiny backbones in the file layouts of the real ones, with seeded random weights, and tiny DATASETs; no download."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import random
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor
+
+from setclip_cli import atomic
+from setclip_cli.shards import INDEX_NAME, SCHEMAS, DatasetIndex, Modality, write_shard
 
 TINY_TIMM = "resnet10t.c3_in1k"  # a pretrained tag, so that timm knows its preprocessing; 5 M weights
 
@@ -77,3 +87,49 @@ def sentence_folder(folder: Path, *, width: int = 32, layers: int = 2, max_token
     path = folder / "tiny-sentence"
     model.save(str(path))
     return path
+
+
+def proteins(count: int, *, seed: int = 0, longest: int = 120) -> list[str]:
+    """Random sequences of 1 to ``longest`` residues."""
+    draw = random.Random(seed)
+    return ["".join(draw.choices("ACDEFGHIKLMNPQRSTVWY", k=draw.randint(1, longest))) for _ in range(count)]
+
+
+def jpeg(seed: int, *, size: tuple[int, int] = (64, 48), kind: str = "JPEG", mode: str = "RGB") -> bytes:
+    """The file bytes of a seeded image with some structure."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def write_dataset(
+    root: Path, rows: dict[Modality, Sequence[str] | Sequence[bytes]], *, rows_per_shard: int = 4, split: str = "train"
+) -> Path:
+    """A DATASET of these payloads, ids ``<modality>-<n>``, labels ``even`` and ``odd``; it replaces the index."""
+    shards = []
+    for modality, payloads in rows.items():
+        for start in range(0, len(payloads), rows_per_shard):
+            part = list(enumerate(payloads))[start : start + rows_per_shard]
+            records = [_record(modality, split, number, payload) for number, payload in part]
+            relative = f"{modality}/{split}-{start // rows_per_shard:05}.parquet"
+            table = pa.Table.from_pylist(records, schema=SCHEMAS[modality])
+            shards.append(write_shard(root, relative, table, modality=modality, split=split))
+    atomic.write_json(root / INDEX_NAME, DatasetIndex(shards=shards).model_dump())
+    return root
+
+
+def _record(modality: Modality, split: str, number: int, payload: str | bytes) -> dict[str, object]:
+    content = payload.encode() if isinstance(payload, str) else payload
+    record: dict[str, object] = {
+        "id": f"{modality}-{number}",
+        "split": split,
+        "source": "tiny",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "label": ("even", "odd")[number % 2],
+    }
+    if modality == "protein":
+        return record | {"sequence": payload, "length": len(payload)}
+    if modality == "caption":
+        return record | {"text": payload}
+    return record | {"image": payload, "width": 64, "height": 48}

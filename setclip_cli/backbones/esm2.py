@@ -150,7 +150,7 @@ def windows_of(length: int, window: int = WINDOW, overlap: int = OVERLAP) -> lis
     if length <= window:
         return [(0, length)]
     count = 1 + -(-(length - window) // (window - overlap))
-    starts = [round(index * (length - window) / (count - 1)) for index in range(count)]
+    starts = [index * (length - window) // (count - 1) for index in range(count)]
     return [(start, start + window) for start in starts]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
@@ -97,10 +100,10 @@ def load_sentence(spec: Spec, folder: Path, *, device: torch.device | str) -> Se
                     f"{modules}: module {module['type']!r} is no code of sentence-transformers, so it is not run",
                     fix="choose a model made of sentence-transformers' own modules",
                 )
-        model = SentenceTransformer(
-            str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
-        )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        model = _load(folder, seed=0)
+        if _lacks_tensors(folder, model) and _features_differ(model, _load(folder, seed=1)):
+            raise ValueError("its features depend on tensors that its weights file lacks")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise SetClipError(
             f"{folder}: does not load as a sentence-transformers model ({str(error).splitlines()[0]})",
             fix="give the folder that SentenceTransformer.save() wrote",
@@ -110,3 +113,27 @@ def load_sentence(spec: Spec, folder: Path, *, device: torch.device | str) -> Se
         path.relative_to(folder).as_posix(): path.read_text() for name in names for path in sorted(folder.glob(name))
     }
     return SentenceBackbone(str(spec), model, files=files).to(torch.device(device))
+
+
+def _load(folder: Path, *, seed: int) -> SentenceTransformer:
+    """Tensors that the weights file lacks (a head that no feature uses, say) are filled at random, from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SentenceTransformer(
+            str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
+        )
+
+
+def _lacks_tensors(folder: Path, model: SentenceTransformer) -> bool:
+    """Whether some tensor of the model has no namesake in the weights files; prefixes of wrapping models aside."""
+    stored: set[str] = set()
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            stored.update(file.keys())
+    wanted = [re.sub(r"^(\d+\.)?(auto_model|model)\.", "", name) for name, _ in model.named_parameters()]
+    return any(not any(have == name or have.endswith(f".{name}") for have in stored) for name in wanted)
+
+
+def _features_differ(model: SentenceTransformer, other: SentenceTransformer) -> bool:
+    text = "a text that every token of the model may see"
+    return not np.allclose(model.encode(text), other.encode(text), atol=1e-6)

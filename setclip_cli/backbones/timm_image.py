@@ -173,12 +173,12 @@ def load_timm(spec: Spec, path: Path, *, pooling: str, device: torch.device | st
     if path.name in SAME_ORDER:
         tensors = _in_timm_names(spec.name, tensors, path)
     try:
-        module = timm.create_model(
+        module: Any = timm.create_model(
             spec.name,
             pretrained=True,
             pretrained_cfg_overlay={"state_dict": tensors},  # timm's own renaming of published layouts applies
-            num_classes=0,
-        )
+        )  # with its classifier: without one, timm would fill whatever is missing with random numbers
+        module.reset_classifier(0)
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise SetClipError(
             f"{path}: its tensors do not fit {spec} ({str(error).splitlines()[0]})",

@@ -163,6 +163,7 @@ def read_checkpoint(path: Path) -> Any:
     """
     import argparse
     import pickle
+    import warnings
 
     import torch
     from safetensors import SafetensorError
@@ -171,7 +172,9 @@ def read_checkpoint(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the settings in an ESM-2 checkpoint; plain data
+        # A Namespace, which is plain data, holds the settings in an ESM-2 checkpoint. Warnings are about old pickles.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SetClipError(
