@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.maps import PlaneMap
 
 WIDTH, HEIGHT = 380, 250
-LEFT, RIGHT, TOP, BOTTOM = 38, 10, 10, 34
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 34
 SERIES = 8  # colours of methods; further ones start again
 CLASS_COLOURS = 10
 

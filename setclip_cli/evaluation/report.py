@@ -78,6 +78,14 @@ def number(value: float | None, key: str, *, signed: bool = False) -> str:
     return f"{value:{sign}.3f}"
 
 
+def span(interval: Sequence[float], key: str) -> str:
+    """An interval as short as it can be read: ``62.5–87.5%``, ``0.585–0.694``; with a sign in it, ``-0.1 to 0.2``."""
+    low, high = (number(value, key) for value in interval)
+    if "-" in low or "-" in high:
+        return f"{low} to {high}"
+    return f"{low.removesuffix('%')}–{high}"
+
+
 def title(key: str) -> str:
     """``image_to_caption/recall_at_5`` -> ``image → caption, recall at 5``."""
     part, _, name = key.partition("/")
@@ -118,9 +126,8 @@ def markdown(content: Content) -> str:
 
 
 def _cell(metric: Mapping[str, Any], key: str) -> str:
-    low, high = (number(value, key) for value in metric["interval"])
     spread = f" ± {number(metric['sd'], key)}" if metric["sd"] is not None else ""
-    return f"{number(metric['mean'], key)}{spread} ({low} to {high})"
+    return f"{number(metric['mean'], key)}{spread} ({span(metric['interval'], key)})"
 
 
 def headline_keys(content: Content) -> list[str]:
@@ -139,7 +146,7 @@ def page(content: Content, view: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "title": title, "plural": _PLURALS.__getitem__}
+    environment.filters |= {"number": number, "span": span, "title": title, "plural": _PLURALS.__getitem__}
     names = tuple(content["modalities"])
     colours = {label: place for place, label in enumerate(_most_frequent(view["map_labels"]))}
     drawings: dict[str, Any] = {
