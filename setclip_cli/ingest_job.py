@@ -389,8 +389,10 @@ class Job:
         _write_table(target, pa.concat_tables(tables))
 
     def _remove_strays(self) -> None:
-        """Shards that no longer belong: of a killed run with other sources, or of a source since read again."""
+        """Removes what no longer belongs: half-written files of killed runs, shards of a source since read again."""
         listed = {shard.path for shard in self._shards}
+        for half_written in [*self._out.glob(".*.tmp"), *self._out.glob("*/.*.tmp")]:
+            half_written.unlink()
         for modality in MODALITIES:
             for path in (self._out / modality).glob("*-[0-9][0-9][0-9][0-9][0-9].parquet"):
                 if f"{modality}/{path.name}" not in listed:

@@ -45,7 +45,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_killed_at_25_random_moments_it_ends_with_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None:
-    sources = [fasta(tmp_path / "a.fasta", 4000, 0), fasta(tmp_path / "b.fasta", 3000, 1)]
+    sources = [fasta(tmp_path / "a.fasta", 1200, 0), fasta(tmp_path / "b.fasta", 800, 1)]
     started = time.monotonic()
     ingest(sources, modality="protein", out=tmp_path / "unbroken", shard_rows=50, split="train=0.7,test=0.3")
     unbroken_s = time.monotonic() - started

@@ -210,7 +210,13 @@ def _tar_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Itera
 
 
 class _BoundedInfo(tarfile.TarInfo):
-    """Refuses extended headers so large that reading one would fill the memory."""
+    """Refuses extended headers so large that reading one would fill the memory, and archives without an end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        if not buf:  # tarfile takes a file cut between two members for whole
+            raise tarfile.ReadError("no end-of-archive marker")
+        return super().frombuf(buf, encoding, errors)
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _HEADER_TYPES and self.size > _FREE_BYTES:

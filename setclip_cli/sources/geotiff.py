@@ -78,13 +78,14 @@ class GeoFolder(ImageFolder):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a scene without georeference warns, and is fine
-                with rasterio.open(path) as scene:
-                    yield from self._tiles(scene, name)
+                scene = rasterio.open(path)
+            with scene:
+                yield from self._tiles(scene, name)
         except (RasterioError, ValueError, OSError) as error:
             yield Reject(name, f"no readable scene: {type(error).__name__}")
 
     def _tiles(self, scene: Any, name: str) -> Iterator[Record | Reject]:
-        from rasterio.windows import Window, transform
+        from rasterio.windows import Window
 
         if self._bands and max(self._bands) > scene.count:
             yield Reject(name, f"too few bands: {scene.count}, {max(self._bands)} asked for")
@@ -110,10 +111,17 @@ class GeoFolder(ImageFolder):
                     continue
                 record = image_record(identifier, _png(samples, missing, limits), identifier)
                 if isinstance(record, Record):
-                    place = [float(number) for number in tuple(transform(window, scene.transform))[:6]]
                     crs = scene.crs.to_string() if scene.crs else None
-                    record = record._replace(extra={"crs": crs, "transform": place})
+                    record = record._replace(
+                        extra={"crs": crs, "transform": _shifted(scene.get_transform(), left, top)}
+                    )
                 yield record
+
+
+def _shifted(geotransform: Sequence[float], left: int, top: int) -> list[float]:
+    """GDAL's six numbers (c, a, b, f, d, e) as (a, b, c, d, e, f), for pixels counted from (left, top)."""
+    c, a, b, f, d, e = map(float, geotransform)
+    return [a, b, c + a * left + b * top, d, e, f + d * left + e * top]
 
 
 def _stretch_limits(scene: Any, bands: Sequence[int], percentiles: tuple[float, float] | None) -> NDArray[np.float64]:

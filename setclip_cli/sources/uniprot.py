@@ -40,6 +40,7 @@ _ASPECT_FIELDS: dict[Aspect, tuple[str, ...]] = {
 }
 _EVIDENCE = re.compile(r"\s*\{(?:ECO|EC:ECO)[^{}]*\}")
 _REFERENCE = re.compile(r"\s*\((?:PubMed:\d+(?:, )?)+\)")
+_TWO_STOPS = re.compile(r"(?<!\.)\.\.(?!\.)")  # what "text. {ECO:...}." leaves
 _GO_ID = re.compile(r"\s*\[GO:\d+\]")
 
 
@@ -89,7 +90,8 @@ def caption_records(
 
 def plain_text(text: str) -> str:
     """Drops evidence codes, literature references and GO numbers."""
-    return _GO_ID.sub("", _REFERENCE.sub("", _EVIDENCE.sub("", text))).removeprefix("FUNCTION: ").strip()
+    without = _GO_ID.sub("", _REFERENCE.sub("", _EVIDENCE.sub("", text)))
+    return _TWO_STOPS.sub(".", without).removeprefix("FUNCTION: ").strip()
 
 
 class NamedFasta(Fasta):
