@@ -19,16 +19,19 @@ from setclip_cli.embeddings import (
     Dtype,
     EmbeddedShard,
     EmbeddedTower,
+    EmbeddingsIndex,
     Making,
     finished_shards,
     is_whole,
     record_finished,
+    refuse_foreign,
     write_embedding_shard,
     write_index,
 )
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.lock import exclusive
 from setclip_cli.model import load_config, load_model
-from setclip_cli.shards import Dataset, Modality, Shard, open_dataset
+from setclip_cli.shards import MODALITIES, Dataset, Modality, Shard, open_dataset
 
 if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
@@ -150,7 +153,8 @@ def embed(
         SetClipError: the RUN has no such tower, its weights are missing or changed, the dataset is damaged, the folder
             was made by another model, or too many rows are unreadable.
     """
-    towers = list(load_config(run).towers)
+    config = load_config(run)
+    towers = [tower for tower in MODALITIES if tower in config.towers]
     if modality is not None and modality not in towers:
         raise SetClipError(
             f"{run}: has no {modality} tower, only {' and '.join(towers)}",
@@ -193,39 +197,36 @@ def _embed_towers(
     sources: list[TowerSource], dataset: Dataset, out: Path, *, split: str | None, options: EmbedOptions
 ) -> EmbedResult:
     started = time.perf_counter()
-    load_tower.cache_clear()  # weights may have changed since an earlier call in this process
     jobs = [
         Job(dataset.root, out, shard, source, options)
         for source in sources
         for shard in dataset.shards(source.modality, split)
     ]
+    refuse_foreign(out)
+    load_tower.cache_clear()  # weights may have changed since an earlier call in this process
     towers = {source.modality: load_tower(source, options) for source in sources}
     making = next(iter(towers.values())).making
-    earlier = finished_shards(out, making)
-    _require_same_dataset(out, dataset, earlier.values())
-    kept = {
-        job.shard.path: shard
-        for job in jobs
-        if (shard := earlier.get(job.shard.path)) and shard.input_sha256 == job.shard.sha256 and is_whole(out, shard)
-    }
-    missing = [job for job in jobs if job.shard.path not in kept]
-    allowed = options.max_bad_fraction * sum(job.shard.rows for job in jobs)
-    bad = {identifier: reason for shard in kept.values() for identifier, reason in shard.bad.items()}
-    made: dict[str, EmbeddedShard] = {}
-    for shard in progress(_run(missing, options), total=len(missing), label="embed", unit="shard"):
-        made[shard.path] = shard
-        bad |= shard.bad
-        if len(bad) > allowed:
-            identifier, reason = next(iter(bad.items()))
-            raise SetClipError(
-                f"{dataset.root}: {len(bad)} rows cannot be embedded, the first {identifier!r}: {reason}",
-                fix=f"mend the rows, or allow more with --max-bad-fraction (now {options.max_bad_fraction})",
-            )
-    everything = {**earlier, **kept, **made}
-    write_index(
-        out, making, {modality: tower.description for modality, tower in towers.items()}, list(everything.values())
-    )
-    done = [everything[job.shard.path] for job in jobs]
+    with exclusive(out):
+        earlier = finished_shards(out, making)
+        _require_same_dataset(out, dataset, earlier.values())
+        kept = {
+            job.shard.path: shard
+            for job in jobs
+            if (shard := earlier.get(job.shard.path))
+            and shard.input_sha256 == job.shard.sha256
+            and is_whole(out, shard)
+        }
+        made = _make([job for job in jobs if job.shard.path not in kept], kept.values(), jobs, options)
+        shards = {**earlier, **made}
+        index = EmbeddingsIndex(
+            **making.model_dump(),
+            run=None if sources[0].run is None else str(sources[0].run.resolve()),
+            dataset=str(dataset.root.resolve()),
+            towers={modality: tower.description for modality, tower in towers.items()},
+            shards=sorted(shards.values(), key=lambda shard: (MODALITIES.index(shard.modality), shard.path)),
+        )
+        write_index(out, index)
+    done = [shards[job.shard.path] for job in jobs]
     return EmbedResult(
         out=out,
         rows=sum(shard.rows for shard in done),
@@ -235,9 +236,28 @@ def _embed_towers(
         truncated=sum(shard.truncated for shard in done),
         windowed=sum(shard.windowed for shard in done),
         replaced_letters=sum(shard.replaced_letters for shard in done),
-        bad=bad,
+        bad={identifier: reason for shard in done for identifier, reason in shard.bad.items()},
         wall_s=time.perf_counter() - started,
     )
+
+
+def _make(
+    missing: list[Job], kept: Iterable[EmbeddedShard], jobs: list[Job], options: EmbedOptions
+) -> dict[str, EmbeddedShard]:
+    """Embeds the missing shards; stops when more rows are unreadable than allowed."""
+    allowed = options.max_bad_fraction * sum(job.shard.rows for job in jobs)
+    bad = {identifier: reason for shard in kept for identifier, reason in shard.bad.items()}
+    made: dict[str, EmbeddedShard] = {}
+    for shard in progress(_run(missing, options), total=len(missing), label="embed", unit="shard"):
+        made[shard.path] = shard
+        bad |= shard.bad
+        if len(bad) > allowed:
+            identifier, reason = next(iter(bad.items()))
+            raise SetClipError(
+                f"{jobs[0].dataset}: {len(bad)} rows cannot be embedded, the first {identifier!r}: {reason}",
+                fix=f"mend the rows, or allow more with --max-bad-fraction (now {options.max_bad_fraction})",
+            )
+    return made
 
 
 def _run(jobs: list[Job], options: EmbedOptions) -> Iterator[EmbeddedShard]:

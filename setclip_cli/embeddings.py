@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "embeddings.json"
 FINISHED = ".finished"
+LOCK_NAME = ".lock"
 Dtype = Literal["float32", "float16"]
 Document = TypeVar("Document", bound=BaseModel)
 _ARROW = {"float32": pa.float32(), "float16": pa.float16()}
@@ -70,6 +71,8 @@ class EmbeddingsIndex(Making):
     """embeddings.json. Only a finished run writes it."""
 
     schema_version: Literal[1] = 1
+    run: str | None = None  # where the RUN was, so that `search` can embed a query; None for raw features
+    dataset: str  # where the DATASET was, so that `search` can show what it found
     towers: dict[Modality, EmbeddedTower]
     shards: list[EmbeddedShard]
 
@@ -219,11 +222,28 @@ def record_finished(root: Path, making: Making, shard: EmbeddedShard) -> None:
     atomic.write_json(_record_path(root, shard.path), FinishedShard(making=making, shard=shard).model_dump())
 
 
+def refuse_foreign(root: Path) -> None:
+    """Leaves alone what this program did not make.
+
+    Raises:
+        SetClipError: the folder holds other things than embeddings, or is a file.
+    """
+    ours = {INDEX_NAME, FINISHED, LOCK_NAME}
+    if root.exists() and not root.is_dir():
+        raise SetClipError(f"{root}: is a file", fix="choose an --out that is new or an empty folder")
+    names = {path.name for path in root.iterdir()} if root.exists() else set()
+    if names and not names & ours:
+        raise SetClipError(
+            f"{root}: exists and is no EMBEDDINGS folder (it holds {min(names)!r})",
+            fix="choose an --out that is new or an empty folder",
+        )
+
+
 def finished_shards(root: Path, making: Making) -> dict[str, EmbeddedShard]:
     """What earlier runs into this folder finished, by path; shards are not opened or checked here.
 
     Raises:
-        SetClipError: the folder was made by another model or with other settings, or is not ours at all.
+        SetClipError: the folder was made by another model or with other settings.
     """
     found: dict[str, EmbeddedShard] = {}
     index_path = root / INDEX_NAME
@@ -232,8 +252,6 @@ def finished_shards(root: Path, making: Making) -> dict[str, EmbeddedShard]:
         index = _read(index_path, EmbeddingsIndex)
         _require_same(root, index.making(), making)
         found = {shard.path: shard for shard in index.shards}
-    elif not records and root.exists() and any(path.name != FINISHED for path in root.iterdir()):
-        raise SetClipError(f"{root}: exists and is no EMBEDDINGS folder", fix="choose an --out that is new or empty")
     for path in records:
         record = _read(path, FinishedShard)
         _require_same(root, record.making, making)
@@ -241,25 +259,17 @@ def finished_shards(root: Path, making: Making) -> dict[str, EmbeddedShard]:
     return found
 
 
-def write_index(
-    root: Path, making: Making, towers: dict[Modality, EmbeddedTower], shards: Sequence[EmbeddedShard]
-) -> EmbeddingsIndex:
-    """Writes embeddings.json over these and the earlier modalities', then forgets the records of the run."""
+def write_index(root: Path, index: EmbeddingsIndex) -> None:
+    """Writes embeddings.json, keeping the towers of earlier runs, then forgets the records of the run."""
     path = root / INDEX_NAME
     if path.exists():
-        towers = {**_read(path, EmbeddingsIndex).towers, **towers}
-    index = EmbeddingsIndex(
-        **making.model_dump(),
-        towers=towers,
-        shards=sorted(shards, key=lambda shard: (MODALITIES.index(shard.modality), shard.path)),
-    )
+        index = index.model_copy(update={"towers": {**_read(path, EmbeddingsIndex).towers, **index.towers}})
     atomic.write_json(path, index.model_dump(mode="json"))
-    for shard in shards:
+    for shard in index.shards:
         _record_path(root, shard.path).unlink(missing_ok=True)
     for folder in [*sorted((root / FINISHED).rglob("*"), reverse=True), root / FINISHED]:
-        with suppress(OSError):  # not there, or another run's records are in it
+        with suppress(OSError):  # not there, or records of shards that this run was not asked for
             folder.rmdir()
-    return index
 
 
 def is_whole(root: Path, shard: EmbeddedShard) -> bool:
