@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 
 def build_objective(section: recipe.Objective) -> losses.Objective:
     """The objective a recipe asks for; terms of weight 0 are left out."""
+    clip, sdd, mmd, views = section.clip, section.sdd, section.mk_mmd, section.self_supervised
     modules: dict[str, nn.Module] = {
-        "clip": losses.Clip(section.clip.temperature, learnable_temperature=section.clip.learnable_temperature),
-        "sdd": losses.Sdd((section.sdd.bandwidth,)),
-        "mk_mmd": losses.MkMmd(),
-        "self_supervised": losses.SelfSupervised(section.self_supervised.temperature),
+        "clip": losses.Clip(clip.temperature, learnable_temperature=clip.learnable_temperature),
+        "sdd": losses.Sdd(sdd.bandwidths or (sdd.bandwidth,), leave_one_out=sdd.leave_one_out, queue=sdd.queue),
+        "mk_mmd": losses.MkMmd(mmd.bandwidths or None, unbiased=mmd.unbiased),
+        "self_supervised": losses.SelfSupervised(views.temperature),
         "neighbourhood": losses.Neighbourhood(
             section.neighbourhood.feature_temperature, section.neighbourhood.temperature
         ),
-        "teacher": losses.Teacher(),
+        "teacher": losses.Teacher(sharpness=section.teacher.sharpness),
+        "s_clip": losses.SClip(section.s_clip.temperature, section.s_clip.regularisation),
     }
+    for name, term in (("clip", clip), ("sdd", sdd), ("mk_mmd", mmd), ("self_supervised", views)):
+        if term.form == "published":
+            modules[name] = losses.Published(name)
     return losses.Objective(
         {
             name: losses.Term(modules[name], term.weight, term.start_step, term.end_step, term.warmup_steps)

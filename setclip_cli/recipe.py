@@ -47,7 +47,18 @@ PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
         "mk_mmd": {"weight": 1.0},
         "self_supervised": {"weight": 0.3},
     },
+    # The released weights and forms (repository cauchy-max/Set-CLIP, commit cc575d7): an oracle, not a recommendation.
+    "set-clip-published": {
+        "clip": {"weight": 1.0, "form": "published"},
+        "sdd": {"weight": 0.7, "form": "published"},
+        "mk_mmd": {"weight": 0.2, "form": "published"},
+        "self_supervised": {"weight": 0.15, "form": "published"},
+    },
     "clip": {"clip": {"weight": 1.0}},
+    "s-clip": {"clip": {"weight": 1.0}, "s_clip": {"weight": 1.0}},
+}
+TRAIN_PRESETS: dict[Method, dict[str, Any]] = {
+    "set-clip-published": {"batch": 42, "pairs_per_batch": 22},  # the released batch: 64 rows, 22 of them pairs
 }
 
 
@@ -63,7 +74,13 @@ class Tower(Section):
     backbone: Annotated[str, Field(pattern=r"^(esm|timm|sentence-transformers):.+")]
     weights: str = "auto"  # auto | a path | package:NAME | hub
     pooling: str = "default"  # the backbone's own; esm: mean | cls
-    trainable: Literal["frozen"] = "frozen"
+    trainable: Annotated[str, Field(pattern=r"^(frozen|full|lora|last-[1-9]\d*)$")] = "frozen"
+    lora_rank: PositiveInt = 8
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
+
+    @property
+    def frozen(self) -> bool:
+        return self.trainable == "frozen"
 
 
 class Projection(Section):
@@ -83,20 +100,31 @@ class Term(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # linear from 0 to the weight
 
 
+Form = Literal["stable", "published"]  # published: as the authors released it, its own settings fixed
+
+
 class Clip(Term):
+    form: Form = "stable"
     temperature: PositiveFloat = 0.07
     learnable_temperature: bool = False
 
 
 class Sdd(Term):
+    form: Form = "stable"
     bandwidth: PositiveFloat = 0.2  # s of exp(-‖x-y‖²/s) on unit vectors; flat between 0.05 and 0.4, smaller collapses
+    bandwidths: list[PositiveFloat] = []  # several instead of the one
+    leave_one_out: bool = False  # a point does not count itself: no bias with small batches, no gain in accuracy
+    queue: Annotated[int, Field(ge=0)] = 0  # earlier rows, without gradient, that batches are compared with as well
 
 
 class MkMmd(Term):
-    pass
+    form: Form = "stable"
+    bandwidths: list[PositiveFloat] = []  # of the kernels that are summed; none for the median rule
+    unbiased: bool = False
 
 
 class SelfSupervised(Term):
+    form: Form = "stable"
     temperature: PositiveFloat = 0.1
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2  # of features, to make the second view of a frozen backbone
 
@@ -107,7 +135,13 @@ class Neighbourhood(Term):
 
 
 class Teacher(Term):
-    neighbours: PositiveInt = 15
+    neighbours: PositiveInt = 15  # of the graph that the walks follow
+    sharpness: PositiveFloat = 0.05  # entropic regularisation of the matching
+
+
+class SClip(Term):
+    temperature: PositiveFloat = 0.07
+    regularisation: PositiveFloat = 0.1  # of the transport plan
 
 
 class Objective(Section):
@@ -119,6 +153,7 @@ class Objective(Section):
     self_supervised: SelfSupervised = SelfSupervised()
     neighbourhood: Neighbourhood = Neighbourhood()
     teacher: Teacher = Teacher()
+    s_clip: SClip = SClip()
 
     def active(self) -> dict[str, Term]:
         """The terms that count in some step, by name."""
@@ -130,13 +165,22 @@ class Train(Section):
     steps: PositiveInt = 300
     batch: Annotated[int, Field(ge=2)] = 256  # unpaired rows of each modality
     pairs_per_batch: PositiveInt = 256  # all of them when there are fewer
+    chunk: PositiveInt = 64  # rows that a tuned backbone holds activations of; the batch itself may be any size
     checkpoint_every: PositiveInt = 500  # steps
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # of the towers; losses are always float32
+    tensorboard: bool = True
 
 
 class Optim(Section):
-    lr: PositiveFloat = 3e-3
+    lr: PositiveFloat = 3e-3  # of the projections
     weight_decay: NonNegativeFloat = 0.01
+    backbone_lr: PositiveFloat = 2e-5  # of tuned backbones
+    backbone_weight_decay: NonNegativeFloat = 0.01
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # after the warm-up, down to 0 at the last step
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: PositiveFloat | None = None  # of the whole gradient
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights that the RUN keeps; 0 keeps the last
 
 
 class Recipe(Section):
@@ -166,6 +210,9 @@ class Recipe(Section):
         """
         document = self.model_dump(mode="json", exclude_none=True) | settings
         if "method" in settings:
+            for key in {key for preset in TRAIN_PRESETS.values() for key in preset}:
+                if document["train"][key] in (TRAIN_PRESETS.get(self.method, {}).get(key), _default(Train, key)):
+                    del document["train"][key]
             for name, term in document["objective"].items():
                 document["objective"][name] = {key: value for key, value in term.items() if key not in _PRESET_KEYS}
         return _validate(document, source=f"recipe with {settings}")
@@ -175,7 +222,11 @@ class Recipe(Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-_PRESET_KEYS = {"weight", "start_step", "end_step", "warmup_steps"}
+_PRESET_KEYS = {"weight", "form", "start_step", "end_step", "warmup_steps"}
+
+
+def _default(section: type[Section], key: str) -> Any:
+    return section.model_fields[key].default
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -247,6 +298,8 @@ def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
         if isinstance(term, dict):
             # A user who sets the weight of a term takes over its schedule too.
             merged[name] = term if "weight" in term else defaults | term
+    if isinstance(method, str) and isinstance(document.get("train", {}), dict):
+        document = document | {"train": TRAIN_PRESETS.get(method, {}) | document.get("train", {})}  # type: ignore[call-overload]
     return {**document, "objective": merged}
 
 
@@ -300,6 +353,11 @@ def _contradictions(recipe: Recipe) -> list[str]:
         kind = tower.backbone.partition(":")[0]
         if _READS[kind] != modality:
             found.append(f"towers.{modality}.backbone: {tower.backbone!r} reads {_READS[kind]}s, not {modality}s")
+    tuned = [modality for modality, tower in recipe.towers.items() if not tower.frozen]
+    if tuned and recipe.method in TRAINING_FREE_METHODS:
+        found.append(f"towers.{tuned[0]}.trainable: method {recipe.method!r} does not train, so all towers are frozen")
+    if tuned and recipe.ensemble > 1:
+        found.append(f"ensemble = {recipe.ensemble}: heads can share frozen towers only, and {tuned[0]} is tuned")
     for name, term in recipe.objective.active().items():
         if term.end_step is not None and term.end_step <= term.start_step:
             found.append(f"objective.{name}: end_step ({term.end_step}) must be after start_step ({term.start_step})")

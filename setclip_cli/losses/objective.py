@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from setclip_cli.losses import clip as clip_loss
 from setclip_cli.losses import neighbourhood as neighbourhood_loss
+from setclip_cli.losses import published
+from setclip_cli.losses import s_clip as s_clip_loss
 from setclip_cli.losses import self_supervised as self_supervised_loss
 from setclip_cli.losses import teacher as teacher_loss
 from setclip_cli.losses.mk_mmd import mk_mmd
 from setclip_cli.losses.sdd import BANDWIDTHS, log_density_ratios, sdd
 
-TERMS = ("clip", "mk_mmd", "sdd", "self_supervised", "neighbourhood", "teacher")
+TERMS = ("clip", "mk_mmd", "sdd", "self_supervised", "neighbourhood", "teacher", "s_clip")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Side:
         features: (n, p) transformed frozen features of the unpaired batch.
         embeddings: (n, d) of the same rows, L2-normalised.
         paired: (b, d) embeddings of this side's items of the known pairs; row i of both sides is one pair. b may be 0.
+        paired_features: (b, p) transformed frozen features of the paired rows.
         paired_ids: (b,) int64, which item each paired row is, so that pairs which share an item are told so.
         second_view: (n, d) embeddings of another view of the unpaired batch.
         teacher: (n, c) coordinates of the batch rows that are comparable with the other side's.
@@ -35,6 +38,7 @@ class Side:
     features: Tensor
     embeddings: Tensor
     paired: Tensor
+    paired_features: Tensor | None = None
     paired_ids: Tensor | None = None
     second_view: Tensor | None = None
     teacher: Tensor | None = None
@@ -195,6 +199,60 @@ class Teacher(nn.Module):
             temperature=self.temperature,
             sharpness=self.sharpness,
         )
+
+
+class SClip(nn.Module):
+    """``losses.s_clip.s_clip``, the sum over both sides; 0 without pairs."""
+
+    def __init__(
+        self, temperature: float = clip_loss.TEMPERATURE, regularisation: float = s_clip_loss.REGULARISATION
+    ) -> None:
+        super().__init__()
+        self.temperature, self.regularisation = temperature, regularisation
+
+    def forward(self, left: Side, right: Side) -> Tensor:
+        if not len(left.paired):
+            return left.paired.sum()
+        return self._of(left, right) + self._of(right, left)
+
+    def _of(self, side: Side, other: Side) -> Tensor:
+        if side.paired_features is None:
+            raise ValueError("the s_clip term needs Side.paired_features of both sides")
+        return s_clip_loss.s_clip(
+            side.embeddings,
+            other.paired,
+            side.features,
+            side.paired_features,
+            temperature=self.temperature,
+            regularisation=self.regularisation,
+        )
+
+
+class Published(nn.Module):
+    """A term in the form that was released (``losses.published``), on the released layout: pairs first, then the rest.
+
+    The self-supervised term sees the unpaired rows only, which are those that have a second view.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if name not in {"clip", "sdd", "mk_mmd", "self_supervised"}:
+            raise ValueError(f"term {name!r} has no published form")
+        self.name = name
+
+    def forward(self, left: Side, right: Side) -> Tensor:
+        if self.name == "self_supervised":
+            if left.second_view is None or right.second_view is None:
+                raise ValueError("the self_supervised term needs Side.second_view of both sides")
+            return published.nt_xent(left.embeddings, left.second_view) + published.nt_xent(
+                right.embeddings, right.second_view
+            )
+        x, y = (torch.cat([side.paired, side.embeddings]) for side in (left, right))
+        if self.name == "sdd":
+            return published.sdd(x, y)
+        if self.name == "mk_mmd":
+            return published.mmd(x, y)  # one kernel: what the released training uses
+        return published.clip(x, y, pairs=len(left.paired)) if len(left.paired) else left.paired.sum()
 
 
 @dataclass(frozen=True)

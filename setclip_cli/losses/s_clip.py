@@ -1,0 +1,66 @@
+"""Unpaired rows take the partners of the pairs that an optimal-transport plan brings them to."""
+
+from __future__ import annotations
+
+import ot
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from setclip_cli.losses.clip import TEMPERATURE
+from setclip_cli.losses.kernels import check_rows
+
+REGULARISATION = 0.1
+ITERATIONS = 50
+
+
+def s_clip(
+    embeddings: Tensor,
+    partners: Tensor,
+    features: Tensor,
+    paired_features: Tensor,
+    *,
+    temperature: float = TEMPERATURE,
+    regularisation: float = REGULARISATION,
+) -> Tensor:
+    """Cross entropy of unpaired rows against pseudo-labels over the pairs.
+
+    L = H(Q by rows, softmax(e · partners / t)), Q the entropic transport plan of equal masses from the rows to
+    the pairs' items of the same modality, at their cosine distance in the frozen features
+
+    Args:
+        embeddings: (n, d) L2-normalised embeddings of unpaired rows.
+        partners: (b, d) L2-normalised embeddings of the pairs' items of the other modality.
+        features: (n, p) frozen features of the unpaired rows.
+        paired_features: (b, p) frozen features of the pairs' items of the same modality.
+        temperature: t > 0.
+        regularisation: Of the plan, > 0; cosine distance is its cost.
+
+    Returns:
+        Scalar >= 0 in float32 (float64 for float64 inputs); 0 with one pair, which then is everyone's partner.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty set, NaN or inf, a temperature or regularisation not positive.
+
+    Source: caption-level pseudo-labels of S-CLIP, Mo et al. 2023, arXiv:2305.14095; the keyword-level ones need a list
+        of keywords and are not part of it. Plan: Sinkhorn in log space of POT (Flamary et al. 2021, JMLR 22).
+    """
+    check_rows("s_clip", embeddings=embeddings, partners=partners)
+    check_rows("s_clip", features=features, paired_features=paired_features)
+    fits = len(embeddings) == len(features) and len(partners) == len(paired_features)
+    if not fits or min(temperature, regularisation) <= 0:
+        raise ValueError(
+            "s_clip needs features of every row, temperature and regularisation above 0; got "
+            f"{len(embeddings)}, {len(partners)} rows, {len(features)}, {len(paired_features)} features, "
+            f"temperature {temperature}, regularisation {regularisation}"
+        )
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
+    embeddings, partners = embeddings.to(dtype), partners.to(dtype)
+    with torch.no_grad():
+        cost = 1 - F.normalize(features.to(dtype), dim=1) @ F.normalize(paired_features.to(dtype), dim=1).T
+        masses = (torch.full((size,), 1 / size, dtype=dtype, device=cost.device) for size in cost.shape)
+        plan: Tensor = ot.bregman.sinkhorn_log(*masses, cost, regularisation, numItermax=ITERATIONS, warn=False)
+        pseudo_labels: Tensor = plan / plan.sum(1, keepdim=True)
+    logits = embeddings @ partners.T / temperature
+    loss: Tensor = -(pseudo_labels * logits.log_softmax(1)).sum(1).mean()
+    return loss
