@@ -16,10 +16,11 @@ import numpy as np
 
 from setclip_cli import __version__, atomic
 from setclip_cli.console import note, progress
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.evaluation import baselines as fitted_baselines
 from setclip_cli.evaluation import bootstrap, examples, gates, geometry, maps, metrics, report, targets
 from setclip_cli.evaluation.scoring import Scores, lower_is_better, score, score_before
+from setclip_cli.evaluation.task_set import load_task_set, prompt_prototypes
 from setclip_cli.evaluation.testset import read_test_set
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.evaluation.targets import Target
+    from setclip_cli.evaluation.task_set import TaskSet
     from setclip_cli.evaluation.testset import TestSet
     from setclip_cli.shards import Dataset
 
@@ -61,6 +63,7 @@ def evaluate(
     split: str = "test",
     relevance: str = "label",
     baselines: Sequence[str] = fitted_baselines.DEFAULT,
+    task_set: str | None = None,
     fail_under: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores targets on one split and writes ``out``/report.json, report.md and report.html.
@@ -71,6 +74,8 @@ def evaluate(
         split: The rows to score.
         relevance: ``label``, ``group`` or ``pairs``.
         baselines: Methods to fit beside the first RUN on its own pairs; empty for none.
+        task_set: Name or path of a task set whose prompts stand for the classes; left out, the class means of the
+            right rows do.
         fail_under: ``KEY=VALUE`` gates on the metrics of the first method.
 
     Returns:
@@ -81,10 +86,13 @@ def evaluate(
             gate is not met.
     """
     thresholds = gates.parse(fail_under)
+    task = load_task_set(task_set) if task_set else None
     opened = targets.open_targets(paths)
     check_out(out)
     left, right = opened[0].modalities
     test = read_test_set(dataset, left, right, split=split, matching=relevance)
+    if task:
+        _check_task(task, test, opened)
     added, left_out = fitted_baselines.fit(opened, dataset, out / "baselines", baselines)
     opened = [*opened, *added]
     names = targets.group_names(opened)
@@ -93,12 +101,12 @@ def evaluate(
         test = read_test_set(dataset, left, right, split=split, matching=relevance, absent=absent)
     backbones: dict[str, Backbone] = {}
     scored = [
-        _score(target, names[target.name], dataset, test, backbones)
+        _score(target, names[target.name], dataset, test, task, backbones)
         for target in progress(opened, label="evaluate", unit="run")
     ]
-    content = _content(scored, test, dataset)
+    content = _content(scored, test, dataset, prompted=task is not None)
     content |= {
-        "command": _command(paths, dataset, out, split, relevance, baselines, fail_under),
+        "command": _command(paths, dataset, out, split, relevance, baselines, task_set, fail_under),
         "excluded": test.excluded,
         "baselines_left_out": left_out,
         "gates": gates.judge(thresholds, content["methods"][0]),
@@ -123,13 +131,58 @@ def check_out(out: Path) -> None:
         raise SetClipError(f"{out}: exists and is no REPORT", fix="choose another --out, or remove it yourself")
 
 
-def _score(target: Target, group: str, dataset: Dataset, test: TestSet, backbones: dict[str, Backbone]) -> Scored:
+def _check_task(task: TaskSet, test: TestSet, opened: Sequence[Target]) -> None:
+    """Raises SetClipError unless the task set fits; notes the classes that no row has."""
+    if task.modality != test.left.modality or test.right.modality != "caption":
+        raise SetClipError(
+            f"--task-set: classifies {task.modality} rows by captions; the targets embed {test.left.modality} and "
+            f"{test.right.modality} rows",
+            fix="choose a task set for that modality, or leave it out",
+            exit_code=ExitCode.USAGE,
+        )
+    for target in opened:
+        if target.kind == "embeddings":
+            raise SetClipError(
+                f"{target.path}: holds embeddings alone, and prompts need the caption tower",
+                fix="evaluate the RUN itself, or leave --task-set out",
+                exit_code=ExitCode.USAGE,
+            )
+    found = task.matching(test.left.labels)
+    if len(found) < 2:
+        raise SetClipError(
+            f"--task-set: of its {len(task.classes)} classes the rows of split {test.split!r} have {len(found)}",
+            fix="check the labels of the dataset against the classes in the task set",
+        )
+    empty = len(task.classes) - len(set(found.values()))
+    if empty:
+        test.excluded["classes of the task set without a row"] = empty
+    strange = sum(label is not None and label not in found for label in test.left.labels)
+    if strange:
+        test.excluded[f"{test.left.modality} rows of classes outside the task set, in zero-shot alone"] = strange
+
+
+def _score(
+    target: Target,
+    group: str,
+    dataset: Dataset,
+    test: TestSet,
+    task: TaskSet | None,
+    backbones: dict[str, Backbone],
+) -> Scored:
     sides, untrained = targets.embeddings_of(target, dataset, test, backbones)
     before = score_before(*untrained, test) if untrained else {}
-    return Scored(target, group, sides, untrained, score(*sides, test), before)
+    prompted = None
+    if task:
+        from setclip_cli.model import load_model
+
+        model = load_model(target.path)
+        backbone = backbones[model.config.towers["caption"].identity]
+        spelled = task.matching(test.left.labels)
+        prompted = list(spelled), prompt_prototypes(task, spelled.values(), model, backbone)
+    return Scored(target, group, sides, untrained, score(*sides, test, prompted), before)
 
 
-def _content(scored: Sequence[Scored], test: TestSet, dataset: Dataset) -> dict[str, Any]:
+def _content(scored: Sequence[Scored], test: TestSet, dataset: Dataset, *, prompted: bool) -> dict[str, Any]:
     """report.json, less what `evaluate` adds."""
     groups: dict[str, list[Scored]] = {}
     for one in scored:
@@ -153,7 +206,8 @@ def _content(scored: Sequence[Scored], test: TestSet, dataset: Dataset) -> dict[
             test.left.modality: first[0].scores.forward.unanswered,
             test.right.modality: first[0].scores.backward.unanswered,
         },
-        "classes": test.classes(),
+        "classes": first[0].scores.zero_shot.classes if first[0].scores.zero_shot else [],
+        "zero_shot_by": "prompts" if prompted else "class means",
         "targets": [_target(one) for one in scored],
         "methods": methods,
         "differences": _differences(groups),
@@ -300,11 +354,13 @@ def _command(
     split: str,
     relevance: str,
     baselines: Sequence[str],
+    task_set: str | None,
     fail_under: Sequence[str],
 ) -> str:
     words = ["setclip", "evaluate", *map(str, paths), str(dataset.root), "--out", str(out)]
     words += ["--split", split, "--relevance", relevance]
     words += ["--baselines", ",".join(baselines) or "none"]
+    words += ["--task-set", task_set] if task_set else []
     words += [word for gate in fail_under for word in ("--fail-under", gate)]
     return shlex.join(words)
 

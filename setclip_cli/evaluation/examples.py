@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from setclip_cli.evaluation import similarity
+
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
@@ -30,11 +32,11 @@ _TEXT = 180  # letters
 
 @dataclass(frozen=True)
 class Answer:
-    """A gallery row in an example."""
+    """A gallery row in an example; ``alike`` further rows have the very same embedding, such as repeated captions."""
 
     row: int
     rank: float
-    similarity: float
+    alike: int
     relevant: bool
 
 
@@ -59,6 +61,8 @@ def best_and_worst(
     ids = np.array([query_side.ids[row] for row in ranking.queries])
     order = np.lexsort((ids, -precision))
     best = _one_of_each_class([int(place) for place in order], ranking, query_side)
+    first, inverse = similarity.distinct_rows(gallery)
+    copies = np.bincount(inverse)
     order = np.lexsort((ids, precision))
     worst = _one_of_each_class([int(place) for place in order if place not in best], ranking, query_side)
 
@@ -66,12 +70,14 @@ def best_and_worst(
         row = int(ranking.queries[place])
         scores = gallery @ queries[row]
         relevant = answers.of(row)
-        nearest = np.argsort(-scores, kind="stable")[:ANSWERS]
+        nearest = first[np.argsort(-scores[first], kind="stable")[:ANSWERS]]
         right = int(relevant[np.argmax(scores[relevant])])
 
         def answer(found: int) -> Answer:
             above, level = int((scores > scores[found]).sum()), int((scores == scores[found]).sum())
-            return Answer(found, above + (level + 1) / 2, float(scores[found]), bool((relevant == found).any()))
+            return Answer(
+                found, above + (level + 1) / 2, int(copies[inverse[found]]) - 1, bool((relevant == found).any())
+            )
 
         return Example(row, float(precision[place]), [answer(int(found)) for found in nearest], answer(right))
 

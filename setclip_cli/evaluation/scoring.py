@@ -48,14 +48,17 @@ def lower_is_better(key: str) -> bool:
     return any(name == lower or name.startswith(f"{lower}_") for lower in LOWER_IS_BETTER)
 
 
-def score(left: Embeddings, right: Embeddings, test: TestSet, prototypes: Embeddings | None = None) -> Scores:
+def score(
+    left: Embeddings, right: Embeddings, test: TestSet, prompted: tuple[list[str], Embeddings] | None = None
+) -> Scores:
     """Retrieval both ways, zero-shot classes and geometry.
 
     Args:
         left: (n, d) unit rows, in the order of ``test.left``.
         right: (m, d) unit rows, in the order of ``test.right``.
         test: What is known of the rows.
-        prototypes: (c, d) one row for each of ``test.classes()``; the class means of the right side when left out.
+        prompted: Classes, spelled as the left labels are, and a unit row (c, d) for each of them. Left out, the classes
+            that both sides have stand by the means of their right rows.
     """
     values: dict[str, float] = {}
     chance: dict[str, float | None] = {}
@@ -74,7 +77,7 @@ def score(left: Embeddings, right: Embeddings, test: TestSet, prototypes: Embedd
     values["retrieval/mean_recall"] = float(np.mean([values[key] for key in recalls]))
     chance["retrieval/mean_recall"] = float(np.mean([chance[key] or 0.0 for key in recalls]))
     draws["retrieval/mean_recall"] = np.mean([draws[key] for key in recalls], axis=0)
-    classes = test.classes()
+    classes, prototypes = prompted or (test.classes(), None)
     classified = None
     if len(classes) > 1:
         if prototypes is None:

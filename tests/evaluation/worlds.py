@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from setclip_cli import atomic, shards
-from setclip_cli.embeddings import EmbeddedShard, EmbeddedTower, Making, write_embedding_shard, write_index
+from setclip_cli.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingsIndex, write_embedding_shard, write_index
 from setclip_cli.shards import Dataset, open_dataset
 
 COLOURS = {"forest": (34, 102, 51), "desert": (214, 178, 112), "lake": (52, 98, 150), "snow": (236, 240, 243)}
@@ -85,7 +85,6 @@ def embeddings(
     """
     rng = np.random.default_rng(seed)
     model = hashlib.sha256(f"{method}{seed}{noise}".encode()).hexdigest()
-    making = Making(model=model, method=method, dim=widths[0])
     made = []
     for shard, width in zip(sorted(data.index.shards, key=lambda one: one.modality != "image"), widths, strict=True):
         table = data.read(shard, ["id", "label"])
@@ -99,7 +98,11 @@ def embeddings(
         fields = shard.model_dump() | {"bytes": size, "sha256": sha256}
         made.append(EmbeddedShard(**fields, input_sha256=shard.sha256))
     tower = EmbeddedTower(spec="test:none", pooling="default", identity=model, encoder={} if encoder else None)
-    write_index(root, making, {"image": tower, "caption": tower}, made)
+    towers = {"image": tower, "caption": tower}
+    index = EmbeddingsIndex(
+        model=model, method=method, dim=widths[0], dataset=str(data.root), towers=towers, shards=made
+    )
+    write_index(root, index)
     return root
 
 

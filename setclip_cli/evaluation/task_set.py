@@ -1,0 +1,109 @@
+"""Zero-shot task sets: what to call the classes of a data set, and the sentences to say it in.
+
+setclip_cli/evaluation/task_sets/NAME.toml     those that come with the package
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.evaluation.zero_shot import unit
+from setclip_cli.shards import Modality
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from setclip_cli.backbones.base import Backbone
+    from setclip_cli.model import Model
+
+    Embeddings = npt.NDArray[np.float32]
+
+FOLDER = Path(__file__).parent / "task_sets"
+
+
+class TaskSet(BaseModel):
+    """A task set file.
+
+    Attributes:
+        modality: What is classified.
+        templates: Sentences with one ``{}``; their embeddings are averaged.
+        classes: Label -> one or several names, in the order they are shown.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]
+    modality: Modality
+    source: str
+    templates: Annotated[list[Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]], Field(min_length=1)]
+    classes: Annotated[dict[str, str | list[str]], Field(min_length=2)]
+
+    def prompts(self, label: str) -> list[str]:
+        """Every template with every name of the class."""
+        names = self.classes[label]
+        listed = [names] if isinstance(names, str) else names
+        return [template.replace("{}", name) for template in self.templates for name in listed]
+
+    def matching(self, labels: Iterable[str | None]) -> dict[str, str]:
+        """Label as the data spell it -> label of the task set; only letters and digits count, whatever their case."""
+        known = {_plain(label): label for label in self.classes}
+        spelled = {label for label in labels if label is not None}
+        return {label: known[_plain(label)] for label in sorted(spelled) if _plain(label) in known}
+
+
+def shipped() -> list[str]:
+    """Names of the task sets that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_task_set(name: str) -> TaskSet:
+    """Reads a shipped task set by its name, or a file by its path.
+
+    Raises:
+        SetClipError: exit code 2; no such task set, or the file is not valid.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise SetClipError(
+            f"--task-set {name}: no such task set{nearest(name, shipped())}",
+            fix=f"choose one of {', '.join(shipped())}, or give the path of a .toml file",
+            exit_code=ExitCode.USAGE,
+        )
+    try:
+        return TaskSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetClipError(
+            f"{path}: is no valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SetClipError(
+            f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}",
+            fix=f"compare it with {FOLDER / 'rsscn7.toml'}",
+            exit_code=ExitCode.USAGE,
+        ) from error
+
+
+def prompt_prototypes(task: TaskSet, classes: Iterable[str], model: Model, backbone: Backbone) -> Embeddings:
+    """(c, d) one unit row a class: the mean of its prompts' unit embeddings (prompt ensemble, arXiv:2103.00020)."""
+    import numpy as np
+    import torch
+
+    rows = []
+    for label in classes:
+        with torch.inference_mode():
+            embedded = model.encoders["caption"](backbone.encode(task.prompts(label)).features)
+        rows.append(unit(embedded.float().cpu().numpy()).mean(0))
+    return unit(np.stack(rows))
+
+
+def _plain(label: str) -> str:
+    return "".join(letter for letter in label.casefold() if letter.isalnum())
