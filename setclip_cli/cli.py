@@ -27,7 +27,7 @@ class Commands(typer.core.TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
-            typer.echo("interrupted; run the same command again to go on where it stopped", err=True)
+            typer.echo("interrupted; what was finished is kept", err=True)
             raise typer.Exit(ExitCode.INTERRUPTED) from interrupt
 
 
@@ -339,9 +339,19 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="The REPORT folder to write.")],
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     relevance: Annotated[str, typer.Option(help="What counts as a match: label, group or pairs.")] = "label",
+    baselines: Annotated[
+        str, typer.Option(help="Methods to fit beside the first RUN on its own pairs, with commas between; or none.")
+    ] = "clip,asif,cca,procrustes",
+    task_set: Annotated[
+        str | None, typer.Option(help="Classify by prompts instead of class means: a shipped task set or a TOML file.")
+    ] = None,
     fail_under: Annotated[
         list[str],
-        typer.Option("--fail-under", metavar="KEY=VALUE", help="Exit 4 when a metric is below this; repeatable."),
+        typer.Option(
+            "--fail-under",
+            metavar="KEY=VALUE",
+            help="Exit 4 when a metric of the first method is worse than this; repeatable.",
+        ),
     ] = [],
     as_json: AsJson = False,
 ) -> None:
@@ -366,7 +376,16 @@ def evaluate(
     from setclip_cli.evaluation import evaluate as run
     from setclip_cli.shards import open_dataset
 
-    report = run(paths[:-1], open_dataset(paths[-1]), out, split=split, relevance=relevance, fail_under=fail_under)
+    report = run(
+        paths[:-1],
+        open_dataset(paths[-1]),
+        out,
+        split=split,
+        relevance=relevance,
+        baselines=[] if baselines == "none" else baselines.split(","),
+        task_set=task_set,
+        fail_under=fail_under,
+    )
     emit_json(report) if as_json else typer.echo(report["summary"])
 
 
@@ -400,7 +419,7 @@ def main() -> None:
     """The installed program. SIGTERM ends it as Ctrl-C does, with 143: finished work stays, nothing is half-written."""
 
     def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-        note("terminated; run the same command again to go on where it stopped")
+        note("terminated; what was finished is kept")
         sys.exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)

@@ -46,16 +46,19 @@ def test_a_prototype_is_the_unit_mean_of_the_unit_embeddings_of_its_prompts():
     np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5], [0, 1]], atol=1e-6)
 
 
+HEAD = "schema_version = 1\nsource = ''\n"
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("schema_version = 1\nmodality = 'image'\nsource = ''\ntemplates = ['no gap']\nclasses = {a='a', b='b'}", "templates.0"),
-        ("schema_version = 1\nmodality = 'image'\nsource = ''\ntemplates = ['{}']\nclasses = {a='a'}", "classes"),
-        ("schema_version = 1\nmodality = 'sound'\nsource = ''\ntemplates = ['{}']\nclasses = {a='a', b='b'}", "modality"),
-        ("schema_version = 1\nnodality = 'image'", "modality"),
+        (HEAD + "modality = 'image'\ntemplates = ['no gap']\nclasses = {a='a', b='b'}", "templates.0"),
+        (HEAD + "modality = 'image'\ntemplates = ['{}']\nclasses = {a='a'}", "classes"),
+        (HEAD + "modality = 'sound'\ntemplates = ['{}']\nclasses = {a='a', b='b'}", "modality"),
+        (HEAD + "nodality = 'image'", "modality"),
         ("modality =", "no valid TOML"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_task_set_names_the_key(tmp_path, content, told):
     path = tmp_path / "mine.toml"
     path.write_text(content)
