@@ -66,7 +66,7 @@ def ingest(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SOURCE...", help="Files, folders or archives of one modality; or data manifests (.toml), or names."
+            metavar="SOURCE...", help="Files, folders or archives of one modality; or data manifests (.toml)."
         ),
     ],
     modality: Annotated[
@@ -91,6 +91,7 @@ def ingest(
         str | None,
         typer.Option(
             help="'auto': as the source says, else train; 'train' marks the whole source; "
+            "'as-captions': as the captions that describe it; "
             "'train=0.8,val=0.1,test=0.1' draws by hash of the id.  [default: auto]"
         ),
     ] = None,
@@ -328,6 +329,49 @@ def embed(
         result = embed_backbone(backbone, dataset, out, weights=weights, pooling=pooling, split=split, options=options)
     else:
         result = run(paths[0], dataset, out, modality=modality, split=split, options=options)
+    emit_json(result.as_json()) if as_json else typer.echo(result.summary())
+
+
+@app.command()
+def search(
+    embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="A folder that `setclip embed` wrote.")],
+    query: Annotated[str, typer.Argument(help="A text, a protein sequence, or the path of an image.")],
+    top: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 10,
+    query_modality: Annotated[
+        Literal["protein", "image", "caption"] | None,
+        typer.Option("--as", help="What the query is, when it should not be told from the query."),
+    ] = None,
+    modality: Annotated[
+        Literal["protein", "image", "caption"] | None,
+        typer.Option("--in", help="What to search; the other modality than the query's when left out."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split; all when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="The RUN, when it has moved since.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The DATASET, when it has moved since.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write the images found to this PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the rows of the other modality nearest to a query: exact search by cosine.
+
+    Examples:
+
+      setclip search embeddings/rs "harbour with many boats" --sheet found.png
+
+      setclip search embeddings/rs photo.jpg --top 5 --json
+    """
+    from setclip_cli.search import search as run_search
+
+    result = run_search(
+        embeddings,
+        query,
+        top=top,
+        query_modality=query_modality,
+        modality=modality,
+        split=split,
+        run=run,
+        data=data,
+        sheet=sheet,
+    )
     emit_json(result.as_json()) if as_json else typer.echo(result.summary())
 
 

@@ -207,8 +207,14 @@ class Job:
         admission = self._admission
         rule = parse_split(options.split)
         clusters, clustered_by = _clusters(source, rule, options)
+        described = (
+            pairing.splits_of_groups(Dataset(self._out, DatasetIndex(shards=self._shards))) if rule.as_captions else {}
+        )
 
         def decide(record: Record, perceptual: int | None) -> Admitted | Reject:
+            if rule.as_captions:
+                found = described.get(record.id) or described.get(record.id.rpartition("/")[2])
+                record = record._replace(split=found)
             return admission.admit(
                 record,
                 rule,

@@ -101,6 +101,20 @@ def _group_pairs(dataset: Dataset) -> Iterator[StatedPair]:
             yield from pairs_of_groups(mine, modality)
 
 
+def splits_of_groups(dataset: Dataset) -> dict[str, str]:
+    """The split of the captions of each group.
+
+    Raises:
+        SetClipError: the dataset has no captions, or none with a group.
+    """
+    rows = dataset.rows("caption", None, ["group", "split"])
+    groups = zip(rows["group"].to_pylist(), rows["split"].to_pylist(), strict=True)
+    found = {group: split for group, split in groups if group}
+    if not found:
+        raise SetClipError(f"{dataset.root}: no caption has a group", fix="--split train=0.8,test=0.2")
+    return found
+
+
 def _known(dataset: Dataset, modality: Modality) -> Known:
     rows = dataset.rows(modality, None, ["id", "split"])
     return Known(dict(zip(rows["id"].to_pylist(), rows["split"].to_pylist(), strict=True)))

@@ -17,10 +17,12 @@ class SplitRule:
 
     Attributes:
         fixed: The split of every record, or None.
+        as_captions: Take the split of the captions that describe the record.
         shares: (split, upper bound of its share in [0, 1]) in the order given, when the split is drawn.
     """
 
     fixed: str | None
+    as_captions: bool = False
     shares: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -34,15 +36,18 @@ class SplitRule:
 
 
 def parse_split(text: str) -> SplitRule:
-    """Parses ``auto``, a split's name, or shares such as ``train=0.8,val=0.1,test=0.1``.
+    """Parses ``auto``, ``as-captions``, a split's name, or shares such as ``train=0.8,val=0.1,test=0.1``.
 
-    ``auto`` takes the split that the source states for a record, and ``train`` where it states none.
+    ``auto`` takes the split that the source states for a record, and ``train`` where it states none; ``as-captions``
+    that of the captions which describe the record, and ``train`` where there are none.
 
     Raises:
         SetClipError: a name that cannot be part of a file name, or shares that do not add up to 1.
     """
     if text == "auto":
         return SplitRule(None)
+    if text == "as-captions":
+        return SplitRule(None, as_captions=True)
     if "=" not in text:
         if not SPLIT_NAME.fullmatch(text):
             raise _bad(text, "a split's name has letters, digits, '-' and '_' only")
@@ -63,12 +68,12 @@ def parse_split(text: str) -> SplitRule:
         shares.append((name, total))
     if abs(total - 1) > 1e-6:
         raise _bad(text, f"the shares add up to {total:g}, not 1")
-    return SplitRule(None, tuple(shares))
+    return SplitRule(None, shares=tuple(shares))
 
 
 def _bad(text: str, why: str) -> SetClipError:
     return SetClipError(
         f"--split {text}: {why}",
-        fix="--split train, or --split train=0.8,val=0.1,test=0.1",
+        fix="--split train, --split as-captions, or --split train=0.8,val=0.1,test=0.1",
         exit_code=ExitCode.USAGE,
     )

@@ -124,6 +124,18 @@ def test_the_splits_that_a_source_states_are_taken_unless_told_otherwise(tmp_pat
     assert {row["split"] for row in table(tmp_path / "train", "caption")} == {"train"}
 
 
+def test_images_can_take_the_split_of_the_captions_that_describe_them(tmp_path: Path) -> None:
+    root = images(tmp_path / "in", ["deep/a.png", "deep/b.png", "deep/c.png"])
+    rows = [{"text": "one", "group": "a.png", "split": "test"}, {"text": "two", "group": "deep/b.png", "split": "val"}]
+    with pytest.raises(SetClipError, match="holds no caption rows"):
+        ingest([root], modality="image", out=tmp_path / "out", split="as-captions")
+    ingest([captions(tmp_path / "c.jsonl", rows)], modality="caption", out=tmp_path / "out")
+    ingest([root], modality="image", out=tmp_path / "out", split="as-captions", pairs_from_group=True)
+    found = {row["id"]: row["split"] for row in table(tmp_path / "out", "image")}
+    assert found == {"deep/a.png": "test", "deep/b.png": "val", "deep/c.png": "train"}
+    assert len(open_dataset(tmp_path / "out").pairs()) == 2
+
+
 def test_a_split_name_cannot_leave_the_folder_and_a_flood_of_splits_is_refused(tmp_path: Path) -> None:
     bad = [{"text": "one"}, {"text": "three"}, {"text": "two", "split": "../../up"}]
     ingest([captions(tmp_path / "c.jsonl", bad)], modality="caption", out=tmp_path / "out")

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from setclip_cli.sources.base import FileStamp, Record, Reject, stamp
 from setclip_cli.sources.caption import MAX_CAPTION_CHARS, caption_record
@@ -213,7 +213,7 @@ class _BoundedInfo(tarfile.TarInfo):
     """Refuses extended headers so large that reading one would fill the memory, and archives without an end."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         if not buf:  # tarfile takes a file cut between two members for whole
             raise tarfile.ReadError("no end-of-archive marker")
         return super().frombuf(buf, encoding, errors)

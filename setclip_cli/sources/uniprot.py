@@ -28,12 +28,12 @@ ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 FLAT_SUFFIXES = (".dat", ".swiss")
 MAX_LINE_BYTES = 1 << 20
 MAX_ENTRY_BYTES = 16 << 20
-ID_FIELDS = ("id", "accession", "Entry", "entry", "primaryAccession", "protein_id", "uniprot_id")
+ID_FIELDS = ("id", "accession", "Entry", "entry", "EntryName", "primaryAccession", "protein_id", "uniprot_id")
 SEQUENCE_FIELDS = ("sequence", "Sequence", "seq", "protein_sequence", "primary", "aa_seq")
 DESCRIPTION_FIELDS = ("description", "Protein names", "name")
 _ASPECT_FIELDS: dict[Aspect, tuple[str, ...]] = {
-    "name": ("name", "Protein names"),
-    "function": ("function", "Function [CC]"),
+    "name": ("name", "Protein names", "ProteinName"),
+    "function": ("function", "Function [CC]", "Function"),
     "keywords": ("keywords", "Keywords"),
     "go": ("go", "Gene Ontology (GO)"),
     "ec": ("ec", "EC number"),
