@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.shards import Dataset, Modality, Shard
 
+ROWS_PER_VIEW = 64  # rows in one pass of an augmented view
 ROWS_PER_CALL = 512  # rows encoded between two moves of the progress bar
 
 
@@ -70,6 +71,38 @@ def frozen_features(
     ids = [value for table in tables for value in table["id"].to_pylist()]
     features = torch.cat(parts) if parts else torch.zeros(0, backbone.dim)
     return FeatureTable(ids, features, *counts)
+
+
+def augmented_features(
+    backbone: Backbone, dataset: Dataset, modality: Modality, split: str, *, view: int, cache_dir: Path | None = None
+) -> Tensor:
+    """(n, p) float32 features of one augmented view of every row (see `backbones.augment`), from the cache or computed.
+
+    Args:
+        view: Number of the view; a row's augmentation depends on it and on the row's id alone.
+
+    Raises:
+        SetClipError: a shard is damaged, or a row cannot be read by the backbone.
+    """
+    folder = cache_dir or default_cache_dir()
+    parts = []
+    for shard in dataset.shards(modality, split):
+        path = folder / "features" / f"{_key(backbone, shard)}-view-{view}.safetensors"
+        found = _cached(path, rows=shard.rows, dim=backbone.dim)
+        if found is None:
+            table = dataset.read_verified(shard, ["id", backbone.column])
+            items, ids = table[backbone.column].to_pylist(), table["id"].to_pylist()
+            seeds = [int.from_bytes(hashlib.sha256(f"{view}:{name}".encode()).digest()[:4], "big") for name in ids]
+            features = torch.empty(len(items), backbone.dim)
+            starts = range(0, len(items), ROWS_PER_VIEW)
+            for start in progress(starts, label=f"{shard.path} view {view}", unit="batch"):
+                some = slice(start, start + ROWS_PER_VIEW)
+                with torch.inference_mode():
+                    features[some] = backbone.features(backbone.prepare(items[some], views=seeds[some])).cpu()
+            found = features, [0, 0, 0]
+            _store(path, *found)
+        parts.append(found[0])
+    return torch.cat(parts)
 
 
 def default_cache_dir() -> Path:

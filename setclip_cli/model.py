@@ -3,6 +3,7 @@
 RUN/config.json            method, and for each tower its backbone and the description of its encoder
 RUN/model.safetensors      the encoders' tensors, "<modality>.<tensor>"
 RUN/initial.safetensors    the same before training: what the report's "before" shows
+RUN/tuned-<modality>.safetensors   the backbone's weights that training changed, for a tower that is not frozen
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
 INITIAL_NAME = "initial.safetensors"
+TUNED_NAME = "tuned-{modality}.safetensors"
 
 
 class TowerConfig(BaseModel):
@@ -37,7 +39,10 @@ class TowerConfig(BaseModel):
     spec: str
     weights: str
     pooling: str
-    identity: str  # of the backbone: the same weights must be found again to embed
+    identity: str  # of the backbone as found: the same weights must be found again to embed
+    trainable: str = "frozen"
+    lora_rank: int = 8
+    tuned_sha256: str | None = None  # of TUNED_NAME, where training changed the backbone
     dim: int  # width of the features
     encoder: dict[str, Any]
     initial: dict[str, Any]
@@ -70,9 +75,15 @@ class Model:
     encoders: dict[Modality, Encoder]
     initial: dict[Modality, Encoder]
     identity: str  # sha256 of the trained tensors and their configuration
+    run: Path
 
-    def load_backbone(self, modality: Modality, device: torch.device | str = "cpu") -> Backbone:
-        """The tower's backbone, with the very weights that the model was trained on.
+    def load_backbone(
+        self, modality: Modality, device: torch.device | str = "cpu", *, initial: bool = False
+    ) -> Backbone:
+        """The tower's backbone, with the very weights that training left it with.
+
+        Args:
+            initial: The weights before training instead: what the `initial` encoders go with.
 
         Raises:
             SetClipError: the weights are not to be found, or are not those of the training.
@@ -88,6 +99,11 @@ class Model:
                 f"{tower.spec}: the weights found (weights = {tower.weights!r}) are not those this RUN was trained on",
                 fix="restore the weights the RUN names, or train again with `setclip align`",
             )
+        if tower.tuned_sha256 is not None and not initial:
+            from setclip_cli.backbones.tuning import apply_tuned
+
+            tensors, _ = checkpoint.load_tensors(self.run / TUNED_NAME.format(modality=modality))
+            apply_tuned(backbone, tower.trainable, tensors, lora_rank=tower.lora_rank)
         return backbone
 
 
@@ -117,7 +133,7 @@ def load_model(run: Path) -> Model:
     identity = atomic.sha256_bytes(
         json.dumps([config.model_dump(mode="json"), atomic.sha256_file(run / MODEL_NAME)], sort_keys=True).encode()
     )
-    return Model(config, encoders, initial, identity)
+    return Model(config, encoders, initial, identity, run)
 
 
 def load_config(run: Path) -> ModelConfig:

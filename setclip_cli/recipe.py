@@ -126,7 +126,8 @@ class MkMmd(Term):
 class SelfSupervised(Term):
     form: Form = "stable"
     temperature: PositiveFloat = 0.1
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2  # of features, to make the second view of a frozen backbone
+    noise: PositiveFloat = 1.5  # length of the noise on features of mean length 1 that makes a frozen tower's view
+    views: Annotated[int, Field(ge=0)] = 0  # features of this many augmented views are cached and used instead
 
 
 class Neighbourhood(Term):
@@ -163,7 +164,7 @@ class Objective(Section):
 class Train(Section):
     split: str = "train"
     steps: PositiveInt = 300
-    batch: Annotated[int, Field(ge=2)] = 256  # unpaired rows of each modality
+    batch: Annotated[int, Field(ge=2)] = 64  # as good as 256 and four times cheaper; unpaired rows of each modality
     pairs_per_batch: PositiveInt = 256  # all of them when there are fewer
     chunk: PositiveInt = 64  # rows that a tuned backbone holds activations of; the batch itself may be any size
     checkpoint_every: PositiveInt = 500  # steps

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from setclip_cli import atomic, checkpoint
 from setclip_cli.backbones import load_backbone
+from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.checkpoint import Checkpoint
 from setclip_cli.console import note, progress
+from setclip_cli.distributed import launched
 from setclip_cli.errors import ExitCode, SetClipError
-from setclip_cli.features import frozen_features
+from setclip_cli.features import augmented_features, frozen_features
+from setclip_cli.items import open_items
 from setclip_cli.lock import exclusive
-from setclip_cli.model import CONFIG_NAME, ModelConfig, TowerConfig, load_config, save_model
+from setclip_cli.model import CONFIG_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config, save_model
 from setclip_cli.model_card import model_card
 from setclip_cli.plan import plan
 from setclip_cli.run_folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME
+from setclip_cli.tower import Pool, Tuned
 from setclip_cli.training import Training, fit, is_trained
 from setclip_cli.training_pairs import known_pairs, pair_rows
 
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.base import Backbone
+    from setclip_cli.encoders import Encoder
     from setclip_cli.recipe import Recipe
     from setclip_cli.shards import Dataset, Modality
 
@@ -67,71 +74,112 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
             turned non-finite.
     """
     started = time.monotonic()
-    data_identity = dataset.identity()
     plan(recipe, dataset, out, resume=resume)
     device = resolve_device(recipe.train.device)
-    with exclusive(out):
+    with launched() as group, exclusive(out) if group.main else nullcontext():
         if (out / CONFIG_NAME).exists():
             config = load_config(out)
             return AlignResult(out, config.method, config.pairs, 0, None, reused=True, wall_s=0.0)
+        group.wait()  # no rank may find the RUN finished by a faster one
         modalities = recipe.modalities()
         pairs = known_pairs(dataset, recipe)
         backbones = [_backbone(recipe, modality, device) for modality in modalities]
-        left, right = (
-            frozen_features(backbone, dataset, modality, recipe.train.split)
-            for backbone, modality in zip(backbones, modalities, strict=True)
-        )
+        identities = [backbone.identity for backbone in backbones]
+        with group.main_first():  # the others find the features in the cache
+            left, right = (
+                frozen_features(backbone, dataset, modality, recipe.train.split)
+                for backbone, modality in zip(backbones, modalities, strict=True)
+            )
+            pools = [
+                _pool(recipe, dataset, backbone, table.features.to(device))
+                for backbone, table in zip(backbones, (left, right), strict=True)
+            ]
         rows = pair_rows(pairs, left.ids, right.ids, split=recipe.train.split)
+        if group.main:
+            atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
 
-        atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
-        resumed_from = None
+        steps, resumed_from = 0, None
+        tuned: tuple[dict[str, Tensor], ...] = ({}, {})
         if is_trained(recipe, rows):
-            training = Training(recipe, left.features.to(device), right.features.to(device), rows.to(device))
+            training = Training(recipe, pools[0], pools[1], rows.to(device), group=group)
             resumed_from = _resume(training, out) if resume else None
-            _run(training, out, data_identity)
-            fitted = training.fitted()
+            _run(training, out, dataset.identity())
+            fitted, tuned, steps = training.fitted(), training.tuned(), training.steps
         else:
             fitted = fit(recipe, left.features, right.features, rows)
-            atomic.write_text(out / METRICS_NAME, json.dumps(fitted.findings) + "\n" if fitted.findings else "")
-        for warning in fitted.warnings:
-            note(f"warning: {warning}")
+        if group.main:
+            if not steps:
+                atomic.write_text(out / METRICS_NAME, json.dumps(fitted.findings) + "\n" if fitted.findings else "")
+            for warning in fitted.warnings:
+                note(f"warning: {warning}")
+            config = ModelConfig(
+                method=recipe.method,
+                seed=recipe.seed,
+                pairs=len(pairs),
+                dataset_sha256=dataset.identity(),
+                towers={
+                    modality: _tower_config(recipe, modality, identity, backbone.dim, encoder, initial, out, changed)
+                    for modality, identity, backbone, encoder, initial, changed in zip(
+                        modalities, identities, backbones, fitted.encoders, fitted.initial, tuned, strict=True
+                    )
+                },
+            )
+            atomic.write_text(out / "README.md", model_card(recipe, config, dataset))
+            encoders = dict(zip(modalities, fitted.encoders, strict=True))
+            save_model(out, config, encoders, dict(zip(modalities, fitted.initial, strict=True)))
+        group.wait()
+    wall_s = time.monotonic() - started
+    return AlignResult(out, recipe.method, len(pairs), steps, resumed_from, reused=False, wall_s=wall_s)
 
-        towers = {
-            modality: TowerConfig(
-                spec=recipe.towers[modality].backbone,
-                weights=recipe.towers[modality].weights,
-                pooling=recipe.towers[modality].pooling,
-                identity=backbone.identity,
-                dim=backbone.dim,
-                encoder=encoder.describe(),
-                initial=initial.describe(),
-            )
-            for modality, backbone, encoder, initial in zip(
-                modalities, backbones, fitted.encoders, fitted.initial, strict=True
-            )
-        }
-        config = ModelConfig(
-            method=recipe.method,
-            seed=recipe.seed,
-            pairs=len(pairs),
-            dataset_sha256=data_identity,
-            towers=towers,
-        )
-        atomic.write_text(out / "README.md", model_card(recipe, config, dataset))
-        save_model(
-            out,
-            config,
-            dict(zip(modalities, fitted.encoders, strict=True)),
-            dict(zip(modalities, fitted.initial, strict=True)),
-        )
-    steps = recipe.train.steps * recipe.ensemble if is_trained(recipe, rows) else 0
-    return AlignResult(
-        out, recipe.method, len(pairs), steps, resumed_from, reused=False, wall_s=time.monotonic() - started
+
+def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor) -> Pool:
+    """The rows of one modality; for a tower that is not frozen, with its backbone made trainable."""
+    tower, split = recipe.towers[backbone.modality], recipe.train.split
+    if not tower.frozen:
+        items = open_items(dataset, backbone.modality, split, backbone.column)
+        make_trainable(backbone, tower.trainable, lora_rank=tower.lora_rank, checkpointing=tower.gradient_checkpointing)
+        backbone.precision = resolve_precision(recipe.train.precision, features.device)
+        return Pool(features, tuned=Tuned(backbone, items))
+    count = recipe.objective.self_supervised.views if recipe.objective.self_supervised.weight else 0
+    views = [augmented_features(backbone, dataset, backbone.modality, split, view=view) for view in range(count)]
+    return Pool(features, views=torch.stack(views).to(features.device) if views else None)
+
+
+def _tower_config(
+    recipe: Recipe,
+    modality: Modality,
+    identity: str,
+    dim: int,
+    encoder: Encoder,
+    initial: Encoder,
+    out: Path,
+    tuned: dict[str, Tensor],
+) -> TowerConfig:
+    """The tower as config.json describes it; tuned weights are written on the way."""
+    tower = recipe.towers[modality]
+    path = out / TUNED_NAME.format(modality=modality)
+    if tuned:
+        checkpoint.save_tensors(path, tuned)
+    return TowerConfig(
+        spec=tower.backbone,
+        weights=tower.weights,
+        pooling=tower.pooling,
+        identity=identity,
+        trainable=tower.trainable,
+        lora_rank=tower.lora_rank,
+        tuned_sha256=atomic.sha256_file(path) if tuned else None,
+        dim=dim,
+        encoder=encoder.describe(),
+        initial=initial.describe(),
     )
 
 
 def _run(training: Training, out: Path, data_identity: str) -> None:
-    """Takes the steps that are left; writes metrics each step, checkpoints now and then and when stopped."""
+    """Takes the steps that are left; the main process writes metrics each step and checkpoints now and then."""
+    if not training.group.main:
+        while training.taken < training.steps:
+            training.advance()
+        return
     recipe = training.recipe
     folder = out / CHECKPOINTS_NAME
 
@@ -194,6 +242,23 @@ def resolve_device(wanted: str) -> torch.device:
             exit_code=ExitCode.USAGE,
         )
     return torch.device(wanted)
+
+
+def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The dtype of ``train.precision``; "auto" is bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        SetClipError: half precision where the device has none.
+    """
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if wanted == "fp16" and device.type != "cuda":
+        raise SetClipError(
+            "train.precision = 'fp16': needs a CUDA GPU",
+            fix="--set train.precision=bf16, or float32",
+            exit_code=ExitCode.USAGE,
+        )
+    return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
 
 
 def _backbone(recipe: Recipe, modality: Modality, device: torch.device) -> Backbone:

@@ -6,20 +6,23 @@ the objective at the embeddings, and sends their sum back through the heads. Lab
 
 from __future__ import annotations
 
-import copy
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from setclip_cli import baselines, checkpoint, consensus
-from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
+from setclip_cli.distributed import Group
+from setclip_cli.encoders import Encoder
 from setclip_cli.errors import SetClipError
 from setclip_cli.losses.objective import Side
 from setclip_cli.methods import build_objective, fit_teacher
 from setclip_cli.recipe import TRAINING_FREE_METHODS
 from setclip_cli.sampling import generator, sample
+from setclip_cli.schedules import rate_at
+from setclip_cli.tower import Pool, Tower
 
 if TYPE_CHECKING:
     from setclip_cli.recipe import Recipe
@@ -49,11 +52,11 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         pairs: (b, 2) int64 rows of the known pairs; b may be 0.
     """
     if is_trained(recipe, pairs):
-        training = Training(recipe, left, right, pairs)
+        training = Training(recipe, Pool(left), Pool(right), pairs)
         while training.taken < training.steps:
             training.advance()
         return training.fitted()
-    initial = (_Tower(recipe, "left", left).encoder(), _Tower(recipe, "right", right).encoder())
+    initial = (Tower(recipe, "left", Pool(left)).encoder(), Tower(recipe, "right", Pool(right)).encoder())
     if len(pairs):
         encoders = baselines.fit(recipe.method, left, right, pairs, axes=recipe.projection.pca)
         return Fitted(encoders, initial)
@@ -68,61 +71,41 @@ def is_trained(recipe: Recipe, pairs: Tensor) -> bool:
     return recipe.method not in TRAINING_FREE_METHODS and not matched_by_consensus
 
 
-class _Tower:
-    """One side in training: the transformed features of its pool and the heads over them."""
-
-    def __init__(self, recipe: Recipe, side: str, pool: Tensor) -> None:
-        self.side = side
-        self.dropout = recipe.objective.self_supervised.dropout
-        self.transform = FeatureTransform.fit(pool, recipe.projection.pca).to(pool.device)
-        with torch.no_grad():
-            self.features = self.transform(pool)
-        self.heads = nn.ModuleList(
-            ProjectionHead(
-                self.features.shape[1],
-                recipe.projection.dim,
-                head=recipe.projection.kind,
-                seed=generator(recipe.seed, "init", side, member).initial_seed(),
-            )
-            for member in range(recipe.ensemble)
-        ).to(pool.device)
-
-    def encoder(self) -> Encoder:
-        """The heads as they are now: a copy, so that later steps do not change it."""
-        heads = [head for head in copy.deepcopy(self.heads) if isinstance(head, ProjectionHead)]
-        return (
-            Composed(copy.deepcopy(self.transform), heads[0] if len(heads) == 1 else Concatenated(heads)).cpu().eval()
-        )
-
-    def view(self, features: Tensor, draw: torch.Generator) -> Tensor:
-        """A second view of frozen features: some of them left out, the rest scaled up to keep the mean."""
-        kept = torch.rand(features.shape, generator=draw).to(features.device) >= self.dropout
-        return features * kept / (1 - self.dropout)
-
-
 class Training:
     """The state of a training run and its one step. Everything random is a function of the recipe's seed and the step.
 
     Attributes:
         taken: Steps already taken, over all members of the ensemble.
         steps: Steps to take.
+        initial: The encoders before the first step.
     """
 
-    def __init__(self, recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> None:
-        self.recipe = recipe
-        self.taken = 0
-        self.steps = recipe.train.steps * recipe.ensemble
-        self.pairs = pairs
-        self.left, self.right = _Tower(recipe, "left", left), _Tower(recipe, "right", right)
-        self.initial = (self.left.encoder(), self.right.encoder())
-        self.objective = build_objective(recipe.objective).to(left.device)
+    def __init__(self, recipe: Recipe, left: Pool, right: Pool, pairs: Tensor, *, group: Group | None = None) -> None:
+        """``pairs`` is (b, 2) int64: the left and right rows of the known pairs; b may be 0."""
+        self.recipe, self.pairs = recipe, pairs
+        self.group = group or Group()
+        self.taken, self.steps = 0, recipe.train.steps * recipe.ensemble
+        self.towers = (Tower(recipe, "left", left), Tower(recipe, "right", right))
+        self.initial = (self.towers[0].encoder(), self.towers[1].encoder())
+        device = left.features.device
+        self.objective = build_objective(recipe.objective).to(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
+        self.averages: dict[str, Tensor] = {}
+        if recipe.optim.ema:
+            self.averages = {name: value.detach().clone() for name, value in self._parameters().items()}
         self.coordinates: tuple[Tensor, Tensor] | None = None
         if "teacher" in self.objective.terms and len(pairs):
-            teachers = fit_teacher(
-                self.left.features, self.right.features, pairs, neighbours=recipe.objective.teacher.neighbours
+            of_left, of_right = fit_teacher(
+                self.towers[0].features,
+                self.towers[1].features,
+                pairs,
+                neighbours=recipe.objective.teacher.neighbours,
             )
-            self.coordinates = (teachers[0].coordinates(), teachers[1].coordinates())
+            self.coordinates = (of_left.coordinates(), of_right.coordinates())
         self.optimizer = self._new_optimizer(member=0)
+        # Tuned backbones read raw rows: those of the next step are read while this one computes.
+        self._ahead = ThreadPoolExecutor(1) if left.tuned or right.tuned else None
+        self._next: tuple[int, Future[tuple[list[_Lot], list[_Lot]]]] | None = None
 
     def advance(self) -> dict[str, float]:
         """Takes one step and returns what it saw, by the keys of metrics.jsonl.
@@ -133,24 +116,29 @@ class Training:
         member, step = divmod(self.taken, self.recipe.train.steps)
         if step == 0:
             self.optimizer = self._new_optimizer(member)
-        left, right = self._side(self.left, 0, member, step), self._side(self.right, 1, member, step)
-        value = self.objective(left.detached, right.detached, step)
-        inputs = [*left.leaves, *right.leaves, *self.objective.parameters()]
-        gradients = {
-            name: _gradients(term, inputs) for name, term in value.terms.items()
-        }  # at the embeddings, one backward a term: their sum is the whole gradient, their norms its shares
+        lots = self._lots()
+        left, right = (
+            [_Embedded(tower, member, lot, self.group) for lot in side]
+            for tower, side in zip(self.towers, lots, strict=True)
+        )
+        value = self.objective(self._side(0, left), self._side(1, right), step)
+        embedded = [*left, *right]
+        inputs = [*(part.leaf for part in embedded), *self.objective.parameters()]
+        # At the embeddings, one backward a term: their sum is the whole gradient, their norms its shares.
+        gradients = {name: _gradients(term, inputs) for name, term in value.terms.items()}
         self._check_finite(value.terms, gradients)
-
-        self.optimizer.zero_grad(set_to_none=True)
         summed = [
             sum((value.weights[name] * parts[index] for name, parts in gradients.items()), torch.zeros_like(tensor))
             for index, tensor in enumerate(inputs)
         ]
-        embeddings = [*left.embeddings, *right.embeddings]
-        torch.autograd.backward(embeddings, summed[: len(embeddings)])
-        for parameter, gradient in zip(self.objective.parameters(), summed[len(embeddings) :], strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
+
+        self.optimizer.zero_grad(set_to_none=True)
+        for part, gradient in zip(embedded, summed, strict=False):
+            part.backward(gradient * self.scaler.get_scale())
+        self.group.sum_gradients(self._trained(member))
+        for parameter, gradient in zip(self.objective.parameters(), summed[len(embedded) :], strict=True):
+            parameter.grad = gradient * self.scaler.get_scale()  # the same on every rank
+        norm, rate = self._update(member, step)
         self.taken += 1
 
         norms = {
@@ -163,68 +151,152 @@ class Training:
             "loss/total": float(value.total.detach()),
             **{f"loss/{name}": float(term.detach()) for name, term in value.terms.items()},
             **{f"gradient_share/{name}": norm / whole for name, norm in norms.items()},
+            "gradient_norm": norm,
+            "lr": rate,
             "density_gap": float(value.density_gap),
         }
 
     def fitted(self) -> Fitted:
-        return Fitted((self.left.encoder(), self.right.encoder()), self.initial)
+        """The encoders as they are now: averaged weights where the recipe asks for an average."""
+        left, right = (tower.encoder(self._averages_of(f"{tower.side}.heads.")) for tower in self.towers)
+        return Fitted((left, right), self.initial)
+
+    def tuned(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The trained weights of the left and right backbone, by name; empty for frozen ones."""
+        left, right = (
+            {
+                name: self.averages.get(f"{tower.side}.backbone.{name}", value).detach().clone()
+                for name, value in tower.tuned_parameters().items()
+            }
+            for tower in self.towers
+        )
+        return left, right
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name."""
+        scaler = {f"scaler.{name}": torch.tensor(float(value)) for name, value in self.scaler.state_dict().items()}
         return {
-            **{f"left.{name}": value for name, value in self.left.heads.state_dict().items()},
-            **{f"right.{name}": value for name, value in self.right.heads.state_dict().items()},
+            **{name: value.detach() for name, value in self._parameters().items()},
+            **{f"average.{name}": value for name, value in self.averages.items()},
             **{f"objective.{name}": value for name, value in self.objective.state_dict().items()},
             **checkpoint.optimizer_tensors(self.optimizer),
+            **scaler,
         }
 
     def restore(self, taken: int, tensors: dict[str, Tensor]) -> None:
         """Puts back what `tensors` gave after ``taken`` steps."""
-        modules = {"left": self.left.heads, "right": self.right.heads, "objective": self.objective}
-        for prefix, module in modules.items():
-            start = f"{prefix}."
-            module.load_state_dict(
-                {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        with torch.no_grad():
+            for name, parameter in self._parameters().items():
+                parameter.copy_(tensors[name])
+            for name, average in self.averages.items():
+                average.copy_(tensors[f"average.{name}"])
+        self.objective.load_state_dict(_under("objective.", tensors))
+        if scaler := _under("scaler.", tensors):
+            settings = {name: float(value) for name, value in scaler.items()}
+            whole = {"growth_interval", "_growth_tracker"}
+            self.scaler.load_state_dict(
+                {name: int(value) if name in whole else value for name, value in settings.items()}
             )
         self.taken = taken
         self.optimizer = self._new_optimizer(min(taken // self.recipe.train.steps, self.recipe.ensemble - 1))
         checkpoint.restore_optimizer(self.optimizer, tensors)
 
+    def _parameters(self) -> dict[str, Tensor]:
+        """Every trained parameter of the towers, by name."""
+        found: dict[str, Tensor] = {}
+        for tower in self.towers:
+            found |= {f"{tower.side}.heads.{name}": value for name, value in tower.heads.named_parameters()}
+            found |= {f"{tower.side}.backbone.{name}": value for name, value in tower.tuned_parameters().items()}
+        return found
+
+    def _trained(self, member: int) -> list[Tensor]:
+        """The parameters that a step of this member changes, the objective's aside."""
+        heads = [parameter for tower in self.towers for parameter in tower.heads[member].parameters()]
+        return [*heads, *(value for tower in self.towers for value in tower.tuned_parameters().values())]
+
+    def _averages_of(self, prefix: str) -> dict[str, Tensor]:
+        return _under(prefix, self.averages)
+
     def _new_optimizer(self, member: int) -> torch.optim.Optimizer:
         """Each member of an ensemble has its own heads, and so its own moments."""
-        parameters = [*self.left.heads[member].parameters(), *self.right.heads[member].parameters()]
         settings = self.recipe.optim
-        return torch.optim.AdamW(
-            [*parameters, *self.objective.parameters()], lr=settings.lr, weight_decay=settings.weight_decay
-        )
+        heads = [parameter for tower in self.towers for parameter in tower.heads[member].parameters()]
+        backbones = [value for tower in self.towers for value in tower.tuned_parameters().values()]
+        groups: list[dict[str, Any]] = [
+            {"params": [*heads, *self.objective.parameters()], "lr": settings.lr, "weight_decay": settings.weight_decay}
+        ]
+        if backbones:
+            rates = {"lr": settings.backbone_lr, "weight_decay": settings.backbone_weight_decay}
+            groups.append({"params": backbones, **rates})
+        optimizer = torch.optim.AdamW(groups)
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+        return optimizer
 
-    def _side(self, tower: _Tower, column: int, member: int, step: int) -> _Drawn:
-        """Draws this side's rows of a step and embeds them."""
+    def _update(self, member: int, step: int) -> tuple[float, float]:
+        """Clips, steps and averages; returns the norm of the gradient and the projections' learning rate."""
+        settings = self.recipe.optim
+        factor = rate_at(step, self.recipe.train.steps, settings.schedule, settings.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        parameters = [*self._trained(member), *self.objective.parameters()]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            current = self._parameters() if self.averages else {}
+            for name, average in self.averages.items():
+                average.lerp_(current[name], 1 - settings.ema)
+        return float(norm), float(self.optimizer.param_groups[0]["lr"])
+
+    def _lots(self) -> tuple[list[_Lot], list[_Lot]]:
+        """This step's rows of both sides, prepared; with tuned backbones the next step's are begun."""
+        if self._ahead is None:
+            return self._draw(self.taken)
+        ready = self._next[1] if self._next and self._next[0] == self.taken else None
+        lots = ready.result() if ready else self._draw(self.taken)
+        if self.taken + 1 < self.steps:
+            self._next = (self.taken + 1, self._ahead.submit(self._draw, self.taken + 1))
+        return lots
+
+    def _draw(self, taken: int) -> tuple[list[_Lot], list[_Lot]]:
+        """The lots of a step: the unpaired rows, their second view when a term needs it, and the pairs' rows."""
+        member, step = divmod(taken, self.recipe.train.steps)
         train, seed = self.recipe.train, self.recipe.seed
-        head, pool = tower.heads[member], tower.features
-        rows = sample(len(pool), train.batch, step, seed=seed, stream=f"{tower.side}/{member}").to(pool.device)
-        features = pool[rows]
-        embeddings = [head(features)]
-        paired_ids = self.pairs[:0, column]
+        chosen = torch.zeros(0, dtype=torch.int64)
         if len(self.pairs):
             chosen = sample(len(self.pairs), train.pairs_per_batch, step, seed=seed, stream=f"pairs/{member}")
-            paired_ids = self.pairs[chosen.to(self.pairs.device), column]
-            embeddings.append(head(pool[paired_ids]))
-        if "self_supervised" in self.objective.terms:
-            draw = generator(seed, "view", tower.side, member, step)
-            embeddings.append(head(tower.view(features, draw)))
-        leaves = [embedding.detach().requires_grad_() for embedding in embeddings]
-        return _Drawn(
-            embeddings,
-            leaves,
-            Side(
-                features=features,
-                embeddings=leaves[0],
-                paired=leaves[1] if len(self.pairs) else leaves[0][:0],
-                paired_ids=paired_ids,
-                second_view=leaves[-1] if "self_supervised" in self.objective.terms else None,
-                teacher=self.coordinates[column][rows] if self.coordinates else None,
-            ),
+        sides = []
+        for column, tower in enumerate(self.towers):
+            rows = sample(len(tower.features), train.batch, step, seed=seed, stream=f"{tower.side}/{member}")
+            lots = [self._lot(tower, rows)]
+            if len(self.pairs):
+                lots.append(self._lot(tower, self.pairs[chosen.to(self.pairs.device), column].cpu()))
+            if "self_supervised" in self.objective.terms:
+                lots.append(self._lot(tower, rows, generator(seed, "view", tower.side, member, step).initial_seed()))
+            sides.append(lots)
+        return sides[0], sides[1]
+
+    def _lot(self, tower: Tower, rows: Tensor, view_seed: int | None = None) -> _Lot:
+        """This rank's share of the rows, prepared chunk by chunk."""
+        own = self.group.share(len(rows))
+        size = tower.chunk or max(1, len(rows))
+        parts = [slice(start, min(start + size, own.stop)) for start in range(own.start, own.stop, size)]
+        return _Lot(rows, [tower.prepare(rows, part, view_seed) for part in parts], size, view_seed)
+
+    def _side(self, column: int, embedded: list[_Embedded]) -> Side:
+        rows = embedded[0].lot.rows.to(self.pairs.device)
+        features = self.towers[column].features
+        paired = embedded[1] if len(self.pairs) else None
+        return Side(
+            features=features[rows.to(features.device)],
+            embeddings=embedded[0].leaf,
+            paired=paired.leaf if paired else embedded[0].leaf[:0],
+            paired_features=features[paired.lot.rows.to(features.device)] if paired else features[:0],
+            paired_ids=paired.lot.rows.to(self.pairs.device) if paired else self.pairs[:0, column],
+            second_view=embedded[-1].leaf if "self_supervised" in self.objective.terms else None,
+            teacher=self.coordinates[column][rows] if self.coordinates else None,
         )
 
     def _check_finite(self, terms: dict[str, Tensor], gradients: dict[str, list[Tensor]]) -> None:
@@ -238,12 +310,55 @@ class Training:
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """A side's embeddings with their graph, the same cut off as leaves, and the side that the losses see."""
+class _Lot:
+    """Rows that a step embeds together.
 
-    embeddings: list[Tensor]
-    leaves: list[Tensor]
-    detached: Side
+    Attributes:
+        rows: (n,) int64, of all ranks.
+        chunks: This rank's share, prepared, ``size`` rows each.
+        view_seed: Set for a second view.
+    """
+
+    rows: Tensor
+    chunks: list[Any]
+    size: int
+    view_seed: int | None
+
+
+class _Embedded:
+    """Embeddings of a lot, cut off from what made them, and the way back.
+
+    With one chunk the graph is kept. With several, a second pass makes it again, chunk by chunk: memory holds the
+    activations of one chunk and the embeddings of all, and the gradient is the same (Gao et al. 2021,
+    arXiv:2101.06983).
+
+    Attributes:
+        leaf: (n, d) float32 embeddings of all ranks' rows; the losses' gradient is taken here.
+    """
+
+    def __init__(self, tower: Tower, member: int, lot: _Lot, group: Group) -> None:
+        self.tower, self.member, self.lot, self.group = tower, member, lot, group
+        with torch.set_grad_enabled(len(lot.chunks) == 1):
+            parts = [self._embed(index) for index in range(len(lot.chunks))]
+        self._graph = parts[0] if len(parts) == 1 else None
+        nothing = tower.features.new_zeros(0, tower.dim)  # a rank may have no row of a small lot
+        own = torch.cat([nothing, *(part.detach().float() for part in parts)])
+        self.leaf = group.gather(own, len(lot.rows)).requires_grad_()
+
+    def backward(self, gradient: Tensor) -> None:
+        """Sends the gradient of this rank's rows back through the tower."""
+        own = gradient[self.group.share(len(self.lot.rows))]
+        if self._graph is not None:
+            torch.autograd.backward(self._graph, own.to(self._graph.dtype))
+            return
+        for index in range(len(self.lot.chunks)):
+            embeddings = self._embed(index)
+            start = index * self.lot.size
+            torch.autograd.backward(embeddings, own[start : start + self.lot.size].to(embeddings.dtype))
+
+    def _embed(self, index: int) -> Tensor:
+        seed = None if self.lot.view_seed is None else self.lot.view_seed + index
+        return self.tower.embed(self.member, self.lot.chunks[index], dropout_seed=seed)
 
 
 def _gradients(term: Tensor, inputs: list[Tensor]) -> list[Tensor]:
@@ -255,3 +370,8 @@ def _gradients(term: Tensor, inputs: list[Tensor]) -> list[Tensor]:
         torch.zeros_like(tensor) if gradient is None else gradient
         for tensor, gradient in zip(inputs, found, strict=True)
     ]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries whose names start with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.recipe import Method, Recipe, load_recipe
-from setclip_cli.training import Training, fit, is_trained
+from setclip_cli.schedules import rate_at
+from setclip_cli.tower import Pool
+from setclip_cli.training import Training, _Embedded, fit, is_trained
 
 TRAINED: list[Method] = ["set-clip-plus", "set-clip", "clip"]
 
@@ -41,23 +44,27 @@ def pools(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return left, right, torch.arange(6).repeat(2, 1).T.contiguous()
 
 
+def training_of(recipe: Recipe, seed: int = 0) -> Training:
+    left, right, pairs = pools(seed)
+    return Training(recipe, Pool(left), Pool(right), pairs)
+
+
 @pytest.mark.parametrize("method", TRAINED)
 def test_the_step_takes_the_gradient_of_the_whole_objective(recipe: Recipe, method: Method) -> None:
     """Term by term at the embeddings and then back through the heads = one backward through everything."""
     recipe = recipe.with_settings(method=method)
-    two_pass, one_pass = Training(recipe, *pools()), Training(recipe, *pools())
+    two_pass, one_pass = training_of(recipe), training_of(recipe)
     two_pass.advance()
-    got = [parameter.grad for tower in (two_pass.left, two_pass.right) for parameter in tower.heads.parameters()]
+    got = [parameter.grad for tower in two_pass.towers for parameter in tower.heads.parameters()]
 
-    sides = [one_pass._side(tower, column, 0, 0) for column, tower in enumerate((one_pass.left, one_pass.right))]
-    attached = []
-    for side in sides:
-        names = ["embeddings", "paired"] + (["second_view"] if side.detached.second_view is not None else [])
-        attached.append(
-            type(side.detached)(**{**vars(side.detached), **dict(zip(names, side.embeddings, strict=True))})
-        )
-    one_pass.objective(*attached, 0).total.backward()
-    expected = [parameter.grad for tower in (one_pass.left, one_pass.right) for parameter in tower.heads.parameters()]
+    sides = []
+    for column, (tower, lots) in enumerate(zip(one_pass.towers, one_pass._draw(0), strict=True)):
+        embedded = [_Embedded(tower, 0, lot, one_pass.group) for lot in lots]
+        for part in embedded:
+            part.leaf = tower.embed(0, part.lot.chunks[0])  # with its graph
+        sides.append(one_pass._side(column, embedded))
+    one_pass.objective(sides[0], sides[1], 0).total.backward()
+    expected = [parameter.grad for tower in one_pass.towers for parameter in tower.heads.parameters()]
     assert len(got) == len(expected) > 0
     for found, wanted in zip(got, expected, strict=True):
         assert found is not None
@@ -77,19 +84,16 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(recipe: Recip
     assert not torch.allclose(embeddings(0), embeddings(1), atol=1e-2)
 
 
-@pytest.mark.parametrize("ensemble", [1, 2])
-@pytest.mark.parametrize("stop", [5, 17])
+@pytest.mark.parametrize(("ensemble", "stop"), [(1, 5), (2, 5), (2, 12), (2, 17)])
 def test_a_restored_run_goes_on_bit_for_bit(recipe: Recipe, ensemble: int, stop: int) -> None:
     recipe = recipe.with_settings(ensemble=ensemble)
-    straight = Training(recipe, *pools())
-    if stop >= straight.steps:
-        pytest.skip("no steps are left to take")
+    straight = training_of(recipe)
     records = [straight.advance() for _ in range(straight.steps)]
-    broken = Training(recipe, *pools())
+    broken = training_of(recipe)
     for _ in range(stop):
         broken.advance()
     saved = {name: value.clone() for name, value in broken.tensors().items()}
-    resumed = Training(recipe, *pools())
+    resumed = training_of(recipe)
     resumed.restore(stop, saved)
     assert [resumed.advance() for _ in range(straight.steps - stop)] == records[stop:]
     left = pools()[0]
@@ -108,7 +112,7 @@ def test_training_separates_clusters_that_few_pairs_name(recipe: Recipe) -> None
 
 
 def test_the_record_names_every_active_term_and_shares_sum_to_one(recipe: Recipe) -> None:
-    training = Training(recipe, *pools())
+    training = training_of(recipe)
     early = training.advance()
     while training.taken < 7:
         late = training.advance()
@@ -121,13 +125,14 @@ def test_the_record_names_every_active_term_and_shares_sum_to_one(recipe: Recipe
 
 
 def test_a_loss_that_turns_non_finite_stops_the_run_and_names_the_term(recipe: Recipe) -> None:
-    training = Training(recipe.with_settings(method="clip"), *pools())
+    training = training_of(recipe.with_settings(method="clip"))
     training.advance()
-    weights = [parameter.clone() for parameter in training.left.heads.parameters()]
-    training.left.features = training.left.features * float("nan")
+    heads = training.towers[0].heads
+    weights = [parameter.clone() for parameter in heads.parameters()]
+    training.towers[0].features = training.towers[0].features * float("nan")
     with pytest.raises((SetClipError, ValueError), match=r"clip|finite"):
         training.advance()
-    for now, before in zip(training.left.heads.parameters(), weights, strict=True):
+    for now, before in zip(heads.parameters(), weights, strict=True):
         assert torch.equal(now, before)
     assert training.taken == 1
 
@@ -137,16 +142,64 @@ def test_without_pairs_the_distribution_terms_still_train(recipe: Recipe) -> Non
     none = torch.zeros(0, 2, dtype=torch.int64)
     recipe = recipe.with_settings(method="set-clip", pairs=0)
     assert is_trained(recipe, none)
-    training = Training(recipe, left, right, none)
+    training = Training(recipe, Pool(left), Pool(right), none)
     gaps = [training.advance()["density_gap"] for _ in range(12)]
     assert gaps[-1] < gaps[0]
 
 
-def test_dropout_views_keep_the_mean_and_differ_by_step(recipe: Recipe) -> None:
-    tower = Training(recipe.with_settings(method="set-clip"), *pools()).left
-    ones = torch.ones(200, 50)
-    first = tower.view(ones, torch.Generator().manual_seed(0))
-    second = tower.view(ones, torch.Generator().manual_seed(1))
-    assert first.mean() == pytest.approx(1, abs=0.05)
-    assert (first == 0).float().mean() == pytest.approx(tower.dropout, abs=0.02)
-    assert not torch.equal(first, second)
+def test_noisy_views_have_the_noise_asked_for_and_belong_to_the_row(recipe: Recipe) -> None:
+    tower = training_of(recipe.with_settings(method="set-clip")).towers[0]
+    tower.features = torch.ones(200, 50)
+    rows = torch.arange(200)
+    whole = tower.prepare(rows, slice(0, 200), view_seed=0)
+    assert whole.mean() == pytest.approx(1, abs=0.05)
+    assert (whole - 1).norm(dim=1).mean() == pytest.approx(tower.noise, rel=0.05)
+    assert not torch.equal(whole, tower.prepare(rows, slice(0, 200), view_seed=1))
+    assert torch.equal(whole[40:90], tower.prepare(rows, slice(40, 90), view_seed=0))
+
+
+def test_cached_views_are_used_instead_of_noise(recipe: Recipe) -> None:
+    left, right, pairs = pools()
+    views = torch.stack([left + 0.1, left - 0.1])
+    training = Training(recipe.with_settings(method="set-clip"), Pool(left, views=views), Pool(right), pairs)
+    tower = training.towers[0]
+    seen = tower.prepare(torch.arange(60), slice(0, 60), view_seed=3)
+    candidates = [tower.transform(view) for view in views]
+    which = [min(range(2), key=lambda k: float((candidates[k][row] - seen[row]).norm())) for row in range(60)]
+    assert set(which) == {0, 1}
+    for row, k in enumerate(which):
+        torch.testing.assert_close(seen[row], candidates[k][row])
+
+
+def test_averaged_weights_follow_their_formula(recipe: Recipe) -> None:
+    training = training_of(recipe.with_settings(optim={**recipe.optim.model_dump(), "ema": 0.9}))
+    name = "left.heads.0.input.bias"
+    average = training._parameters()[name].detach().clone()
+    for _ in range(3):
+        training.advance()
+        average = 0.9 * average + 0.1 * training._parameters()[name].detach()
+    torch.testing.assert_close(training.averages[name], average)
+    fitted = training.fitted().encoders[0]
+    assert torch.equal(dict(fitted.named_parameters())["encoder.input.bias"], training.averages[name])
+
+
+def test_the_gradient_is_clipped_and_the_rate_follows_the_schedule(recipe: Recipe) -> None:
+    optim = {**recipe.optim.model_dump(), "clip_norm": 1e-3, "schedule": "cosine", "warmup_steps": 4}
+    training = training_of(recipe.with_settings(optim=optim))
+    records = [training.advance() for _ in range(12)]
+    assert [record["lr"] for record in records] == pytest.approx(
+        [3e-3 * rate_at(step, 12, "cosine", 4) for step in range(12)]
+    )
+    assert records[0]["gradient_norm"] > 1e-3  # what is told is the norm before clipping
+    gradients = torch.cat([p.grad.flatten() for p in training._trained(0) if p.grad is not None])
+    assert gradients.norm() <= 1.001e-3
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_start_low_stay_within_bounds_and_end_low(schedule: Literal["constant", "linear", "cosine"]) -> None:
+    rates = [rate_at(step, 100, schedule, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1
+    assert all(0 < rate <= 1 for rate in rates)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == 1 if schedule == "constant" else rates[-1] < 0.02

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from setclip_cli.backbones.batching import Budget
     from setclip_cli.shards import Modality
@@ -65,6 +65,26 @@ class Backbone(Protocol):
         The features of an item do not depend on the items beside it (within 1e-5), and the same call gives the same
         bytes.
         """
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, for training."""
+        ...
+
+    def prepare(self, items: Sequence[str] | Sequence[bytes], *, views: Sequence[int] | None = None) -> Any:
+        """What ``features`` takes: the part of encoding that needs no weights, fit for a worker thread.
+
+        Args:
+            views: A seed for each item: prepare another view of it (see `augment`) instead of the item itself.
+
+        Raises:
+            SetClipError: an item cannot be read.
+        """
+        ...
+
+    def features(self, prepared: Any) -> Tensor:
+        """(n, dim) float32 on the backbone's device, with gradient where the module's weights have it."""
         ...
 
     def to(self, device: torch.device) -> Backbone: ...

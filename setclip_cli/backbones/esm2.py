@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from setclip_cli.backbones.augment import augment_protein
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget, autocast
 from setclip_cli.backbones.weights import identity_of, read_checkpoint
@@ -37,7 +38,8 @@ UNKNOWN = "X"  # what a residue outside the alphabet (of the letters A to Z, tha
 
 WINDOW = 1022  # residues; with <cls> and <eos> the 1,024 tokens that ESM-2 was trained on
 OVERLAP = 256  # residues that two neighbouring windows share at least
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 1024  # on a CPU more is slower: a batch should stay in its cache
+TOKENS_PER_GPU_BATCH = 131_072  # tried first; halved when memory runs out
 _TRAINED_WITH_MASKS = 0.15 * 0.8  # share of tokens masked in training, which token dropout makes up for
 _BYTE_TO_TOKEN = bytes(
     FIRST_LETTER + LETTERS.index(chr(byte)) if chr(byte) in LETTERS else FIRST_LETTER + LETTERS.index(UNKNOWN)
@@ -119,11 +121,11 @@ class Esm2(nn.Module):
             or tables[0].device != like.device
             or tables[0].dtype != like.dtype
         ):
-            angles = torch.outer(
-                torch.arange(max(tokens, WINDOW + 2), device=like.device).float(), self.inverse_frequencies.float()
-            )
-            angles = torch.cat((angles, angles), dim=-1)
-            tables = self._tables = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+            with torch.inference_mode(False):  # what inference keeps, training could not use
+                positions = torch.arange(max(tokens, WINDOW + 2), device=like.device).float()
+                angles = torch.outer(positions, self.inverse_frequencies.float())
+                angles = torch.cat((angles, angles), dim=-1)
+                tables = self._tables = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
         return tables[0][:tokens], tables[1][:tokens]
 
 
@@ -140,6 +142,16 @@ class Window:
     item: int
     tokens: bytes
     weights: list[float] | None  # None: all 1 / length of the item
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A padded batch of windows: tokens and pooling weights (w, t), and which of the ``items`` each belongs to."""
+
+    tokens: Tensor
+    weights: Tensor
+    item: Tensor
+    items: int
 
 
 def windows_of(length: int, window: int = WINDOW, overlap: int = OVERLAP) -> list[tuple[int, int]]:
@@ -195,6 +207,8 @@ class Esm2Backbone:
     def to(self, device: torch.device) -> Esm2Backbone:
         self.module.to(device)
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.budget.tokens == TOKENS_PER_BATCH:
+            self.budget = Budget(tokens=TOKENS_PER_GPU_BATCH)
         return self
 
     def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
@@ -235,8 +249,28 @@ class Esm2Backbone:
             for start, end in spans
         ]
 
+    def prepare(self, items: Sequence[str] | Sequence[bytes], *, views: Sequence[int] | None = None) -> Windows:
+        """The windows of all items as one padded batch."""
+        sequences = [str(item).upper() for item in items]
+        for text in sequences:
+            if reason := _unreadable(text):
+                raise SetClipError(f"a protein: {reason}", fix="remove it from its source and ingest again")
+        if views is not None:
+            sequences = [augment_protein(text, view) for text, view in zip(sequences, views, strict=True)]
+        windows = [window for index, text in enumerate(sequences) for window in self._windows(index, text)]
+        return Windows(*self._padded(windows), torch.tensor([window.item for window in windows]), len(sequences))
+
+    def features(self, prepared: Windows) -> Tensor:
+        parts = self._forward(prepared.tokens, prepared.weights)
+        empty = parts.new_zeros(prepared.items, self.dim)
+        return empty.index_add(0, prepared.item.to(self.device), parts)
+
     def _pooled(self, windows: Sequence[Window]) -> Tensor:
         """(b, dim) float32 on the CPU: each window's part of its item's feature; the parts of an item add up to it."""
+        return self._forward(*self._padded(windows)).cpu()
+
+    def _padded(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
+        """(b, t) token ids and the (b, t) weights with which their representations are pooled."""
         longest = max(len(window.tokens) for window in windows) + 2
         tokens = torch.full((len(windows), longest), PAD)
         weights = torch.zeros(len(windows), longest)
@@ -250,9 +284,12 @@ class Esm2Backbone:
                 weights[row, 0] = of_residues.sum()
             else:
                 weights[row, 1 : residues + 1] = of_residues
+        return tokens, weights
+
+    def _forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
-            hidden = self.module(tokens.to(self.device)).float()
-        return torch.bmm(weights.to(self.device)[:, None, :], hidden)[:, 0].cpu()
+            hidden = self.module(tokens.to(self.device, non_blocking=True)).float()
+        return torch.bmm(weights.to(self.device)[:, None, :], hidden)[:, 0]
 
 
 def _unreadable(sequence: str) -> str | None:

@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from setclip_cli.backbones.augment import augment_text
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget, autocast
 from setclip_cli.backbones.weights import identity_of
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.weights import Spec
     from setclip_cli.shards import Modality
 
-TOKENS_PER_BATCH = 4096
-ROWS_PER_BATCH = 256
+TOKENS_PER_BATCH = 2048  # on a CPU more is no faster
+TOKENS_PER_GPU_BATCH = 131_072  # tried first; halved when memory runs out
 
 
 class SentenceBackbone:
@@ -40,7 +41,7 @@ class SentenceBackbone:
         self.spec = spec
         self.model = model.eval().requires_grad_(False)
         self.device = torch.device("cpu")
-        self.budget = Budget(tokens=TOKENS_PER_BATCH, rows=ROWS_PER_BATCH)
+        self.budget = Budget(tokens=TOKENS_PER_BATCH)
         self.precision = torch.float32
         self.max_tokens = model.max_seq_length
         dim = model.get_embedding_dimension()
@@ -57,6 +58,8 @@ class SentenceBackbone:
     def to(self, device: torch.device) -> SentenceBackbone:
         self.model.to(device)
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.budget.tokens == TOKENS_PER_BATCH:
+            self.budget = Budget(tokens=TOKENS_PER_GPU_BATCH)
         return self
 
     def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
@@ -71,12 +74,23 @@ class SentenceBackbone:
                 features[batch] = pooled
         return Encoded(features, truncated=sum(count > limit for count in counts))
 
-    def _pooled(self, texts: list[str]) -> Tensor:
-        tokens = self.model.preprocess(texts)
-        tokens = {name: value.to(self.device) for name, value in tokens.items() if isinstance(value, Tensor)}
+    def prepare(
+        self, items: Sequence[str] | Sequence[bytes], *, views: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Token ids and masks, padded to the longest text; a longer text than the model reads is cut."""
+        texts = [str(item) for item in items]
+        if views is not None:
+            texts = [augment_text(text, view) for text, view in zip(texts, views, strict=True)]
+        return {name: value for name, value in self.model.preprocess(texts).items() if isinstance(value, Tensor)}
+
+    def features(self, prepared: dict[str, Tensor]) -> Tensor:
+        tokens = {name: value.to(self.device, non_blocking=True) for name, value in prepared.items()}
         with autocast(self.device, self.precision):
             pooled: Tensor = self.model(tokens)["sentence_embedding"]
-        return pooled.float().cpu()
+        return pooled.float()
+
+    def _pooled(self, texts: list[str]) -> Tensor:
+        return self.features(self.prepare(texts)).cpu()
 
     def _token_counts(self, texts: list[str]) -> list[int]:
         """Tokens of each text before any cut, special ones included."""

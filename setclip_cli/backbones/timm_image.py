@@ -16,6 +16,7 @@ from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
+from setclip_cli.backbones.augment import augment_image
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget, autocast
 from setclip_cli.backbones.weights import identity_of, read_checkpoint
@@ -34,6 +35,7 @@ T = TypeVar("T")
 # Checkpoints under other names whose tensors stand in the order of timm's.
 SAME_ORDER = {"efficientnet-lite0-57934424.pth"}
 ROWS_PER_BATCH = 32
+ROWS_PER_GPU_BATCH = 1024  # tried first; halved when memory runs out
 DECODERS = 2  # threads; decoding and resizing leave the interpreter lock
 DECODED_AHEAD = 4  # batches
 
@@ -66,6 +68,8 @@ class TimmBackbone:
     def to(self, device: torch.device) -> TimmBackbone:
         self.module.to(device)
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.budget.rows == ROWS_PER_BATCH:
+            self.budget = Budget(rows=ROWS_PER_GPU_BATCH)
         return self
 
     def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
@@ -92,6 +96,20 @@ class TimmBackbone:
         for batch, pooled in self.budget.map([1] * len(images), forward):
             yield [images[row][0] for row in batch], pooled
 
+    def prepare(self, items: Sequence[str] | Sequence[bytes], *, views: Sequence[int] | None = None) -> Tensor:
+        """(n, 3, h, w) pixels, decoded in threads."""
+        seeds: Sequence[int | None] = [None] * len(items) if views is None else views
+        jobs = list(zip(items, seeds, strict=True))
+        with ThreadPoolExecutor(self.decoders) as pool:
+            decoded = list(pool.map(lambda job: self._decode(job[0], view=job[1]), jobs))
+        for image in decoded:
+            if isinstance(image, str):
+                raise SetClipError(f"an image {image}", fix="remove it from its source and ingest again")
+        return torch.stack([image for image in decoded if isinstance(image, Tensor)])
+
+    def features(self, prepared: Tensor) -> Tensor:
+        return self.forward(prepared.to(self.device, non_blocking=True))
+
     def forward(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to (b, dim) float32."""
         with autocast(self.device, self.precision):
@@ -106,12 +124,13 @@ class TimmBackbone:
         features: Tensor = pooled.float()
         return features
 
-    def _decode(self, content: str | bytes) -> Tensor | str:
+    def _decode(self, content: str | bytes, *, view: int | None = None) -> Tensor | str:
         """The preprocessed pixels, or why there are none."""
         if isinstance(content, str):
             raise TypeError("an image backbone reads encoded image bytes, not text")
         try:
-            return self.transform(open_rgb(content))
+            image = open_rgb(content)
+            return self.transform(image if view is None else augment_image(image, view))
         except UnidentifiedImageError:
             return "cannot be decoded (no known image format)"
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

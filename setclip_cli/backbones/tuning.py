@@ -1,0 +1,169 @@
+"""Which weights of a backbone training may change, and how only those are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from setclip_cli.errors import ExitCode, SetClipError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+    from setclip_cli.backbones.base import Backbone
+
+LORA_ALPHA_PER_RANK = 2  # the update is scaled by alpha / rank
+
+
+def make_trainable(backbone: Backbone, trainable: str, *, lora_rank: int = 8, checkpointing: bool = False) -> None:
+    """Frees the weights that ``trainable`` names: ``full``, ``last-N`` blocks, or ``lora`` adapters beside them.
+
+    Normalisation statistics and dropout stay as in evaluation: a step depends on its rows alone.
+
+    Raises:
+        SetClipError: more blocks than there are, no linear layer to adapt, or peft is not installed.
+    """
+    module = backbone.module.requires_grad_(False)
+    if trainable == "lora":
+        _inject_lora(backbone, lora_rank)
+    elif trainable == "full":
+        module.requires_grad_(True)
+    else:
+        wanted = int(trainable.removeprefix("last-"))
+        groups = _blocks(module)
+        count = max(groups.values(), default=-1) + 1
+        if wanted > count:
+            raise SetClipError(
+                f"towers.{backbone.modality}.trainable {trainable!r}: {backbone.spec} has {count} blocks",
+                fix=f"choose last-1 to last-{count}, or full",
+                exit_code=ExitCode.USAGE,
+            )
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(groups.get(name, -1) >= count - wanted)
+    if checkpointing:
+        _checkpoint_activations(backbone)
+
+
+def tuned_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights that training may have changed, by name."""
+    return {name: value.detach() for name, value in backbone.module.named_parameters() if value.requires_grad}
+
+
+def apply_tuned(backbone: Backbone, trainable: str, tensors: Mapping[str, Tensor], *, lora_rank: int) -> None:
+    """Puts tuned weights into a freshly loaded backbone; its identity changes with them.
+
+    Raises:
+        SetClipError: the weights are not those that ``trainable`` names.
+    """
+    make_trainable(backbone, trainable, lora_rank=lora_rank)
+    parameters = dict(backbone.module.named_parameters())
+    expected = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    if expected != set(tensors):
+        raise SetClipError(
+            f"{backbone.spec}: the RUN keeps {len(tensors)} tuned tensors, {trainable!r} has {len(expected)}",
+            fix="restore the files of the RUN, or train again",
+        )
+    digest = hashlib.sha256(backbone.identity.encode())
+    with torch.no_grad():
+        for name in sorted(tensors):
+            parameters[name].copy_(tensors[name])
+            digest.update(name.encode() + tensors[name].contiguous().cpu().numpy().tobytes())
+    backbone.module.requires_grad_(False)
+    backbone.identity = digest.hexdigest()
+
+
+def dropout_on(module: nn.Module) -> AbstractContextManager[None]:
+    """Dropout on, everything else as in evaluation: what makes another view of a text."""
+    return _Dropout(module)
+
+
+class _Dropout:
+    def __init__(self, module: nn.Module) -> None:
+        self.modules = [part for part in module.modules() if isinstance(part, nn.Dropout)]
+
+    def __enter__(self) -> None:
+        for part in self.modules:
+            part.train()
+
+    def __exit__(self, *_: object) -> None:
+        for part in self.modules:
+            part.eval()
+
+
+def _blocks(module: nn.Module) -> dict[str, int]:
+    """Parameter name -> number of its block, counted from the input. What comes after the last block belongs to it."""
+    matcher = getattr(module, "group_matcher", None)
+    if matcher is not None:  # every timm model says itself how its layers group
+        from timm.models import group_parameters
+
+        groups: dict[int, list[str]] = group_parameters(module, matcher(coarse=False))
+        ordered = sorted(groups)
+        last = len(ordered) - 1
+        # the stem is no block, and the final norm goes with the last one
+        return {name: max(0, min(at, last - 1) - 1) for at, key in enumerate(ordered) if at > 0 for name in groups[key]}
+    lists = [(len(part), name, part) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
+    if not lists:
+        return {}
+    _, prefix, blocks = max(lists, key=lambda entry: entry[0])
+    found = re.compile(rf"^{re.escape(prefix)}\.(\d+)\.")
+    numbers: dict[str, int] = {}
+    seen_blocks = False
+    for name, _ in module.named_parameters():
+        match = found.match(name)
+        if match:
+            numbers[name], seen_blocks = int(match.group(1)), True
+        elif seen_blocks:
+            numbers[name] = len(blocks) - 1
+    return numbers
+
+
+def _inject_lora(backbone: Backbone, rank: int) -> None:
+    """Low-rank adapters on every linear layer (Hu et al. 2021, arXiv:2106.09685), through peft."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise SetClipError(
+            f"towers.{backbone.modality}.trainable 'lora': needs the package peft", fix="pip install 'setclip[lora]'"
+        ) from error
+    module = backbone.module
+    targets = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    if not targets:
+        raise SetClipError(
+            f"towers.{backbone.modality}.trainable 'lora': {backbone.spec} has no linear layer to adapt",
+            fix="choose full or last-N",
+            exit_code=ExitCode.USAGE,
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the adapters' first factor is random, the second 0: the features start unchanged
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=LORA_ALPHA_PER_RANK * rank, target_modules=targets), module
+        )
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    module.eval()
+
+
+def _checkpoint_activations(backbone: Backbone) -> None:
+    """Recomputes the blocks' activations in the backward pass, in the way each library offers."""
+    for owner in backbone.module.modules():
+        switch: Any = owner  # timm's and transformers' own switches
+        if hasattr(owner, "set_grad_checkpointing"):
+            switch.set_grad_checkpointing(True)
+            return
+        if hasattr(owner, "gradient_checkpointing_enable"):
+            switch.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            owner.train()  # transformers checkpoints in training mode only; dropout stays off
+            for part in owner.modules():
+                if isinstance(part, nn.Dropout):
+                    part.eval()
+            return
+    raise SetClipError(
+        f"towers.{backbone.modality}.gradient_checkpointing: {backbone.spec} does not offer it",
+        fix="lower train.chunk instead",
+        exit_code=ExitCode.USAGE,
+    )

@@ -1,0 +1,126 @@
+"""One side in training: where the features of its rows come from, and the heads over them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from setclip_cli.backbones.tuning import dropout_on
+from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
+from setclip_cli.sampling import generator
+
+if TYPE_CHECKING:
+    from setclip_cli.backbones.base import Backbone
+    from setclip_cli.items import Items
+    from setclip_cli.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A backbone whose weights change, and the raw items it reads."""
+
+    backbone: Backbone
+    items: Items
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The unpaired rows of one modality.
+
+    Attributes:
+        features: (n, p) float32 of the backbone as it was found.
+        views: (k, n, p) features of k augmented views of the same rows; None makes views by adding noise to the features.
+        tuned: The backbone, where it is trained.
+    """
+
+    features: Tensor
+    views: Tensor | None = None
+    tuned: Tuned | None = None
+
+
+class Tower:
+    """A side's transform, heads and, where it is trained, backbone.
+
+    Attributes:
+        side: "left" or "right": part of the name of each of its random streams.
+        features: (n, q) the pool's features, transformed.
+    """
+
+    def __init__(self, recipe: Recipe, side: str, pool: Pool) -> None:
+        device = pool.features.device
+        self.side, self.pool, self.dim = side, pool, recipe.projection.dim
+        self.noise = recipe.objective.self_supervised.noise
+        self.chunk = recipe.train.chunk if pool.tuned else None
+        self.transform = FeatureTransform.fit(pool.features, recipe.projection.pca).to(device)
+        with torch.no_grad():
+            self.features = self.transform(pool.features)
+        self.heads = nn.ModuleList(
+            ProjectionHead(
+                self.features.shape[1],
+                recipe.projection.dim,
+                head=recipe.projection.kind,
+                seed=generator(recipe.seed, "init", side, member).initial_seed(),
+            )
+            for member in range(recipe.ensemble)
+        ).to(device)
+
+    def prepare(self, rows: Tensor, part: slice, view_seed: int | None = None) -> Any:
+        """What `embed` takes for a part of these rows, or for another view of them; needs no weights.
+
+        The view of a row depends on its place among all ``rows``, not on the part that it is prepared in.
+        """
+        draw = None if view_seed is None else torch.Generator().manual_seed(view_seed)
+        if self.pool.tuned is not None:
+            items = self.pool.tuned.items.take(rows[part].tolist())
+            seeds = None if draw is None else torch.randint(2**31, (len(rows),), generator=draw)[part].tolist()
+            return self.pool.tuned.backbone.prepare(items, views=seeds)
+        own = rows[part].to(self.features.device)
+        if draw is None:
+            return self.features[own]
+        if self.pool.views is not None:
+            which = torch.randint(len(self.pool.views), (len(rows),), generator=draw)[part].to(own.device)
+            with torch.no_grad():
+                return self.transform(self.pool.views[which, own])
+        width = self.features.shape[1]
+        noise = torch.randn(len(rows), width, generator=draw)[part].to(own.device)
+        return self.features[own] + self.noise / width**0.5 * noise
+
+    def embed(self, member: int, prepared: Any, *, dropout_seed: int | None = None) -> Tensor:
+        """(n, d) embeddings of prepared rows, with gradient.
+
+        Args:
+            dropout_seed: Runs the backbone with dropout from this seed: part of what makes another view of a text.
+        """
+        if self.pool.tuned is None:
+            return self._head(member, prepared)
+        backbone = self.pool.tuned.backbone
+        if dropout_seed is None:
+            return self._head(member, self.transform(backbone.features(prepared)))
+        with torch.random.fork_rng(), dropout_on(backbone.module):
+            torch.manual_seed(dropout_seed)
+            return self._head(member, self.transform(backbone.features(prepared)))
+
+    def _head(self, member: int, transformed: Tensor) -> Tensor:
+        embeddings: Tensor = self.heads[member](transformed)
+        return embeddings
+
+    def encoder(self, averages: dict[str, Tensor] | None = None) -> Encoder:
+        """The heads as they are now, or with averaged weights in their place: a copy, so later steps leave it alone."""
+        modules = copy.deepcopy(self.heads)
+        if averages:
+            modules.load_state_dict({**modules.state_dict(), **averages})
+        heads = [head for head in modules if isinstance(head, ProjectionHead)]
+        joined = heads[0] if len(heads) == 1 else Concatenated(heads)
+        return Composed(copy.deepcopy(self.transform), joined).cpu().eval()
+
+    def tuned_parameters(self) -> dict[str, Tensor]:
+        """The backbone's trained weights by name; none for a frozen one."""
+        if self.pool.tuned is None:
+            return {}
+        return {
+            name: value for name, value in self.pool.tuned.backbone.module.named_parameters() if value.requires_grad
+        }
