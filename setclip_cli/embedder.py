@@ -275,12 +275,13 @@ def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
         backbone = load_backbone(
             source.spec, modality=source.modality, weights=source.weights, pooling=source.pooling, device=device
         )
-        identity, method, dim = backbone.identity, "features", backbone.dim
+        identity, method, dim, weights = backbone.identity, "features", backbone.dim, source.weights
     else:
         model = load_model(source.run)
         backbone = model.load_backbone(source.modality, device)
         encoder = model.encoders[source.modality]
         identity, method, dim = model.identity, model.config.method, encoder.dim
+        weights = model.config.towers[source.modality].weights
     if options.tokens_per_batch and backbone.budget.tokens:
         backbone.budget.tokens = options.tokens_per_batch
     if options.rows_per_batch:
@@ -289,6 +290,7 @@ def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
     making = Making(model=identity, method=method, dim=dim, dtype=options.dtype, precision=options.precision)
     description = EmbeddedTower(
         spec=backbone.spec,
+        weights=weights,
         pooling=backbone.pooling,
         identity=backbone.identity,
         preprocessing=backbone.preprocessing,

@@ -23,7 +23,7 @@ from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.shards import MODALITIES, Modality, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 INDEX_NAME = "embeddings.json"
 FINISHED = ".finished"
@@ -49,6 +49,7 @@ class EmbeddedTower(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     spec: str
+    weights: str = "auto"
     pooling: str
     identity: str  # of the backbone: weights, preprocessing and pooling
     preprocessing: dict[str, Any] = Field(default_factory=dict)
@@ -129,24 +130,27 @@ class Embeddings:
             )
         return sorted(found, key=lambda shard: shard.path)
 
-    def tables(self, modality: Modality, split: str | None = None) -> Iterator[pa.Table]:
-        """The shards' tables one after the other, read through a memory map."""
-        for shard in self.shards(modality, split):
-            path = self.root / shard.path
-            try:
-                yield pq.read_table(path, memory_map=True)
-            except (OSError, pa.ArrowException) as error:
-                raise SetClipError(
-                    f"{path}: cannot be read as the shard that {INDEX_NAME} lists ({error})",
-                    fix="run the `setclip embed` command again",
-                ) from error
+    def read(self, shard: EmbeddedShard, columns: Sequence[str] | None = None) -> pa.Table:
+        """One shard's table.
+
+        Raises:
+            SetClipError: the file is missing or is no Parquet file any more.
+        """
+        path = self.root / shard.path
+        try:
+            return pq.read_table(path, columns=None if columns is None else list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise SetClipError(
+                f"{path}: cannot be read as the shard that {INDEX_NAME} lists ({error})",
+                fix="run the `setclip embed` command again",
+            ) from error
 
     def load(self, modality: Modality, split: str | None = None) -> EmbeddingTable:
         """All rows of one modality and split in memory, as float32."""
         ids: list[str] = []
         labels: list[str | None] = []
         parts = []
-        for table in self.tables(modality, split):
+        for table in (self.read(shard) for shard in self.shards(modality, split)):
             ids += table["id"].to_pylist()
             labels += table["label"].to_pylist()
             parts.append(matrix(table))
