@@ -34,8 +34,9 @@ def clip(
     Sources: Radford et al. 2021, arXiv:2103.00020; several positives as in Khosla et al. 2020, arXiv:2004.11362.
     """
     check_rows("clip", left=left, right=right)
-    if float(temperature) <= 0:
-        raise ValueError(f"clip needs a temperature above 0; got {float(temperature)}")
+    sharpness = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
+    if not sharpness > 0:
+        raise ValueError(f"clip needs a temperature above 0; got {sharpness}")
     dtype = torch.promote_types(left.dtype, torch.float32)
     logits = left.to(dtype) @ right.to(dtype).T / temperature
     if targets is None:
