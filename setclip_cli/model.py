@@ -47,6 +47,11 @@ class TowerConfig(BaseModel):
     encoder: dict[str, Any]
     initial: dict[str, Any]
 
+    @property
+    def trained_identity(self) -> str:
+        """Of the backbone as training left it; ``identity`` itself for a frozen one."""
+        return self.identity if self.tuned_sha256 is None else f"{self.identity}+{self.tuned_sha256}"
+
 
 class ModelConfig(BaseModel):
     """RUN/config.json."""

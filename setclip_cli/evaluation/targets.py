@@ -167,16 +167,18 @@ def _of_run(target: Target, dataset: Dataset, test: TestSet, backbones: dict[str
     model = load_model(target.path)
     moments = []
     for side in (test.left, test.right):
-        identity = model.config.towers[side.modality].identity
-        if identity not in backbones:
-            backbones[identity] = model.load_backbone(side.modality)
-        table = frozen_features(backbones[identity], dataset, side.modality, test.split)
-        with torch.inference_mode():
-            after, before = (
-                encoders[side.modality](table.features).float().cpu().numpy()
-                for encoders in (model.encoders, model.initial)
-            )
-        moments.append([_in_order(target.path, table.ids, rows, side) for rows in (after, before)])
+        tower, of_side = model.config.towers[side.modality], []
+        for identity, encoders, initial in (
+            (tower.trained_identity, model.encoders, False),
+            (tower.identity, model.initial, True),
+        ):
+            if identity not in backbones:
+                backbones[identity] = model.load_backbone(side.modality, initial=initial)
+            table = frozen_features(backbones[identity], dataset, side.modality, test.split)
+            with torch.inference_mode():
+                rows = encoders[side.modality](table.features).float().cpu().numpy()
+            of_side.append(_in_order(target.path, table.ids, rows, side))
+        moments.append(of_side)
     (left_after, left_before), (right_after, right_before) = moments
     return (left_after, right_after), (left_before, right_before)
 
