@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 from setclip_cli.sources.base import FileStamp, Record, Reject, stamp
 from setclip_cli.sources.caption import MAX_CAPTION_CHARS, caption_record
 from setclip_cli.sources.image import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, folder_label, image_record, ordered_map
-from setclip_cli.sources.streams import COMPRESSIONS, damaged, open_bytes
+from setclip_cli.sources.streams import COMPRESSIONS, damaged, open_bytes, read_up_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -165,7 +165,7 @@ def _zip_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Itera
             else:
                 try:
                     with archive.open(info) as file:
-                        content = file.read(max_bytes + 1)
+                        content = read_up_to(file, max_bytes)
                 except (
                     zipfile.BadZipFile,
                     EOFError,
@@ -203,7 +203,7 @@ def _tar_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Itera
                 yield Reject(name, f"over {max_bytes:,} bytes")
             else:
                 file = archive.extractfile(info)
-                content = file.read(max_bytes + 1) if file is not None else b""
+                content = read_up_to(file, max_bytes) if file is not None else b""
                 if len(content) != info.size:
                     raise damaged(path, EOFError(f"{name} is cut short"))
                 yield Member(name, content)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.errors import SetClipError
 from setclip_cli.sources import rows
 from setclip_cli.sources.base import FileStamp, Record, Reject, sha256_text, stamp, usable_id
-from setclip_cli.sources.streams import inner_suffix, open_bytes
+from setclip_cli.sources.streams import inner_suffix, open_bytes, read_up_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -78,7 +78,7 @@ class CaptionFile:
 
     def _json(self) -> Iterator[Record | Reject]:
         with open_bytes(self.path) as file:
-            content = file.read(MAX_JSON_BYTES + 1)
+            content = read_up_to(file, MAX_JSON_BYTES)
         if len(content) > MAX_JSON_BYTES:
             raise SetClipError(f"{self.path}: over {MAX_JSON_BYTES:,} bytes of JSON", fix="turn it into .jsonl")
         rows.refuse_utf16(self.path, content[:2])

@@ -7,7 +7,7 @@ import gzip
 import lzma
 import zlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from setclip_cli.errors import SetClipError
 
@@ -70,6 +70,16 @@ def damaged(path: Path, error: Exception) -> SetClipError:
 def blocks(file: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
     while block := file.read(size):
         yield block
+
+
+def read_up_to(file: IO[bytes], max_bytes: int) -> bytes:
+    """Reads at most ``max_bytes`` + 1, so that too long shows. ``file.read(n)`` would set n bytes aside at once."""
+    parts: list[bytes] = []
+    left = max_bytes + 1
+    while left and (part := file.read(min(left, BLOCK_BYTES))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | None]:
