@@ -434,6 +434,29 @@ def evaluate(
 
 
 @app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A TOML study, such as those under studies/.")],
+    data: Annotated[Path, typer.Option(help="The DATASET to train and score on.")],
+    out: Annotated[Path, typer.Option(help="The folder for RUNs, table and plots.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the CPU.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Run a grid of recipes and seeds, and write one table and its plots.
+
+    Cells that are finished are not run again; a cell that fails is shown, and the exit code is 1 at the end.
+
+    Examples:
+
+      setclip study studies/pairs.toml --data quickstart-out/dataset --out studies-out/pairs --jobs 2
+    """
+    from setclip_cli.shards import open_dataset
+    from setclip_cli.study import run_study
+
+    result = run_study(file, open_dataset(data), out, jobs=jobs)
+    emit_json(result.as_json()) if as_json else typer.echo(result.summary())
+
+
+@app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where data, runs and the report go.")] = Path("quickstart-out"),
     as_json: AsJson = False,

@@ -19,7 +19,7 @@ from setclip_cli.console import note, progress
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.evaluation import baselines as fitted_baselines
 from setclip_cli.evaluation import bootstrap, examples, gates, geometry, maps, metrics, report, targets
-from setclip_cli.evaluation.scoring import Scores, lower_is_better, score, score_before
+from setclip_cli.evaluation.scoring import Scores, lower_is_better, point_values, score
 from setclip_cli.evaluation.task_set import load_task_set, prompt_prototypes
 from setclip_cli.evaluation.testset import read_test_set
 
@@ -170,13 +170,13 @@ def _score(
     backbones: dict[str, Backbone],
 ) -> Scored:
     sides, untrained = targets.embeddings_of(target, dataset, test, backbones)
-    before = score_before(*untrained, test) if untrained else {}
+    before = point_values(*untrained, test) if untrained else {}
     prompted = None
     if task:
         from setclip_cli.model import load_model
 
         model = load_model(target.path)
-        backbone = backbones[model.config.towers["caption"].identity]
+        backbone = backbones[model.config.towers["caption"].trained_identity]
         spelled = task.matching(test.left.labels)
         prompted = list(spelled), prompt_prototypes(task, spelled.values(), model, backbone)
     return Scored(target, group, sides, untrained, score(*sides, test, prompted), before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def bands(
 
     low, high = place(xs[0]), place(xs[-1])
     ceiling = max([mean + sd for _, mean, sd in points] + [chance or 0.0])
-    top = next((step for step in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if ceiling <= step), ceiling or 1.0)
+    top = _round_up(ceiling)
 
     def x(value: float) -> float:
         return LEFT + 6 + (WIDTH - LEFT - RIGHT - 12) * ((place(value) - low) / (high - low) if high > low else 0.5)
@@ -122,6 +123,72 @@ def bands(
             parts.append(f'<circle class="mark {colour}" cx="{x(at):.1f}" cy="{_y(mean / top):.1f}" r="3"/>')
     told = [f"{name} {', '.join(f'{mean:.3f} at {at:g}' for at, mean, _ in curve)}" for name, curve in curves.items()]
     return _svg(parts, f"{y_label} against {x_label}: {'; '.join(told)}.")
+
+
+def bars(rows: Sequence[tuple[str, float, float, float | None]], *, label: str, chance: float | None = None) -> str:
+    """A horizontal bar for each (name, mean, sd, value before training or None), the sd as a whisker."""
+    line, left, width = 26, 172, WIDTH + 120
+    ends = [mean + sd for _, mean, sd, _ in rows] + [before for *_, before in rows if before is not None]
+    top = _round_up(max([*ends, chance or 0.0]))
+    foot = TOP + line * len(rows)
+
+    def x(value: float) -> float:
+        return left + (width - left - 44) * max(value, 0) / top
+
+    parts = [f'<path class="grid" d="M{x(share / 4 * top):.1f} {TOP}V{foot}"/>' for share in range(5)]
+    parts += [
+        f'<text class="tick" x="{x(value):.1f}" y="{foot + 14}" text-anchor="middle">{value:.3g}</text>'
+        for value in (share / 4 * top for share in range(5))
+    ]
+    for number, (name, mean, sd, before) in enumerate(rows):
+        y = TOP + line * number + line / 2
+        short = name if len(name) <= 27 else name[:26] + "…"
+        parts.append(f'<text class="name" x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(short)}</text>')
+        parts.append(f'<rect class="bar-mark s{0 if number == 0 else 2}" x="{left}" y="{y - 7}" height="14" rx="3" '
+                     f'width="{x(mean) - left:.1f}"/>')  # fmt: skip
+        parts.append(f'<path class="whisker" d="M{x(mean - sd):.1f} {y}H{x(mean + sd):.1f}"/>')
+        if before is not None:
+            parts.append(f'<circle class="before" cx="{x(before):.1f}" cy="{y}" r="4"><title>before</title></circle>')
+        parts.append(f'<text class="tick" x="{x(mean + sd) + 5:.1f}" y="{y + 4}">{mean:.3f}</text>')
+    if chance is not None:
+        parts.append(f'<path class="chance" d="M{x(chance):.1f} {TOP}V{foot}"/>')
+    parts.append(
+        f'<text class="axis" x="{(left + width) / 2}" y="{foot + 30}" text-anchor="middle">{escape(label)}</text>'
+    )
+    told = ", ".join(f"{name} {mean:.3f}" for name, mean, _, _ in rows)
+    return _svg(parts, f"{label}: {told}.", size=(width, foot + 36))
+
+
+def style() -> str:
+    """The rules that the figures' classes need."""
+    return (Path(__file__).parent / "templates" / "figures.css").read_text(encoding="utf-8")
+
+
+def standalone(drawing: str, *, legend: Sequence[str] = (), note: str = "") -> str:
+    """A drawing as a file of its own, with its colours, a background and a legend of the series below."""
+    width, height = (int(part) for part in drawing.split('viewBox="0 0 ')[1].split('"')[0].split())
+    entries = []
+    for place, name in enumerate(legend):
+        y = height + 14 + 18 * place
+        entries.append(f'<circle class="mark s{place % SERIES}" cx="{LEFT}" cy="{y - 4}" r="5"/>')
+        entries.append(f'<text class="name" x="{LEFT + 12}" y="{y}">{escape(name)}</text>')
+    bottom = height + 18 * len(legend) + (22 if note else 8)
+    if note:
+        entries.append(f'<text class="tick" x="{LEFT}" y="{bottom - 8}">{escape(note)}</text>')
+    inner = drawing.replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom}" width="{width * 2}">'
+        f'<style>{style()}</style><rect width="{width}" height="{bottom}" style="fill:var(--card)"/>'
+        f"{inner}{''.join(entries)}</svg>\n"
+    )
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 4, 6, 8 or 10 times a power of ten."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 4, 6, 8, 10) if value <= step * power * (1 + 1e-9))
 
 
 def _svg(parts: Sequence[str], description: str, *, size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:

@@ -166,7 +166,7 @@ def page(content: Content, view: Mapping[str, Any]) -> str:
         drawings=drawings,
         colours=colours,
         headline=headline_keys(content),
-        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        css=Markup(figures.style() + (TEMPLATES / "report.css").read_text(encoding="utf-8")),
         scale=_scale(content, headline_keys(content)[0]),
     )
 

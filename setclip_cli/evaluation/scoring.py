@@ -92,8 +92,8 @@ def score(
     return Scores(values, chance, draws, *rankings, classified)
 
 
-def score_before(left: Embeddings, right: Embeddings, test: TestSet) -> dict[str, float]:
-    """The same retrieval, zero-shot and density numbers of the untrained encoders, without intervals."""
+def point_values(left: Embeddings, right: Embeddings, test: TestSet) -> dict[str, float]:
+    """The retrieval, zero-shot and density numbers alone, without chance and intervals: for what is only compared."""
     found: dict[str, float] = {}
     there, back = test.relevance()
     for queries, gallery, answers, (a, b) in (
