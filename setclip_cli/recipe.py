@@ -168,6 +168,7 @@ class Train(Section):
     pairs_per_batch: PositiveInt = 256  # all of them when there are fewer
     chunk: PositiveInt = 64  # rows that a tuned backbone holds activations of; the batch itself may be any size
     checkpoint_every: PositiveInt = 500  # steps
+    keep_checkpoints: PositiveInt = 2  # the newest
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # of the towers; losses are always float32
     tensorboard: bool = True

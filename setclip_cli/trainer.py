@@ -29,6 +29,7 @@ from setclip_cli.model import CONFIG_NAME, TUNED_NAME, ModelConfig, TowerConfig,
 from setclip_cli.model_card import model_card
 from setclip_cli.plan import plan
 from setclip_cli.run_folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME
+from setclip_cli.run_log import RunLog
 from setclip_cli.tower import Pool, Tuned
 from setclip_cli.training import Training, fit, is_trained
 from setclip_cli.training_pairs import known_pairs, pair_rows
@@ -181,31 +182,46 @@ def _run(training: Training, out: Path, data_identity: str) -> None:
             training.advance()
         return
     recipe = training.recipe
-    folder = out / CHECKPOINTS_NAME
+    header = {"recipe": recipe.to_toml(), "dataset_sha256": data_identity}
 
-    def save() -> None:
-        header = {"recipe": recipe.to_toml(), "dataset_sha256": data_identity}
-        checkpoint.save(folder, Checkpoint(training.taken, header, training.tensors()))
+    def save() -> Path:
+        log.flush()
+        state = Checkpoint(training.taken, header, training.tensors())
+        return checkpoint.save(out / CHECKPOINTS_NAME, state, keep=recipe.train.keep_checkpoints)
 
-    kept = _metrics_before(out / METRICS_NAME, training.taken)
-    with (out / METRICS_NAME).open("w", encoding="utf-8") as metrics:
-        metrics.writelines(kept)
+    with RunLog(out, step=training.taken, tensorboard=recipe.train.tensorboard) as log:
         bar = progress(range(training.taken, training.steps), label=f"align {recipe.method}", unit="step")
         try:
             for _ in bar:
                 record = training.advance()
-                metrics.write(json.dumps(record, allow_nan=False) + "\n")
+                log.write(record)
                 bar.set_postfix(
                     {name.removeprefix("loss/"): f"{record[name]:.3f}" for name in record if "loss/" in name}
                 )
                 if training.taken % recipe.train.checkpoint_every == 0 or training.taken == training.steps:
-                    metrics.flush()
                     save()
         except (KeyboardInterrupt, SystemExit):
-            metrics.flush()
             save()
             note(f"stopped after step {training.taken} of {training.steps}; the same command with --resume goes on")
             raise
+        except SetClipError as error:  # a loss that is not finite: the state is that of the step before
+            raise SetClipError(error.problem, fix=f"{error.fix}; {save()} holds the last good step") from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise _out_of_memory(training, save(), error) from error
+
+
+def _out_of_memory(training: Training, saved: Path, error: BaseException) -> SetClipError:
+    train = training.recipe.train
+    tuned = any(not tower.frozen for tower in training.recipe.towers.values())
+    dim = training.recipe.projection.dim
+    smaller = f"train.chunk={max(1, train.chunk // 2)}" if tuned else f"projection.dim={max(1, dim // 2)}"
+    detail = str(error).partition("\n")[0] or "no detail"
+    return SetClipError(
+        f"step {training.taken + 1}: out of memory with train.batch = {train.batch}, train.pairs_per_batch = "
+        f"{train.pairs_per_batch}, train.chunk = {train.chunk} ({detail})",
+        fix=f"a new RUN with --set {smaller}, --set train.batch={max(2, train.batch // 2)} or "
+        f"--set train.pairs_per_batch={max(1, train.pairs_per_batch // 2)}; {saved} holds this one",
+    )
 
 
 def _resume(training: Training, out: Path) -> int | None:
@@ -217,13 +233,6 @@ def _resume(training: Training, out: Path) -> int | None:
     training.restore(saved.step, saved.tensors)
     note(f"resuming from {path}, step {saved.step} of {training.steps}")
     return saved.step
-
-
-def _metrics_before(path: Path, step: int) -> list[str]:
-    """The lines of metrics.jsonl up to ``step``: what came after the checkpoint is taken again."""
-    if not step:
-        return []
-    return path.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
 
 
 def resolve_device(wanted: str) -> torch.device:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from setclip_cli.atomic import sha256_file
 from setclip_cli.cli import app
+from setclip_cli.errors import SetClipError
 from setclip_cli.model import load_model
 from setclip_cli.shards import open_dataset
 
@@ -24,8 +25,11 @@ FAMILIES = {"kinase": "GKKLV", "transporter": "LLIFA", "protease": "HDSCW"}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("align"))
+
+
+def make_world(folder: Path) -> Path:
     """A folder with FASTA, captions, pairs, a DATASET of them, and a recipe over tiny backbones."""
-    folder = tmp_path_factory.mktemp("align")
     fasta, captions, pairs = [], [], ["left_modality,left_id,right_modality,right_id"]
     for number in range(36):
         name = list(FAMILIES)[number % 3]
@@ -229,3 +233,127 @@ def test_a_stopped_run_resumes_bit_for_bit(world: Path, run: Path, tmp_path: Pat
         assert align(world, out, "--resume")[0] == 0
     for name in ("metrics.jsonl", "model.safetensors", "config.json"):
         assert sha256_file(run / name) == sha256_file(out / name), name
+
+
+TUNED = ("--set", "towers.protein.trainable=last-1", "--set", "towers.caption.trainable=lora", "--set", "train.steps=4")
+
+
+def test_a_tuned_run_keeps_only_what_changed_and_embeds_with_it(world: Path, tmp_path: Path) -> None:
+    code, _, stderr = align(world, tmp_path / "tuned", *TUNED, "--set", "train.chunk=5")
+    assert code == 0, stderr
+    for modality in ("protein", "caption"):
+        assert (tmp_path / "tuned" / f"tuned-{modality}.safetensors").stat().st_size > 0
+    model = load_model(tmp_path / "tuned")
+    sequences = ["GKKLVGKKLVACD", "LLIFALLIFAHIK"]
+    before = model.load_backbone("protein", initial=True).encode(sequences).features
+    after = model.load_backbone("protein").encode(sequences).features
+    assert not before.equal(after)
+
+    run_ok("embed", tmp_path / "tuned", world / "data", "--out", tmp_path / "embeddings")
+    from setclip_cli.embeddings import open_embeddings
+
+    dataset = open_dataset(world / "data")
+    table = open_embeddings(tmp_path / "embeddings").load("protein", "train")
+    rows = dataset.rows("protein", "train", ["id", "sequence"]).to_pylist()
+    sequence = {row["id"]: row["sequence"] for row in rows}[table.ids[0]]
+    features = model.load_backbone("protein").encode([sequence]).features
+    import torch
+
+    with torch.no_grad():
+        expected = model.encoders["protein"](features)[0].numpy()
+    assert table.embeddings[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_tuned_run_that_stops_goes_on_as_if_it_had_not(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from setclip_cli.training import Training
+
+    settings = (*TUNED, "--set", "train.chunk=5", "--set", "optim.ema=0.5")
+    assert align(world, tmp_path / "straight", *settings)[0] == 0
+    advance = Training.advance
+
+    def interrupted(self: Training) -> dict[str, float]:
+        if self.taken == 2:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(Training, "advance", interrupted)
+    assert align(world, tmp_path / "broken", *settings)[0] == 130
+    monkeypatch.setattr(Training, "advance", advance)
+    assert align(world, tmp_path / "broken", *settings, "--resume")[0] == 0
+    for name in ("metrics.jsonl", "model.safetensors", "tuned-protein.safetensors", "tuned-caption.safetensors"):
+        assert sha256_file(tmp_path / "straight" / name) == sha256_file(tmp_path / "broken" / name), name
+
+
+def test_a_second_stop_before_the_next_checkpoint_loses_no_line(
+    world: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at 12, resumed, killed at 14 without a word: the checkpoint at 12 still has its 12 lines."""
+    from setclip_cli.training import Training
+
+    advance = Training.advance
+
+    def stop_at(step: int, error: type[BaseException]) -> None:
+        def stopping(self: Training) -> dict[str, float]:
+            if self.taken == step:
+                raise error
+            return advance(self)
+
+        monkeypatch.setattr(Training, "advance", stopping)
+
+    stop_at(12, KeyboardInterrupt)
+    assert align(world, tmp_path / "run")[0] == 130
+    stop_at(14, ZeroDivisionError)  # nothing is saved, as after kill -9
+    with pytest.raises(ZeroDivisionError):
+        align(world, tmp_path / "run", "--resume")
+    monkeypatch.setattr(Training, "advance", advance)
+    assert align(world, tmp_path / "run", "--resume")[0] == 0
+    assert sha256_file(tmp_path / "run" / "metrics.jsonl") == sha256_file(run / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError("no room"), ["step 3: out of memory", "train.batch = 16", "--set train.batch=8", "step-00000002"]),
+        (SetClipError("step 3: objective.sdd is nan", fix="lower optim.lr"), ["objective.sdd", "step-00000002"]),
+    ],
+)
+def test_a_failed_step_saves_what_was_reached_and_says_how_to_go_on(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
+) -> None:
+    from setclip_cli.training import Training
+
+    advance = Training.advance
+
+    def failing(self: Training) -> dict[str, float]:
+        if self.taken == 2:
+            raise error
+        return advance(self)
+
+    monkeypatch.setattr(Training, "advance", failing)
+    code, _, stderr = align(world, tmp_path / "run")
+    assert code == 3
+    for word in words:
+        assert word in stderr
+    monkeypatch.setattr(Training, "advance", advance)
+    assert align(world, tmp_path / "run", "--resume")[0] == 0
+
+
+def test_tensorboard_holds_every_term(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert {"loss/total", "loss/sdd", "gradient_share/clip", "density_gap", "lr"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("loss/total")) == 60
+
+
+def test_cached_augmented_views_serve_the_self_supervised_term(world: Path, tmp_path: Path) -> None:
+    code, _, stderr = align(
+        world,
+        tmp_path / "views",
+        *("--set", "method=set-clip", "--set", "objective.self_supervised.views=2", "--set", "train.steps=3"),
+    )
+    assert code == 0, stderr
+    cached = {path.name.partition("-view-")[2] for path in (world / "cache" / "features").glob("*-view-*")}
+    assert cached == {"0.safetensors", "1.safetensors"}
