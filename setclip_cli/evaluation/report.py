@@ -56,7 +56,7 @@ def summary(content: Content) -> str:
         best = "the best other method" if len(others) > 1 else "the other method"
         sentences.append(
             f"Its mean average precision is {abs(found['difference']):.3f} {side} that of {rival['name']}, {best} here "
-            f"(95% interval of the difference {low:+.3f} to {high:+.3f}{sure})."
+            f"(95% interval {low:+.3f} to {high:+.3f}{sure})."
         )
     return " ".join(sentences)
 

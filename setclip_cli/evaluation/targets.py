@@ -184,7 +184,11 @@ def _of_run(target: Target, dataset: Dataset, test: TestSet, backbones: dict[str
 
 
 def _in_order(path: Path, ids: Sequence[str], embeddings: Embeddings, side: Side) -> Embeddings:
-    """Embeddings in the order of the test set, as unit vectors."""
+    """Embeddings in the order of the test set, as unit vectors.
+
+    A backbone may round the same caption differently in another batch. Rows of one payload get one embedding here, so
+    that they tie exactly and the order of a file decides nothing.
+    """
     at = {name: row for row, name in enumerate(ids)}
     missing = [name for name in side.ids if name not in at]
     if missing:
@@ -192,7 +196,7 @@ def _in_order(path: Path, ids: Sequence[str], embeddings: Embeddings, side: Side
             f"{path}: lacks {len(missing)} of the dataset's {len(side.ids)} {side.modality} rows, first {missing[0]!r}",
             fix="embed this dataset and split again",
         )
-    rows = np.ascontiguousarray(embeddings[[at[name] for name in side.ids]], np.float32)
+    rows = np.ascontiguousarray(embeddings[[at[side.ids[row]] for row in side.first_alike()]], np.float32)
     broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(broken):
         raise SetClipError(

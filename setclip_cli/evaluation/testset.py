@@ -27,6 +27,7 @@ class Side:
     ids: list[str]
     labels: list[str | None]
     groups: list[str | None]  # of a caption: the item it describes; elsewhere the row's own id
+    payloads: list[str]  # sha256 of the text, image or residues
 
     def at(self) -> dict[str, int]:
         """Row of each id."""
@@ -39,7 +40,13 @@ class Side:
             [self.ids[row] for row in rows],
             [self.labels[row] for row in rows],
             [self.groups[row] for row in rows],
+            [self.payloads[row] for row in rows],
         )
+
+    def first_alike(self) -> list[int]:
+        """For each row the first row of the same payload, so that repeated captions can be embedded alike."""
+        first: dict[str, int] = {}
+        return [first.setdefault(payload, row) for row, payload in enumerate(self.payloads)]
 
 
 @dataclass(frozen=True)
@@ -145,9 +152,10 @@ def read_test_set(
 
 def _read_side(dataset: Dataset, modality: Modality, split: str) -> Side:
     grouped = modality == "caption"
-    rows = dataset.rows(modality, split, ["id", "label", "group"] if grouped else ["id", "label"])
-    ids = rows["id"].to_pylist()
-    return Side(modality, ids, rows["label"].to_pylist(), rows["group"].to_pylist() if grouped else list(ids))
+    rows = dataset.rows(modality, split, ["id", "label", "sha256", *(["group"] if grouped else [])])
+    columns = {name: rows[name].to_pylist() for name in rows.column_names}
+    groups = columns["group"] if grouped else list(columns["id"])
+    return Side(modality, columns["id"], columns["label"], groups, columns["sha256"])
 
 
 def _without(side: Side, absent: set[str], excluded: dict[str, int]) -> Side:
