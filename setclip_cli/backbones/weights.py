@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import urllib.error
+import urllib.request
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from setclip_cli.backbones.download import download, reachable
+from setclip_cli.download import Wanted, fetch_all
 from setclip_cli.errors import ExitCode, SetClipError, nearest
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ ESM2_NAMES = (
     "esm2_t48_15B_UR50D",
 )
 ESM_URL = "https://dl.fbaipublicfiles.com/fair-esm/models"  # SETCLIP_ESM_URL names a mirror of the same layout
+
+HUB_TIMEOUT_S = 5
 
 # Packages that carry the very weights a spec names, so `auto` may take them.
 PACKAGES = {
@@ -147,8 +152,9 @@ def fetch_weights(location: Location) -> Path:
     spec = location.spec
     try:
         return _FETCHERS[spec.kind](spec)
-    except (OSError, ValueError) as error:  # the hub client's errors are both
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, ValueError, SetClipError) as error:  # the hub client's errors are of the first two
+        message = error.problem if isinstance(error, SetClipError) else str(error)
+        first_line = message.splitlines()[0] if message else type(error).__name__
         tried = [*location.tried, f"hub: {first_line}"]
         raise SetClipError(
             f"weights of {spec}: not found; tried " + "; ".join(tried), fix="one of: " + "; ".join(location.ways)
@@ -337,7 +343,25 @@ def esm_url() -> str:
 
 
 def _fetch_esm(spec: Spec) -> Path:
-    return download(f"{esm_url()}/{spec.name}.pt", esm_cache() / f"{spec.name}.pt")
+    return _fetch_checkpoint(f"{esm_url()}/{spec.name}.pt")
+
+
+def _fetch_checkpoint(url: str) -> Path:
+    """Downloads into torch.hub's folder. No hash is published, but a checkpoint is a zip file with its own checksums.
+
+    Raises:
+        SetClipError: the address cannot be reached; what has come is continued next time.
+        ValueError: the finished file is damaged; it is removed.
+    """
+    [path] = fetch_all([Wanted(url.rsplit("/", 1)[-1], (url,))], esm_cache())
+    damaged = None if path.stat().st_size else "it is empty"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    if damaged is not None:
+        path.unlink()
+        raise ValueError(f"{url} came damaged ({damaged})")
+    return path
 
 
 def _fetch_timm(spec: Spec) -> Path:
@@ -348,7 +372,7 @@ def _fetch_timm(spec: Spec) -> Path:
     if repository is None:
         if url is None:
             raise ValueError("timm names no place for these weights")
-        return download(url, esm_cache() / url.rsplit("/", 1)[-1])
+        return _fetch_checkpoint(url)
     _require_hub()
     for filename in filenames[:-1]:
         try:
@@ -375,8 +399,12 @@ def _require_hub() -> None:
 
     if constants.HF_HUB_OFFLINE:
         raise ValueError("HF_HUB_OFFLINE is set")
-    if not reachable(constants.ENDPOINT):
-        raise ValueError(f"{constants.ENDPOINT} cannot be reached")
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        pass  # an answer is an answer
+    except OSError as error:
+        raise ValueError(f"{constants.ENDPOINT} cannot be reached") from error
 
 
 _FETCHERS: dict[Kind, Callable[[Spec], Path]] = {
