@@ -52,7 +52,7 @@ def log_kernel_sum(
         ValueError: shapes that do not fit, an empty set, NaN or inf, a bandwidth that is not positive.
     """
     scales = checked_bandwidths(bandwidths)
-    check_rows("log_kernel_sum", x=x, y=y)
+    check_rows("log_kernel_sum", **({"x": x} if x is y else {"x": x, "y": y}))
     if exclude_self and (len(y) < len(x) or len(y) < 2):
         raise ValueError(
             f"log_kernel_sum(exclude_self=True) needs the n rows of x first in y and m >= 2; got {len(x)}, {len(y)}"
@@ -81,7 +81,8 @@ def check_rows(caller: str, **sets: Tensor) -> None:
     for name, rows in sets.items():
         if not rows.is_floating_point():
             raise ValueError(f"{caller} needs floating-point rows; {name} is {rows.dtype}")
-        if not bool(torch.isfinite(rows).all()):
+        # one reduction and one comparison for the usual case: a sum with NaN or inf in it is not finite
+        if not math.isfinite(float(rows.detach().sum(dtype=torch.float64))):
             bad = int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])
             raise ValueError(f"{caller}: {name} holds NaN or inf, first in row {bad}")
 
@@ -118,13 +119,15 @@ class _LogKernelSum(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             tiles = _Tiles(x, y, min(scales), exclude_self, block_size)
             sums = x.new_full((len(x), len(scales)), -math.inf)
+            several = len(y) > block_size
             for rows, columns, squared in tiles:
                 for k, scale in enumerate(scales):
                     # the last bandwidth may overwrite the tile
                     logits = torch.mul(squared, -1 / scale, out=squared if k == len(scales) - 1 else None)
                     if log_weights is not None:
                         logits += log_weights[columns]
-                    sums[rows, k] = torch.logaddexp(sums[rows, k], _logsumexp_(logits))
+                    part = _logsumexp_(logits)
+                    sums[rows, k] = torch.logaddexp(sums[rows, k], part) if several else part
             if tiles.row_offset is not None:
                 sums -= tiles.row_offset[:, None] / x.new_tensor(scales)
         ctx.save_for_backward(x, y, sums, *([] if log_weights is None else [log_weights]))

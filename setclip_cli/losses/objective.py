@@ -16,7 +16,7 @@ from setclip_cli.losses import s_clip as s_clip_loss
 from setclip_cli.losses import self_supervised as self_supervised_loss
 from setclip_cli.losses import teacher as teacher_loss
 from setclip_cli.losses.mk_mmd import mk_mmd
-from setclip_cli.losses.sdd import BANDWIDTHS, log_density_ratios, sdd
+from setclip_cli.losses.sdd import BANDWIDTHS, log_density_ratios
 
 TERMS = ("clip", "mk_mmd", "sdd", "self_supervised", "neighbourhood", "teacher", "s_clip")
 
@@ -52,7 +52,8 @@ class ObjectiveValue:
         total: Scalar, the weighted sum of the terms.
         terms: Each active term's own value, unweighted, by name.
         weights: The weight each of them had in this step.
-        density_gap: Scalar without gradient, mean |log p_X - log p_Y| over the points of both sides.
+        density_gap: Scalar without gradient, mean |log p_X - log p_Y| over the points of both sides, with the
+            settings of the sdd term where that is active, else its default ones.
     """
 
     total: Tensor
@@ -85,7 +86,13 @@ class Clip(nn.Module):
 
 
 class Sdd(nn.Module):
-    """``losses.sdd.sdd`` on the unpaired rows, against a queue of earlier batches when ``queue`` > 0."""
+    """``losses.sdd.sdd`` on the unpaired rows, against a queue of earlier batches when ``queue`` > 0.
+
+    Attributes:
+        gap: The density gap of the last call, which it has at hand.
+    """
+
+    gap: Tensor
 
     def __init__(
         self, bandwidths: Sequence[float] = BANDWIDTHS, *, leave_one_out: bool = False, queue: int = 0
@@ -95,7 +102,7 @@ class Sdd(nn.Module):
         self.left_queue, self.right_queue = Queue(queue), Queue(queue)
 
     def forward(self, left: Side, right: Side) -> Tensor:
-        value = sdd(
+        over_left, over_right = log_density_ratios(
             left.embeddings,
             right.embeddings,
             self.bandwidths,
@@ -105,7 +112,8 @@ class Sdd(nn.Module):
         )
         self.left_queue.push(left.embeddings)
         self.right_queue.push(right.embeddings)
-        return value
+        self.gap = _mean_size(over_left, over_right)
+        return over_left.mean() + over_right.mean()
 
 
 class Queue(nn.Module):
@@ -298,14 +306,19 @@ class Objective(nn.Module):
         total = left.embeddings.new_zeros(())
         for name, value in values.items():
             total = total + weights[name] * value
-        return ObjectiveValue(total, values, weights, density_gap(left.embeddings, right.embeddings))
+        density = self.losses["sdd"] if "sdd" in values else None
+        gap = density.gap if isinstance(density, Sdd) else density_gap(left.embeddings, right.embeddings)
+        return ObjectiveValue(total, values, weights, gap)
 
 
 @torch.no_grad()
 def density_gap(x: Tensor, y: Tensor) -> Tensor:
     """Mean |log p_X - log p_Y| over the points of both sets, at the default bandwidth; 0 for equal sets."""
-    over_x, over_y = log_density_ratios(x, y, BANDWIDTHS)
-    return torch.cat([over_x, over_y]).abs().mean()
+    return _mean_size(*log_density_ratios(x, y, BANDWIDTHS))
+
+
+def _mean_size(over_x: Tensor, over_y: Tensor) -> Tensor:
+    return torch.cat([over_x.detach(), over_y.detach()]).abs().mean()
 
 
 def gradient_shares(value: ObjectiveValue, left: Side, right: Side) -> dict[str, float]:
