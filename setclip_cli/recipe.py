@@ -185,6 +185,14 @@ class Optim(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights that the RUN keeps; 0 keeps the last
 
 
+class Validation(Section):
+    """Early stopping on held-out rows: by the recall of the split's pairs, or by the density gap without any."""
+
+    split: str = "val"
+    every: Annotated[int, Field(ge=0)] = 0  # steps; 0 trains all steps and keeps the last
+    patience: PositiveInt = 5  # validations without a better one before training stops
+
+
 class Recipe(Section):
     """A whole experiment."""
 
@@ -198,6 +206,7 @@ class Recipe(Section):
     objective: Objective = Objective()
     train: Train = Train()
     optim: Optim = Optim()
+    validation: Validation = Validation()
 
     def modalities(self) -> tuple[Modality, Modality]:
         """(left, right): the two towers in the order of ``MODALITIES``."""
@@ -360,6 +369,8 @@ def _contradictions(recipe: Recipe) -> list[str]:
         found.append(f"towers.{tuned[0]}.trainable: method {recipe.method!r} does not train, so all towers are frozen")
     if tuned and recipe.ensemble > 1:
         found.append(f"ensemble = {recipe.ensemble}: heads can share frozen towers only, and {tuned[0]} is tuned")
+    if recipe.validation.every and recipe.ensemble > 1:
+        found.append(f"ensemble = {recipe.ensemble}: validation.every stops one training, not several in a row")
     for name, term in recipe.objective.active().items():
         if term.end_step is not None and term.end_step <= term.start_step:
             found.append(f"objective.{name}: end_step ({term.end_step}) must be after start_step ({term.start_step})")

@@ -23,6 +23,7 @@ from setclip_cli.console import note, progress
 from setclip_cli.distributed import launched
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.features import augmented_features, frozen_features
+from setclip_cli.interrupts import BetweenSteps
 from setclip_cli.items import open_items
 from setclip_cli.lock import exclusive
 from setclip_cli.model import CONFIG_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config, save_model
@@ -33,8 +34,10 @@ from setclip_cli.run_log import RunLog
 from setclip_cli.tower import Pool, Tuned
 from setclip_cli.training import Training, fit, is_trained
 from setclip_cli.training_pairs import known_pairs, pair_rows
+from setclip_cli.validation import EarlyStopping, HeldOut, Validation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from setclip_cli.backbones.base import Backbone
@@ -95,6 +98,7 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
                 _pool(recipe, dataset, backbone, table.features.to(device))
                 for backbone, table in zip(backbones, (left, right), strict=True)
             ]
+            stopping = _early_stopping(recipe, dataset, backbones)
         rows = pair_rows(pairs, left.ids, right.ids, split=recipe.train.split)
         if group.main:
             atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
@@ -103,9 +107,8 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
         tuned: tuple[dict[str, Tensor], ...] = ({}, {})
         if is_trained(recipe, rows):
             training = Training(recipe, pools[0], pools[1], rows.to(device), group=group)
-            resumed_from = _resume(training, out) if resume else None
-            _run(training, out, dataset.identity())
-            fitted, tuned, steps = training.fitted(), training.tuned(), training.steps
+            resumed_from = _run(training, out, dataset.identity(), stopping, resume=resume)
+            fitted, tuned, steps = training.fitted(), training.tuned(), training.taken
         else:
             fitted = fit(recipe, left.features, right.features, rows)
         if group.main:
@@ -146,6 +149,20 @@ def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor
     return Pool(features, views=torch.stack(views).to(features.device) if views else None)
 
 
+def _early_stopping(recipe: Recipe, dataset: Dataset, backbones: Sequence[Backbone]) -> EarlyStopping | None:
+    """Before any weight changes: the validation split's features are those of the backbones as found."""
+    if not recipe.validation.every:
+        return None
+    sides = []
+    for backbone in backbones:
+        split, tuned = recipe.validation.split, not recipe.towers[backbone.modality].frozen
+        table = frozen_features(backbone, dataset, backbone.modality, split)
+        items = open_items(dataset, backbone.modality, split, backbone.column) if tuned else None
+        sides.append(HeldOut(table.ids, table.features, items.take(range(len(items))) if items else None))
+    validation = Validation(recipe, dataset, sides[0], sides[1])
+    return EarlyStopping(validation, every=recipe.validation.every, patience=recipe.validation.patience)
+
+
 def _tower_config(
     recipe: Recipe,
     modality: Modality,
@@ -175,31 +192,47 @@ def _tower_config(
     )
 
 
-def _run(training: Training, out: Path, data_identity: str) -> None:
-    """Takes the steps that are left; the main process writes metrics each step and checkpoints now and then."""
-    if not training.group.main:
-        while training.taken < training.steps:
-            training.advance()
-        return
-    recipe = training.recipe
-    header = {"recipe": recipe.to_toml(), "dataset_sha256": data_identity}
+def _run(
+    training: Training, out: Path, data_identity: str, stopping: EarlyStopping | None, *, resume: bool
+) -> int | None:
+    """Takes the steps that are left, in every process; the main one writes metrics and checkpoints.
 
-    def save() -> Path:
+    Returns:
+        The step it resumed from, or None.
+    """
+    recipe, main = training.recipe, training.group.main
+    header = {"recipe": recipe.to_toml(), "dataset_sha256": data_identity}
+    resumed_from = _resume(training, stopping, out) if resume else None
+
+    def save() -> Path | None:
+        if log is None:
+            return None
         log.flush()
-        state = Checkpoint(training.taken, header, training.tensors())
+        tensors, more = training.tensors(), {}
+        if stopping is not None:
+            tensors, more = tensors | stopping.tensors(), stopping.header()
+        state = Checkpoint(training.taken, header | more, tensors)
         return checkpoint.save(out / CHECKPOINTS_NAME, state, keep=recipe.train.keep_checkpoints)
 
-    with RunLog(out, step=training.taken, tensorboard=recipe.train.tensorboard) as log:
+    with (
+        BetweenSteps() as signals,
+        RunLog(out, step=training.taken, tensorboard=recipe.train.tensorboard) if main else nullcontext() as log,
+    ):
         bar = progress(range(training.taken, training.steps), label=f"align {recipe.method}", unit="step")
         try:
             for _ in bar:
                 record = training.advance()
-                log.write(record)
-                bar.set_postfix(
-                    {name.removeprefix("loss/"): f"{record[name]:.3f}" for name in record if "loss/" in name}
-                )
+                if stopping is not None:
+                    record |= stopping.look(training)
+                if log is not None:
+                    log.write(record)
+                losses = {name.removeprefix("loss/"): value for name, value in record.items() if "loss/" in name}
+                bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
                 if training.taken % recipe.train.checkpoint_every == 0 or training.taken == training.steps:
                     save()
+                if stopping is not None and stopping.done(training):
+                    break
+                signals.check()
         except (KeyboardInterrupt, SystemExit):
             save()
             note(f"stopped after step {training.taken} of {training.steps}; the same command with --resume goes on")
@@ -208,9 +241,14 @@ def _run(training: Training, out: Path, data_identity: str) -> None:
             raise SetClipError(error.problem, fix=f"{error.fix}; {save()} holds the last good step") from error
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise _out_of_memory(training, save(), error) from error
+    if stopping is not None and stopping.best is not None:
+        if main and stopping.done(training):
+            note(f"stopped early after step {training.taken}: no better validation since step {stopping.best[1]}")
+        stopping.put_back(training)
+    return resumed_from
 
 
-def _out_of_memory(training: Training, saved: Path, error: BaseException) -> SetClipError:
+def _out_of_memory(training: Training, saved: Path | None, error: BaseException) -> SetClipError:
     train = training.recipe.train
     tuned = any(not tower.frozen for tower in training.recipe.towers.values())
     dim = training.recipe.projection.dim
@@ -224,14 +262,17 @@ def _out_of_memory(training: Training, saved: Path, error: BaseException) -> Set
     )
 
 
-def _resume(training: Training, out: Path) -> int | None:
-    """Puts the last checkpoint into ``training``; its step, or None where there is none yet."""
+def _resume(training: Training, stopping: EarlyStopping | None, out: Path) -> int | None:
+    """Puts the last checkpoint into ``training`` and ``stopping``; its step, or None where there is none yet."""
     path = checkpoint.latest(out / CHECKPOINTS_NAME)
     if path is None:
         return None
     saved = checkpoint.load(path)
     training.restore(saved.step, saved.tensors)
-    note(f"resuming from {path}, step {saved.step} of {training.steps}")
+    if stopping is not None:
+        stopping.restore(saved.tensors, saved.header)
+    if training.group.main:
+        note(f"resuming from {path}, step {saved.step} of {training.steps}")
     return saved.step
 
 

@@ -357,3 +357,53 @@ def test_cached_augmented_views_serve_the_self_supervised_term(world: Path, tmp_
     assert code == 0, stderr
     cached = {path.name.partition("-view-")[2] for path in (world / "cache" / "features").glob("*-view-*")}
     assert cached == {"0.safetensors", "1.safetensors"}
+
+
+VALIDATED = ("--set", "validation.split=train", "--set", "validation.every=5", "--set", "validation.patience=2")
+
+
+def test_training_stops_early_and_keeps_the_best_state(world: Path, tmp_path: Path) -> None:
+    code, stdout, _ = align(world, tmp_path / "run", *VALIDATED, "--set", "train.steps=200")
+    assert code == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    seen = {record["step"]: record["validation/criterion"] for record in records if "validation/criterion" in record}
+    best = min(seen, key=lambda step: (seen[step], step))
+    assert len(records) == best + 10 < 200
+    assert f"{best} steps" in stdout
+    assert "validation/recall_at_1" in records[4]
+
+
+def test_early_stopping_resumes_with_its_best_state(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from setclip_cli.training import Training
+
+    settings = (*VALIDATED, "--set", "train.steps=40")
+    assert align(world, tmp_path / "straight", *settings)[0] == 0
+    advance = Training.advance
+
+    def interrupted(self: Training) -> dict[str, float]:
+        if self.taken == 7:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(Training, "advance", interrupted)
+    assert align(world, tmp_path / "broken", *settings)[0] == 130
+    monkeypatch.setattr(Training, "advance", advance)
+    assert align(world, tmp_path / "broken", *settings, "--resume")[0] == 0
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert sha256_file(tmp_path / "straight" / name) == sha256_file(tmp_path / "broken" / name), name
+
+
+def test_validation_without_pairs_watches_densities_and_neighbourhoods(world: Path, tmp_path: Path) -> None:
+    settings = ("--set", "pairs=0", "--set", "method=set-clip", "--set", "train.steps=10")
+    run_ok("ingest", world / "proteins.fasta", "--modality", "protein", "--out", tmp_path / "data")
+    run_ok("ingest", world / "captions.jsonl", "--modality", "caption", "--out", tmp_path / "data")
+    code, _, stderr = invoke(
+        *("align", world / "recipe.toml", "--data", tmp_path / "data", "--out", tmp_path / "run", *VALIDATED, *settings)
+    )
+    assert code == 0, stderr
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[4])
+    assert record["validation/criterion"] == pytest.approx(
+        record["validation/density_gap"] + record["validation/neighbourhood"]
+    )

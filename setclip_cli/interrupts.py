@@ -1,0 +1,53 @@
+"""Ctrl-C and SIGTERM between two steps, never inside one: what is saved then is a state that training went through."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, NoReturn
+
+from setclip_cli.console import note
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+
+class BetweenSteps:
+    """Holds signals back until `check` is called. A second Ctrl-C is not held back.
+
+    Outside the main thread Python delivers no signals, and nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, object] = {}
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt, or SystemExit with 128 + the signal's number, when a signal has come."""
+        if self._received is not None:
+            _stop(self._received)
+
+    def __enter__(self) -> BetweenSteps:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() itself returned
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self._received is not None:
+            _stop(number)
+        self._received = number
+        note("stopping after this step")
+
+
+def _stop(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
