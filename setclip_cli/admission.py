@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from setclip_cli.near_duplicates import LookAlikes
+    from setclip_cli.near_duplicates import LookAlikes, Seen
 
 SplitBy = Literal["auto", "id", "label", "group", "cluster"]
 NearDuplicates = Literal["keep", "flag", "drop"]
@@ -24,6 +24,17 @@ REPEATED_ID = "id already taken by a different record"
 OTHER_SPLIT = "same content as a record in another split"
 NEAR_DUPLICATE = "looks like an image already taken"
 NO_LOSS = {DUPLICATE, REPEATED_ID, OTHER_SPLIT, NEAR_DUPLICATE}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What one source's options say about its records."""
+
+    rule: SplitRule
+    split_by: SplitBy = "auto"
+    clusters: Mapping[str, str] | None = None  # protein id -> the first id of its cluster
+    keep_duplicates: bool = False
+    near_duplicates: NearDuplicates = "keep"
 
 
 class Admitted(NamedTuple):
@@ -49,7 +60,7 @@ class Admission:
 
     def __init__(self, near: LookAlikes | None = None) -> None:
         self._taken: dict[Modality, _Taken] = {modality: _Taken() for modality in MODALITIES}
-        self._near = near
+        self.near = near
 
     def recall(self, modality: Modality, rows: pa.Table) -> None:
         """Takes note of rows that are on disk already: columns id, split, sha256, and group of captions."""
@@ -63,17 +74,7 @@ class Admission:
                 if group is not None:
                     known.in_group.add(_grouped(digest, group))
 
-    def admit(
-        self,
-        record: Record,
-        rule: SplitRule,
-        *,
-        split_by: SplitBy = "auto",
-        clusters: Mapping[str, str] | None = None,
-        keep_duplicates: bool = False,
-        near_duplicates: NearDuplicates = "keep",
-        perceptual_hash: int | None = None,
-    ) -> Admitted | Reject:
+    def admit(self, record: Record, policy: Policy) -> Admitted | Reject:
         """Decides about one record.
 
         A payload is kept once; a caption once for each group, since the same words about another image are another
@@ -81,51 +82,59 @@ class Admission:
         caption whose group was drawn elsewhere is left out. Images that look alike are drawn together.
         """
         known = self._taken[record.modality]
-        digest = bytes.fromhex(record.sha256)[:16]
-        grouped = _grouped(digest, record.group) if record.group is not None else None
+        digest = bytes.fromhex(record.sha256[:32])
         earlier = known.split_of.get(digest)
-        repeated = earlier is not None if grouped is None else grouped in known.in_group
-        if repeated and not keep_duplicates:
+        grouped = None
+        if record.group is None:
+            repeated = earlier is not None
+        else:
+            grouped = _grouped(digest, record.group)
+            repeated = grouped in known.in_group
+        if repeated and not policy.keep_duplicates:
             return Reject(record.id, DUPLICATE, bad=False)
         if record.id in known.ids:
             return Reject(record.id, DUPLICATE if repeated else REPEATED_ID, bad=not repeated)
-        alike = None
-        if self._near is not None and perceptual_hash is not None and not repeated:
-            alike = self._near.find(perceptual_hash)
-            if alike is not None and near_duplicates == "drop":
-                return Reject(record.id, f"{NEAR_DUPLICATE}: {alike.id}", bad=False)
-        if rule.drawn:
-            split = rule.draw(_key(record, split_by, clusters))
-            if alike is not None:
-                split = alike.split
+        alike = self._alike(record) if self.near is not None and not repeated else None
+        if alike is not None and policy.near_duplicates == "drop":
+            return Reject(record.id, f"{NEAR_DUPLICATE}: {alike.id}", bad=False)
+        split = policy.rule.fixed or record.split or "train"
+        if policy.rule.shares:
+            split = policy.rule.draw(_key(record, policy)) if alike is None else alike.split
             if earlier is not None and earlier != split:
                 if record.group is not None:
                     return Reject(record.id, OTHER_SPLIT, bad=False)
                 split = earlier
-        else:
-            split = rule.fixed or record.split or "train"
-            if not SPLIT_NAME.fullmatch(split):
-                return Reject(record.id, "split's name has other characters than letters, digits, '-' and '_'")
+        elif record.split is not None and not SPLIT_NAME.fullmatch(split):
+            return Reject(record.id, "split's name has other characters than letters, digits, '-' and '_'")
         known.ids.add(record.id)
-        known.split_of.setdefault(digest, split)
+        if earlier is None:
+            known.split_of[digest] = split
         if grouped is not None:
             known.in_group.add(grouped)
-        if self._near is not None and perceptual_hash is not None:
-            flags = {"perceptual_hash": perceptual_hash, "near_duplicate_of": alike.id if alike else None}
-            record = record._replace(extra={**(record.extra or {}), **flags})
-            if alike is None:
-                self._near.add(perceptual_hash, record.id, split)
-        return Admitted(record, split, fresh=earlier is None, crossing=earlier not in (None, split))
+        if record.extra and self.near is not None:
+            record = self._noted(record, split, alike)
+        return Admitted(record, split, earlier is None, earlier is not None and earlier != split)
+
+    def _alike(self, record: Record) -> Seen | None:
+        value = (record.extra or {}).get("perceptual_hash")
+        return self.near.find(value) if self.near is not None and isinstance(value, int) else None
+
+    def _noted(self, record: Record, split: str, alike: Seen | None) -> Record:
+        """Flags a record that looks like an earlier one, and remembers one that does not."""
+        value = (record.extra or {}).get("perceptual_hash")
+        if alike is None and self.near is not None and isinstance(value, int):
+            self.near.add(value, record.id, split)
+        return record._replace(extra={**(record.extra or {}), "near_duplicate_of": alike.id if alike else None})
 
 
-def _key(record: Record, split_by: SplitBy, clusters: Mapping[str, str] | None) -> str:
+def _key(record: Record, policy: Policy) -> str:
     """What the split is drawn by: records with the same key share a split."""
-    if split_by == "id":
+    if policy.split_by == "id":
         return record.id
-    if split_by == "label":
+    if policy.split_by == "label":
         return record.label if record.label is not None else record.id
     key = record.group if record.group is not None else record.id
-    return clusters.get(key, key) if split_by == "cluster" and clusters else key
+    return policy.clusters.get(key, key) if policy.clusters is not None else key
 
 
 def _grouped(digest: bytes, group: str) -> bytes:

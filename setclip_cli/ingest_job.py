@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,29 +14,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli import atomic, console, journal, pairing
-from setclip_cli.admission import NO_LOSS, Admission, Admitted
+from setclip_cli.admission import NO_LOSS, Admission, Admitted, Policy
 from setclip_cli.annotations import Labels
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest import Options, options_of
-from setclip_cli.ingest_summary import IngestResult, count_rows, merge_tallies
+from setclip_cli.ingest_summary import IngestResult, merge_tallies
 from setclip_cli.near_duplicates import LookAlikes, perceptual_hash
 from setclip_cli.shards import (
     INDEX_NAME,
     MODALITIES,
-    OPTIONAL_COLUMNS,
     PAIRS_SCHEMA,
-    REJECTS_SCHEMA,
-    SCHEMAS,
     Dataset,
     DatasetIndex,
-    Modality,
     open_dataset,
-    write_shard,
 )
 from setclip_cli.sources import open_source
 from setclip_cli.sources.base import Record, Reject
 from setclip_cli.sources.image import ordered_map
 from setclip_cli.splits import SplitRule, parse_split
+from setclip_cli.units import Names, Unit, cut_units, rejects_table, write_table, write_unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,22 +40,9 @@ if TYPE_CHECKING:
     from setclip_cli.annotations import StatedPair
     from setclip_cli.sources.base import Source
 
-    Decide = Callable[[Record, int | None], Admitted | Reject]
+    Decide = Callable[[Record], Admitted | Reject]
 
-MAX_SPLITS = 16
-MAX_UNIT_REJECTS = 100_000
 PENDING_NAME = "pending.json"
-
-
-class _Unit:
-    """Rows and rejects since the last unit ended."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[Modality, str], list[tuple[object, ...]]] = {}
-        self.rejects: list[Reject] = []
-        self.repairs: Counter[str] = Counter()
-        self.count = self.distinct = self.crossing = 0
-        self.payload_bytes = 0
 
 
 class Job:
@@ -130,7 +114,7 @@ class Job:
         for entry in kept:
             rejects.update(entry["rejects"])
         table = pq.read_table(self._out / "rejects.parquet").slice(0, rejects.total())
-        _write_table(self._out / "rejects.parquet", table)
+        write_table(self._out / "rejects.parquet", table)
         self._index = self._index.model_copy(
             update={"shards": self._shards, "sources": kept, "rejects": dict(sorted(rejects.items()))}
         )
@@ -159,11 +143,12 @@ class Job:
                 for rows, items, last in self._units(source, start, decide, labels, options):
                     if pending is not None:
                         finished.append(self._record(pending.result()))
-                    names = {}
+                    names: Names = {}
                     for modality, split in sorted(rows.rows):
                         names[modality, split] = f"{modality}/{split}-{numbers[modality, split]:05d}.parquet"
                         numbers[modality, split] += 1
-                    pending = writer.submit(self._write, rows, names, source.path.name, identity, base, items, last)
+                    write = partial(self._write, identity=identity, base=base, items=items, last=last)
+                    pending = writer.submit(write, rows, names, source.path.name)
                 if pending is not None:
                     finished.append(self._record(pending.result()))
         return {
@@ -202,31 +187,19 @@ class Job:
 
     def _decision(self, source: Source, options: Options) -> tuple[Decide, dict[str, Any]]:
         """What decides about each record, with all that was taken before it in mind."""
-        if self._admission is None:
+        if self._admission is None or (options.near_duplicates != "keep" and self._admission.near is None):
             self._admission = self._recalled(options)
-        admission = self._admission
         rule = parse_split(options.split)
         clusters, clustered_by = _clusters(source, rule, options)
-        described = (
-            pairing.splits_of_groups(Dataset(self._out, DatasetIndex(shards=self._shards))) if rule.as_captions else {}
+        policy = Policy(
+            rule,
+            split_by=options.split_by,
+            clusters=clusters,
+            keep_duplicates=options.keep_duplicates,
+            near_duplicates=options.near_duplicates,
         )
-
-        def decide(record: Record, perceptual: int | None) -> Admitted | Reject:
-            if rule.as_captions:
-                found = described.get(record.id) or described.get(record.id.rpartition("/")[2])
-                record = record._replace(split=found)
-            return admission.admit(
-                record,
-                rule,
-                split_by=options.split_by,
-                clusters=clusters,
-                keep_duplicates=options.keep_duplicates,
-                near_duplicates=options.near_duplicates,
-                perceptual_hash=perceptual,
-            )
-
         found = {} if clusters is None else {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
-        return decide, found
+        return partial(self._admission.admit, policy=policy), found
 
     def _recalled(self, options: Options) -> Admission:
         near = LookAlikes() if options.near_duplicates != "keep" else None
@@ -242,77 +215,47 @@ class Job:
             admission.recall(shard.modality, dataset.read(shard, columns))
         return admission
 
+    def _items(self, source: Source, start: int, options: Options, labels: Labels) -> Iterator[Record | Reject]:
+        """What the source yields, with what the options add to each record."""
+        items = source.items(start, self._workers)
+        if options.near_duplicates != "keep":
+            items = ordered_map(_with_hash, items, self._workers)
+        if len(labels):
+            items = (item._replace(label=labels.of(item)) if isinstance(item, Record) else item for item in items)
+        if parse_split(options.split).as_captions:
+            written = Dataset(self._out, DatasetIndex(shards=self._shards))
+            items = _with_caption_splits(items, pairing.splits_of_groups(written))
+        return items
+
     def _units(
         self, source: Source, start: int, decide: Decide, labels: Labels, options: Options
-    ) -> Iterator[tuple[_Unit, int, bool]]:
-        """Yields (unit, items of the source so far, whether it is the last)."""
-        unit = _Unit()
-        items = start
-        name = source.path.name
-        splits = {shard.split for shard in self._shards}
-        with console.progress(_hashed(source, start, self._workers, options), label=name, unit="records") as found:
-            for item, perceptual in found:
-                items += 1
-                if isinstance(item, Reject):
-                    unit.rejects.append(item)
-                    decision: Admitted | Reject = item
-                else:
-                    decision = decide(item._replace(label=labels.of(item)) if len(labels) else item, perceptual)
-                    if isinstance(decision, Reject):
-                        unit.rejects.append(decision)
-                    else:
-                        record, split = decision.record, decision.split
-                        unit.distinct += decision.fresh
-                        unit.crossing += decision.crossing
-                        splits.add(split)
-                        if len(splits) > MAX_SPLITS:
-                            raise _too_many_splits(source.path, splits)
-                        row = (record.id, split, name, record.sha256, record.label, record.payload, *record.columns)
-                        unit.rows.setdefault((record.modality, split), []).append((*row, record.extra))
-                        unit.count += 1
-                        unit.payload_bytes += len(record.payload)
-                        if record.repairs:
-                            unit.repairs.update(record.repairs)
-                if (
-                    unit.count >= self._shard_rows
-                    or unit.payload_bytes >= self._shard_bytes
-                    or len(unit.rejects) >= MAX_UNIT_REJECTS
-                ):
-                    yield unit, items, False
-                    unit = _Unit()
-        yield unit, items, True
+    ) -> Iterator[tuple[Unit, int, bool]]:
+        items = self._items(source, start, options, labels)
+        with console.progress(items, label=source.path.name, unit="records") as found:
+            yield from cut_units(
+                found,
+                decide,
+                source.path,
+                start=start,
+                splits={shard.split for shard in self._shards},
+                rows=self._shard_rows,
+                payload_bytes=self._shard_bytes,
+            )
 
     def _write(
-        self,
-        unit: _Unit,
-        names: dict[tuple[Modality, str], str],
-        source: str,
-        identity: str,
-        base: str,
-        items: int,
-        last: bool,
+        self, unit: Unit, names: Names, source: str, *, identity: str, base: str, items: int, last: bool
     ) -> journal.Unit:
         """Writes a unit's shards and rejects, then its line in the journal."""
-        shards = []
-        tally: dict[str, Any] = {
-            "read": unit.count + len(unit.rejects),
-            "rejects": dict(Counter(reject.kind for reject in unit.rejects)),
-            "bad": sum(reject.bad for reject in unit.rejects),
-            "repairs": dict(unit.repairs),
-            "distinct": unit.distinct,
-            "crossing": unit.crossing,
-            "rows": {},
-        }
-        for (modality, split), relative in names.items():
-            table = _table(unit.rows[modality, split], modality)
-            shards.append(write_shard(self._out, relative, table, modality=modality, split=split))
-            tally["rows"].setdefault(modality, {})[split] = count_rows(table)
-        part = None
-        if unit.rejects:
-            part = f"rejects-{identity[:16]}-{items:012d}.parquet"
-            _write_table(self._work / part, _rejects_table(source, unit.rejects))
+        part = f"rejects-{identity[:16]}-{items:012d}.parquet"
+        shards, tally = write_unit(unit, names, source, self._out, self._work / part)
         written = journal.Unit(
-            source=identity, base=base, items=items, shards=shards, rejects=part, tally=tally, last=last
+            source=identity,
+            base=base,
+            items=items,
+            shards=shards,
+            rejects=part if unit.rejects else None,
+            tally=tally,
+            last=last,
         )
         journal.append(self._work, written)
         return written
@@ -356,7 +299,7 @@ class Job:
             files = dict(self._index.files)
             if self._pairs.changed:
                 rows = [pair._asdict() for pair in self._pairs.pairs]
-                _write_table(self._out / "pairs.parquet", pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
+                write_table(self._out / "pairs.parquet", pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
                 files["pairs.parquet"] = atomic.sha256_file(self._out / "pairs.parquet")
             self._write_rejects(self._pairs.rejects)
             files["rejects.parquet"] = atomic.sha256_file(self._out / "rejects.parquet")
@@ -391,8 +334,8 @@ class Job:
         kept = sum(self._index.rejects.values())
         tables = [pq.read_table(target).slice(0, kept)] if kept and target.exists() else []
         tables += [pq.read_table(part) for part in self._reject_parts]
-        tables.append(_rejects_table("pairs", pair_rejects))
-        _write_table(target, pa.concat_tables(tables))
+        tables.append(rejects_table("pairs", pair_rejects))
+        write_table(target, pa.concat_tables(tables))
 
     def _remove_strays(self) -> None:
         """Removes what no longer belongs: half-written files of killed runs, shards of a source since read again."""
@@ -437,17 +380,20 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _hashed(source: Source, start: int, workers: int, options: Options) -> Iterator[tuple[Record | Reject, int | None]]:
-    """Each item with its perceptual hash, where near-duplicates are looked for."""
+def _with_hash(item: Record | Reject) -> Record | Reject:
+    """The record with its image's perceptual hash among its optional columns."""
+    if not isinstance(item, Record) or not isinstance(item.payload, bytes):
+        return item
+    return item._replace(extra={**(item.extra or {}), "perceptual_hash": perceptual_hash(item.payload)})
 
-    def look(item: Record | Reject) -> tuple[Record | Reject, int | None]:
-        is_image = isinstance(item, Record) and isinstance(item.payload, bytes)
-        return item, perceptual_hash(item.payload) if is_image else None  # type: ignore[union-attr, arg-type]
 
-    items = source.items(start, workers)
-    if options.near_duplicates == "keep":
-        return ((item, None) for item in items)
-    return ordered_map(look, items, workers)
+def _with_caption_splits(items: Iterator[Record | Reject], splits: dict[str, str]) -> Iterator[Record | Reject]:
+    """Each record with the split of the captions that name it, by its whole id or the last part of its path."""
+    for item in items:
+        if isinstance(item, Record):
+            yield item._replace(split=splits.get(item.id) or splits.get(item.id.rpartition("/")[2]))
+        else:
+            yield item
 
 
 def _clusters(source: Source, rule: SplitRule, options: Options) -> tuple[dict[str, str] | None, str | None]:
@@ -467,45 +413,3 @@ def _clusters(source: Source, rule: SplitRule, options: Options) -> tuple[dict[s
         if isinstance(item, Record) and isinstance(item.payload, str) and item.modality == "protein"
     )
     return cluster_sequences(proteins)
-
-
-def _table(rows: list[tuple[object, ...]], modality: Modality) -> pa.Table:
-    """Rows as a table: the modality's schema, and the optional columns that any of the rows has."""
-    schema = SCHEMAS[modality]
-    *columns, extras = zip(*rows, strict=True)
-    arrays = [pa.array(column, part.type) for column, part in zip(columns, schema, strict=True)]
-    present = {name for extra in extras if extra is not None for name in extra}
-    for name, kind in OPTIONAL_COLUMNS.items():
-        if name in present:
-            schema = schema.append(pa.field(name, kind))
-            arrays.append(pa.array([extra.get(name) if extra else None for extra in extras], kind))
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _rejects_table(source: str, rejects: list[Reject]) -> pa.Table:
-    return pa.table(
-        {
-            "source": [source] * len(rejects),
-            "location": [printable(reject.location) for reject in rejects],
-            "reason": [printable(reject.reason) for reject in rejects],
-        },
-        schema=REJECTS_SCHEMA,
-    )
-
-
-def printable(text: str) -> str:
-    """A name out of a file as UTF-8 can hold it: half surrogates, from names in no encoding, are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    with atomic.atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def _too_many_splits(path: Path, splits: set[str]) -> SetClipError:
-    some = ", ".join(sorted(splits)[:4])
-    return SetClipError(
-        f"{path}: states more than {MAX_SPLITS} splits: {some}, ...",
-        fix="give one with --split train, or draw them with --split train=0.8,test=0.2",
-    )

@@ -31,12 +31,13 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
     if payload == "text":
         sizes = pc.utf8_length(sizes)
     flagged = "near_duplicate_of" in table.column_names
-    labels = Counter(label for label in table["label"].to_pylist() if label is not None)
+    labels = {count["values"]: count["counts"] for count in pc.value_counts(table["label"].drop_null()).to_pylist()}
+    edges = pc.power(2, pc.floor(pc.log2(pc.max_element_wise(sizes.cast("double"), 1.0)))).cast("int64")
     return {
         "rows": table.num_rows,
-        "labels": dict(labels),
+        "labels": labels,
         "near_duplicates": table.num_rows - table["near_duplicate_of"].null_count if flagged else 0,
-        "sizes": dict(Counter(str(1 << (max(size, 1).bit_length() - 1)) for size in sizes.to_pylist())),
+        "sizes": {str(count["values"]): count["counts"] for count in pc.value_counts(edges).to_pylist()},
     }
 
 

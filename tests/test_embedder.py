@@ -235,6 +235,31 @@ def test_the_command_prints_one_json_object(data: Path, tmp_path: Path, tiny_esm
     assert embedder.load_tower.cache_info().currsize == 1
 
 
+def test_faiss_opens_the_index_and_finds_what_numpy_finds(data: Path, tmp_path: Path, tiny_esm2: Path) -> None:
+    faiss = pytest.importorskip("faiss")
+    result = features(data, tmp_path / "out", tiny_esm2, EmbedOptions(faiss=True))
+    [path] = result.faiss
+    assert path == tmp_path / "out" / "protein" / "train.faiss"
+    values = open_embeddings(tmp_path / "out").load("protein").embeddings
+    index = faiss.read_index(str(path))
+    assert (index.ntotal, index.d, index.metric_type) == (10, 32, faiss.METRIC_INNER_PRODUCT)
+    np.testing.assert_array_equal(index.reconstruct_n(0, 10), values)
+    _, found = index.search(values[:3], 4)
+    np.testing.assert_array_equal(found, np.argsort(-(values[:3] @ values.T), axis=1)[:, :4])
+    own = faiss.IndexFlatIP(32)
+    own.add(values)
+    assert path.read_bytes() == np.asarray(faiss.serialize_index(own)).tobytes()
+
+
+def test_faiss_that_is_not_installed_is_said_before_any_work(
+    data: Path, tmp_path: Path, tiny_esm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(SetClipError, match="FAISS is not installed"):
+        features(data, tmp_path / "out", tiny_esm2, EmbedOptions(faiss=True))
+    assert not (tmp_path / "out").exists()
+
+
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path

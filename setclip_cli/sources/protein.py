@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from string import ascii_letters, ascii_uppercase
+from string import ascii_letters
 from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.sources.base import FileStamp, Record, Reject, stamp, usable_id
@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 
 FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".pep", ".mfa")
 MAX_RECORD_BYTES = 4 << 20  # the longest known proteins have some 45,000 residues
-_LETTERS = ascii_uppercase.encode()
-_UPPER = bytes.maketrans(ascii_letters.encode(), (ascii_letters.upper()).encode())
+_LETTERS = ascii_letters.encode()
 _SPACE = b" \t\n\r\v\f"
-_UNIPROT_ID = re.compile(r"(?:sp|tr|up)\|([^|\s]+)\|(\S*)")
+_UNIPROT_DATABASES = ("sp", "tr", "up")
 _NCBI_ID = re.compile(r"(?:gi\|\d+\|)?(?:ref|gb|emb|dbj|pir|prf|pdb|pat|lcl|gnl\|[^|\s]+|tpg|tpe|tpd)\|([^|\s]+)")
 _NEXT_FIELD = re.compile(r" (?:OS|OX|GN|PE|SV)=")
-_ORGANISM = re.compile(r" OS=|\s*\[[^\[\]]+\]\s*$")
 _NCBI_ORGANISM = re.compile(r"\[([^\[\]]+)\]\s*$")
 
 
@@ -42,46 +40,51 @@ class Header(NamedTuple):
     description: str  # all after the id, as written
 
 
-def parse_header(line: str) -> Header:
-    """Parses a header line without its ``>``.
+def identify(line: str) -> tuple[str, str]:
+    """(accession, description) of a header line without its ``>``.
 
-    ``sp|P69905|HBA_HUMAN Hemoglobin subunit alpha OS=Homo sapiens OX=9606``, ``NP_000508.1 hemoglobin [Homo sapiens]``
-    and ``gi|4504345|ref|NP_000508.1| ...`` give the accession; of anything else the first word is the id.
+    ``sp|P69905|HBA_HUMAN Hemoglobin``, ``NP_000508.1 hemoglobin`` and ``gi|4504345|ref|NP_000508.1| ...`` give the
+    accession; of anything else the first word is the id. The description is all after the first word, as written.
     """
-    first, _, description = line.strip().partition(" ")
-    if "\t" in first:
-        first, _, rest = first.partition("\t")
-        description = f"{rest} {description}".strip()
-    description = description.strip()
-    if found := _UNIPROT_ID.fullmatch(first):
-        name, _, rest = description.partition(" OS=")
-        organism = _NEXT_FIELD.split(rest, maxsplit=1)[0]
-        return Header(found[1], name, organism, description)
-    accession = found[1] if (found := _NCBI_ID.match(first)) else first
+    words = line.split(None, 1)
+    if not words:
+        return "", ""
+    first = words[0]
+    if "|" in first:
+        parts = first.split("|")
+        if len(parts) == 3 and parts[0] in _UNIPROT_DATABASES:
+            first = parts[1]
+        elif found := _NCBI_ID.match(first):
+            first = found[1]
+    return first, words[1].rstrip() if len(words) == 2 else ""
+
+
+def parse_header(line: str) -> Header:
+    """All that a header line without its ``>`` says: ``... OS=Homo sapiens OX=9606``, ``... [Homo sapiens]``."""
+    accession, description = identify(line)
+    name, mark, rest = description.partition(" OS=")
+    if mark:
+        return Header(accession, name, _NEXT_FIELD.split(rest, maxsplit=1)[0], description)
     if found := _NCBI_ORGANISM.search(description):
         return Header(accession, description[: found.start()].strip(), found[1], description)
     return Header(accession, description, "", description)
-
-
-def name_in(description: str) -> str:
-    """The protein's name in the part of a header after the id."""
-    return _ORGANISM.split(description, maxsplit=1)[0].strip()
 
 
 def protein_record(identifier: str, residues: bytes, description: str, location: str) -> Record | Reject:
     """Builds a record from residues as they stand in a file, or says why it cannot."""
     if unusable := usable_id(identifier):
         return Reject(location, unusable)
-    sequence = residues.translate(_UPPER, _SPACE)
+    sequence = residues.translate(None, _SPACE)
     repairs: tuple[str, ...] = ()
     if sequence.endswith(b"*"):
         sequence = sequence[:-1]
         repairs = ("trailing * stripped",)
-    if not sequence:
-        return Reject(location, "empty sequence")
-    if unknown := sequence.translate(None, _LETTERS):
-        return Reject(location, f"holds what is no amino-acid code: {unknown[:1].decode('latin-1')!r}")
-    if not residues.isupper():
+    if not sequence.isalpha():  # of bytes: A to Z and a to z, and at least one
+        unknown = sequence.translate(None, _LETTERS)
+        found = f"holds what is no amino-acid code: {unknown[:1].decode('latin-1')!r}" if unknown else "empty sequence"
+        return Reject(location, found)
+    if not sequence.isupper():
+        sequence = sequence.upper()
         repairs = (*repairs, "lower case made upper case")
     return Record(
         "protein",
@@ -116,11 +119,11 @@ class Fasta:
                 yield Reject(location, "text before the first '>'")
                 continue
             try:
-                header = parse_header(line[1:].decode())
+                accession, description = identify(line[1:].decode())
             except UnicodeDecodeError:
                 yield Reject(location, "header is not UTF-8")
                 continue
-            yield protein_record(header.accession, residues, header.description, location)
+            yield protein_record(accession, residues, description, location)
 
 
 def _entries(path: Path) -> Iterator[bytes | None]:

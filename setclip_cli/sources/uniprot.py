@@ -16,7 +16,7 @@ from setclip_cli.errors import ExitCode, SetClipError, nearest
 from setclip_cli.sources import rows
 from setclip_cli.sources.base import FileStamp, Record, Reject, stamp
 from setclip_cli.sources.caption import caption_record, usual_split
-from setclip_cli.sources.protein import Fasta, name_in, protein_record
+from setclip_cli.sources.protein import Fasta, parse_header, protein_record
 from setclip_cli.sources.streams import inner_suffix, lines, open_bytes
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ class NamedFasta(Fasta):
         for item in super().items(0, 1):
             yield item
             if isinstance(item, Record) and isinstance(description := item.columns[1], str):
-                yield from caption_records(item.id, {"name": name_in(description)}, self._chosen, item.id)
+                yield from caption_records(
+                    item.id, {"name": parse_header(f"{item.id} {description}").name}, self._chosen, item.id
+                )
 
 
 class FlatFile:

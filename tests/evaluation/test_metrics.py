@@ -121,7 +121,7 @@ def test_blocks_of_queries_change_nothing(monkeypatch):
     queries, gallery = unit(rng, 31), unit(rng, 17)
     keys = relevance.by_key([str(row % 5) for row in range(31)], [str(row % 6) for row in range(17)])
     whole = metrics.retrieve(queries, gallery, keys)
-    monkeypatch.setattr(similarity, "_BLOCK_VALUES", 4 * 17)  # blocks of four queries, the last one uneven
+    monkeypatch.setattr(similarity, "BLOCK_VALUES", 4 * 17)  # blocks of four queries, the last one uneven
     parts = metrics.retrieve(queries, gallery, keys)
     for name, values in whole.values.items():
         assert values.tolist() == pytest.approx(parts.values[name].tolist(), abs=1e-6), name

@@ -1,0 +1,196 @@
+"""Speed and memory of `setclip ingest` beside bare libraries. Prints one JSON line.
+
+    python benchmarks/ingest.py                       # all of it, some minutes and 3 GB of disk
+    python benchmarks/ingest.py --only second-run     # one part: proteins | images | second-run
+
+Each measurement is a process of its own, so that its peak memory is its own. Ours and the bare one take turns and the
+best of each is kept, since a machine is only ever slower than it can be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import dnaio
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from setclip_cli.ingest import SHARD_BYTES, SHARD_ROWS, ingest
+from setclip_cli.shards import SCHEMAS
+
+PARTS = ("proteins", "images", "second-run")
+
+
+def make_proteins(path: Path, count: int) -> None:
+    """UniProt headers and log-normal lengths (median 300), which is what UniProtKB looks like."""
+    generator = random.Random(0)
+    letters = bytes(generator.choices(b"ACDEFGHIKLMNPQRSTVWY", k=1 << 20)).decode()
+    with path.open("w") as file:
+        for number in range(count):
+            length = min(4000, int(generator.lognormvariate(5.7, 0.6)) + 10)
+            start = generator.randrange(len(letters) - length)
+            file.write(
+                f">tr|Q{number:07d}|Q{number:07d}_HUMAN Protein number {number} OS=Homo sapiens OX=9606 PE=4 SV=1\n"
+            )
+            file.writelines(f"{letters[i : min(i + 60, start + length)]}\n" for i in range(start, start + length, 60))
+
+
+def make_images(root: Path, count: int) -> None:
+    """JPEG files of 256 x 256 pixels and some 20 KB, as the remote-sensing sets have them; all different."""
+    root.mkdir()
+    noise = np.random.default_rng(0)
+    base = Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)).resize((256, 256))
+    stream = io.BytesIO()
+    base.save(stream, "JPEG", quality=92, subsampling=0)
+    content = stream.getvalue()
+    for number in range(count):  # a comment makes each one different
+        comment = b"\xff\xfe" + (8 + 2).to_bytes(2) + number.to_bytes(8)
+        (root / f"{number:06d}.jpg").write_bytes(content[:2] + comment + content[2:])
+
+
+def proteins_bare(source: Path, out: Path) -> None:
+    """The same columns with dnaio and pyarrow, nothing checked, nothing kept in mind."""
+    out.mkdir(parents=True)
+    rows: list[tuple[object, ...]] = []
+    shard = 0
+
+    def write() -> None:
+        nonlocal shard
+        columns = [
+            pa.array(column, field.type)
+            for column, field in zip(zip(*rows, strict=True), SCHEMAS["protein"], strict=True)
+        ]
+        table = pa.Table.from_arrays(columns, schema=SCHEMAS["protein"])
+        pq.write_table(table, out / f"{shard:05d}.parquet", compression="zstd")
+        shard += 1
+        rows.clear()
+
+    with dnaio.open(source) as records:
+        for record in records:
+            first, _, description = record.name.partition(" ")
+            sequence = record.sequence
+            digest = hashlib.sha256(sequence.encode()).hexdigest()
+            rows.append((first.split("|")[1], "train", source.name, digest, None, sequence, len(sequence), description))
+            if len(rows) == SHARD_ROWS:
+                write()
+    if rows:
+        write()
+
+
+def images_bare(source: Path, out: Path) -> None:
+    """Names and bytes into Parquet, nothing else."""
+    out.mkdir(parents=True)
+    names: list[str] = []
+    contents: list[bytes] = []
+    size = shard = 0
+
+    def write() -> None:
+        nonlocal size, shard
+        table = pa.table({"id": names, "image": contents})
+        pq.write_table(table, out / f"{shard:05d}.parquet", compression="none")
+        names.clear()
+        contents.clear()
+        size, shard = 0, shard + 1
+
+    for path in sorted(source.iterdir()):
+        names.append(path.name)
+        contents.append(path.read_bytes())
+        size += len(contents[-1])
+        if size >= SHARD_BYTES:
+            write()
+    if names:
+        write()
+
+
+def work(task: str, source: Path, out: Path) -> None:
+    """One measurement, in a process of its own; prints seconds and peak memory."""
+    started = time.perf_counter()
+    if task == "proteins_bare":
+        proteins_bare(source, out)
+    elif task == "images_bare":
+        images_bare(source, out)
+    else:
+        ingest([source], modality="protein" if task == "proteins" else "image", out=out)
+    wall_s = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"wall_s": wall_s, "peak_mib": peak / 2**20}))
+
+
+def measured(task: str, source: Path, folder: Path, attempt: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--work", task, str(source), str(folder / f"{task}-{attempt}")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(found.stdout))
+
+
+def compare(task: str, source: Path, folder: Path, repeats: int) -> dict[str, float]:
+    """Best of several turns each; ratio is the bare time over ours: 1 is as fast as bare."""
+    turns = [(measured(task, source, folder, n), measured(f"{task}_bare", source, folder, n)) for n in range(repeats)]
+    ours_s = min(ours["wall_s"] for ours, _ in turns)
+    bare_s = min(bare["wall_s"] for _, bare in turns)
+    return {
+        "ours_s": round(ours_s, 2),
+        "bare_s": round(bare_s, 2),
+        "ratio": round(bare_s / ours_s, 2),
+        "peak_mib": round(max(ours["peak_mib"] for ours, _ in turns)),
+        "bare_peak_mib": round(max(bare["peak_mib"] for _, bare in turns)),
+    }
+
+
+def second_run(source: Path, folder: Path, repeats: int) -> dict[str, float]:
+    """The whole program on a DATASET that is finished, start of Python included."""
+    command = [sys.executable, "-m", "setclip_cli", "ingest", source, "--modality", "image", "--out", folder / "again"]
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        subprocess.run([*map(str, command)], capture_output=True, check=True)
+        times.append(time.perf_counter() - started)
+    return {"first_s": round(times[0], 2), "second_s": round(min(times[1:]), 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--proteins", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.work:
+        work(chosen.work[0], Path(chosen.work[1]), Path(chosen.work[2]))
+        return
+    result: dict[str, object] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {"python": platform.python_version(), "pyarrow": pa.__version__, "dnaio": dnaio.__version__},
+    }
+    with tempfile.TemporaryDirectory(prefix="setclip-benchmark-") as name:
+        folder = Path(name)
+        if chosen.only in (None, "proteins"):
+            make_proteins(folder / "proteins.fasta", chosen.proteins)
+            found = compare("proteins", folder / "proteins.fasta", folder, chosen.repeats)
+            result["proteins"] = {"count": chosen.proteins, **found}
+        if chosen.only in (None, "images", "second-run"):
+            make_images(folder / "images", chosen.images)
+        if chosen.only in (None, "images"):
+            found = compare("images", folder / "images", folder, chosen.repeats)
+            result["images"] = {"count": chosen.images, **found}
+        if chosen.only in (None, "second-run"):
+            result["second_run"] = {"files": chosen.images, **second_run(folder / "images", folder, chosen.repeats)}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
