@@ -23,12 +23,14 @@ from setclip_cli.embeddings import (
     Making,
     finished_shards,
     is_whole,
+    open_embeddings,
     record_finished,
     refuse_foreign,
     write_embedding_shard,
     write_index,
 )
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.faiss_index import require_faiss, write_faiss
 from setclip_cli.lock import exclusive
 from setclip_cli.model import load_config, load_model
 from setclip_cli.shards import MODALITIES, Dataset, Modality, Shard, open_dataset
@@ -113,9 +115,11 @@ class EmbedResult:
     replaced_letters: int
     bad: dict[str, str]  # id -> why the row is absent
     wall_s: float
+    faiss: list[Path]  # indexes written
 
     def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "out": str(self.out), "wall_s": round(self.wall_s, 3)}
+        faiss = [str(path) for path in self.faiss]
+        return {**vars(self), "out": str(self.out), "wall_s": round(self.wall_s, 3), "faiss": faiss}
 
     def summary(self) -> str:
         lines = [
@@ -203,6 +207,8 @@ def _embed_towers(
         for shard in dataset.shards(source.modality, split)
     ]
     refuse_foreign(out)
+    if options.faiss:
+        require_faiss()  # now, not after the last shard
     load_tower.cache_clear()  # weights may have changed since an earlier call in this process
     towers = {source.modality: load_tower(source, options) for source in sources}
     making = next(iter(towers.values())).making
@@ -226,6 +232,7 @@ def _embed_towers(
             shards=sorted(shards.values(), key=lambda shard: (MODALITIES.index(shard.modality), shard.path)),
         )
         write_index(out, index)
+        indexes = write_faiss(open_embeddings(out)) if options.faiss else []
     done = [shards[job.shard.path] for job in jobs]
     return EmbedResult(
         out=out,
@@ -238,6 +245,7 @@ def _embed_towers(
         replaced_letters=sum(shard.replaced_letters for shard in done),
         bad={identifier: reason for shard in done for identifier, reason in shard.bad.items()},
         wall_s=time.perf_counter() - started,
+        faiss=indexes,
     )
 
 

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -55,6 +56,9 @@ def local(
     Args:
         workers: 0 is one a GPU, or one without GPUs.
         threads: CPU threads of each; 0 shares torch's default among them.
+
+    Raises:
+        SetClipError: a worker process was killed.
     """
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     workers = min(workers or max(1, gpus), max(1, len(jobs)))
@@ -73,6 +77,11 @@ def local(
         try:
             for future in as_completed(pending):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise SetClipError(
+                "a worker process was killed, most often because memory ran out",
+                fix="run the same command again with fewer --workers; finished shards are kept",
+            ) from error
         finally:
             for future in pending:
                 future.cancel()

@@ -1,0 +1,126 @@
+"""Claims about engines: a lost worker costs time and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+
+from setclip_cli import engines
+from setclip_cli.embedder import EmbedOptions, EmbedResult, embed_backbone
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.shards import open_dataset
+
+ESM = "esm:esm2_t6_8M_UR50D"
+
+
+def features(data: Path, out: Path, weights: Path, options: EmbedOptions) -> EmbedResult:
+    return embed_backbone(ESM, open_dataset(data), out, weights=str(weights), options=options)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every visible file and its bytes."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Ray with two nodes of one CPU each on this machine."""
+    ray = pytest.importorskip("ray")
+    utilities = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    running = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    running.add_node(num_cpus=1)
+    ray.init(address=running.address, log_to_driver=False)
+    yield running
+    ray.shutdown()
+    running.shutdown()
+
+
+def tasks() -> list[int]:
+    """Process ids of the workers that are at a task now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::task"):
+                found.append(int(path.parent.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers through /proc")
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_on_two_nodes_with_a_killed_worker_gives_the_bytes_of_this_process(
+    cluster: object, tmp_path: Path, tiny_esm2: Path
+) -> None:
+    data = tiny.write_dataset(tmp_path / "data", {"protein": tiny.proteins(48, longest=900)}, rows_per_shard=4)
+    features(data, tmp_path / "local", tiny_esm2, EmbedOptions(threads=1))
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            for process in tasks()[:1]:
+                time.sleep(0.5)  # into its work
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    result = features(data, tmp_path / "ray", tiny_esm2, EmbedOptions(engine="ray", threads=1))
+    killer.join()
+    assert len(killed) == 1
+    assert result.made == 12
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_users_mistake_comes_back_from_the_cluster_as_itself(
+    cluster: object, tmp_path: Path, tiny_esm2: Path
+) -> None:
+    data = tiny.write_dataset(tmp_path / "data", {"protein": tiny.proteins(4)})
+    shard = data / "protein" / "train-00000.parquet"
+    shard.write_bytes(shard.read_bytes() + b"!")
+    with pytest.raises(SetClipError, match="has changed since ingest"):
+        features(data, tmp_path / "out", tiny_esm2, EmbedOptions(engine="ray", threads=1))
+
+
+def test_ray_that_is_not_installed_is_a_usage_error(
+    tmp_path: Path, tiny_esm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    data = tiny.write_dataset(tmp_path / "data", {"protein": ["MK"]})
+    with pytest.raises(SetClipError, match="Ray is not installed") as caught:
+        features(data, tmp_path / "out", tiny_esm2, EmbedOptions(engine="ray"))
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def end_abruptly(_job: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+@pytest.mark.slow
+def test_a_killed_local_worker_is_one_message() -> None:
+    with pytest.raises(SetClipError, match="a worker process was killed"):
+        list(engines.local(end_abruptly, [1, 2], device="cpu", workers=2, threads=1))
+
+
+def test_a_device_that_is_not_here_is_a_usage_error() -> None:
+    with pytest.raises(SetClipError, match="device 'warp': cannot be used here") as caught:
+        engines.device_of("warp")
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert engines.device_of("cpu").type == "cpu"
