@@ -16,6 +16,7 @@ import os
 import re
 import time
 import tomllib
+import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +283,7 @@ def _run_cell(
     except SetClipError as error:
         return error.problem
     except Exception as error:  # one cell's bug must not lose the others' hours
+        atomic.write_text(out / "errors" / f"{cell.name}.txt", traceback.format_exc())
         return f"{type(error).__name__}: {error}"
     return ""
 

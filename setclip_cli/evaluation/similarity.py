@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Embeddings = npt.NDArray[np.float32]
     Ints = npt.NDArray[np.int64]
 
-_BLOCK_VALUES = 2**24  # 64 MiB of float32 scores at a time
+BLOCK_VALUES = 2**24  # 64 MiB of float32 scores at a time
 
 
 def distinct_rows(rows: Embeddings) -> tuple[Ints, Ints]:
@@ -46,7 +46,7 @@ def blocks(queries: Embeddings, gallery: Embeddings) -> Iterator[tuple[int, npt.
     first, inverse = distinct_rows(gallery)
     repeated = len(first) < len(gallery)
     columns = np.ascontiguousarray(gallery[first] if repeated else gallery).T
-    step = max(1, _BLOCK_VALUES // max(len(gallery), 1))
+    step = max(1, BLOCK_VALUES // max(len(gallery), 1))
     for start in range(0, len(queries), step):
         scores = queries[start : start + step] @ columns
         yield start, scores[:, inverse] if repeated else scores
