@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from pathlib import Path
 
@@ -167,3 +168,20 @@ def test_look_alikes_are_kept_flagged_or_dropped_and_share_a_split(tmp_path: Pat
         assert "12 flagged: look like an earlier image" in result.summary()
     if mode == "drop":
         assert result.new[0]["rejects"] == {"looks like an image already taken": 12}
+
+
+def test_mmseqs2_is_used_where_it_is_installed_and_its_failure_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "mmseqs"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    program.write_text(
+        '#!/bin/sh\ntest "$1" = easy-linclust || exit 9\nprintf "1\\t1\\n1\\t0\\n2\\t2\\n" > "$3_cluster.tsv"\n'
+    )
+    program.chmod(0o755)
+    clusters, how = cluster_sequences([("a", "MKV"), ("b", "MKL"), ("c", "GGG")])
+    assert clusters == {"a": "a", "b": "a", "c": "c"}  # named by the first, not by MMseqs2's representative
+    assert "mmseqs2" in how
+    program.write_text("#!/bin/sh\necho out of memory >&2\nexit 1\n")
+    with pytest.raises(SetClipError, match="mmseqs: failed with status 1: out of memory"):
+        cluster_sequences([("a", "MKV")])

@@ -36,22 +36,28 @@ def open_source(path: Path, modality: Modality, options: ReadOptions | None = No
 
 
 def _open_images(path: Path, suffix: str, options: ReadOptions) -> Source:
-    from setclip_cli.sources.archive import ARCHIVE_SUFFIXES, ImageArchive, is_archive
     from setclip_cli.sources.image import IMAGE_SUFFIXES, ImageFolder
 
-    if path.is_file() and is_archive(path):
-        return ImageArchive(path)
-    if suffix == ".parquet":
-        from setclip_cli.sources.image_table import ImageTable
-
-        return ImageTable(path, image_column=options.image_column)
     if path.is_file() and suffix not in IMAGE_SUFFIXES:
-        raise _unknown(path, "image", (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES, ".parquet"))
+        return _open_image_container(path, suffix, options)
     if options.tile or options.bands or options.stretch:
         from setclip_cli.sources.geotiff import GeoFolder
 
         return GeoFolder(path, tile=options.tile, stride=options.stride, bands=options.bands, stretch=options.stretch)
     return ImageFolder(path)
+
+
+def _open_image_container(path: Path, suffix: str, options: ReadOptions) -> Source:
+    from setclip_cli.sources.archive import ARCHIVE_SUFFIXES, ImageArchive, is_archive
+    from setclip_cli.sources.image import IMAGE_SUFFIXES
+
+    if is_archive(path):
+        return ImageArchive(path)
+    if suffix == ".parquet":
+        from setclip_cli.sources.image_table import ImageTable
+
+        return ImageTable(path, image_column=options.image_column)
+    raise _unknown(path, "image", (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES, ".parquet"))
 
 
 def _open_proteins(path: Path, suffix: str, options: ReadOptions) -> Source:
