@@ -200,6 +200,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     pairs: Literal["all"] | Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = "all"
     method: Method = "set-clip-plus"
+    init_from: str | None = None  # a RUN of the same towers: start from its weights, as a new training
     ensemble: PositiveInt = 1  # heads trained from as many seeds; their embeddings are concatenated
     towers: dict[Modality, Tower]
     projection: Projection = Projection()
@@ -376,6 +377,9 @@ def _contradictions(recipe: Recipe) -> list[str]:
             found.append(f"objective.{name}: end_step ({term.end_step}) must be after start_step ({term.start_step})")
     if recipe.method in TRAINED_METHODS and not recipe.objective.active():
         found.append(f"objective: every term has weight 0, so method {recipe.method!r} has nothing to train")
+    if recipe.method == "auto" and recipe.objective.active():
+        terms = ", ".join(f"objective.{name}.weight" for name in recipe.objective.active())
+        found.append(f"{terms}: method 'auto' brings the weights of the method that it chooses")
     if recipe.method in TRAINING_FREE_METHODS and recipe.objective.active():
         terms = ", ".join(f"objective.{name}.weight" for name in recipe.objective.active())
         found.append(f"{terms}: method {recipe.method!r} does not train, so no term can have a weight")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.toml"
+SELECTION_NAME = "selection.json"  # what method = "auto" chose, and by how much
 CHECKPOINTS_NAME = "checkpoints"
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,19 +27,18 @@ from setclip_cli.features import augmented_features, frozen_features
 from setclip_cli.interrupts import BetweenSteps
 from setclip_cli.items import open_items
 from setclip_cli.lock import exclusive
-from setclip_cli.model import CONFIG_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config, save_model
+from setclip_cli.model import CONFIG_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config, load_model, save_model
 from setclip_cli.model_card import model_card
 from setclip_cli.plan import plan
-from setclip_cli.run_folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME
+from setclip_cli.run_folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME, SELECTION_NAME
 from setclip_cli.run_log import RunLog
-from setclip_cli.tower import Pool, Tuned
-from setclip_cli.training import Training, fit, is_trained
+from setclip_cli.tower import Pool, Start, Tuned
+from setclip_cli.training import Training, fit, is_trained, resolved
 from setclip_cli.training_pairs import known_pairs, pair_rows
 from setclip_cli.validation import EarlyStopping, HeldOut, Validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.encoders import Encoder
@@ -102,11 +102,18 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
         rows = pair_rows(pairs, left.ids, right.ids, split=recipe.train.split)
         if group.main:
             atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
+        if recipe.method == "auto":
+            choice = resolved(recipe, left.features, right.features, rows)
+            recipe = choice.recipe
+            if group.main:
+                note(choice.summary())
+                atomic.write_json(out / SELECTION_NAME, choice.as_json())
 
         steps, resumed_from = 0, None
         tuned: tuple[dict[str, Tensor], ...] = ({}, {})
         if is_trained(recipe, rows):
-            training = Training(recipe, pools[0], pools[1], rows.to(device), group=group)
+            start = _start(recipe, identities)
+            training = Training(recipe, pools[0], pools[1], rows.to(device), group=group, start=start)
             resumed_from = _run(training, out, dataset.identity(), stopping, resume=resume)
             fitted, tuned, steps = training.fitted(), training.tuned(), training.taken
         else:
@@ -147,6 +154,29 @@ def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor
     count = recipe.objective.self_supervised.views if recipe.objective.self_supervised.weight else 0
     views = [augmented_features(backbone, dataset, backbone.modality, split, view=view) for view in range(count)]
     return Pool(features, views=torch.stack(views).to(features.device) if views else None)
+
+
+def _start(recipe: Recipe, identities: Sequence[str]) -> tuple[Start, Start] | None:
+    """The weights of ``init_from``.
+
+    Raises:
+        SetClipError: it is no finished RUN, or one of other modalities or backbones.
+    """
+    if recipe.init_from is None:
+        return None
+    model = load_model(Path(recipe.init_from))
+    found = []
+    for modality, identity in zip(recipe.modalities(), identities, strict=True):
+        tower = model.config.towers.get(modality)
+        if tower is None or tower.identity != identity:
+            raise SetClipError(
+                f"init_from = {recipe.init_from!r}: its {modality} tower is {tower.spec if tower else 'missing'}, "
+                f"not {recipe.towers[modality].backbone} with the same weights",
+                fix="start from a RUN of the same towers, or leave init_from out",
+                exit_code=ExitCode.USAGE,
+            )
+        found.append(Start(model.encoders[modality], model.tuned_tensors(modality)))
+    return found[0], found[1]
 
 
 def _early_stopping(recipe: Recipe, dataset: Dataset, backbones: Sequence[Backbone]) -> EarlyStopping | None:

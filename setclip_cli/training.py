@@ -22,7 +22,8 @@ from setclip_cli.methods import build_objective, fit_teacher
 from setclip_cli.recipe import TRAINING_FREE_METHODS
 from setclip_cli.sampling import generator, sample
 from setclip_cli.schedules import rate_at
-from setclip_cli.tower import Pool, Tower
+from setclip_cli.selection import Choice, choose
+from setclip_cli.tower import Pool, Start, Tower, under
 
 if TYPE_CHECKING:
     from setclip_cli.recipe import Recipe
@@ -51,6 +52,7 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         right: (m, q) float32 frozen features of the right pool; row order means nothing.
         pairs: (b, 2) int64 rows of the known pairs; b may be 0.
     """
+    recipe = resolved(recipe, left, right, pairs).recipe
     if is_trained(recipe, pairs):
         training = Training(recipe, Pool(left), Pool(right), pairs)
         while training.taken < training.steps:
@@ -63,6 +65,13 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
     matched = consensus.fit(left, right, seed=recipe.seed, axes=recipe.projection.pca)
     findings = {"consensus/agreement": matched.agreement, "consensus/mass_distance": matched.mass_distance}
     return Fitted(matched.encoders, initial, findings, matched.warnings())
+
+
+def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Choice:
+    """The recipe with a method in place of ``auto``, chosen on pairs held out; any other method chooses itself."""
+    if recipe.method != "auto":
+        return Choice(recipe, len(pairs), {}, None)
+    return choose(recipe, left, right, pairs, lambda *given: fit(*given).encoders)
 
 
 def is_trained(recipe: Recipe, pairs: Tensor) -> bool:
@@ -80,12 +89,23 @@ class Training:
         initial: The encoders before the first step.
     """
 
-    def __init__(self, recipe: Recipe, left: Pool, right: Pool, pairs: Tensor, *, group: Group | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        left: Pool,
+        right: Pool,
+        pairs: Tensor,
+        *,
+        group: Group | None = None,
+        start: tuple[Start, Start] | None = None,
+    ) -> None:
         """``pairs`` is (b, 2) int64: the left and right rows of the known pairs; b may be 0."""
         self.recipe, self.pairs = recipe, pairs
         self.group = group or Group()
         self.taken, self.steps = 0, recipe.train.steps * recipe.ensemble
         self.towers = (Tower(recipe, "left", left), Tower(recipe, "right", right))
+        for tower, weights in zip(self.towers, start or (), strict=False):
+            tower.start_from(weights.encoder, weights.tuned)
         self.initial = (self.towers[0].encoder(), self.towers[1].encoder())
         device = left.features.device
         self.objective = build_objective(recipe.objective).to(device)
@@ -190,8 +210,8 @@ class Training:
                 parameter.copy_(tensors[name])
             for name, average in self.averages.items():
                 average.copy_(tensors[f"average.{name}"])
-        self.objective.load_state_dict(_under("objective.", tensors))
-        if scaler := _under("scaler.", tensors):
+        self.objective.load_state_dict(under("objective.", tensors))
+        if scaler := under("scaler.", tensors):
             settings = {name: float(value) for name, value in scaler.items()}
             whole = {"growth_interval", "_growth_tracker"}
             self.scaler.load_state_dict(
@@ -215,7 +235,7 @@ class Training:
         return [*heads, *(value for tower in self.towers for value in tower.tuned_parameters().values())]
 
     def _averages_of(self, prefix: str) -> dict[str, Tensor]:
-        return _under(prefix, self.averages)
+        return under(prefix, self.averages)
 
     def _new_optimizer(self, member: int) -> torch.optim.Optimizer:
         """Each member of an ensemble has its own heads, and so its own moments."""
@@ -370,8 +390,3 @@ def _gradients(term: Tensor, inputs: list[Tensor]) -> list[Tensor]:
         torch.zeros_like(tensor) if gradient is None else gradient
         for tensor, gradient in zip(inputs, found, strict=True)
     ]
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The entries whose names start with ``prefix``, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

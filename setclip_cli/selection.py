@@ -1,0 +1,121 @@
+"""`method = "auto"`: hold some of the pairs out, fit every candidate to the rest, keep the one that finds them best.
+
+With few pairs there is nothing to hold out, and no measure without pairs has been found to tell good alignments from
+bad ones: then it is ``set-clip-plus``, the method that did best on few pairs in benchmarks/results.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from setclip_cli.sampling import generator
+
+if TYPE_CHECKING:
+    from setclip_cli.encoders import Encoder
+    from setclip_cli.recipe import Method, Recipe
+
+CANDIDATES: tuple[Method, ...] = ("set-clip-plus", "cca", "ridge", "asif", "procrustes", "asif-graph")
+FALLBACK: Method = "set-clip-plus"
+LEAST_PAIRS = 50  # below, a fifth of them would decide by a handful of ranks
+FOLDS = 5
+GALLERY = 2000  # pool rows that a held-out partner is ranked among
+
+Fit = Callable[["Recipe", Tensor, Tensor, Tensor], "tuple[Encoder, Encoder]"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen and why.
+
+    Attributes:
+        recipe: The recipe with the chosen method, to be fitted to all pairs.
+        scores: Method -> how well it found held-out partners, mean over pairs: 1 is always first, about 0.1 is chance.
+            Empty when there were too few pairs to hold any out.
+        margin: Mean lead over the second best method, and its standard error over pairs.
+    """
+
+    recipe: Recipe
+    pairs: int
+    scores: dict[Method, float]
+    margin: tuple[float, float] | None
+
+    def summary(self) -> str:
+        """One line for a person."""
+        if self.margin is None:
+            return (
+                f"auto: {self.recipe.method}, because {self.pairs} pairs are too few to hold any out "
+                f"(from {LEAST_PAIRS} on, the candidates are compared)"
+            )
+        ranked = sorted(self.scores.items(), key=lambda item: -item[1])
+        table = ", ".join(f"{method} {score:.3f}" for method, score in ranked)
+        lead, error = self.margin
+        return (
+            f"auto: {self.recipe.method}, by {lead:.3f} ± {error:.3f} over {ranked[1][0]} "
+            f"on {self.pairs} pairs held out in {FOLDS} folds ({table})"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What the RUN keeps of it."""
+        lead, error = self.margin or (None, None)
+        return {
+            "method": self.recipe.method,
+            "pairs": self.pairs,
+            "scores": self.scores,
+            "lead": lead,
+            "lead_standard_error": error,
+            "summary": self.summary(),
+        }
+
+
+def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit) -> Choice:
+    """Chooses a method for these pools and pairs.
+
+    Args:
+        left: (n, p) frozen features of the left pool.
+        right: (m, q) of the right pool.
+        pairs: (b, 2) int64, rows of the known pairs.
+        fit: Fits a recipe to pools and pairs and returns both encoders.
+    """
+    if len(pairs) < LEAST_PAIRS:
+        return Choice(recipe.with_settings(method=FALLBACK), len(pairs), {}, None)
+    fold = torch.randperm(len(pairs), generator=generator(recipe.seed, "auto")) % FOLDS
+    results: dict[Method, Tensor] = {}
+    for method in CANDIDATES:
+        candidate = recipe.with_settings(method=method)
+        scores = torch.zeros(len(pairs))
+        for held_out in range(FOLDS):
+            encoders = fit(candidate, left, right, pairs[fold != held_out])
+            scores[fold == held_out] = partner_scores(encoders, left, right, pairs[fold == held_out])
+        results[method] = scores
+    best, second = sorted(CANDIDATES, key=lambda method: -float(results[method].mean()))[:2]
+    lead = results[best] - results[second]
+    return Choice(
+        recipe.with_settings(method=best),
+        len(pairs),
+        {method: float(scores.mean()) for method, scores in results.items()},
+        (float(lead.mean()), float(lead.std()) / math.sqrt(len(lead))),
+    )
+
+
+@torch.no_grad()
+def partner_scores(encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, pairs: Tensor) -> Tensor:
+    """(b,) how well each pair's items find each other: 1 - log rank / log gallery, the mean of both directions.
+
+    The gallery is the pair's own partner among up to ``GALLERY`` rows of its pool, evenly spaced. Ties count half.
+    Logs, because pools hold many rows that would do as well as the partner: its exact place among them says little.
+    """
+    embeddings = [encoder(pool[rows]) for encoder, pool, rows in zip(encoders, (left, right), pairs.T, strict=True)]
+    own = (embeddings[0] * embeddings[1]).sum(1, keepdim=True)
+    scores = torch.zeros(len(pairs))
+    for queries, encoder, pool in ((embeddings[0], encoders[1], right), (embeddings[1], encoders[0], left)):
+        gallery = encoder(pool[:: math.ceil(len(pool) / GALLERY)])
+        similarities = queries @ gallery.T
+        ahead = (similarities > own).sum(1) + 0.5 * (similarities == own).sum(1)
+        scores += (1 - torch.log1p(ahead) / math.log1p(len(gallery))) / 2
+    return scores
