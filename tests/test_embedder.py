@@ -170,6 +170,14 @@ def test_a_run_whose_backbone_changed_is_refused(run: Path, data: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_whose_weights_do_not_match_its_config_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["towers"]["protein"]["encoder"]["dim"] = 16
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SetClipError, match=r"model\.safetensors: does not hold the protein encoder"):
+        embed(run, open_dataset(data), tmp_path / "out")
+
+
 def test_another_models_folder_and_another_dataset_are_refused(
     run: Path, data: Path, tmp_path: Path, tiny_esm2: Path
 ) -> None:
@@ -217,12 +225,15 @@ def test_a_modality_the_run_or_the_dataset_lacks_is_named(run: Path, tmp_path: P
         (["--dtype", "int8"], "int8"),
         (["--backbone", "esm:esm2_t6_8M"], "did you mean"),
         (["--backbone", ESM, "--pooling", "max"], "pooling 'max'"),
+        (["--backbone", ESM, "--modality", "protein"], "--modality: only goes with a RUN"),
+        (["{data}", "--weights", "hub"], "--weights: only goes with --backbone"),
     ],
 )
 def test_a_wrong_command_line_exits_2_and_writes_nothing(
     data: Path, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    result = CliRunner().invoke(app, ["embed", str(data), "--out", str(tmp_path / "out"), *arguments])
+    filled = [argument.format(data=data) for argument in arguments]
+    result = CliRunner().invoke(app, ["embed", str(data), "--out", str(tmp_path / "out"), *filled])
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
     assert not (tmp_path / "out").exists()
