@@ -82,8 +82,13 @@ def is_whole(file: Wanted, folder: Path) -> bool:
     return path.is_file() and (file.bytes is None or path.stat().st_size == file.bytes)
 
 
-def verify(file: Wanted, path: Path) -> None:
+def verify(file: Wanted, path: Path, *, remember: bool = True) -> None:
     """Checks size and hashes; a file verified before is believed while its size and time stay the same.
+
+    Args:
+        file: What it must be.
+        path: Where it is.
+        remember: Note in its folder that it was verified.
 
     Raises:
         SetClipError: the file is missing, or not what was published.
@@ -103,7 +108,7 @@ def verify(file: Wanted, path: Path) -> None:
                 found = hashlib.file_digest(stream, algorithm).hexdigest()
             if found != published:
                 raise _wrong(path, f"{algorithm} {found}, {published} published")
-    if os.access(path.parent, os.W_OK):  # a read-only folder is verified anew each time
+    if remember:
         atomic.write_json(path.parent / _VERIFIED_NAME, {**_read_records(path.parent), file.name: stamp})
 
 

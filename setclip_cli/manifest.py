@@ -165,7 +165,7 @@ def ingest_manifest(
     for number, part in enumerate(manifest.parts, 1):
         last = number == len(manifest.parts)
         result = ingest(
-            [_source(folder, part)],
+            [_source(folder, part, downloads_folder(path))],
             modality=part.modality,
             out=out,
             split=split or part.split or manifest.split,
@@ -197,18 +197,18 @@ def _obtained(path: Path, manifest: Manifest, from_folder: Path | None) -> Path:
         fetch_all(wanted, folder)
     else:
         for file in wanted:
-            verify(file, folder / file.name)
+            verify(file, folder / file.name, remember=False)  # the folder is the user's
     return folder
 
 
-def _source(folder: Path, part: Part) -> Path:
-    """The path to read: the file, or the one member of it, unpacked beside it."""
+def _source(folder: Path, part: Part, ours: Path) -> Path:
+    """The path to read: the file, or the one member of it, unpacked into a folder of ours."""
     archive = folder / part.file
     if part.member is None:
         return archive
     if reason := unsafe_name(part.member):
         raise SetClipError(f"{part.member}: {reason}", fix="name a member below the archive's root")
-    target = folder / f"{part.file}.unpacked" / PurePosixPath(part.member).name
+    target = ours / f"{part.file}.unpacked" / PurePosixPath(part.member).name
     try:
         with zipfile.ZipFile(archive) as opened:
             info = opened.getinfo(part.member)

@@ -105,10 +105,12 @@ def test_a_manifest_is_followed_from_download_to_dataset(
     assert len(open_dataset(tmp_path / "out").index.manifests) == 1
 
 
-def test_from_a_folder_nothing_is_fetched_and_everything_is_verified(
+def test_from_a_folder_nothing_is_fetched_everything_is_verified_and_nothing_is_written_there(
     server: Server,  # noqa: F811
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
     path = publish(server, tmp_path)
     folder = tmp_path / "have"
     folder.mkdir()
@@ -122,6 +124,7 @@ def test_from_a_folder_nothing_is_fetched_and_everything_is_verified(
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["rows"] == {"protein": {"train": 2}, "caption": {"train": 2}}
     assert server.asked == []
+    assert sorted(entry.name for entry in folder.iterdir()) == ["two.fasta.gz", "words.zip"]
     (folder / "two.fasta.gz").write_bytes(b"\0" * (folder / "two.fasta.gz").stat().st_size)
     with pytest.raises(SetClipError, match="not the published file"):
         ingest_manifest(path, out=tmp_path / "out2", from_folder=folder)
