@@ -107,9 +107,24 @@ class Model:
         if tower.tuned_sha256 is not None and not initial:
             from setclip_cli.backbones.tuning import apply_tuned
 
-            tensors, _ = checkpoint.load_tensors(self.run / TUNED_NAME.format(modality=modality))
-            apply_tuned(backbone, tower.trainable, tensors, lora_rank=tower.lora_rank)
+            apply_tuned(backbone, tower.trainable, self.tuned_tensors(modality), lora_rank=tower.lora_rank)
         return backbone
+
+    def tuned_tensors(self, modality: Modality) -> dict[str, torch.Tensor]:
+        """The backbone's weights that training changed; empty for a frozen one.
+
+        Raises:
+            SetClipError: they are not those that config.json names.
+        """
+        path, expected = self.run / TUNED_NAME.format(modality=modality), self.config.towers[modality].tuned_sha256
+        if expected is None:
+            return {}
+        tensors, _ = checkpoint.load_tensors(path)
+        if atomic.sha256_file(path) != expected:
+            raise SetClipError(
+                f"{path}: is not the file that {CONFIG_NAME} names", fix="restore both files from the same RUN"
+            )
+        return tensors
 
 
 def save_model(

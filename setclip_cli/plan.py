@@ -26,6 +26,7 @@ class Plan:
     out: Path
     rows: dict[Modality, int]
     pairs: int
+    notes: list[str]
     weights: dict[Modality, dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
@@ -34,6 +35,7 @@ class Plan:
             "out": str(self.out),
             "rows": self.rows,
             "pairs": self.pairs,
+            "notes": self.notes,
             "weights": self.weights,
         }
 
@@ -61,6 +63,7 @@ class Plan:
                 steps,
                 *terms,
                 f"  to {self.out}",
+                *(f"note: {note}" for note in self.notes),
                 "",
                 self.recipe.to_toml(),
             ]
@@ -109,4 +112,15 @@ def plan(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -
             fix="mend these, then check again with --dry-run",
             exit_code=problems[0].exit_code,
         )
-    return Plan(recipe, out, rows, pairs, weights)
+    return Plan(recipe, out, rows, pairs, _notes(recipe, rows), weights)
+
+
+def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
+    """What is no mistake and yet may not be what the user thinks."""
+    if recipe.method in TRAINING_FREE_METHODS:
+        return []
+    return [
+        f"train.batch = {recipe.train.batch} is more than the {count} {modality} rows: every step sees all of them"
+        for modality, count in rows.items()
+        if recipe.train.batch > count
+    ]

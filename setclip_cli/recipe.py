@@ -57,8 +57,10 @@ PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
     "clip": {"clip": {"weight": 1.0}},
     "s-clip": {"clip": {"weight": 1.0}, "s_clip": {"weight": 1.0}},
 }
-TRAIN_PRESETS: dict[Method, dict[str, Any]] = {
-    "set-clip-published": {"batch": 42, "pairs_per_batch": 22},  # the released batch: 64 rows, 22 of them pairs
+# Likewise of the other sections.
+SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
+    "set-clip-plus": {"companions": {"graph": 0.3, "linear": 0.3}},
+    "set-clip-published": {"train": {"batch": 42, "pairs_per_batch": 22}},  # as released: 64 rows, 22 of them pairs
 }
 
 
@@ -174,6 +176,13 @@ class Train(Section):
     tensorboard: bool = True
 
 
+class Companions(Section):
+    """Closed-form maps that stand beside the trained heads, by their share of the cosine; the heads have 1."""
+
+    graph: NonNegativeFloat = 0.0  # random walks from the pairs' items: tells classes apart, with few pairs too
+    linear: NonNegativeFloat = 0.0  # regularised CCA, this share at 100 pairs and in proportion to them: best with many
+
+
 class Optim(Section):
     lr: PositiveFloat = 3e-3  # of the projections
     weight_decay: NonNegativeFloat = 0.01
@@ -205,6 +214,7 @@ class Recipe(Section):
     towers: dict[Modality, Tower]
     projection: Projection = Projection()
     objective: Objective = Objective()
+    companions: Companions = Companions()
     train: Train = Train()
     optim: Optim = Optim()
     validation: Validation = Validation()
@@ -222,12 +232,20 @@ class Recipe(Section):
         """
         document = self.model_dump(mode="json", exclude_none=True) | settings
         if "method" in settings:
-            for key in {key for preset in TRAIN_PRESETS.values() for key in preset}:
-                if document["train"][key] in (TRAIN_PRESETS.get(self.method, {}).get(key), _default(Train, key)):
-                    del document["train"][key]
+            for section, settings_of in SECTION_PRESETS.get(self.method, {}).items():
+                for key, value in settings_of.items():
+                    if document[section][key] == value:
+                        del document[section][key]
+            for preset in SECTION_PRESETS.get(document["method"], {}):
+                document[preset] = self._changed(preset, document[preset])
             for name, term in document["objective"].items():
                 document["objective"][name] = {key: value for key, value in term.items() if key not in _PRESET_KEYS}
         return _validate(document, source=f"recipe with {settings}")
+
+    def _changed(self, section: str, table: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a section that are not its defaults."""
+        fields = type(getattr(self, section)).model_fields
+        return {key: value for key, value in table.items() if value != fields[key].default}
 
     def to_toml(self) -> str:
         """The resolved recipe; reading it back gives an equal recipe."""
@@ -235,10 +253,6 @@ class Recipe(Section):
 
 
 _PRESET_KEYS = {"weight", "form", "start_step", "end_step", "warmup_steps"}
-
-
-def _default(section: type[Section], key: str) -> Any:
-    return section.model_fields[key].default
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -310,8 +324,10 @@ def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
         if isinstance(term, dict):
             # A user who sets the weight of a term takes over its schedule too.
             merged[name] = term if "weight" in term else defaults | term
-    if isinstance(method, str) and isinstance(document.get("train", {}), dict):
-        document = document | {"train": TRAIN_PRESETS.get(method, {}) | document.get("train", {})}  # type: ignore[call-overload]
+    sections = SECTION_PRESETS.get(method, {}) if isinstance(method, str) else {}  # type: ignore[call-overload]
+    for name, defaults in sections.items():
+        if isinstance(document.get(name, {}), dict):
+            document = document | {name: defaults | document.get(name, {})}
     return {**document, "objective": merged}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from setclip_cli.backbones.tuning import dropout_on
 from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
+from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
@@ -33,13 +34,21 @@ class Pool:
 
     Attributes:
         features: (n, p) float32 of the backbone as it was found.
-        views: (k, n, p) features of k augmented views of the same rows; None makes views by adding noise to the features.
+        views: (k, n, p) features of k augmented views of the same rows; None makes views by noise on the features.
         tuned: The backbone, where it is trained.
     """
 
     features: Tensor
     views: Tensor | None = None
     tuned: Tuned | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights of another run to start from: its encoder and what it tuned of the backbone."""
+
+    encoder: Encoder
+    tuned: dict[str, Tensor]
 
 
 class Tower:
@@ -67,6 +76,38 @@ class Tower:
             )
             for member in range(recipe.ensemble)
         ).to(device)
+
+    def start_from(self, encoder: Encoder, tuned: dict[str, Tensor]) -> None:
+        """Takes the transform and heads of another run, and the backbone's tuned weights where it has any.
+
+        Raises:
+            SetClipError: the other run's encoder is of another kind or size, or other weights were tuned.
+        """
+        own = self.encoder()
+        if encoder.describe() != own.describe():
+            raise SetClipError(
+                f"init_from: its {self.side} encoder is {encoder.describe()}, the recipe makes {own.describe()}",
+                fix="give both runs the same [projection] and ensemble, and a trained method",
+                exit_code=ExitCode.USAGE,
+            )
+        state = encoder.state_dict()
+        self.transform.load_state_dict(under("transform.", state))
+        heads = under("encoder.", state)
+        single = len(self.heads) == 1
+        self.heads.load_state_dict(
+            {f"0.{name}": value for name, value in heads.items()} if single else under("encoders.", heads)
+        )
+        with torch.no_grad():
+            self.features = self.transform(self.pool.features)
+            trained = self.tuned_parameters()
+            if tuned and trained.keys() != tuned.keys():
+                raise SetClipError(
+                    f"init_from: it tuned {len(tuned)} weights of the {self.side} backbone, the recipe {len(trained)}",
+                    fix="give both recipes the same trainable and lora_rank",
+                    exit_code=ExitCode.USAGE,
+                )
+            for name, value in tuned.items():
+                trained[name].copy_(value)
 
     def prepare(self, rows: Tensor, part: slice, view_seed: int | None = None) -> Any:
         """What `embed` takes for a part of these rows, or for another view of them; needs no weights.
@@ -124,3 +165,8 @@ class Tower:
         return {
             name: value for name, value in self.pool.tuned.backbone.module.named_parameters() if value.requires_grad
         }
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries whose names start with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

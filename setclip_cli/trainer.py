@@ -78,12 +78,14 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
             turned non-finite.
     """
     started = time.monotonic()
-    plan(recipe, dataset, out, resume=resume)
+    planned = plan(recipe, dataset, out, resume=resume)
     device = resolve_device(recipe.train.device)
     with launched() as group, exclusive(out) if group.main else nullcontext():
         if (out / CONFIG_NAME).exists():
             config = load_config(out)
             return AlignResult(out, config.method, config.pairs, 0, None, reused=True, wall_s=0.0)
+        for remark in planned.notes if group.main else ():
+            note(f"note: {remark}")
         group.wait()  # no rank may find the RUN finished by a faster one
         modalities = recipe.modalities()
         pairs = known_pairs(dataset, recipe)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from setclip_cli import baselines, checkpoint, consensus
+from setclip_cli.companions import Companion, accompanied, fit_companions
 from setclip_cli.distributed import Group
 from setclip_cli.encoders import Encoder
 from setclip_cli.errors import SetClipError
@@ -113,6 +114,16 @@ class Training:
         self.averages: dict[str, Tensor] = {}
         if recipe.optim.ema:
             self.averages = {name: value.detach().clone() for name, value in self._parameters().items()}
+        self.companions: list[Companion] = []
+        if len(pairs) and not any(tower.pool.tuned for tower in self.towers):  # they fit the features as they stand
+            self.companions = fit_companions(
+                left.features.cpu(),
+                right.features.cpu(),
+                pairs.cpu(),
+                graph=recipe.companions.graph,
+                linear=recipe.companions.linear,
+                axes=recipe.projection.pca,
+            )
         self.coordinates: tuple[Tensor, Tensor] | None = None
         if "teacher" in self.objective.terms and len(pairs):
             of_left, of_right = fit_teacher(
@@ -179,7 +190,7 @@ class Training:
     def fitted(self) -> Fitted:
         """The encoders as they are now: averaged weights where the recipe asks for an average."""
         left, right = (tower.encoder(self._averages_of(f"{tower.side}.heads.")) for tower in self.towers)
-        return Fitted((left, right), self.initial)
+        return Fitted(accompanied((left, right), self.companions), self.initial)
 
     def tuned(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The trained weights of the left and right backbone, by name; empty for frozen ones."""

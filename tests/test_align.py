@@ -159,6 +159,15 @@ def test_a_folder_that_is_no_run_is_not_touched(world: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_batch_of_more_rows_than_there_are_is_told(world: Path, tmp_path: Path) -> None:
+    for extra in (["--dry-run"], []):
+        code, stdout, stderr = align(
+            world, tmp_path / "run", "--set", "train.batch=64", "--set", "train.steps=1", *extra
+        )
+        assert code == 0
+        assert "train.batch = 64 is more than the 36 protein rows" in stdout + stderr
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(world: Path, tmp_path: Path) -> None:
     code, stdout, _ = align(world, tmp_path / "new", "--dry-run")
     assert code == 0
@@ -407,3 +416,29 @@ def test_validation_without_pairs_watches_densities_and_neighbourhoods(world: Pa
     assert record["validation/criterion"] == pytest.approx(
         record["validation/density_gap"] + record["validation/neighbourhood"]
     )
+
+
+def test_a_new_run_starts_from_the_weights_of_another(world: Path, run: Path, tmp_path: Path) -> None:
+    code, _, stderr = align(world, tmp_path / "next", "--set", f"init_from={run}", "--set", "train.steps=1")
+    assert code == 0, stderr
+    first, following = load_model(run), load_model(tmp_path / "next")
+    for modality in ("protein", "caption"):
+        trained, start = first.encoders[modality].state_dict(), following.initial[modality].state_dict()
+        assert all(trained[name].equal(start[name]) for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["projection.dim=8"], "init_from: its left encoder is"),
+        (["towers.protein.trainable=last-1"], None),  # the heads fit, and the backbone starts as found
+        (["init_from=/absent"], "/absent"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    world: Path, run: Path, tmp_path: Path, settings: list[str], words: str | None
+) -> None:
+    overrides = [word for setting in (f"init_from={run}", "train.steps=1", *settings) for word in ("--set", setting)]
+    code, _, stderr = align(world, tmp_path / "next", *overrides)
+    assert (code == 0) == (words is None), stderr
+    assert words is None or words in stderr
