@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from evaluation import worlds
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -13,7 +14,6 @@ from setclip_cli import study, study_report
 from setclip_cli.cli import app
 from setclip_cli.errors import SetClipError
 from setclip_cli.shards import open_dataset
-from tests.evaluation import worlds
 
 REPO = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((REPO / "studies").glob("*.toml"))

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from evaluation import worlds
 from setclip_cli.cli import app
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation import evaluate
-from tests.evaluation import worlds
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.stats import skew
 
+from evaluation.test_metrics import unit
 from setclip_cli.evaluation import geometry
 from setclip_cli.losses.mk_mmd import mk_mmd
 from setclip_cli.losses.sdd import sdd
-from tests.evaluation.test_metrics import unit
 
 RNG = np.random.default_rng(11)
 X, Y = unit(RNG, 40, 6), unit(RNG, 40, 6)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
+from evaluation import brute_force
 from setclip_cli.evaluation import metrics, relevance, similarity
-from tests.evaluation import brute_force
 
 NAMES = ("recall_at_1", "recall_at_5", "recall_at_10", "map", "mrr", "ndcg_at_10", "precision_at_1", "precision_at_10")
 

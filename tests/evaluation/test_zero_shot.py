@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
+from evaluation.test_metrics import unit
 from setclip_cli.evaluation import zero_shot
-from tests.evaluation.test_metrics import unit
 
 RNG = np.random.default_rng(21)
 CLASSES = [f"class {number}" for number in range(7)]
