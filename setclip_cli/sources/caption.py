@@ -22,7 +22,7 @@ from setclip_cli.sources.base import FileStamp, Record, Reject, sha256_text, sta
 from setclip_cli.sources.streams import inner_suffix, open_bytes, read_up_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 MAX_CAPTION_CHARS = 65_536
@@ -173,8 +173,12 @@ def class_of_name(filename: str) -> str | None:
     return found[1] if found else None
 
 
-def _published(images: Iterable[Any]) -> Iterator[Record | Reject]:
+def _published(images: Sequence[Any]) -> Iterator[Record | Reject]:
     """``{"images": [{"filename", "split", "sentences": [{"raw"}]}]}``, the layout of Karpathy and Fei-Fei (2015)."""
+    names = [
+        image["filename"] for image in images if isinstance(image, dict) and isinstance(image.get("filename"), str)
+    ]
+    labelled = len({class_of_name(name) for name in names} - {None}) > 1  # img_1.jpg, img_2.jpg ... name no class
     for number, image in enumerate(images, 1):
         location = f"image {number}"
         if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
@@ -196,7 +200,7 @@ def _published(images: Iterable[Any]) -> Iterator[Record | Reject]:
                 where,
                 f"{filename}#{count}",
                 group=filename,
-                label=class_of_name(filename),
+                label=class_of_name(filename) if labelled else None,
                 split=rows.text_of(split),
             )
 

@@ -29,14 +29,32 @@ def test_published_json_gives_groups_splits_and_the_class_in_the_file_name(tmp_p
     images = [
         {"filename": "airport_1.jpg", "split": "train", "sentences": [{"raw": "a plane ."}, {"raw": " two planes "}]},
         {"filename": "00007.jpg", "split": "val", "sentences": [{"raw": "a field"}]},
+        {"filename": "lake_7.jpg", "split": "test", "sentences": [{"raw": "a lake"}]},
     ]
-    first, second, third = read(tmp_path / "dataset_x.json", json.dumps({"images": images, "dataset": "x"}))
+    first, second, third, fourth = read(tmp_path / "dataset_x.json", json.dumps({"images": images, "dataset": "x"}))
     assert isinstance(first, Record)
     assert isinstance(second, Record)
     assert isinstance(third, Record)
     assert (first.id, first.group, first.label, first.split) == ("airport_1.jpg#0", "airport_1.jpg", "airport", "train")
     assert (second.id, second.payload) == ("airport_1.jpg#1", "two planes")
     assert (third.id, third.label, third.split) == ("00007.jpg#0", None, "val")
+    assert isinstance(fourth, Record)
+    assert (fourth.label, fourth.split) == ("lake", "test")
+
+
+def test_file_names_that_all_begin_alike_name_no_class(tmp_path: Path) -> None:
+    images = [{"filename": f"img_{number}.jpg", "sentences": [{"raw": "words"}]} for number in range(3)]
+    items = read(tmp_path / "dataset_x.json", json.dumps({"images": images}))
+    assert {item.label for item in items if isinstance(item, Record)} == {None}
+
+
+def test_nwpu_captions_come_by_class(tmp_path: Path) -> None:
+    image = {"filename": "lake_001.jpg", "split": "val", "raw": "a lake", "raw_1": "water", "imgid": 0}
+    first, second, bad = read(tmp_path / "nwpu.json", json.dumps({"lake": [image, {"filename": "lake_002.jpg"}]}))
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert (first.id, first.label, first.split, second.id) == ("lake_001.jpg#0", "lake", "val", "lake_001.jpg#1")
+    assert isinstance(bad, Reject)
 
 
 def test_coco_annotations_take_the_file_name_as_their_group(tmp_path: Path) -> None:
