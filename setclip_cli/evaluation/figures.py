@@ -142,14 +142,15 @@ def bars(rows: Sequence[tuple[str, float, float, float | None]], *, label: str, 
     ]
     for number, (name, mean, sd, before) in enumerate(rows):
         y = TOP + line * number + line / 2
-        short = name if len(name) <= 27 else name[:26] + "…"
+        short = name if len(name) <= 25 else name[:24] + "…"
         parts.append(f'<text class="name" x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(short)}</text>')
         parts.append(f'<rect class="bar-mark s{0 if number == 0 else 2}" x="{left}" y="{y - 7}" height="14" rx="3" '
                      f'width="{x(mean) - left:.1f}"/>')  # fmt: skip
         parts.append(f'<path class="whisker" d="M{x(mean - sd):.1f} {y}H{x(mean + sd):.1f}"/>')
         if before is not None:
             parts.append(f'<circle class="before" cx="{x(before):.1f}" cy="{y}" r="4"><title>before</title></circle>')
-        parts.append(f'<text class="tick" x="{x(mean + sd) + 5:.1f}" y="{y + 4}">{mean:.3f}</text>')
+        beside = x(max(mean + sd, before or 0.0)) + 7
+        parts.append(f'<text class="tick" x="{beside:.1f}" y="{y + 4}">{mean:.3f}</text>')
     if chance is not None:
         parts.append(f'<path class="chance" d="M{x(chance):.1f} {TOP}V{foot}"/>')
     parts.append(
