@@ -33,7 +33,7 @@ from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.faiss_index import require_faiss, write_faiss
 from setclip_cli.lock import exclusive
 from setclip_cli.model import load_config, load_model
-from setclip_cli.shards import MODALITIES, Dataset, Modality, Shard, open_dataset
+from setclip_cli.shards import MODALITIES, Dataset, DatasetIndex, Modality, Shard
 
 if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
@@ -315,7 +315,7 @@ def embed_shard(job: Job) -> EmbeddedShard:
     """
     tower = load_tower(job.tower, job.options)
     backbone = tower.backbone
-    dataset = open_dataset(job.dataset)
+    dataset = Dataset(job.dataset, DatasetIndex(shards=[job.shard]))  # the whole index, read for every shard, adds up
     table = dataset.read_verified(job.shard, ["id", "label", backbone.column])
     ids: list[str] = table["id"].to_pylist()
     parts: list[np.ndarray[Any, Any]] = []

@@ -13,10 +13,10 @@ import torch
 
 from setclip_cli import atomic
 from setclip_cli.backbones import load_backbone
-from setclip_cli.embeddings import Embeddings, open_embeddings
+from setclip_cli.embeddings import EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.model import load_model
-from setclip_cli.shards import MODALITIES, Modality, open_dataset
+from setclip_cli.shards import MODALITIES, Dataset, Modality, Shard, open_dataset
 from setclip_cli.vectors import nearest, unit_vectors
 
 if TYPE_CHECKING:
@@ -196,8 +196,7 @@ def _look_up(
         if number not in tables:
             tables[number] = embeddings.read(shard, ["id", "label"])
             if dataset is not None and column:
-                source = next(each for each in dataset.shards(modality) if each.path == shard.path)
-                table = dataset.read(source, ["id", column])
+                table = dataset.read(_source(dataset, shard), ["id", column])
                 payloads[number] = dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
         at = row - int(ends[number]) + shard.rows
         identifier = tables[number]["id"][at].as_py()
@@ -207,6 +206,16 @@ def _look_up(
         if isinstance(payload, bytes):
             found.append(payload)
     return hits, found
+
+
+def _source(dataset: Dataset, shard: EmbeddedShard) -> Shard:
+    for source in dataset.index.shards:
+        if source.path == shard.path and source.sha256 == shard.input_sha256:
+            return source
+    raise SetClipError(
+        f"{dataset.root}: does not hold the {shard.path} that was embedded",
+        fix="name the DATASET that was embedded with --data, or embed again",
+    )
 
 
 def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, columns: int = 5) -> bytes:

@@ -145,6 +145,12 @@ def test_a_run_or_dataset_that_moved_is_found_where_the_user_says(world: Path, t
     assert result.hits[0].shown in CAPTIONS
 
 
+def test_another_dataset_than_the_one_embedded_is_refused(world: Path, tmp_path: Path) -> None:
+    other = tiny.write_dataset(tmp_path / "other", {"image": [tiny.jpeg(9)]}, rows_per_shard=3)
+    with pytest.raises(SetClipError, match=r"does not hold the image/train-0000\d\.parquet that was embedded"):
+        search(world / "embeddings", "sea", data=other, sheet=tmp_path / "x.png")
+
+
 def test_another_run_than_the_one_that_made_them_is_refused(world: Path, tmp_path: Path) -> None:
     other = shutil.copytree(world / "run", tmp_path / "run")
     config = json.loads((other / "config.json").read_text())
