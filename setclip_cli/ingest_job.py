@@ -18,6 +18,7 @@ from setclip_cli.admission import NO_LOSS, Admission, Admitted, Policy
 from setclip_cli.annotations import Labels
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest import Options, options_of
+from setclip_cli.ingest_steps import clusters_of, prepared
 from setclip_cli.ingest_summary import IngestResult, merge_tallies
 from setclip_cli.near_duplicates import LookAlikes, perceptual_hash
 from setclip_cli.shards import (
@@ -30,12 +31,11 @@ from setclip_cli.shards import (
 )
 from setclip_cli.sources import open_source
 from setclip_cli.sources.base import Record, Reject
-from setclip_cli.sources.image import ordered_map
-from setclip_cli.splits import SplitRule, parse_split
+from setclip_cli.splits import parse_split
 from setclip_cli.units import Names, Unit, cut_units, rejects_table, write_table, write_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from setclip_cli.annotations import StatedPair
     from setclip_cli.sources.base import Source
@@ -60,6 +60,7 @@ class Job:
         self._reject_parts: list[Path] = []
         self._journal = journal.read_units(work)
         self._resumed = 0
+        self._resumed_source = False  # then which labels were used is not known
         self._admission: Admission | None = None
         self._pairs = pairing.Pairing(Dataset(out, self._index).pairs(), self._index.pairs)
 
@@ -110,15 +111,13 @@ class Job:
         self._shards = [shard for shard in self._shards if shard.path in paths]
         self._pending = [*dropped[1:], *self._pending]
         atomic.write_json(self._work / PENDING_NAME, {"sources": self._pending})
-        rejects = Counter[str]()
-        for entry in kept:
-            rejects.update(entry["rejects"])
-        table = pq.read_table(self._out / "rejects.parquet").slice(0, rejects.total())
-        write_table(self._out / "rejects.parquet", table)
-        self._index = self._index.model_copy(
-            update={"shards": self._shards, "sources": kept, "rejects": dict(sorted(rejects.items()))}
+        sources, pairs = self._earlier_rejects()
+        rejects = Counter(self._index.rejects)
+        rejects.subtract(_rejects_of(dropped))
+        write_table(
+            self._out / "rejects.parquet", pa.concat_tables([sources.slice(0, _rejects_of(kept).total()), pairs])
         )
-        atomic.write_json(self._out / INDEX_NAME, self._index.model_dump(mode="json"))
+        self._write_index(shards=self._shards, sources=kept, rejects=dict(sorted((+rejects).items())))
         self._admission = None
         self._pairs.recheck = True
 
@@ -134,7 +133,7 @@ class Job:
         for unit in finished:
             self._account(unit)
         start = finished[-1].items if finished else 0
-        clusters: dict[str, Any] = {}
+        self._resumed_source = self._resumed_source or start > 0
         if not (finished and finished[-1].last):
             numbers = Counter((shard.modality, shard.split) for shard in self._shards)
             decide, clusters = self._decision(source, options)
@@ -147,14 +146,13 @@ class Job:
                     for modality, split in sorted(rows.rows):
                         names[modality, split] = f"{modality}/{split}-{numbers[modality, split]:05d}.parquet"
                         numbers[modality, split] += 1
-                    write = partial(self._write, identity=identity, base=base, items=items, last=last)
+                    write = partial(self._write, identity=identity, base=base, items=items, last=last, about=clusters)
                     pending = writer.submit(write, rows, names, source.path.name)
                 if pending is not None:
                     finished.append(self._record(pending.result()))
         return {
             **merge_tallies([unit.tally for unit in finished]),
             "shards": [shard.path for unit in finished for shard in unit.shards],
-            **clusters,
         }
 
     def _resumable(self, identity: str, base: str) -> list[journal.Unit]:
@@ -190,7 +188,7 @@ class Job:
         if self._admission is None or (options.near_duplicates != "keep" and self._admission.near is None):
             self._admission = self._recalled(options)
         rule = parse_split(options.split)
-        clusters, clustered_by = _clusters(source, rule, options)
+        clusters, clustered_by = clusters_of(source, rule, options)
         policy = Policy(
             rule,
             split_by=options.split_by,
@@ -215,22 +213,11 @@ class Job:
             admission.recall(shard.modality, dataset.read(shard, columns))
         return admission
 
-    def _items(self, source: Source, start: int, options: Options, labels: Labels) -> Iterator[Record | Reject]:
-        """What the source yields, with what the options add to each record."""
-        items = source.items(start, self._workers)
-        if options.near_duplicates != "keep":
-            items = ordered_map(_with_hash, items, self._workers)
-        if len(labels):
-            items = (item._replace(label=labels.of(item)) if isinstance(item, Record) else item for item in items)
-        if parse_split(options.split).as_captions:
-            written = Dataset(self._out, DatasetIndex(shards=self._shards))
-            items = _with_caption_splits(items, pairing.splits_of_groups(written))
-        return items
-
     def _units(
         self, source: Source, start: int, decide: Decide, labels: Labels, options: Options
     ) -> Iterator[tuple[Unit, int, bool]]:
-        items = self._items(source, start, options, labels)
+        written = Dataset(self._out, DatasetIndex(shards=self._shards))
+        items = prepared(source.items(start, self._workers), options, labels, written, self._workers)
         with console.progress(items, label=source.path.name, unit="records") as found:
             yield from cut_units(
                 found,
@@ -243,7 +230,16 @@ class Job:
             )
 
     def _write(
-        self, unit: Unit, names: Names, source: str, *, identity: str, base: str, items: int, last: bool
+        self,
+        unit: Unit,
+        names: Names,
+        source: str,
+        *,
+        identity: str,
+        base: str,
+        items: int,
+        last: bool,
+        about: dict[str, Any],
     ) -> journal.Unit:
         """Writes a unit's shards and rejects, then its line in the journal."""
         part = f"rejects-{identity[:16]}-{items:012d}.parquet"
@@ -254,7 +250,7 @@ class Job:
             items=items,
             shards=shards,
             rejects=part if unit.rejects else None,
-            tally=tally,
+            tally={**tally, "about": about},
             last=last,
         )
         journal.append(self._work, written)
@@ -267,7 +263,9 @@ class Job:
         if not read:
             raise SetClipError(f"{path}: no {modality} records in it", fix=check)
         if bad > options.max_bad_fraction * read or bad == read:
-            self._write_rejects([])
+            self._write_rejects([], finished=False)
+            if (self._out / INDEX_NAME).exists():
+                self._write_index()  # what was there before stays whole
             raise SetClipError(
                 f"{path}: {bad:,} of {read:,} records are bad ({reasons}); all are in {self._out / 'rejects.parquet'}",
                 fix="mend the source"
@@ -296,26 +294,19 @@ class Job:
         if manifest is not None and manifest not in manifests:
             manifests = [*manifests, manifest]
         if self._new or self._pairs.changed or manifests != self._index.manifests:
-            files = dict(self._index.files)
             if self._pairs.changed:
                 rows = [pair._asdict() for pair in self._pairs.pairs]
                 write_table(self._out / "pairs.parquet", pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
-                files["pairs.parquet"] = atomic.sha256_file(self._out / "pairs.parquet")
-            self._write_rejects(self._pairs.rejects)
-            files["rejects.parquet"] = atomic.sha256_file(self._out / "rejects.parquet")
-            rejects = Counter(self._index.rejects)
-            for entry in self._new:
-                rejects.update(entry["rejects"])
+            self._write_rejects(self._pairs.rejects, finished=True)
+            rejects = Counter(self._index.rejects) + _rejects_of(self._new)
             rejects.update(reject.kind for reject in self._pairs.rejects)
-            self._index = DatasetIndex(
+            self._write_index(
                 shards=sorted(self._shards, key=lambda shard: shard.path),
                 rejects=dict(sorted(rejects.items())),
                 sources=self._entries,
                 manifests=manifests,
                 pairs=self._pairs.origins,
-                files=files,
             )
-            atomic.write_json(self._out / INDEX_NAME, self._index.model_dump(mode="json"))
             self._remove_strays()
         journal.clear(self._work)
         return IngestResult(
@@ -325,17 +316,30 @@ class Job:
             index=self._index,
             pairs=len(self._pairs.pairs),
             pair_rejects=dict(Counter(reject.kind for reject in self._pairs.rejects)),
-            unused_labels=unused_labels if self._new else 0,
+            unused_labels=unused_labels if self._new and not self._resumed_source else 0,
         )
 
-    def _write_rejects(self, pair_rejects: list[Reject]) -> None:
-        """What the finished DATASET has rejected before, then this command's parts in their order."""
-        target = self._out / "rejects.parquet"
-        kept = sum(self._index.rejects.values())
-        tables = [pq.read_table(target).slice(0, kept)] if kept and target.exists() else []
-        tables += [pq.read_table(part) for part in self._reject_parts]
-        tables.append(rejects_table("pairs", pair_rejects))
-        write_table(target, pa.concat_tables(tables))
+    def _write_index(self, **changes: Any) -> None:
+        """Writes dataset.json with the changes, and with the hashes of the two files beside it."""
+        present = [name for name in ("pairs.parquet", "rejects.parquet") if (self._out / name).exists()]
+        files = {name: atomic.sha256_file(self._out / name) for name in present}
+        self._index = self._index.model_copy(update={**changes, "files": files})
+        atomic.write_json(self._out / INDEX_NAME, self._index.model_dump(mode="json"))
+
+    def _write_rejects(self, pair_rejects: list[Reject], *, finished: bool) -> None:
+        """Rejects of the sources in their order, then those of the pairs; last those of a command that failed."""
+        sources, pairs = self._earlier_rejects()
+        new = [pq.read_table(part) for part in self._reject_parts]
+        tables = [sources, *new, pairs, rejects_table("pairs", pair_rejects)] if finished else [sources, pairs, *new]
+        write_table(self._out / "rejects.parquet", pa.concat_tables(tables))
+
+    def _earlier_rejects(self) -> tuple[pa.Table, pa.Table]:
+        """What the index counts of rejects.parquet: rows of its sources, rows of its pairs."""
+        everything, of_sources = sum(self._index.rejects.values()), _rejects_of(self._index.sources).total()
+        if not everything:
+            return rejects_table("", []), rejects_table("", [])
+        table = pq.read_table(self._out / "rejects.parquet")
+        return table.slice(0, of_sources), table.slice(of_sources, everything - of_sources)
 
     def _remove_strays(self) -> None:
         """Removes what no longer belongs: half-written files of killed runs, shards of a source since read again."""
@@ -369,6 +373,14 @@ def _read_pending(work: Path) -> list[dict[str, Any]]:
     return list(json.loads(path.read_bytes())["sources"]) if path.exists() else []
 
 
+def _rejects_of(entries: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Counts by reason over entries of dataset.json."""
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        counts.update(entry["rejects"])
+    return counts
+
+
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -378,38 +390,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _with_hash(item: Record | Reject) -> Record | Reject:
-    """The record with its image's perceptual hash among its optional columns."""
-    if not isinstance(item, Record) or not isinstance(item.payload, bytes):
-        return item
-    return item._replace(extra={**(item.extra or {}), "perceptual_hash": perceptual_hash(item.payload)})
-
-
-def _with_caption_splits(items: Iterator[Record | Reject], splits: dict[str, str]) -> Iterator[Record | Reject]:
-    """Each record with the split of the captions that name it, by its whole id or the last part of its path."""
-    for item in items:
-        if isinstance(item, Record):
-            yield item._replace(split=splits.get(item.id) or splits.get(item.id.rpartition("/")[2]))
-        else:
-            yield item
-
-
-def _clusters(source: Source, rule: SplitRule, options: Options) -> tuple[dict[str, str] | None, str | None]:
-    """Maps protein ids to the first id of their cluster, when the split is drawn by clusters."""
-    if options.split_by != "cluster" or not rule.drawn:
-        return None, None
-    if options.modality != "protein":
-        raise SetClipError(
-            f"--split-by cluster: clusters are of protein sequences, {source.path} holds {options.modality} rows",
-            fix="--split-by group",
-        )
-    from setclip_cli.clusters import cluster_sequences
-
-    proteins = (
-        (item.id, item.payload)
-        for item in source.items(0, 1)
-        if isinstance(item, Record) and isinstance(item.payload, str) and item.modality == "protein"
-    )
-    return cluster_sequences(proteins)

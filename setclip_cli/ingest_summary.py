@@ -65,6 +65,7 @@ def merge_tallies(tallies: list[dict[str, Any]]) -> dict[str, Any]:
         "distinct": sum(tally["distinct"] for tally in tallies),
         "crossing": sum(tally["crossing"] for tally in tallies),
         "near_duplicates": near_duplicates,
+        **tallies[-1]["about"],
         "rows": {modality: dict(sorted(splits.items())) for modality, splits in sorted(rows.items())},
         "rejects": dict(sorted(rejects.items())),
         "repairs": dict(sorted(repairs.items())),

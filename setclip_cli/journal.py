@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from setclip_cli.errors import SetClipError
+from setclip_cli.lock import exclusive
 from setclip_cli.shards import INDEX_NAME, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LOCK_NAME = ".ingest.lock"
 WORK_NAME = ".ingest"
 
 
@@ -47,19 +47,10 @@ def locked(out: Path) -> Iterator[Path]:
     Raises:
         SetClipError: the folder is a file, holds something that is not ours, cannot be written, or is claimed already.
     """
-    import fcntl
-
     try:
         _check_ours(out)
-        out.mkdir(parents=True, exist_ok=True)
-        work = out / WORK_NAME
-        with (out / LOCK_NAME).open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SetClipError(
-                    f"{out}: another ingest is writing into it", fix="wait for it to end, or choose another --out"
-                ) from None
+        with exclusive(out):
+            work = out / WORK_NAME
             work.mkdir(exist_ok=True)
             yield work
     except OSError as error:
@@ -85,7 +76,7 @@ def _check_ours(out: Path) -> None:
     if not out.is_dir():
         return
     names = {entry.name for entry in out.iterdir()}
-    if names and not names & {INDEX_NAME, WORK_NAME, LOCK_NAME}:
+    if names - {".lock"} and not names & {INDEX_NAME, WORK_NAME}:
         raise SetClipError(
             f"{out}: exists and is no DATASET (holds {', '.join(sorted(names)[:3])})",
             fix="choose another --out; nothing there was touched",

@@ -21,6 +21,7 @@ from setclip_cli.cli import app
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest import ingest
 from setclip_cli.shards import SCHEMAS, Pair, open_dataset
+from setclip_cli.verify import verify
 
 
 def fasta(path: Path, records: dict[str, str]) -> Path:
@@ -279,6 +280,10 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert (result.exit_code, contents(tmp_path / "thesis")) == (3, before)
     assert "thesis: exists and is no DATASET (holds final.doc)" in result.stderr
     assert run(source, "--modality", "protein", "--out", source).exit_code == 3
+    (tmp_path / "run").mkdir()
+    for name in (".lock", "recipe.toml"):  # a RUN has a lock too
+        (tmp_path / "run" / name).write_text("")
+    assert run(source, "--modality", "protein", "--out", tmp_path / "run").exit_code == 3
 
 
 def test_a_failed_ingest_leaves_the_earlier_dataset_as_it_was(tmp_path: Path) -> None:
@@ -287,9 +292,14 @@ def test_a_failed_ingest_leaves_the_earlier_dataset_as_it_was(tmp_path: Path) ->
     with pytest.raises(SetClipError):
         ingest([fasta(tmp_path / "b.fasta", {"b": "1"})], modality="protein", out=tmp_path / "out")
     after = contents(tmp_path / "out")
-    assert {name: after[name] for name in before if name != "rejects.parquet"} == {
-        name: content for name, content in before.items() if name != "rejects.parquet"
+    assert {name: after[name] for name in before if name.startswith("protein/")} == {
+        name: content for name, content in before.items() if name.startswith("protein/")
     }
+    assert len(rejects(tmp_path / "out")) == 1
+    verify(tmp_path / "out")
+    assert [Path(entry["path"]).name for entry in open_dataset(tmp_path / "out").index.sources] == ["a.fasta"]
+    ingest([fasta(tmp_path / "c.fasta", {"c": "GG", "d": ""})], modality="protein", out=tmp_path / "out")
+    assert [reason for _, reason in rejects(tmp_path / "out")] == ["empty sequence"]
 
 
 def test_two_ingests_at_once_are_refused_and_a_crash_leaves_no_lock(tmp_path: Path) -> None:
@@ -304,7 +314,7 @@ def test_two_ingests_at_once_are_refused_and_a_crash_leaves_no_lock(tmp_path: Pa
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(SetClipError, match="another ingest is writing into it"):
+        with pytest.raises(SetClipError, match="another setclip process is writing here"):
             ingest([source], modality="protein", out=tmp_path / "out")
         process.kill()
     assert ingest([source], modality="protein", out=tmp_path / "out").rows == {"protein": {"train": 1}}
