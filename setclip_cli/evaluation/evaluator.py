@@ -328,6 +328,8 @@ def _details(one: Scored, test: TestSet, dataset: Dataset) -> dict[str, Any]:
             wanted[side.modality].add(example.query)
             wanted[other.modality] |= {answer.row for answer in (*example.found, example.right)}
     classified = one.scores.zero_shot
+    mistakes = examples.confusions(classified) if classified else []
+    wanted[test.left.modality] |= {mistake.example for mistake in mistakes}
     return {
         "target": one.target.name,
         "maps": {moment: maps.plane_map(sides[0][drawn[0]], sides[1][drawn[1]]) for moment, sides in moments.items()},
@@ -338,7 +340,7 @@ def _details(one: Scored, test: TestSet, dataset: Dataset) -> dict[str, Any]:
             for direction, answers in zip(_directions(test), (there, back), strict=True)
         },
         "zero_shot": classified,
-        "confusions": examples.confusions(classified) if classified else [],
+        "confusions": mistakes,
         "examples": [(name, best, worst, side.modality, other.modality) for name, best, worst, side, other in shown],
         "contents": {
             side.modality: examples.contents(dataset, side, test.split, wanted[side.modality])

@@ -97,18 +97,31 @@ def _one_of_each_class(places: list[int], ranking: Retrieval, side: Side) -> lis
     return chosen + [place for place in places if place not in chosen][: SHOWN - len(chosen)]
 
 
-def confusions(found: ZeroShot) -> list[tuple[str, str, int, int]]:
-    """(true class, class it was taken for, rows, of how many) for the most frequent mistakes."""
+@dataclass(frozen=True)
+class Confusion:
+    """A class taken for another: ``rows`` of ``total``, and the row that is surest of it."""
+
+    true: str
+    taken: str
+    rows: int
+    total: int
+    example: int
+
+
+def confusions(found: ZeroShot) -> list[Confusion]:
+    """The most frequent mistakes of the classification, at most ``SHOWN``."""
     wrong = found.confusion.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]
-    pairs = [np.unravel_index(place, wrong.shape) for place in order]
     totals = found.confusion.sum(axis=1)
-    return [
-        (found.classes[true], found.classes[taken], int(wrong[true, taken]), int(totals[true]))
-        for true, taken in pairs
-        if wrong[true, taken]
-    ]
+    mistakes = []
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]:
+        true, taken = np.unravel_index(place, wrong.shape)
+        if wrong[true, taken]:
+            members = np.flatnonzero((found.truth == true) & (found.taken == taken))
+            surest = found.rows[members[np.argmax(found.margin[members])]]
+            names = found.classes[true], found.classes[taken]
+            mistakes.append(Confusion(*names, int(wrong[true, taken]), int(totals[true]), int(surest)))
+    return mistakes
 
 
 def contents(dataset: Dataset, side: Side, split: str, rows: set[int]) -> dict[int, dict[str, Any]]:

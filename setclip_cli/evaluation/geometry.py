@@ -109,6 +109,13 @@ def skewness(counts: Floats) -> float:
     return float((centred**3).mean() / deviation**3) if deviation > 0 else 0.0
 
 
+def chance_skewness(queries: int, gallery: int, k: int = NEIGHBOURS) -> float:
+    """Skewness of the k-occurrence when every query draws its neighbours at random: that of a binomial count."""
+    share = min(k, gallery) / gallery
+    spread = queries * share * (1 - share)
+    return (1 - 2 * share) / math.sqrt(spread) if spread > 0 else 0.0
+
+
 def linear_cka(x: Embeddings, y: Embeddings) -> float:
     """Linear centred kernel alignment of paired rows, in [0, 1] (Kornblith et al. 2019, arXiv:1905.00414)."""
     a, b = x - x.mean(0, dtype=np.float64), y - y.mean(0, dtype=np.float64)

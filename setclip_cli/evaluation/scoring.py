@@ -160,7 +160,7 @@ def _add_geometry(
         nearest = geometry.neighbours(queries, gallery, geometry.NEIGHBOURS)
         key = f"geometry/hubness_{name}"
         values[key] = geometry.skewness(np.bincount(nearest.ravel(), minlength=len(gallery)).astype(np.float64))
-        chance[key] = None
+        chance[key] = geometry.chance_skewness(len(queries), len(gallery))
         draws[key] = np.array(
             [
                 geometry.skewness(

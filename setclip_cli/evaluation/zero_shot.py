@@ -29,14 +29,18 @@ class ZeroShot:
         classes: (c,) names, in the order of the prototypes.
         rows: (q,) rows that have one of the classes, ascending.
         truth: (q,) their class.
+        taken: (q,) the class of the nearest prototype; the first of tied ones.
+        margin: (q,) how much nearer it is than the true class's prototype; 0 where that is the nearest.
         values: ``top1``, ``top5`` -> (q,) chance that the true class is among the nearest; ties share it.
         chance: The same names for a model that cannot tell classes apart.
-        confusion: (c, c) rows of class i that were nearest to prototype j; the first of tied prototypes.
+        confusion: (c, c) rows of class i that were taken for class j.
     """
 
     classes: list[str]
     rows: Ints
     truth: Ints
+    taken: Ints
+    margin: Floats
     values: dict[str, Floats]
     chance: dict[str, float]
     confusion: Ints
@@ -84,13 +88,17 @@ def classify(
     found = metrics.retrieve(embeddings, prototypes, relevance.by_key(labels, list(classes)), recall_at=TOP)
     places = {name: place for place, name in enumerate(classes)}
     truth = np.array([places[str(labels[row])] for row in found.queries], np.int64)
-    nearest = np.argmax(embeddings[found.queries] @ prototypes.T, axis=1)
+    scores = (embeddings[found.queries] @ prototypes.T).astype(np.float64)
+    taken = np.argmax(scores, axis=1)
+    at = np.arange(len(taken))
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (truth, nearest), 1)
+    np.add.at(confusion, (truth, taken), 1)
     return ZeroShot(
         list(classes),
         found.queries,
         truth,
+        taken,
+        scores[at, taken] - scores[at, truth],
         {f"top{k}": found.values[f"recall_at_{k}"] for k in TOP},
         {f"top{k}": float(found.chance[f"recall_at_{k}"].mean()) for k in TOP},
         confusion,

@@ -103,6 +103,16 @@ def test_hubness_is_zero_when_all_are_found_equally_often_and_high_with_one_hub(
     assert geometry.skewness(np.array([40.0] + [0.0] * 39)) > 5
 
 
+def test_chance_hubness_is_what_random_neighbours_have():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        drawn = np.concatenate([rng.choice(50, size=10, replace=False) for _ in range(80)])
+        found.append(geometry.skewness(np.bincount(drawn, minlength=50).astype(float)))
+    assert np.mean(found) == pytest.approx(geometry.chance_skewness(80, 50), abs=0.08)
+    assert geometry.chance_skewness(80, 5) == 0  # everything is a neighbour
+
+
 def test_hubness_matches_the_skewness_of_counts_by_loops():
     counts = [0] * len(Y)
     for row in X:

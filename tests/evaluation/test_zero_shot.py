@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from evaluation.test_metrics import unit
-from setclip_cli.evaluation import zero_shot
+from setclip_cli.evaluation import examples, zero_shot
 
 RNG = np.random.default_rng(21)
 CLASSES = [f"class {number}" for number in range(7)]
@@ -25,6 +25,19 @@ def test_agrees_with_scikit_learn():
     assert found.per_class().mean() == pytest.approx(balanced_accuracy_score(LABELS, predicted))
     np.testing.assert_array_equal(found.confusion, confusion_matrix(LABELS, predicted, labels=CLASSES))
     assert found.chance == {"top1": pytest.approx(1 / 7), "top5": pytest.approx(5 / 7)}
+
+
+def test_the_surest_mistake_of_a_confusion_is_the_one_with_the_widest_margin():
+    found = zero_shot.classify(ROWS, LABELS, PROTOTYPES, CLASSES)
+    mistakes = examples.confusions(found)
+    scores = ROWS @ PROTOTYPES.T
+    assert len(mistakes) == examples.SHOWN
+    for mistake in mistakes:
+        true, taken = CLASSES.index(mistake.true), CLASSES.index(mistake.taken)
+        rows = [row for row in range(90) if LABELS[row] == mistake.true and scores[row].argmax() == taken]
+        assert mistake.rows == len(rows) > 0
+        assert mistake.total == LABELS.count(mistake.true)
+        assert mistake.example == max(rows, key=lambda row: scores[row, taken] - scores[row, true])
 
 
 def test_rows_of_other_classes_and_without_a_class_are_left_out():
