@@ -107,7 +107,7 @@ class Job:
                 )
         kept = self._entries[:position]
         paths = {path for entry in kept for path in entry["shards"]}
-        self._entries = kept
+        self._entries = list(kept)  # grows, while the index keeps what it has
         self._shards = [shard for shard in self._shards if shard.path in paths]
         self._pending = [*dropped[1:], *self._pending]
         atomic.write_json(self._work / PENDING_NAME, {"sources": self._pending})

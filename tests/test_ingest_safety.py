@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -219,3 +220,53 @@ def test_verify_finds_any_damage(tmp_path: Path, damage: str) -> None:
         index.write_text(text.replace(f'"bytes": {entry.bytes}', f'"bytes": {shard.stat().st_size}'))
     with pytest.raises(SetClipError, match=r"\d+ faults: (protein/train-00000|rejects)\.parquet"):
         verify(tmp_path / "out")
+
+
+def test_stopped_just_before_the_index_a_second_run_reads_nothing_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fasta(tmp_path / "a.fasta", 200, 0)
+    options: dict[str, Any] = {"split": "train=0.5,test=0.5", "split_by": "cluster", "modality": "protein"}
+    ingest([source], out=tmp_path / "unbroken", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("setclip_cli.atomic.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest([source], out=tmp_path / "out", **options)
+    monkeypatch.setattr("setclip_cli.sources.protein.Fasta.items", lambda *_: pytest.fail("was read again"))
+    ingest([source], out=tmp_path / "out", **options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
+
+
+def test_the_rejects_on_disk_are_those_the_index_counts_through_failures_and_changes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def check(expected: list[str]) -> None:
+        reasons = pq.read_table(out / "rejects.parquet")["reason"].to_pylist()
+        counted = sum(open_dataset(out).index.rejects.values())
+        assert reasons[:counted] == expected
+        verify(out)
+
+    one, two, words, pairs = (tmp_path / name for name in ("a.fasta", "b.fasta", "c.txt", "p.csv"))
+    one.write_text(">a\nMKV\n>b\n\n")
+    two.write_text(">c\nGG\n>d\nM1\n")
+    words.write_text("one\n")
+    pairs.write_text(
+        "left_modality,left_id,right_modality,right_id\nprotein,a,caption,c.txt:1\nprotein,z,caption,c.txt:1\n"
+    )
+    empty, digit = "empty sequence", "holds what is no amino-acid code: '1'"
+    unknown = "pair names an unknown protein id: z"
+    ingest([one], modality="protein", out=out)
+    check([empty])
+    ingest([words], modality="caption", out=out, pairs=pairs)
+    check([empty, unknown])
+    ingest([two], modality="protein", out=out)
+    check([empty, digit, unknown])
+    bad = tmp_path / "bad.fasta"
+    bad.write_text(">e\n1\n")
+    with pytest.raises(SetClipError):
+        ingest([bad], modality="protein", out=out)
+    check([empty, digit, unknown])
+    one.write_text(">b\n\n>x\n\n>y\nLL\n>w\nLLL\n")  # the paired protein has gone
+    result = ingest([one], modality="protein", out=out)
+    check([empty, empty, digit, unknown, "pair names an unknown protein id: a"])
+    assert result.pairs == 0
