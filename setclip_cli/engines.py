@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import ExitCode, SetClipError, first_line
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -41,7 +41,7 @@ def device_of(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SetClipError(
-            f"device {name!r}: cannot be used here ({str(error).splitlines()[0]})",
+            f"device {name!r}: cannot be used here ({first_line(error)})",
             fix="leave --device out, or see `setclip doctor`",
             exit_code=ExitCode.USAGE,
         ) from error

@@ -48,3 +48,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the known word closest to ``word``, or an empty string."""
     close = get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its kind when it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from setclip_cli.backbones.augment import augment_protein
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget, autocast
-from setclip_cli.backbones.weights import identity_of, read_checkpoint
-from setclip_cli.errors import SetClipError
+from setclip_cli.backbones.tensors import identity_of, read_checkpoint
+from setclip_cli.errors import SetClipError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -325,7 +325,7 @@ def module_from_checkpoint(checkpoint: Any, path: Path) -> Esm2:
         module.load_state_dict(dict(_renamed(tensors, setting("encoder_layers"))))
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise SetClipError(
-            f"{path}: is no ESM-2 checkpoint of fair-esm's layout ({str(error).splitlines()[0]})",
+            f"{path}: is no ESM-2 checkpoint of fair-esm's layout ({first_line(error)})",
             fix="give the .pt file as published, for instance esm2_t6_8M_UR50D.pt",
         ) from error
     return module.float()

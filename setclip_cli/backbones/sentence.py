@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 from setclip_cli.backbones.augment import augment_text
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget, autocast
-from setclip_cli.backbones.weights import identity_of
-from setclip_cli.errors import SetClipError
+from setclip_cli.backbones.tensors import identity_of
+from setclip_cli.errors import SetClipError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +119,7 @@ def load_sentence(spec: Spec, folder: Path, *, device: torch.device | str) -> Se
             raise ValueError("its features depend on tensors that its weights file lacks")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise SetClipError(
-            f"{folder}: does not load as a sentence-transformers model ({str(error).splitlines()[0]})",
+            f"{folder}: does not load as a sentence-transformers model ({first_line(error)})",
             fix="give the folder that SentenceTransformer.save() wrote",
         ) from error
     names = ("modules.json", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "*/config.json")

@@ -19,8 +19,8 @@ from torch import Tensor
 from setclip_cli.backbones.augment import augment_image
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget, autocast
-from setclip_cli.backbones.weights import identity_of, read_checkpoint
-from setclip_cli.errors import SetClipError
+from setclip_cli.backbones.tensors import identity_of, read_checkpoint
+from setclip_cli.errors import SetClipError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -200,7 +200,7 @@ def load_timm(spec: Spec, path: Path, *, pooling: str, device: torch.device | st
         module.reset_classifier(0)
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise SetClipError(
-            f"{path}: its tensors do not fit {spec} ({str(error).splitlines()[0]})",
+            f"{path}: its tensors do not fit {spec} ({first_line(error)})",
             fix=f"give the weights that timm publishes for {spec.name}",
         ) from error
     if pooling == "cls" and not getattr(module, "num_prefix_tokens", 0):

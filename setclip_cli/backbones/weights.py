@@ -1,7 +1,6 @@
 """Where a backbone's weights are: a path, an installed package, the local cache, the hub, in that order.
 
-Finding imports no torch and loads nothing, so a dry run can say what would be loaded. Loading takes safetensors or
-``torch.load(weights_only=True)``; neither runs code from the file.
+Finding imports no torch and loads nothing, so a dry run can say what would be loaded.
 """
 
 from __future__ import annotations
@@ -13,15 +12,13 @@ import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from setclip_cli.download import Wanted, fetch_all
-from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.errors import ExitCode, SetClipError, first_line, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
 Kind = Literal["esm", "timm", "sentence-transformers"]
 Origin = Literal["path", "package", "cache", "hub"]
@@ -153,67 +150,11 @@ def fetch_weights(location: Location) -> Path:
     try:
         return _FETCHERS[spec.kind](spec)
     except (OSError, ValueError, SetClipError) as error:  # the hub client's errors are of the first two
-        message = error.problem if isinstance(error, SetClipError) else str(error)
-        first_line = message.splitlines()[0] if message else type(error).__name__
-        tried = [*location.tried, f"hub: {first_line}"]
+        said = error.problem if isinstance(error, SetClipError) else first_line(error)
+        tried = [*location.tried, f"hub: {said}"]
         raise SetClipError(
             f"weights of {spec}: not found; tried " + "; ".join(tried), fix="one of: " + "; ".join(location.ways)
         ) from error
-
-
-def read_checkpoint(path: Path) -> Any:
-    """Reads a checkpoint file: safetensors, or a .pt/.pth/.bin that holds tensors and plain containers only.
-
-    Raises:
-        SetClipError: the file is cut short, of another format, or would have to run code to load.
-    """
-    import argparse
-    import pickle
-    import warnings
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # A Namespace, which is plain data, holds the settings in an ESM-2 checkpoint. Warnings are about old pickles.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SetClipError(
-            f"{path}: holds more than tensors and plain data, so it is not loaded",
-            fix="convert it to safetensors where you trust it",
-        ) from error
-    except (OSError, EOFError, RuntimeError, SafetensorError, KeyError, ValueError) as error:
-        raise SetClipError(
-            f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})", fix="download or copy it again"
-        ) from error
-
-
-def tensors_digest(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
-    import hashlib
-
-    import torch
-
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()
-
-
-def identity_of(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str:
-    """A backbone's identity: sha256 over its weights and everything else that its features depend on."""
-    import hashlib
-    import json
-
-    text = json.dumps({"weights": tensors_digest(tensors), **settings}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _given_path(spec: Spec, path: Path) -> Path:

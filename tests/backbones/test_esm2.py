@@ -16,7 +16,7 @@ from torch import Tensor
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.esm2 import Esm2Backbone, module_from_checkpoint, windows_of
-from setclip_cli.backbones.weights import read_checkpoint
+from setclip_cli.backbones.tensors import read_checkpoint
 from setclip_cli.errors import SetClipError
 
 NAME = "esm:esm2_t6_8M_UR50D"

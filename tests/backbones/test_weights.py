@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from setclip_cli.backbones import check_backbone, describe_weights, load_backbone
-from setclip_cli.backbones.weights import locate_weights, read_checkpoint, tensors_digest
+from setclip_cli.backbones.tensors import read_checkpoint, tensors_digest
+from setclip_cli.backbones.weights import locate_weights
 from setclip_cli.errors import ExitCode, SetClipError
 
 ESM = "esm:esm2_t6_8M_UR50D"
@@ -124,10 +125,13 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, capsys: pyt
     assert "ran" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("size", [0, 1000])
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
-def test_a_checkpoint_cut_short_is_named(name: str, tmp_path: Path, tiny_esm2: Path, tiny_timm: Path) -> None:
+def test_a_checkpoint_cut_short_is_named(
+    name: str, size: int, tmp_path: Path, tiny_esm2: Path, tiny_timm: Path
+) -> None:
     whole = tiny_timm if name.endswith("safetensors") else tiny_esm2
-    (tmp_path / name).write_bytes(whole.read_bytes()[:1000])
+    (tmp_path / name).write_bytes(whole.read_bytes()[:size])
     with pytest.raises(SetClipError, match=f"{name}: cannot be read as a checkpoint"):
         read_checkpoint(tmp_path / name)
 

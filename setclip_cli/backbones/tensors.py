@@ -1,0 +1,61 @@
+"""Tensors from a file, and the hash of them. No code from the file ever runs."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from setclip_cli.errors import SetClipError, first_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Reads a checkpoint file: safetensors, or a .pt/.pth/.bin that holds tensors and plain containers only.
+
+    Raises:
+        SetClipError: the file is cut short, of another format, or would have to run code to load.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # A Namespace, which is plain data, holds the settings in an ESM-2 checkpoint. Warnings are about old pickles.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SetClipError(
+            f"{path}: holds more than tensors and plain data, so it is not loaded",
+            fix="convert it to safetensors where you trust it",
+        ) from error
+    except (OSError, EOFError, RuntimeError, SafetensorError, KeyError, ValueError) as error:
+        raise SetClipError(
+            f"{path}: cannot be read as a checkpoint ({first_line(error)})", fix="download or copy it again"
+        ) from error
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def identity_of(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str:
+    """A backbone's identity: sha256 over its weights and everything else that its features depend on."""
+    text = json.dumps({"weights": tensors_digest(tensors), **settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
