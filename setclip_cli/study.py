@@ -290,7 +290,7 @@ def _run_cell(
 
 def _cell(base: Path, column: str, settings: dict[str, Value], seed: int) -> Cell:
     overrides = [*_overrides(settings), f"seed={seed}"]
-    words = [str(value) if key == "method" else f"{key.rpartition('.')[2]}-{value}" for key, value in settings.items()]
+    words = [str(value) if key == "method" else f"{_short(key)}-{value}" for key, value in settings.items()]
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(words)).strip("-") or "base"
     try:
         recipe = load_recipe(base, overrides)
@@ -299,6 +299,11 @@ def _cell(base: Path, column: str, settings: dict[str, Value], seed: int) -> Cel
         return Cell(column, settings, seed, None, f"{slug}_seed-{seed}", "; ".join(reasons) or error.problem)
     digest = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
     return Cell(column, settings, seed, recipe, f"{slug[:80]}_seed-{seed}_{digest}")
+
+
+def _short(key: str) -> str:
+    """``objective.sdd.weight`` -> ``sdd.weight``: enough to know a folder by."""
+    return ".".join(key.split(".")[-2:])
 
 
 def _check_alone(base: Path, settings: dict[str, Value], where: str) -> None:

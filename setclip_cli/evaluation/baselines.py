@@ -48,12 +48,12 @@ def fit(opened: Sequence[Target], dataset: Dataset, out: Path, methods: Sequence
     found: list[Target] = []
     for method in missing:
         for peer in peers:
-            recipe = load_recipe(peer.path / "recipe.toml").with_settings(method=method)
-            settings = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
-            place = out / settings / f"{method}-{peer.seed}"  # another recipe does not meet this one's RUN
             try:
+                recipe = load_recipe(peer.path / "recipe.toml").with_settings(method=method)
+                settings = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
+                place = out / settings / f"{method}-{peer.seed}"  # another recipe does not meet this one's RUN
                 align(recipe, dataset, place, resume=True)
             except SetClipError as error:
-                return found, f"{method} could not be fitted: {error.problem}"
+                return found, f"{method} could not be fitted: {' '.join(error.problem.split())}"
             found.append(replace(targets.open_targets([place])[0], baseline=True))
     return found, ""

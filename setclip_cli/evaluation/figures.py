@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 34
 SERIES = 8  # colours of methods; further ones start again
-CLASS_COLOURS = 10
+CLASS_COLOURS = 12
 
 
 def recall_curves(curves: Mapping[str, Sequence[tuple[int, float]]], *, chance: Sequence[tuple[int, float]]) -> str:
