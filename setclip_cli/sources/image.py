@@ -175,7 +175,7 @@ def _jpeg_size(content: bytes) -> tuple[int, int] | None:
 
 def _jpeg_end(content: bytes, scan: int) -> None:
     """A JPEG that was cut short has no end marker after the start of its scan, where FF D9 cannot occur as data."""
-    if content.find(b"\xff\xd9", scan) < 0:
+    if content.rfind(b"\xff\xd9", scan) < 0:  # from the end, where it nearly always is
         raise UnusableImageError("JPEG cut short: no end marker")
 
 
@@ -256,17 +256,26 @@ class ImageFolder:
         if not name.lower().endswith(IMAGE_SUFFIXES):
             return Reject(name, f"no image suffix: {Path(name).suffix or 'none'}", bad=False)
         try:
-            content = _read_capped(root / name)
+            content = _read_capped(f"{root}/{name}")
         except OSError as error:
             return Reject(name, error.strerror or "cannot be read")
         return image_record(name, content, name, folder_label(name) if labelled else None)
 
 
-def _read_capped(path: Path) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size > MAX_IMAGE_BYTES:
-            return file.read(MAX_IMAGE_BYTES + 1)
-        return file.read()
+def _read_capped(path: str) -> bytes:
+    """Reads a file, and one byte more than the cap allows where it is longer."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        left = min(os.fstat(descriptor).st_size, MAX_IMAGE_BYTES) + 1
+        parts = []
+        while part := os.read(descriptor, left):
+            parts.append(part)
+            if len(part) in (left, left - 1):  # the cap, or what fstat promised
+                break
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def _single(path: Path) -> FileStamp:
