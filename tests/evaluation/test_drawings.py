@@ -1,0 +1,99 @@
+"""Maps and figures: stable, inside their frame, well-formed, and safe with any name."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import xml.etree.ElementTree as ET
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from evaluation.test_metrics import unit
+from setclip_cli.evaluation import figures, maps
+
+RNG = np.random.default_rng(31)
+X, Y = unit(RNG, 60, 9), unit(RNG, 45, 9)
+HOSTILE = '<img src=x onerror="alert(1)"> & "quoted"'
+
+
+def test_a_principal_map_keeps_the_two_widest_directions_and_lies_in_the_unit_square():
+    drawn = maps.plane_map(X * np.linspace(3, 0.1, 9, dtype=np.float32), Y)
+    assert drawn.method == "PCA"
+    both = np.concatenate([drawn.left, drawn.right])
+    assert (both.min(0), both.max(0)) == (pytest.approx([0, 0]), pytest.approx([1, 1]))
+
+
+def test_a_map_does_not_turn_over_when_the_rows_are_reordered():
+    order = RNG.permutation(len(X))
+    once, again = maps.plane_map(X, Y), maps.plane_map(X[order], Y)
+    np.testing.assert_allclose(once.left[order], again.left, atol=1e-6)
+    np.testing.assert_allclose(once.right, again.right, atol=1e-6)
+
+
+def test_rows_on_one_line_still_make_a_map():
+    line = np.array([[1.0], [-1.0], [1.0]], np.float32)
+    assert np.isfinite(maps.plane_map(line, line).left).all()
+    same = np.repeat(X[:1], 4, axis=0)
+    assert np.isfinite(maps.plane_map(same, same).left).all()
+
+
+def test_umap_is_used_where_it_is_installed(monkeypatch):
+    class Fake:
+        def __init__(self, **options):
+            assert options == {"metric": "cosine", "random_state": 0, "n_jobs": 1}
+
+        def fit_transform(self, rows):
+            return rows[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Fake))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "umap" or None)
+    assert maps.plane_map(X, Y).method == "UMAP"
+
+
+def test_drawn_rows_are_all_of_few_and_a_sample_of_many():
+    assert maps.drawn_rows(7).tolist() == list(range(7))
+    many = maps.drawn_rows(10_000)
+    assert len(set(many.tolist())) == maps.POINTS
+    assert (np.diff(many) > 0).all()
+
+
+DRAWINGS = {
+    "recall": figures.recall_curves(
+        {HOSTILE: [(1, 0.1), (10, 0.6), (60, 1.0)], "b": [(1, 0.0), (60, 1.0)]}, chance=[(1, 0.01), (60, 1.0)]
+    ),
+    "plane": figures.plane(maps.plane_map(X, Y), ([HOSTILE] * 60, [None] * 45), ("image", "caption"), {HOSTILE: 3}),
+    "densities": figures.densities(
+        {"similarity": [-0.5, 0, 0.5], "within_left": [0, 2, 0], "within_right": [1, 1, 0], "cross": [0, 0, 0]},
+        ("a", "b"),
+    ),
+    "bands": figures.bands(
+        {HOSTILE: [(0, 0.2, 0.1), (7, 0.3, 0.0), (700, 0.9, 0.05)]}, x_label="pairs", y_label="mAP", chance=0.1
+    ),
+    "one point": figures.bands({"a": [(7, 0.2, 0.1)]}, x_label="pairs", y_label="mAP", chance=None),
+    "bars": figures.bars([(HOSTILE, 0.5, 0.1, 3.0), ("b", 0.0, 0.0, None)], label="SDD", chance=0.1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_well_formed_describes_itself_and_stays_in_its_frame(name):
+    root = ET.fromstring(DRAWINGS[name])
+    assert len(root.attrib["aria-label"]) > 20
+    _, _, width, height = (float(part) for part in root.attrib["viewBox"].split())
+    numbers = [
+        (float(x), float(y))
+        for element in root.iter()
+        for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", element.attrib.get("d", ""))
+    ]
+    assert all(-1 <= x <= width + 1 and -1 <= y <= height + 1 for x, y in numbers)
+    assert "nan" not in DRAWINGS[name]
+    assert not [element for element in root.iter() if element.tag.endswith("img")]
+
+
+def test_a_figure_in_a_file_of_its_own_brings_its_colours_and_legend():
+    text = figures.standalone(DRAWINGS["bands"], legend=[HOSTILE, "b"], note="± sd")
+    root = ET.fromstring(text)
+    assert "prefers-color-scheme: dark" in text
+    assert [element.text for element in root.iter() if element.attrib.get("class") == "name"] == [HOSTILE, "b"]
