@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -124,7 +125,10 @@ def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, thre
     wants_gpu = device in ("auto", "cuda") and cluster.cluster_resources().get("GPU", 0) >= 1
     resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if wants_gpu else {"num_cpus": threads}
 
+    folder = Path.cwd()
+
     def task(job: Job) -> Result:
+        os.chdir(folder)  # a relative path means what it means here
         torch.set_num_threads(threads)
         return work(job)
 

@@ -62,10 +62,11 @@ def tasks() -> list[int]:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers through /proc")
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_on_two_nodes_with_a_killed_worker_gives_the_bytes_of_this_process(
-    cluster: object, tmp_path: Path, tiny_esm2: Path
+    cluster: object, tmp_path: Path, tiny_esm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = tiny.write_dataset(tmp_path / "data", {"protein": tiny.proteins(48, longest=900)}, rows_per_shard=4)
-    features(data, tmp_path / "local", tiny_esm2, EmbedOptions(threads=1))
+    monkeypatch.chdir(tmp_path)  # relative paths, as a user gives them
+    data = tiny.write_dataset(Path("data"), {"protein": tiny.proteins(48, longest=900)}, rows_per_shard=4)
+    features(data, Path("local"), tiny_esm2, EmbedOptions(threads=1))
     killed: list[int] = []
 
     def kill_one() -> None:
@@ -79,11 +80,11 @@ def test_ray_on_two_nodes_with_a_killed_worker_gives_the_bytes_of_this_process(
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    result = features(data, tmp_path / "ray", tiny_esm2, EmbedOptions(engine="ray", threads=1))
+    result = features(data, Path("ray"), tiny_esm2, EmbedOptions(engine="ray", threads=1))
     killer.join()
     assert len(killed) == 1
     assert result.made == 12
-    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+    assert tree(Path("ray")) == tree(Path("local"))
 
 
 @pytest.mark.slow
