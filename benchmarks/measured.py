@@ -63,7 +63,7 @@ def load(name: str, data: Path, cache: Path) -> tuple[Table, Table]:
     cached = cache / f"{name}.pt"
     if not cached.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        tables = {"rs": _remote_sensing}[name](data)
+        tables = SOURCES[name](data)
         torch.save(
             [{"features": t.features, "labels": t.labels.tolist(), "sources": t.sources.tolist()} for t in tables],
             cached,
@@ -156,3 +156,6 @@ def _remote_sensing(data: Path) -> tuple[Table, Table]:
     encoded = text.encode(distinct).features
     captions = encoded[torch.tensor([places[row[0]] for row in rows])]
     return left, Table(captions, np.array([row[1] for row in rows]), np.array([row[2] for row in rows]))
+
+
+SOURCES = {"rs": _remote_sensing}

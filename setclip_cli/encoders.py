@@ -213,7 +213,7 @@ class RelativeMap(Encoder):
 class GraphMap(Encoder):
     """Coordinates of a pool, extended to any point through its nearest neighbours in the pool.
 
-    out = unit(sqrt(Σ_j w_j z_j)), w the softmax of cos(x, x_j) / temperature over the k nearest pool rows
+    out = unit(unit(sqrt(Σ_j w_j z_j)) - offset), w the softmax of cos(x, x_j) / temperature over the k nearest rows
     """
 
     kind = "graph"
@@ -224,19 +224,26 @@ class GraphMap(Encoder):
         self.pool: Tensor
         self.mass: Tensor
         self.register_buffer("pool", F.normalize(pool.float(), dim=1))
+        self.offset: Tensor
         self.register_buffer("mass", mass.float().clone())
+        self.register_buffer("offset", torch.zeros(mass.shape[1]))
         self.neighbours, self.temperature = neighbours, temperature
         self.dim = mass.shape[1]
 
     def coordinates(self) -> Tensor:
         """(n, c) unit rows: the coordinates of the pool itself."""
-        return F.normalize(self.mass.sqrt(), dim=1)
+        return F.normalize(F.normalize(self.mass.sqrt(), dim=1) - self.offset, dim=1)
+
+    def centre(self) -> GraphMap:
+        """Sets the offset, 0 at first, to the mean of the pool's coordinates: cosines compare departures from it."""
+        self.offset.copy_(F.normalize(self.mass.sqrt(), dim=1).mean(0))
+        return self
 
     def forward(self, features: Tensor) -> Tensor:
         rows, cosines = nearest_neighbours(features, self.pool, self.neighbours)
         weights = torch.softmax(cosines / self.temperature, dim=1)
         mass = (weights[:, :, None] * self.mass[rows]).sum(1) if len(rows) else self.mass[:0]
-        return F.normalize(mass.sqrt(), dim=1)
+        return F.normalize(F.normalize(mass.sqrt(), dim=1) - self.offset, dim=1)
 
     def describe(self) -> dict[str, Any]:
         pool, features = self.pool.shape

@@ -59,7 +59,7 @@ PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
 }
 # Likewise of the other sections.
 SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
-    "set-clip-plus": {"companions": {"graph": 0.3, "linear": 0.3}},
+    "set-clip-plus": {"companions": {"graph": 0.6, "linear": 0.15}},
     "set-clip-published": {"train": {"batch": 42, "pairs_per_batch": 22}},  # as released: 64 rows, 22 of them pairs
 }
 
@@ -89,7 +89,7 @@ class Projection(Section):
     """The head on each backbone's features."""
 
     kind: Literal["mlp", "linear"] = "mlp"
-    dim: PositiveInt = 256  # width of the embeddings
+    dim: PositiveInt = 256  # width of the head's embeddings; companions and an ensemble stand beside it
     pca: Annotated[int, Field(ge=0)] = 64  # principal axes kept of the features; 0 keeps them all
 
 
@@ -173,22 +173,23 @@ class Train(Section):
     keep_checkpoints: PositiveInt = 2  # the newest
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # of the towers; losses are always float32
-    tensorboard: bool = True
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]  # beside metrics.jsonl; never weights
+    map_every: Annotated[int, Field(ge=0)] = 100  # steps between two maps and histograms in TensorBoard; 0 makes none
 
 
 class Companions(Section):
     """Closed-form maps that stand beside the trained heads, by their share of the cosine; the heads have 1."""
 
-    graph: NonNegativeFloat = 0.0  # random walks from the pairs' items: tells classes apart, with few pairs too
-    linear: NonNegativeFloat = 0.0  # regularised CCA, this share at 100 pairs and in proportion to them: best with many
+    graph: NonNegativeFloat = 0.0  # random walks from the pairs' items; the share from 70 pairs on, fewer have less
+    linear: NonNegativeFloat = 0.0  # regularised CCA; likewise
 
 
 class Optim(Section):
-    lr: PositiveFloat = 3e-3  # of the projections
+    lr: PositiveFloat = 1e-3  # of the projections
     weight_decay: NonNegativeFloat = 0.01
     backbone_lr: PositiveFloat = 2e-5  # of tuned backbones
     backbone_weight_decay: NonNegativeFloat = 0.01
-    schedule: Literal["constant", "cosine", "linear"] = "constant"  # after the warm-up, down to 0 at the last step
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # after the warm-up, down to 0 at the last step
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     clip_norm: PositiveFloat | None = None  # of the whole gradient
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights that the RUN keeps; 0 keeps the last
@@ -326,9 +327,18 @@ def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
             merged[name] = term if "weight" in term else defaults | term
     sections = SECTION_PRESETS.get(method, {}) if isinstance(method, str) else {}  # type: ignore[call-overload]
     for name, defaults in sections.items():
+        if name == "companions" and _tunes(document):
+            continue  # they are fitted to the features of frozen backbones
         if isinstance(document.get(name, {}), dict):
             document = document | {name: defaults | document.get(name, {})}
     return {**document, "objective": merged}
+
+
+def _tunes(document: dict[str, Any]) -> bool:
+    """Whether the document trains a backbone; it may still hold anything."""
+    towers = document.get("towers")
+    towers = towers.values() if isinstance(towers, dict) else ()
+    return any(isinstance(tower, dict) and tower.get("trainable", "frozen") != "frozen" for tower in towers)
 
 
 def _validate(document: dict[str, Any], *, source: str) -> Recipe:
@@ -384,6 +394,8 @@ def _contradictions(recipe: Recipe) -> list[str]:
     tuned = [modality for modality, tower in recipe.towers.items() if not tower.frozen]
     if tuned and recipe.method in TRAINING_FREE_METHODS:
         found.append(f"towers.{tuned[0]}.trainable: method {recipe.method!r} does not train, so all towers are frozen")
+    if tuned and (recipe.companions.graph or recipe.companions.linear):
+        found.append(f"companions: they are fitted to frozen features, and towers.{tuned[0]} is tuned")
     if tuned and recipe.ensemble > 1:
         found.append(f"ensemble = {recipe.ensemble}: heads can share frozen towers only, and {tuned[0]} is tuned")
     if recipe.validation.every and recipe.ensemble > 1:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from setclip_cli.backbones.tuning import dropout_on
+from setclip_cli.companions import trained_part
 from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.sampling import generator
@@ -26,6 +27,7 @@ class Tuned:
 
     backbone: Backbone
     items: Items
+    lengths: Tensor | None = None  # (n,) of the items, where their batches are padded to the longest
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Tower:
         Raises:
             SetClipError: the other run's encoder is of another kind or size, or other weights were tuned.
         """
-        own = self.encoder()
+        own, encoder = self.encoder(), trained_part(encoder)
         if encoder.describe() != own.describe():
             raise SetClipError(
                 f"init_from: its {self.side} encoder is {encoder.describe()}, the recipe makes {own.describe()}",
@@ -129,6 +131,13 @@ class Tower:
         width = self.features.shape[1]
         noise = torch.randn(len(rows), width, generator=draw)[part].to(own.device)
         return self.features[own] + self.noise / width**0.5 * noise
+
+    def by_length(self, rows: Tensor) -> Tensor:
+        """Unpaired rows, whose order means nothing, by their lengths: a chunk then needs little padding."""
+        tuned = self.pool.tuned
+        if tuned is None or tuned.lengths is None:
+            return rows
+        return rows[tuned.lengths[rows].argsort(stable=True)]
 
     def embed(self, member: int, prepared: Any, *, dropout_seed: int | None = None) -> Tensor:
         """(n, d) embeddings of prepared rows, with gradient.

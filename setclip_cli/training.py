@@ -19,6 +19,7 @@ from setclip_cli.distributed import Group
 from setclip_cli.encoders import Encoder
 from setclip_cli.errors import SetClipError
 from setclip_cli.losses.objective import Side
+from setclip_cli.losses.sdd import BANDWIDTHS, log_density_ratios
 from setclip_cli.methods import build_objective, fit_teacher
 from setclip_cli.recipe import TRAINING_FREE_METHODS
 from setclip_cli.sampling import generator, sample
@@ -134,6 +135,7 @@ class Training:
             )
             self.coordinates = (of_left.coordinates(), of_right.coordinates())
         self.optimizer = self._new_optimizer(member=0)
+        self._last = (left.features[:0], right.features[:0])
         # Tuned backbones read raw rows: those of the next step are read while this one computes.
         self._ahead = ThreadPoolExecutor(1) if left.tuned or right.tuned else None
         self._next: tuple[int, Future[tuple[list[_Lot], list[_Lot]]]] | None = None
@@ -158,6 +160,7 @@ class Training:
         # At the embeddings, one backward a term: their sum is the whole gradient, their norms its shares.
         gradients = {name: _gradients(term, inputs) for name, term in value.terms.items()}
         self._check_finite(value.terms, gradients)
+        self._last = left[0].leaf.detach(), right[0].leaf.detach()
         summed = [
             sum((value.weights[name] * parts[index] for name, parts in gradients.items()), torch.zeros_like(tensor))
             for index, tensor in enumerate(inputs)
@@ -186,6 +189,12 @@ class Training:
             "lr": rate,
             "density_gap": float(value.density_gap),
         }
+
+    def last_embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the last step's unpaired rows: both sides' embeddings, and |log p_left - log p_right| at each row."""
+        left, right = self._last
+        over_left, over_right = log_density_ratios(left, right, BANDWIDTHS)
+        return left, right, torch.cat([over_left, over_right]).abs().flatten()
 
     def fitted(self) -> Fitted:
         """The encoders as they are now: averaged weights where the recipe asks for an average."""
@@ -301,6 +310,7 @@ class Training:
         sides = []
         for column, tower in enumerate(self.towers):
             rows = sample(len(tower.features), train.batch, step, seed=seed, stream=f"{tower.side}/{member}")
+            rows = tower.by_length(rows)
             lots = [self._lot(tower, rows)]
             if len(self.pairs):
                 lots.append(self._lot(tower, self.pairs[chosen.to(self.pairs.device), column].cpu()))

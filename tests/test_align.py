@@ -122,7 +122,9 @@ def test_protein_and_caption_embed_and_evaluate_end_to_end(world: Path, run: Pat
     from setclip_cli.embeddings import open_embeddings
 
     table = open_embeddings(tmp_path / "embeddings").load("protein", "train")
-    assert table.embeddings.shape == (36, 16)
+    dim = load_model(run).encoders["protein"].dim
+    assert table.embeddings.shape == (36, dim)
+    assert dim > 16  # the heads' own, and the companions'
 
 
 def test_the_same_command_gives_the_same_bytes(world: Path, run: Path, tmp_path: Path) -> None:
@@ -442,3 +444,84 @@ def test_weights_that_do_not_fit_are_refused(
     code, _, stderr = align(world, tmp_path / "next", *overrides)
     assert (code == 0) == (words is None), stderr
     assert words is None or words in stderr
+
+
+def test_a_finished_run_takes_more_steps_as_if_it_had_been_asked_for_them(world: Path, tmp_path: Path) -> None:
+    ten, twenty = (("--set", f"train.steps={n}", "--set", "optim.schedule=constant") for n in (10, 20))
+    assert align(world, tmp_path / "run", *ten)[0] == 0
+    code, _, refused = align(world, tmp_path / "run", *twenty)
+    assert (code, "train.steps differ" in refused) == (2, True)
+    code, _, refused = align(world, tmp_path / "run", *twenty, "--set", "optim.lr=0.1", "--resume")
+    assert (code, "(optim.lr differ)" in refused) == (2, True)
+    assert align(world, tmp_path / "run", *twenty, "--resume")[0] == 0
+    assert align(world, tmp_path / "straight", *twenty)[0] == 0
+    for name in ("metrics.jsonl", "model.safetensors", "recipe.toml"):
+        assert sha256_file(tmp_path / "run" / name) == sha256_file(tmp_path / "straight" / name), name
+
+
+def test_tensorboard_holds_maps_and_histograms(world: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = ("--set", "train.steps=4", "--set", "train.map_every=2")
+    assert align(world, tmp_path / "run", *settings)[0] == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"histograms": 0, "images": 0}).Reload()
+    assert [event.step for event in events.Histograms("density_gap/rows")] == [2, 4]
+    assert [event.step for event in events.Images("map")] == [2, 4]
+
+
+def test_other_loggers_get_the_scalars_and_no_weights(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins that know only these calls: any other, such as an upload, is an error."""
+    from types import SimpleNamespace
+
+    calls: list[tuple[str, object]] = []
+    session = SimpleNamespace(
+        log=lambda values, step: calls.append(("wandb", (step, sorted(values)))),
+        finish=lambda: calls.append(("wandb", "finish")),
+    )
+    wandb = SimpleNamespace(init=lambda **settings: calls.append(("wandb", settings["project"])) or session)
+    mlflow = SimpleNamespace(
+        start_run=lambda run_name: calls.append(("mlflow", run_name)),
+        log_dict=lambda values, name: calls.append(("mlflow", name)),
+        log_metrics=lambda values, step: calls.append(("mlflow", (step, sorted(values)))),
+        end_run=lambda: calls.append(("mlflow", "end")),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    code, _, stderr = align(
+        world, tmp_path / "run", "--set", "train.steps=2", "--set", 'train.loggers=["wandb", "mlflow"]'
+    )
+    assert code == 0, stderr
+    for name in ("wandb", "mlflow"):
+        steps = [call[1][0] for call in calls if call[0] == name and isinstance(call[1], tuple)]
+        assert steps == [1, 2]
+    assert ("wandb", "finish") in calls
+    assert ("mlflow", "end") in calls
+
+
+def test_a_logger_that_is_not_installed_is_named(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    code, _, stderr = align(world, tmp_path / "run", "--set", 'train.loggers=["wandb"]')
+    assert (code, "wandb is not installed" in stderr, "pip install 'setclip[wandb]'" in stderr) == (3, True, True)
+
+
+def test_a_tuned_tower_reads_its_chunks_by_length(world: Path) -> None:
+    import torch
+
+    from setclip_cli.backbones import load_backbone
+    from setclip_cli.items import open_items
+    from setclip_cli.recipe import load_recipe
+    from setclip_cli.tower import Pool, Tower, Tuned
+
+    dataset = open_dataset(world / "data")
+    items = open_items(dataset, "protein", "train", "sequence")
+    recipe = load_recipe(world / "recipe.toml")
+    backbone = load_backbone("esm:esm2_t6_8M_UR50D", modality="protein", weights=recipe.towers["protein"].weights)
+    lengths = torch.tensor(items.lengths())
+    tower = Tower(recipe, "left", Pool(torch.randn(36, backbone.dim), tuned=Tuned(backbone, items, lengths)))
+    rows = torch.randperm(36)[:20]
+    ordered = tower.by_length(rows)
+    assert sorted(ordered.tolist()) == sorted(rows.tolist())
+    read = [len(sequence) for sequence in items.take(ordered.tolist())]
+    assert read == sorted(read)
