@@ -37,3 +37,9 @@ def test_ninety_five_percent_intervals_cover_the_truth_about_that_often():
         low, high = bootstrap.interval(bootstrap.draws({"x": rng.normal(size=60)}, times=200, seed=trial)["x"])
         covered += low <= 0 <= high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_resamples_that_are_kept_are_those_drawn_anew(monkeypatch):
+    kept = bootstrap.draws({"map": VALUES}, times=20, seed=3)["map"].tolist()
+    monkeypatch.setattr(bootstrap, "_KEPT_VALUES", 0)
+    assert bootstrap.draws({"map": VALUES}, times=20, seed=3)["map"].tolist() == kept

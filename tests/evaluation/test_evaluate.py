@@ -267,3 +267,16 @@ def test_embeddings_of_another_dataset_lack_its_rows(world, tmp_path):
     other = worlds.dataset(tmp_path / "data", images=52)
     told = fails([world / "good"], other, tmp_path / "report")
     assert "lacks 4 of the dataset's 52 image rows, first '048.jpg'" in told
+
+
+@pytest.mark.parametrize(("images", "captions"), [(1, 1), (2, 1), (3, 5)])
+def test_the_smallest_test_sets_without_any_label_still_make_a_report(tmp_path, images, captions):
+    listed = [(f"{n:03}.jpg", f"c{n:03}") for n in range(min(images, captions))]
+    data = worlds.dataset(tmp_path / "data", images=images, captions=captions, pairs=listed)
+    ids = [f"{n:03}.jpg" for n in range(images)] + [f"c{n:03}" for n in range(captions)]
+    model = worlds.embeddings(tmp_path / "model", data)
+    data = worlds.relabel(data, dict.fromkeys(ids))
+    found = evaluate([model], data, tmp_path / "report", relevance="pairs")
+    assert found["classes"] == []
+    assert "zero_shot/top1" not in found["methods"][0]["metrics"]
+    assert "NaN" not in (tmp_path / "report" / "report.json").read_text()
