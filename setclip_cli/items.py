@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from setclip_cli import atomic
 from setclip_cli.features import default_cache_dir
@@ -27,6 +28,11 @@ class Items:
 
     def __len__(self) -> int:
         return len(self._column)
+
+    def lengths(self) -> list[int]:
+        """Bytes of each row."""
+        counted: list[int] = pc.binary_length(self._column).to_pylist()
+        return counted
 
     def take(self, rows: Sequence[int]) -> list[str] | list[bytes]:
         values: list[str] | list[bytes] = [self._column[row].as_py() for row in rows]

@@ -20,6 +20,23 @@ SELECTION_NAME = "selection.json"  # what method = "auto" chose, and by how much
 CHECKPOINTS_NAME = "checkpoints"
 
 
+# What a resumed run may change without becoming another experiment.
+SAFE_TO_CHANGE = {
+    "train.steps",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.loggers",
+    "train.map_every",
+    "train.device",
+    "validation.patience",
+}
+
+
+def is_finished(out: Path, recipe: Recipe) -> bool:
+    """Whether the RUN is done with this very recipe; one that was resumed with more steps is not."""
+    return (out / CONFIG_NAME).exists() and (out / RECIPE_NAME).read_text(encoding="utf-8") == recipe.to_toml()
+
+
 def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) -> None:
     """Refuses a RUN folder that is not ours or belongs to another experiment, before anything is touched.
 
@@ -35,11 +52,12 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
         raise SetClipError(f"{out}: exists and is no RUN", fix="choose another --out, or remove it yourself")
     if not (out / RECIPE_NAME).exists():
         return
-    before = (out / RECIPE_NAME).read_text(encoding="utf-8")
-    if before != recipe.to_toml():
+    changed = _changed_keys((out / RECIPE_NAME).read_text(encoding="utf-8"), recipe.to_toml())
+    safe = SAFE_TO_CHANGE - ({"train.steps"} if recipe.ensemble > 1 else set())
+    if unsafe := [key for key in changed if key not in safe or not resume]:
         raise SetClipError(
-            f"{out}: holds a RUN of another recipe ({', '.join(_changed_keys(before, recipe.to_toml()))} differ)",
-            fix="choose another --out, or remove the RUN yourself",
+            f"{out}: holds a RUN of another recipe ({', '.join(unsafe)} differ)",
+            fix=f"choose another --out, or remove the RUN yourself; --resume lets {', '.join(sorted(safe))} change",
             exit_code=ExitCode.USAGE,
         )
     newest = checkpoint.latest(out / CHECKPOINTS_NAME)

@@ -7,6 +7,8 @@ written beside the recipe, the metrics of every step and a model card.
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -27,10 +29,10 @@ from setclip_cli.features import augmented_features, frozen_features
 from setclip_cli.interrupts import BetweenSteps
 from setclip_cli.items import open_items
 from setclip_cli.lock import exclusive
-from setclip_cli.model import CONFIG_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config, load_model, save_model
+from setclip_cli.model import TUNED_NAME, ModelConfig, TowerConfig, load_config, load_model, save_model
 from setclip_cli.model_card import model_card
 from setclip_cli.plan import plan
-from setclip_cli.run_folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME, SELECTION_NAME
+from setclip_cli.run_folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME, SELECTION_NAME, is_finished
 from setclip_cli.run_log import RunLog
 from setclip_cli.tower import Pool, Start, Tuned
 from setclip_cli.training import Training, fit, is_trained, resolved
@@ -81,7 +83,7 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
     planned = plan(recipe, dataset, out, resume=resume)
     device = resolve_device(recipe.train.device)
     with launched() as group, exclusive(out) if group.main else nullcontext():
-        if (out / CONFIG_NAME).exists():
+        if is_finished(out, recipe):
             config = load_config(out)
             return AlignResult(out, config.method, config.pairs, 0, None, reused=True, wall_s=0.0)
         for remark in planned.notes if group.main else ():
@@ -152,7 +154,8 @@ def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor
         items = open_items(dataset, backbone.modality, split, backbone.column)
         make_trainable(backbone, tower.trainable, lora_rank=tower.lora_rank, checkpointing=tower.gradient_checkpointing)
         backbone.precision = resolve_precision(recipe.train.precision, features.device)
-        return Pool(features, tuned=Tuned(backbone, items))
+        lengths = None if backbone.modality == "image" else torch.tensor(items.lengths())
+        return Pool(features, tuned=Tuned(backbone, items, lengths))
     count = recipe.objective.self_supervised.views if recipe.objective.self_supervised.weight else 0
     views = [augmented_features(backbone, dataset, backbone.modality, split, view=view) for view in range(count)]
     return Pool(features, views=torch.stack(views).to(features.device) if views else None)
@@ -235,6 +238,7 @@ def _run(
     recipe, main = training.recipe, training.group.main
     header = {"recipe": recipe.to_toml(), "dataset_sha256": data_identity}
     resumed_from = _resume(training, stopping, out) if resume else None
+    started, first = time.monotonic(), training.taken
 
     def save() -> Path | None:
         if log is None:
@@ -248,7 +252,11 @@ def _run(
 
     with (
         BetweenSteps() as signals,
-        RunLog(out, step=training.taken, tensorboard=recipe.train.tensorboard) if main else nullcontext() as log,
+        (
+            RunLog(out, step=training.taken, loggers=recipe.train.loggers, recipe=recipe.model_dump(mode="json"))
+            if main
+            else nullcontext()
+        ) as log,
     ):
         bar = progress(range(training.taken, training.steps), label=f"align {recipe.method}", unit="step")
         try:
@@ -258,8 +266,9 @@ def _run(
                     record |= stopping.look(training)
                 if log is not None:
                     log.write(record)
-                losses = {name.removeprefix("loss/"): value for name, value in record.items() if "loss/" in name}
-                bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+                    if recipe.train.map_every and training.taken % recipe.train.map_every == 0:
+                        log.picture(training.taken, *training.last_embeddings())
+                bar.set_postfix(_glance(record, training, (training.taken - first) / (time.monotonic() - started)))
                 if training.taken % recipe.train.checkpoint_every == 0 or training.taken == training.steps:
                     save()
                 if stopping is not None and stopping.done(training):
@@ -278,6 +287,18 @@ def _run(
             note(f"stopped early after step {training.taken}: no better validation since step {stopping.best[1]}")
         stopping.put_back(training)
     return resumed_from
+
+
+def _glance(record: dict[str, float], training: Training, steps_a_second: float) -> dict[str, str]:
+    """What the progress bar shows beside the time left: losses, unpaired rows a second of both sides, memory."""
+    losses = {name.removeprefix("loss/"): f"{value:.3f}" for name, value in record.items() if "loss/" in name}
+    rows = sum(min(training.recipe.train.batch, len(tower.features)) for tower in training.towers)
+    if training.pairs.is_cuda:
+        used = torch.cuda.max_memory_allocated()
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return losses | {"rows/s": f"{steps_a_second * rows:.0f}", "GiB": f"{used / 2**30:.1f}"}
 
 
 def _out_of_memory(training: Training, saved: Path | None, error: BaseException) -> SetClipError:

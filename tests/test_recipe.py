@@ -116,6 +116,10 @@ def test_all_mistakes_are_told_at_once_contradictions_included(base: Path) -> No
         (["method=cca", "objective.sdd.weight=1"], "does not train, so no term can have a weight"),
         (["method=clip", "objective.clip.weight=0"], "has nothing to train"),
         (["method=clip", "pairs=0"], "learns from pairs alone"),
+        (["towers.image.trainable=full", "companions.linear=0.3"], "companions: they are fitted to frozen features"),
+        (["towers.image.trainable=full", "ensemble=2"], "heads can share frozen towers only"),
+        (["towers.image.trainable=full", "method=cca"], "does not train, so all towers are frozen"),
+        (["validation.every=5", "ensemble=2"], "validation.every stops one training"),
         (["towers.protein.backbone=esm:esm2_t6_8M_UR50D"], "two modalities are aligned, found 3"),
     ],
 )
