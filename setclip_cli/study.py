@@ -32,10 +32,12 @@ from setclip_cli.recipe import load_recipe, shipped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from setclip_cli.backbones.base import Backbone
     from setclip_cli.recipe import Recipe
     from setclip_cli.shards import Dataset
 
 Value = str | int | float | bool
+_backbones: dict[str, Backbone] = {}  # of this process: a worker scores many cells and loads each backbone once
 
 
 class Variant(BaseModel):
@@ -277,7 +279,7 @@ def _run_cell(
         align(cell.recipe, dataset, run, resume=True)
         target = targets.open_targets([run])[0]
         test = read_test_set(dataset, *target.modalities, split=split, matching=relevance)
-        after, before = targets.embeddings_of(target, dataset, test, {})
+        after, before = targets.embeddings_of(target, dataset, test, _backbones)
         found = {"after": point_values(*after, test), "before": point_values(*before, test) if before else {}}
         atomic.write_json(out / "scores" / f"{cell.name}.json", {**wanted, **found})
     except SetClipError as error:
