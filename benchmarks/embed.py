@@ -193,6 +193,7 @@ def _million_write(folder: str, rows: str, dim: str, shard_rows: str) -> dict[st
         write_embedding_shard,
         write_index,
     )
+    from setclip_cli.faiss_index import write_faiss
     from setclip_cli.vectors import unit_vectors
 
     started, shards = time.perf_counter(), []
@@ -211,6 +212,7 @@ def _million_write(folder: str, rows: str, dim: str, shard_rows: str) -> dict[st
     write_index(Path(folder), index)
     wrote = time.perf_counter() - started
     unit_vectors(open_embeddings(Path(folder)), "caption", "train", cache_dir=Path(folder))
+    write_faiss(open_embeddings(Path(folder)))
     return {"write_s": round(wrote, 1), "index_s": round(time.perf_counter() - started - wrote, 1), **_peak()}
 
 

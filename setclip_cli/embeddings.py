@@ -8,7 +8,7 @@ EMBEDDINGS/.finished/<modality>/<split>-00000.json   of a run that has not ended
 from __future__ import annotations
 
 import errno
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -23,11 +23,12 @@ from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.shards import MODALITIES, Modality, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 INDEX_NAME = "embeddings.json"
 FINISHED = ".finished"
 LOCK_NAME = ".lock"
+ROWS_PER_GROUP = 8192  # what a reader or writer must hold at once
 Dtype = Literal["float32", "float16"]
 Document = TypeVar("Document", bound=BaseModel)
 _ARROW = {"float32": pa.float32(), "float16": pa.float16()}
@@ -136,9 +137,24 @@ class Embeddings:
         Raises:
             SetClipError: the file is missing or is no Parquet file any more.
         """
+        with self._readable(shard) as path:
+            return pq.read_table(path, columns=None if columns is None else list(columns))
+
+    def blocks(self, shard: EmbeddedShard) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+        """The embeddings of one shard in blocks of some rows, in order.
+
+        Raises:
+            SetClipError: the file is missing or is no Parquet file any more.
+        """
+        with self._readable(shard) as path, pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=["embedding"]):
+                yield matrix(pa.Table.from_batches([batch]))
+
+    @contextmanager
+    def _readable(self, shard: EmbeddedShard) -> Iterator[Path]:
         path = self.root / shard.path
         try:
-            return pq.read_table(path, columns=None if columns is None else list(columns))
+            yield path
         except (OSError, pa.ArrowException) as error:
             raise SetClipError(
                 f"{path}: cannot be read as the shard that {INDEX_NAME} lists ({error})",
@@ -211,7 +227,13 @@ def write_embedding_shard(
     path = root / relative
     try:
         with atomic.atomic_path(path) as temporary:
-            pq.write_table(pa.table(columns), temporary, compression="zstd")
+            pq.write_table(
+                pa.table(columns),
+                temporary,
+                compression="zstd",
+                row_group_size=ROWS_PER_GROUP,
+                use_dictionary=["label"],  # values that never repeat only cost it memory
+            )
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setclip_cli import atomic
-from setclip_cli.embeddings import matrix
 from setclip_cli.errors import ExitCode, SetClipError
 
 if TYPE_CHECKING:
@@ -56,8 +55,8 @@ def _write_flat(embeddings: Embeddings, modality: Modality, split: str, path: Pa
     rows = sum(shard.rows for shard in shards)
     with atomic.atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(_flat_header(rows, dim))
-        for shard in shards:
-            matrix(embeddings.read(shard, ["embedding"])).tofile(file)
+        for values in (block for shard in shards for block in embeddings.blocks(shard)):
+            values.tofile(file)
 
 
 def _flat_header(rows: int, dim: int) -> bytes:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from setclip_cli import atomic
-from setclip_cli.embeddings import matrix
 from setclip_cli.features import default_cache_dir
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def unit_vectors(
     """(n, d) float32 rows of length 1, memory-mapped, in the order of the shards.
 
     Parquet cannot be mapped as plain numbers, so the first call writes them once to the cache, named by the hashes of
-    the shards; it holds one shard in memory at a time. A row of zeros stays zero.
+    the shards; it holds some rows in memory at a time. A row of zeros stays zero.
 
     Raises:
         SetClipError: no such rows, or a shard cannot be read.
@@ -39,10 +38,9 @@ def unit_vectors(
         return np.zeros((0, dim), dtype=np.float32)
     if not path.exists() or path.stat().st_size != rows * dim * 4:
         with atomic.atomic_path(path) as temporary, temporary.open("wb") as file:
-            for shard in shards:
-                values = matrix(embeddings.read(shard, ["embedding"]))
+            for values in (block for shard in shards for block in embeddings.blocks(shard)):
                 norms = np.linalg.norm(values, axis=1, keepdims=True)
-                np.divide(values, np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32).tofile(file)
+                (values / np.maximum(norms, np.finfo(np.float32).tiny)).tofile(file)
     return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dim))
 
 
