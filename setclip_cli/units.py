@@ -92,16 +92,22 @@ def cut_units(
             unit.rejects.append(decision)
         else:
             unit.add(decision, name)
+            if decision.split not in known:
+                known.add(decision.split)
+                _check_splits(source, known)
         if unit.count >= rows or unit.payload_bytes >= payload_bytes or len(unit.rejects) >= MAX_UNIT_REJECTS:
             yield unit, items, False
             unit = Unit()
-        elif len(unit.rows) > MAX_SPLITS and len(known | {split for _, split in unit.rows}) > MAX_SPLITS:
-            some = ", ".join(sorted(known | {split for _, split in unit.rows})[:4])
-            raise SetClipError(
-                f"{source}: states more than {MAX_SPLITS} splits: {some}, ...",
-                fix="give one with --split train, or draw them with --split train=0.8,test=0.2",
-            )
     yield unit, items, True
+
+
+def _check_splits(source: Path, known: set[str]) -> None:
+    if len(known) > MAX_SPLITS:
+        some = ", ".join(sorted(known)[:4])
+        raise SetClipError(
+            f"{source}: states more than {MAX_SPLITS} splits: {some}, ...",
+            fix="give one with --split train, or draw them with --split train=0.8,test=0.2",
+        )
 
 
 def write_unit(unit: Unit, names: Names, source: str, out: Path, part: Path) -> tuple[list[Shard], dict[str, Any]]:

@@ -145,7 +145,7 @@ def test_a_split_name_cannot_leave_the_folder_and_a_flood_of_splits_is_refused(t
     ]
     many = captions(tmp_path / "d.jsonl", [{"text": f"t{number}", "split": f"s{number}"} for number in range(40)])
     with pytest.raises(SetClipError, match="states more than 16 splits"):
-        ingest([many], modality="caption", out=tmp_path / "out2")
+        ingest([many], modality="caption", out=tmp_path / "out2", shard_rows=3)
 
 
 def test_labels_match_the_whole_id_or_the_file_name_and_unused_ones_are_counted(tmp_path: Path) -> None:
