@@ -1,0 +1,47 @@
+"""The README keeps up with the project."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from setclip_cli.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_it_opens_with_the_two_commands() -> None:
+    commands = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    make")]
+    assert commands == ["make quickstart", "make test"]
+
+
+@pytest.mark.parametrize(
+    "module",
+    sorted(path.relative_to(ROOT / "setclip_cli").as_posix() for path in (ROOT / "setclip_cli").rglob("*.py")),
+)
+def test_every_module_has_its_line(module: str) -> None:
+    name = module.rpartition("/")[2]
+    assert name == "__init__.py" or re.search(rf"^      {re.escape(name)} +\S", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_shown_parses(page: Path) -> None:
+    group = get_command(app)
+    for line in re.findall(r"^ {4}setclip (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        name, *arguments = shlex.split(line, comments=True)
+        command = group.commands[name]  # type: ignore[attr-defined]
+        command.make_context(name, arguments)
+        for recipe in re.findall(r"(?:recipes|studies|data_manifests)/\S+\.toml", line):
+            assert (ROOT / recipe).exists(), recipe
