@@ -144,8 +144,9 @@ def ingest(
 ) -> None:
     """Build Parquet shards of one modality from raw files.
 
-    Every record is taken, or stands in rejects.parquet with its reason. Killed and run again, it goes on where it was;
-    what is there unchanged is not read again.
+    Every record is taken, or stands in rejects.parquet with its reason. docs/ingest.md lists formats and decisions.
+
+    Killed and run again, it goes on where it was; what is there unchanged is not read again.
 
     Examples:
 
