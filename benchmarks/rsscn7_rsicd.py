@@ -27,6 +27,7 @@ from setclip_cli.trainer import align
 RECIPE = Path(__file__).with_name("alignment.toml")
 SPLIT = "train=0.8,test=0.2"
 PAIRS_PER_CLASS = 3
+KEYS = ("image_to_caption/map", "caption_to_image/map", "image_to_caption/recall_at_1", "zero_shot/top1")
 ANSWERS = {  # scene of RSICD -> the class of RSSCN7 that it answers
     "meadow": "grass",
     "farmland": "field",
@@ -53,7 +54,7 @@ def prepare(data: Path, work: Path, *, seed: int) -> Dataset:
     return open_dataset(out)
 
 
-def compare(data: Path, work: Path, methods: list[str], *, seeds: int) -> dict[str, Any]:
+def compare(data: Path, work: Path, methods: list[str], *, seeds: int) -> dict[str, dict[str, float]]:
     """Trains every method on every seed's pairs and returns the means of the test metrics by method."""
     reports: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     base = load_recipe(RECIPE)
@@ -67,7 +68,7 @@ def compare(data: Path, work: Path, methods: list[str], *, seeds: int) -> dict[s
         for method, target in zip(methods, report["targets"], strict=True):
             reports[method].append({key: metric["value"] for key, metric in target["metrics"].items()})
     return {
-        method: {key: sum(found[key] for found in of_method) / seeds for key in sorted(of_method[0])}
+        method: {key: sum(found[key] for found in of_method) / seeds for key in KEYS}
         for method, of_method in reports.items()
     }
 
