@@ -251,9 +251,15 @@ def _run_cells(
         spawn = multiprocessing.get_context("spawn")  # a forked torch may hang
         with ProcessPoolExecutor(min(jobs, len(work) - 1), mp_context=spawn) as pool:
             running = {pool.submit(_run_cell, *job, threads=threads): job[0] for job in work[1:]}
-            for future in as_completed(running):
-                done(running[future], future.result())
-                bar.update()
+            try:
+                for future in as_completed(running):
+                    done(running[future], future.result())
+                    bar.update()
+            except BaseException:  # stopped: the cells under way resume from their checkpoints, the others wait
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+                raise
     bar.close()
     return errors
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -154,3 +158,20 @@ def test_two_processes_find_what_one_finds(world):
     both = run_study(world / "study.toml", data, world / "study-2", jobs=2)
     assert both.trained == 4
     assert both.content == alone.content
+
+
+def test_a_study_that_is_stopped_ends_at_once_and_goes_on_later(world):
+    words = [sys.executable, "-m", "setclip_cli", "study", world / "study.toml", "--data", world / "data",
+             "--out", world / "stopped", "--jobs", "2"]  # fmt: skip
+    started = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    scores = world / "stopped" / "scores"
+    deadline = time.monotonic() + 240
+    while not (scores.is_dir() and any(scores.iterdir())):  # the first cell is done, workers are starting
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.2)
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(timeout=60) == 128 + signal.SIGTERM
+    left = run_study(world / "study.toml", open_dataset(world / "data"), world / "stopped")
+    assert left.reused >= 1
+    assert left.trained + left.reused == 4
