@@ -6,11 +6,12 @@ cosines are averaged: the embeddings stand side by side, scaled by the square ro
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from setclip_cli import baselines
-from setclip_cli.encoders import Composed, Concatenated, Encoder, GraphMap
+from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, GraphMap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,24 +29,34 @@ class Companion:
 
 
 def fit_companions(
-    left: Tensor, right: Tensor, pairs: Tensor, *, graph: float, linear: float, axes: int
+    transforms: tuple[FeatureTransform, FeatureTransform],
+    left: Tensor,
+    right: Tensor,
+    pairs: Tensor,
+    *,
+    graph: float,
+    linear: float,
 ) -> list[Companion]:
     """Fits the companions that have a share.
 
     Args:
-        left: (n, p) frozen features of the left pool.
-        right: (m, q) of the right pool.
+        transforms: Of the left and right features; the companions hold copies.
+        left: (n, p) transformed features of the left pool.
+        right: (m, q) transformed features of the right pool.
         pairs: (b, 2) int64, rows of the known pairs, b > 0.
         graph: Share of the graph map, centred on the pool, from ``FULL_AT`` pairs on and in proportion below, since
             maps fitted to pairs alone are only as good as those are many.
         linear: Likewise of regularised CCA.
-        axes: Principal axes of the features.
     """
     found = []
     for method, share in (("asif-graph", graph), ("cca", linear)):
         if share > 0:
-            of_left, of_right = baselines.fit(method, left, right, pairs, axes=axes)
-            found.append(Companion(_centred(of_left), _centred(of_right), share * min(1.0, len(pairs) / FULL_AT)))
+            maps = baselines.METHODS[method](left, right, pairs)
+            of_left, of_right = (
+                Composed(copy.deepcopy(transform).cpu(), _centred(encoder))
+                for transform, encoder in zip(transforms, maps, strict=True)
+            )
+            found.append(Companion(of_left, of_right, share * min(1.0, len(pairs) / FULL_AT)))
     return found
 
 
@@ -68,6 +79,4 @@ def trained_part(encoder: Encoder) -> Encoder:
 
 def _centred(encoder: Encoder) -> Encoder:
     """Graph coordinates are all positive: without their mean, cosines tell rows apart better."""
-    if isinstance(encoder, Composed) and isinstance(encoder.encoder, GraphMap):
-        encoder.encoder.centre()
-    return encoder
+    return encoder.centre() if isinstance(encoder, GraphMap) else encoder

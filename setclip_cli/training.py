@@ -118,12 +118,12 @@ class Training:
         self.companions: list[Companion] = []
         if len(pairs) and not any(tower.pool.tuned for tower in self.towers):  # they fit the features as they stand
             self.companions = fit_companions(
-                left.features.cpu(),
-                right.features.cpu(),
+                (self.towers[0].transform, self.towers[1].transform),
+                self.towers[0].features.cpu(),
+                self.towers[1].features.cpu(),
                 pairs.cpu(),
                 graph=recipe.companions.graph,
                 linear=recipe.companions.linear,
-                axes=recipe.projection.pca,
             )
         self.coordinates: tuple[Tensor, Tensor] | None = None
         if "teacher" in self.objective.terms and len(pairs):

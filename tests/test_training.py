@@ -103,7 +103,8 @@ def test_a_restored_run_goes_on_bit_for_bit(recipe: Recipe, ensemble: int, stop:
 
 def test_training_separates_clusters_that_few_pairs_name(recipe: Recipe) -> None:
     left, right, pairs = pools()
-    fitted = fit(recipe.with_settings(train={**recipe.train.model_dump(), "steps": 100}), left, right, pairs)
+    train, optim = recipe.train.model_dump() | {"steps": 100}, recipe.optim.model_dump() | {"lr": 3e-3}
+    fitted = fit(recipe.with_settings(train=train, optim=optim), left, right, pairs)
     with torch.no_grad():
         similarity = fitted.encoders[0](left) @ fitted.encoders[1](right).T
         before = fitted.initial[0](left) @ fitted.initial[1](right).T
