@@ -31,6 +31,7 @@ from setclip_cli.shards import (
 )
 from setclip_cli.sources import open_source
 from setclip_cli.sources.base import Record, Reject
+from setclip_cli.sources.rows import not_utf8
 from setclip_cli.splits import parse_split
 from setclip_cli.units import Names, Unit, cut_units, rejects_table, write_table, write_unit
 
@@ -266,9 +267,10 @@ class Job:
             self._write_rejects([], finished=False)
             if (self._out / INDEX_NAME).exists():
                 self._write_index()  # what was there before stays whole
+            badly_encoded = any(reason.startswith("not UTF-8") for reason in entry["rejects"])
             raise SetClipError(
                 f"{path}: {bad:,} of {read:,} records are bad ({reasons}); all are in {self._out / 'rejects.parquet'}",
-                fix="mend the source"
+                fix=(not_utf8(path, reasons).fix if badly_encoded else "mend the source")
                 + (f", or pass --max-bad-fraction {min(1.0, bad / read + 0.01):.2f}" if bad < read else ""),
             )
         if not entry["rows"] and not NO_LOSS & set(entry["rejects"]):
