@@ -20,6 +20,7 @@ from setclip_cli.companions import trained_part
 from setclip_cli.errors import SetClipError
 from setclip_cli.model import load_model
 from setclip_cli.shards import open_dataset
+from setclip_cli.training import Training
 
 FAMILIES = {"kinase": "GKKLV", "transporter": "LLIFA", "protease": "HDSCW"}
 
@@ -87,6 +88,31 @@ def run_ok(*arguments: object) -> str:
 
 def align(world: Path, out: Path, *extra: object) -> tuple[int, str, str]:
     return invoke("align", world / "recipe.toml", "--data", world / "data", "--out", out, *extra)
+
+
+class Stopper:
+    """Makes training stop before a step, as a signal or a failure would, and go on again."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch, self.advance = patch, Training.advance
+
+    def at(self, taken: int, error: BaseException) -> None:
+        advance = self.advance
+
+        def stopping(training: Training) -> dict[str, float]:
+            if training.taken == taken:
+                raise error
+            return advance(training)
+
+        self.patch.setattr(Training, "advance", stopping)
+
+    def never(self) -> None:
+        self.patch.setattr(Training, "advance", self.advance)
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Stopper:
+    return Stopper(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -276,50 +302,27 @@ def test_a_tuned_run_keeps_only_what_changed_and_embeds_with_it(world: Path, tmp
     assert table.embeddings[0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_tuned_run_that_stops_goes_on_as_if_it_had_not(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from setclip_cli.training import Training
-
+def test_a_tuned_run_that_stops_goes_on_as_if_it_had_not(world: Path, tmp_path: Path, stop: Stopper) -> None:
     settings = (*TUNED, "--set", "train.chunk=5", "--set", "optim.ema=0.5")
     assert align(world, tmp_path / "straight", *settings)[0] == 0
-    advance = Training.advance
-
-    def interrupted(self: Training) -> dict[str, float]:
-        if self.taken == 2:
-            raise KeyboardInterrupt
-        return advance(self)
-
-    monkeypatch.setattr(Training, "advance", interrupted)
+    stop.at(2, KeyboardInterrupt())
     assert align(world, tmp_path / "broken", *settings)[0] == 130
-    monkeypatch.setattr(Training, "advance", advance)
+    stop.never()
     assert align(world, tmp_path / "broken", *settings, "--resume")[0] == 0
     for name in ("metrics.jsonl", "model.safetensors", "tuned-protein.safetensors", "tuned-caption.safetensors"):
         assert sha256_file(tmp_path / "straight" / name) == sha256_file(tmp_path / "broken" / name), name
 
 
 def test_a_second_stop_before_the_next_checkpoint_loses_no_line(
-    world: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, run: Path, tmp_path: Path, stop: Stopper
 ) -> None:
     """Stopped at 12, resumed, killed at 14 without a word: the checkpoint at 12 still has its 12 lines."""
-    from setclip_cli.training import Training
-
-    advance = Training.advance
-
-    def stop_at(step: int, error: type[BaseException]) -> None:
-        def stopping(self: Training) -> dict[str, float]:
-            if self.taken == step:
-                raise error
-            return advance(self)
-
-        monkeypatch.setattr(Training, "advance", stopping)
-
-    stop_at(12, KeyboardInterrupt)
+    stop.at(12, KeyboardInterrupt())
     assert align(world, tmp_path / "run")[0] == 130
-    stop_at(14, ZeroDivisionError)  # nothing is saved, as after kill -9
+    stop.at(14, ZeroDivisionError())  # nothing is saved, as after kill -9
     with pytest.raises(ZeroDivisionError):
         align(world, tmp_path / "run", "--resume")
-    monkeypatch.setattr(Training, "advance", advance)
+    stop.never()
     assert align(world, tmp_path / "run", "--resume")[0] == 0
     assert sha256_file(tmp_path / "run" / "metrics.jsonl") == sha256_file(run / "metrics.jsonl")
 
@@ -332,23 +335,14 @@ def test_a_second_stop_before_the_next_checkpoint_loses_no_line(
     ],
 )
 def test_a_failed_step_saves_what_was_reached_and_says_how_to_go_on(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
+    world: Path, tmp_path: Path, stop: Stopper, error: Exception, words: list[str]
 ) -> None:
-    from setclip_cli.training import Training
-
-    advance = Training.advance
-
-    def failing(self: Training) -> dict[str, float]:
-        if self.taken == 2:
-            raise error
-        return advance(self)
-
-    monkeypatch.setattr(Training, "advance", failing)
+    stop.at(2, error)
     code, _, stderr = align(world, tmp_path / "run")
     assert code == 3
     for word in words:
         assert word in stderr
-    monkeypatch.setattr(Training, "advance", advance)
+    stop.never()
     assert align(world, tmp_path / "run", "--resume")[0] == 0
 
 
@@ -385,23 +379,12 @@ def test_training_stops_early_and_keeps_the_best_state(world: Path, tmp_path: Pa
     assert "validation/recall_at_1" in records[4]
 
 
-def test_early_stopping_resumes_with_its_best_state(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from setclip_cli.training import Training
-
+def test_early_stopping_resumes_with_its_best_state(world: Path, tmp_path: Path, stop: Stopper) -> None:
     settings = (*VALIDATED, "--set", "train.steps=40")
     assert align(world, tmp_path / "straight", *settings)[0] == 0
-    advance = Training.advance
-
-    def interrupted(self: Training) -> dict[str, float]:
-        if self.taken == 7:
-            raise KeyboardInterrupt
-        return advance(self)
-
-    monkeypatch.setattr(Training, "advance", interrupted)
+    stop.at(7, KeyboardInterrupt())
     assert align(world, tmp_path / "broken", *settings)[0] == 130
-    monkeypatch.setattr(Training, "advance", advance)
+    stop.never()
     assert align(world, tmp_path / "broken", *settings, "--resume")[0] == 0
     for name in ("metrics.jsonl", "model.safetensors"):
         assert sha256_file(tmp_path / "straight" / name) == sha256_file(tmp_path / "broken" / name), name
