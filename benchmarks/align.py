@@ -39,20 +39,7 @@ from setclip_cli.training import Training, _Embedded
 
 CHUNK = 64
 LARGE = 1024
-WORDS = [
-    "kinase",
-    "transporter",
-    "protease",
-    "receptor",
-    "binding",
-    "membrane",
-    "nuclear",
-    "heat",
-    "shock",
-    "zinc",
-    "finger",
-    "family",
-]
+WORDS = ("kinase", "transporter", "protease", "receptor", "binding", "nuclear", "zinc", "finger", "family")
 
 
 def main() -> None:
