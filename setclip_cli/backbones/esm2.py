@@ -216,7 +216,7 @@ class Esm2Backbone:
 
         A row with anything but letters, ``-`` and ``.`` (the alphabet's gap signs), or with nothing, fails.
         """
-        sequences = [str(item).upper() for item in items]
+        sequences = [_upper(str(item)) for item in items]
         failed = {index: reason for index, text in enumerate(sequences) if (reason := _unreadable(text))}
         windows = [
             window
@@ -251,7 +251,7 @@ class Esm2Backbone:
 
     def prepare(self, items: Sequence[str] | Sequence[bytes], *, views: Sequence[int] | None = None) -> Windows:
         """The windows of all items as one padded batch."""
-        sequences = [str(item).upper() for item in items]
+        sequences = [_upper(str(item)) for item in items]
         for text in sequences:
             if reason := _unreadable(text):
                 raise SetClipError(f"a protein: {reason}", fix="remove it from its source and ingest again")
@@ -290,6 +290,11 @@ class Esm2Backbone:
         with autocast(self.device, self.precision):
             hidden = self.module(tokens.to(self.device, non_blocking=True)).float()
         return torch.bmm(weights.to(self.device)[:, None, :], hidden)[:, 0]
+
+
+def _upper(sequence: str) -> str:
+    """Upper case of ASCII letters only: that of ``ß`` would be two serines."""
+    return sequence.upper() if sequence.isascii() else sequence
 
 
 def _unreadable(sequence: str) -> str | None:

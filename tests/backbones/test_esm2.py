@@ -124,7 +124,8 @@ def test_lower_case_and_the_letter_j_are_read_and_counted(tiny_esm2: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("sequence", "words"), [("MK*A", "'*' at residue 3"), ("M1", "'1'"), ("M K", "' '"), ("", "empty"), ("Mé", "'É'")]
+    ("sequence", "words"),
+    [("MK*A", "'*' at residue 3"), ("M1", "'1'"), ("M K", "' '"), ("", "empty"), ("Mß", "'ß' at residue 2")],
 )
 def test_a_sequence_that_cannot_be_read_fails_alone_and_says_where(tiny_esm2: Path, sequence: str, words: str) -> None:
     encoded = backbone(tiny_esm2).encode(["MKTA", sequence, "ACDE"])
