@@ -155,7 +155,8 @@ class LinearMap(Encoder):
         super().__init__()
         self.weight: Tensor
         self.offset: Tensor
-        self.register_buffer("weight", weight.float().clone())
+        # contiguous, as a loaded one is: another memory layout would round products differently
+        self.register_buffer("weight", weight.detach().float().clone(memory_format=torch.contiguous_format))
         self.register_buffer("offset", torch.zeros(len(weight)) if offset is None else offset.float().clone())
         self.dim = weight.shape[1]
 

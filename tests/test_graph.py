@@ -1,0 +1,82 @@
+"""Neighbours and walks, against plain NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from setclip_cli import graph
+from setclip_cli.methods import fit_teacher
+
+
+def rows(n: int, d: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("skip_self", [False, True])
+def test_neighbours_are_those_of_a_full_sort_whatever_the_block(
+    monkeypatch: pytest.MonkeyPatch, skip_self: bool
+) -> None:
+    pool = rows(40, 5)
+    monkeypatch.setattr(graph, "_TILE", 3 * 40)  # three queries at a time
+    found, cosines = graph.nearest_neighbours(pool, pool, 7, skip_self=skip_self)
+    similarities = (F.normalize(pool, dim=1) @ F.normalize(pool, dim=1).T).numpy()
+    if skip_self:
+        np.fill_diagonal(similarities, -np.inf)
+    expected = np.argsort(-similarities, axis=1)[:, :7]
+    np.testing.assert_array_equal(found.numpy(), expected)
+    np.testing.assert_allclose(cosines.numpy(), np.take_along_axis(similarities, expected, 1), rtol=1e-5)
+
+
+def test_a_pool_smaller_than_k_gives_all_of_it() -> None:
+    found, _ = graph.nearest_neighbours(rows(2, 5), rows(3, 5), 15)
+    assert sorted(found[0].tolist()) == [0, 1, 2]
+
+
+def test_walks_match_the_recursion_written_with_dense_matrices() -> None:
+    pool, sources, k = rows(12, 4), torch.tensor([3, 3, 8]), 4
+    unit = F.normalize(pool, dim=1).double().numpy()
+    similarities = unit @ unit.T
+    np.fill_diagonal(similarities, -np.inf)
+    adjacency = np.zeros((12, 12))
+    for i in range(12):
+        for j in np.argsort(-similarities[i])[:k]:
+            adjacency[i, j] = adjacency[j, i] = np.exp(similarities[i, j] / 0.1)
+    degree = adjacency.sum(1)
+    walk = adjacency / np.sqrt(np.outer(degree, degree))
+    start = np.eye(12)[:, [3, 3, 8]]
+    mass = start
+    for _ in range(30):
+        mass = 0.9 * walk @ mass + 0.1 * start
+    expected = mass / mass.sum(0)
+    found = graph.diffuse(pool, sources, neighbours=k)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_every_row_gets_coordinates_even_where_no_walk_arrives() -> None:
+    apart = torch.cat([rows(20, 3) * 0.01 + torch.tensor([1.0, 0, 0]), rows(20, 3) * 0.01 + torch.tensor([0, 1.0, 0])])
+    left, _ = fit_teacher(apart, apart, torch.tensor([[0, 0], [1, 1]]), neighbours=3)
+    coordinates = left.coordinates()
+    torch.testing.assert_close(coordinates.norm(dim=1), torch.ones(40))
+    torch.testing.assert_close(coordinates[30], torch.full((2,), 0.5**0.5), atol=1e-4, rtol=0)
+
+
+def test_the_teacher_tells_clusters_by_one_pair_each() -> None:
+    centres = 4 * rows(3, 8, 9)
+    left = centres.repeat(20, 1) + rows(60, 8, 1)
+    right = (centres.repeat(15, 1) + rows(45, 8, 2)) @ rows(8, 10, 3)
+    pairs = torch.tensor([[0, 0], [1, 1], [2, 2]])
+    of_left, of_right = fit_teacher(left, right, pairs)
+    matched = (of_left.coordinates() @ of_right.coordinates().T).argmax(1) % 3
+    assert (matched == torch.arange(60) % 3).float().mean() > 0.95
+    fresh = (of_left(centres) @ of_right.coordinates().T).argmax(1) % 3
+    assert fresh.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("sources", [torch.tensor([], dtype=torch.int64), torch.tensor([12]), torch.tensor([-1])])
+def test_sources_that_are_not_there_are_refused(sources: Tensor) -> None:
+    with pytest.raises(ValueError, match="pool of 12"):
+        graph.diffuse(rows(12, 4), sources)

@@ -1,0 +1,193 @@
+"""Baselines, companions, matching without pairs and the choice among methods, on pools whose truth is known."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from setclip_cli import baselines, consensus
+from setclip_cli.companions import FULL_AT, accompanied, fit_companions, trained_part
+from setclip_cli.encoders import (
+    Composed,
+    Encoder,
+    FeatureTransform,
+    LinearMap,
+    ProjectionHead,
+    encoder_from_description,
+)
+from setclip_cli.errors import SetClipError
+from setclip_cli.recipe import Recipe, load_recipe
+from setclip_cli.selection import CANDIDATES, Choice, choose, partner_scores
+
+
+def pools(clusters: int = 4, left_rows: int = 80, right_rows: int = 120, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two pools of the same clusters seen through different linear maps; row i is of cluster i % clusters."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = 3 * torch.randn(clusters, 8, generator=draw)
+    maps = (
+        torch.linalg.qr(torch.randn(12, 8, generator=draw))[0].T,
+        torch.linalg.qr(torch.randn(9, 8, generator=draw))[0].T,
+    )
+    left, right = (
+        (centres[torch.arange(rows) % clusters] + torch.randn(rows, 8, generator=draw)) @ mapping
+        for rows, mapping in zip((left_rows, right_rows), maps, strict=True)
+    )
+    return left, right
+
+
+def accuracy(encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, clusters: int = 4) -> float:
+    with torch.no_grad():
+        nearest = (encoders[0](left) @ encoders[1](right).T).argmax(1) % clusters
+    return float((nearest == torch.arange(len(left)) % clusters).float().mean())
+
+
+@pytest.mark.parametrize("method", baselines.METHODS)
+def test_every_baseline_aligns_clusters_and_survives_a_round_trip(method: str) -> None:
+    left, right = pools()
+    pairs = torch.arange(16).repeat(2, 1).T
+    encoders = baselines.fit(method, left, right, pairs)
+    assert accuracy(encoders, left, right) > 0.8
+    for encoder, pool in zip(encoders, (left, right), strict=True):
+        loaded = encoder_from_description(encoder.describe())
+        loaded.load_state_dict(encoder.state_dict())
+        assert torch.equal(loaded(pool), encoder(pool))
+
+
+@pytest.mark.parametrize("method", baselines.METHODS)
+def test_one_pair_is_enough_to_stay_finite(method: str) -> None:
+    left, right = pools()
+    for encoder, pool in zip(baselines.fit(method, left, right, torch.tensor([[0, 0]])), (left, right), strict=True):
+        assert bool(torch.isfinite(encoder(pool)).all())
+
+
+def test_procrustes_recovers_a_rotation() -> None:
+    left = F.normalize(torch.randn(60, 5, generator=torch.Generator().manual_seed(3)), dim=1)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(4)))[0]
+    right = left @ rotation
+    a, b = baselines.fit("procrustes", left, right, torch.arange(30).repeat(2, 1).T)
+    torch.testing.assert_close(a(left), b(right), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs", "words"),
+    [
+        ("ridgy", torch.tensor([[0, 0]]), "did you mean 'ridge'"),
+        ("cca", torch.empty(0, 2, dtype=torch.int64), "there are none"),
+        ("cca", torch.tensor([[0, 0], [0, 120]]), r"1 of 2 name rows that are not there, first \[0, 120\]"),
+        ("asif", torch.tensor([[-1, 0]]), r"first \[-1, 0\]"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(method: str, pairs: Tensor, words: str) -> None:
+    with pytest.raises(SetClipError, match=words):
+        baselines.fit(method, *pools(), pairs)
+
+
+def test_companions_have_full_shares_from_enough_pairs_on_and_smaller_ones_below() -> None:
+    left, right = pools()
+    transforms = FeatureTransform.fit(left, 6), FeatureTransform.fit(right, 6)
+    x, y = transforms[0](left), transforms[1](right)
+    trained = tuple(Composed(t, ProjectionHead(6, 5)) for t in transforms)
+    for count, factor in ((7, 7 / FULL_AT), (FULL_AT, 1.0), (75, 1.0)):
+        pairs = torch.arange(count).repeat(2, 1).T
+        found = fit_companions(transforms, x, y, pairs, graph=0.6, linear=0.2)
+        assert [companion.share for companion in found] == pytest.approx([0.6 * factor, 0.2 * factor])
+    joined = accompanied((trained[0], trained[1]), found)
+    assert accuracy(joined, left, right) > 0.8
+    assert trained_part(joined[0]) is trained[0]
+    assert trained_part(trained[0]) is trained[0]
+    none = fit_companions(transforms, x, y, pairs, graph=0, linear=0)
+    assert accompanied((trained[0], trained[1]), none)[0] is trained[0]
+
+
+def test_without_pairs_clusters_are_matched_by_their_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten clusters whose mutual distances are all different: the consensus finds most of them."""
+    monkeypatch.setattr(consensus, "CLUSTERS", (8, 10, 12))
+    monkeypatch.setattr(consensus, "DRAWS", 2)
+    left, right = pools(clusters=10, left_rows=300, right_rows=400, seed=5)
+    found = consensus.fit(left, right, seed=0)
+    assert accuracy(found.encoders, left, right, 10) > 0.5  # chance is 0.1
+    assert 0 < found.agreement <= 1
+    assert 0 < found.kept <= found.candidates
+    again = consensus.fit(left, right, seed=0)
+    assert torch.equal(again.encoders[0](left), found.encoders[0](left))
+    assert "no pairs were used" in found.warnings()[0]
+
+
+def test_a_pool_too_small_to_match_without_pairs_is_refused() -> None:
+    with pytest.raises(SetClipError, match="12 and 200 rows are too small"):
+        consensus.fit(*pools(left_rows=12, right_rows=200), seed=0)
+
+
+def test_the_assignment_search_finds_the_best_of_all_orders() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        a, b = (matrix + matrix.T for matrix in random.normal(size=(2, 6, 6)))
+        np.fill_diagonal(a, 0)
+        np.fill_diagonal(b, 0)
+        value = {order: (a * b[np.ix_(order, order)]).sum() for order in itertools.permutations(range(6))}
+        found = consensus.match(a, b, random, starts=25, kept=1)[0]
+        assert value[tuple(found)] == pytest.approx(max(value.values()))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        """
+        schema_version = 1
+        method = "auto"
+        towers.image.backbone = "timm:tf_efficientnet_lite0"
+        towers.caption.backbone = "sentence-transformers:all-MiniLM-L6-v2"
+        """
+    )
+    return load_recipe(path)
+
+
+def test_auto_with_few_pairs_says_why_it_takes_the_default(recipe: Recipe) -> None:
+    left, right = pools()
+    choice = choose(recipe, left, right, torch.zeros(49, 2, dtype=torch.int64), _never)
+    assert choice.recipe.method == "set-clip-plus"
+    assert "49 pairs are too few" in choice.summary()
+    assert choice.as_json()["scores"] == {}
+
+
+def test_auto_takes_the_method_that_finds_held_out_partners_best(recipe: Recipe) -> None:
+    left, right = pools()
+    pairs = torch.arange(60).repeat(2, 1).T
+    seen: list[set[int]] = []
+
+    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
+        seen.append(set(known[:, 0].tolist()))
+        method = candidate.method if candidate.method == "ridge" else "wrong"
+        if method == "ridge":
+            return baselines.fit("ridge", x, y, known)
+        draw = torch.Generator().manual_seed(len(seen))
+        return LinearMap(torch.randn(12, 4, generator=draw)), LinearMap(torch.randn(9, 4, generator=draw))
+
+    choice: Choice = choose(recipe, left, right, pairs, fit)
+    assert choice.recipe.method == "ridge"
+    assert set(choice.scores) == set(CANDIDATES)
+    assert choice.margin is not None
+    assert choice.margin[0] > 0
+    assert "ridge, by" in choice.summary()
+    assert all(len(known) == 48 for known in seen)  # a fifth is held out each time
+
+
+def test_partner_scores_are_one_for_the_nearest_and_small_for_the_farthest() -> None:
+    left = torch.eye(6)
+    same = LinearMap(torch.eye(6))
+    pairs = torch.arange(6).repeat(2, 1).T
+    found = partner_scores((same, same), left, left, pairs)
+    assert float(found.min()) > 0.75  # itself among the gallery ties with itself and counts half
+    opposite = partner_scores((same, LinearMap(-torch.eye(6))), left, left, pairs)
+    assert float(opposite.max()) < 0.1
+
+
+def _never(*_: object) -> tuple[Encoder, Encoder]:
+    raise AssertionError("nothing is fitted where there is nothing to compare")
