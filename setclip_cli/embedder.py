@@ -30,7 +30,7 @@ from setclip_cli.embeddings import (
     write_index,
 )
 from setclip_cli.errors import ExitCode, SetClipError
-from setclip_cli.faiss_index import require_faiss, write_faiss
+from setclip_cli.faiss_index import index_path, require_faiss, write_faiss
 from setclip_cli.lock import exclusive
 from setclip_cli.model import load_config, load_model
 from setclip_cli.shards import MODALITIES, Dataset, DatasetIndex, Modality, Shard
@@ -222,7 +222,10 @@ def _embed_towers(
             and shard.input_sha256 == job.shard.sha256
             and is_whole(out, shard)
         }
-        made = _make([job for job in jobs if job.shard.path not in kept], kept.values(), jobs, options)
+        missing = [job for job in jobs if job.shard.path not in kept]
+        for job in missing:
+            index_path(out, job.shard.modality, job.shard.split).unlink(missing_ok=True)  # of rows about to change
+        made = _make(missing, kept.values(), jobs, options)
         shards = {**earlier, **made}
         index = EmbeddingsIndex(
             **making.model_dump(),

@@ -32,6 +32,10 @@ def require_faiss() -> Any:
         ) from error
 
 
+def index_path(root: Path, modality: Modality, split: str) -> Path:
+    return root / modality / f"{split}.faiss"
+
+
 def write_faiss(embeddings: Embeddings) -> list[Path]:
     """Writes ``<modality>/<split>.faiss``: exact inner-product search over the rows in the order of the shards.
 
@@ -44,7 +48,7 @@ def write_faiss(embeddings: Embeddings) -> list[Path]:
     written = []
     for modality in embeddings.modalities():
         for split in sorted({shard.split for shard in embeddings.shards(modality)}):
-            path = embeddings.root / modality / f"{split}.faiss"
+            path = index_path(embeddings.root, modality, split)
             _write_flat(embeddings, modality, split, path)
             written.append(path)
     return written

@@ -260,6 +260,11 @@ def test_faiss_opens_the_index_and_finds_what_numpy_finds(data: Path, tmp_path: 
     own = faiss.IndexFlatIP(32)
     own.add(values)
     assert path.read_bytes() == np.asarray(faiss.serialize_index(own)).tobytes()
+    features(data, tmp_path / "out", tiny_esm2)
+    assert path.exists()
+    (tmp_path / "out" / "protein" / "train-00001.parquet").unlink()
+    features(data, tmp_path / "out", tiny_esm2)  # makes rows anew, without an index of them
+    assert not path.exists()
 
 
 def test_faiss_that_is_not_installed_is_said_before_any_work(
