@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import threading
 import time
 import tomllib
 import traceback
@@ -249,7 +250,7 @@ def _run_cells(
     if len(alone) < len(work):
         threads = max(1, (os.cpu_count() or 1) // jobs)
         spawn = multiprocessing.get_context("spawn")  # a forked torch may hang
-        with ProcessPoolExecutor(min(jobs, len(work) - 1), mp_context=spawn) as pool:
+        with ProcessPoolExecutor(min(jobs, len(work) - 1), spawn, _end_with, (os.getpid(),)) as pool:
             running = {pool.submit(_run_cell, *job, threads=threads): job[0] for job in work[1:]}
             try:
                 for future in as_completed(running):
@@ -262,6 +263,17 @@ def _run_cells(
                 raise
     bar.close()
     return errors
+
+
+def _end_with(parent: int) -> None:
+    """Ends this worker soon after the study's own process is gone, even one that was killed outright."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_cell(
