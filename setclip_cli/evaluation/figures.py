@@ -149,7 +149,9 @@ def bars(rows: Sequence[tuple[str, float, float, float | None]], *, label: str, 
         parts.append(f'<path class="whisker" d="M{x(mean - sd):.1f} {y}H{x(mean + sd):.1f}"/>')
         if before is not None:
             parts.append(f'<circle class="before" cx="{x(before):.1f}" cy="{y}" r="4"><title>before</title></circle>')
-        beside = x(max(mean + sd, before or 0.0)) + 7
+        beside = x(mean + sd) + 7
+        if before is not None and beside - 12 < x(before) < beside + 45:  # the ring stands where the number would
+            beside = x(before) + 9
         parts.append(f'<text class="tick" x="{beside:.1f}" y="{y + 4}">{mean:.3f}</text>')
     if chance is not None:
         parts.append(f'<path class="chance" d="M{x(chance):.1f} {TOP}V{foot}"/>')

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 _PERCENT = ("recall", "top", "precision", "mean_recall", "mean_per_class")
+_SPELLED = {"map": "mAP", "mrr": "MRR", "ndcg": "nDCG", "sdd": "SDD", "mmd": "MMD²", "cka": "CKA", "top1": "top-1",
+            "top5": "top-5"}  # fmt: skip
 _PLURALS = {"protein": "proteins", "image": "images", "caption": "captions"}
 
 Content = dict[str, Any]
@@ -89,7 +91,7 @@ def span(interval: Sequence[float], key: str) -> str:
 def title(key: str) -> str:
     """``image_to_caption/recall_at_5`` -> ``image → caption, recall at 5``."""
     part, _, name = key.partition("/")
-    words = name.replace("_", " ").replace("map", "mAP") if name != "map" else "mAP"
+    words = " ".join(_SPELLED.get(word, word) for word in name.split("_"))
     where = part.replace("_to_", " → ").replace("_", "-")
     return f"{where}, {words}"
 
