@@ -6,15 +6,17 @@
     OUT/embeddings/  the test split, embedded by the first RUN
     OUT/report/      the methods beside each other and beside chance
 
-Each step leaves what is there already as it is, so a second run only writes the report again.
+Each step leaves what is there already as it is, so a second run makes nothing again.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from setclip_cli import __version__
 from setclip_cli.console import note
 from setclip_cli.embedder import embed
 from setclip_cli.errors import SetClipError
@@ -59,19 +61,32 @@ def quickstart(out: Path) -> QuickstartResult:
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "source").is_dir()):
         raise SetClipError(f"{out}: exists and is no quickstart", fix="choose another --out, or remove it yourself")
     dataset = _dataset(out)
-    runs = []
     base = load_recipe(shipped("recipes", "quickstart.toml"))
+    runs = []
+    made = 0
     for method in METHODS:
         for seed in SEEDS:
             recipe = base.with_settings(method=method, seed=seed)
             result = align(recipe, dataset, out / "runs" / f"{method}-{seed}")
             note(f"align    {result.summary()}")
             runs.append(result.run)
+            made += not result.reused
     embedded = embed(runs[0], dataset, out / "embeddings", split="test")
     note(f"embed    {embedded.summary()}")
-    report = evaluate(runs, dataset, out / "report", baselines=BASELINES)
-    note(f"evaluate {out / 'report'}: {len(runs)} runs on the test split")
+    report = None if made + embedded.made else _earlier_report(out / "report")
+    if report is None:
+        report = evaluate(runs, dataset, out / "report", baselines=BASELINES)
+        note(f"evaluate {out / 'report'}: {len(runs)} runs on the test split")
     return QuickstartResult(out, report, time.monotonic() - started)
+
+
+def _earlier_report(folder: Path) -> dict[str, Any] | None:
+    """What this version of setclip has reported of the same RUNs, if it has."""
+    path = folder / "report.json"  # written after report.html, so both are there
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if found["setclip_version"] == __version__ else None
 
 
 def _dataset(out: Path) -> Dataset:
