@@ -9,6 +9,8 @@ import zlib
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
+import pyarrow as pa
+
 from setclip_cli.errors import SetClipError
 
 if TYPE_CHECKING:
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 BLOCK_BYTES = 1 << 20
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+
+
+class _Zstandard:
+    """Reads through a buffer of Arrow's own: pyarrow 26's ``read(n)`` leaks n bytes each time the stream is damaged."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._stream.read_buffer(size))
 
 
 def inner_suffix(path: Path) -> str:
@@ -45,10 +57,8 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             with bz2.open(path) as file:
                 yield cast("BinaryIO", file)
         elif suffix == ".zst":
-            import pyarrow as pa
-
-            with pa.input_stream(str(path), compression="zstd") as file:
-                yield cast("BinaryIO", file)
+            with pa.input_stream(str(path), compression="zstd") as stream:
+                yield cast("BinaryIO", _Zstandard(stream))
         else:
             with path.open("rb") as file:
                 yield file
