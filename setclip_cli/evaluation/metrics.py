@@ -10,6 +10,7 @@ chance level, which is computed by the same functions from one tie class that ho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 RECALL_AT = (1, 5, 10)
 HEADLINE_RECALLS = tuple(f"recall_at_{k}" for k in RECALL_AT)
+_CLASSES_AT_ONCE = 2**15  # tie classes scored together: what stays in cache
 _FEW_POSITIVES = 8  # up to here, counting the higher scores of each beats sorting the whole row
 
 
@@ -182,13 +184,20 @@ def ndcg(classes: TieClasses, k: int) -> Floats:
 
     Discount 1 / log2(1 + rank) (Järvelin and Kekäläinen, TOIS 2002).
     """
-    discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, classes.gallery + 2)))])
+    discounts = _discounts(classes.gallery)
     low, high = np.minimum(classes.before, k), np.minimum(classes.before + classes.size, k)
     gained = classes.sum(classes.relevant / classes.size * (discounts[high] - discounts[low]))
     best: Floats = discounts[np.minimum(classes.sum(classes.relevant), k).astype(np.int64)]
     return gained / best
 
 
+@lru_cache(maxsize=4)
+def _discounts(n: int) -> Floats:
+    """The discounted gain of 0 .. n relevant rows in front."""
+    return np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, n + 2)))])
+
+
+@lru_cache(maxsize=4)
 def _harmonic(n: int) -> Floats:
     """H_0 .. H_n."""
     return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
@@ -247,9 +256,12 @@ def retrieve(
     if not len(asked):
         raise ValueError("no query has a relevant row")
     parts = []
+    few = max(1, _CLASSES_AT_ONCE // int(relevance.counts().max()))
     for start, scores in similarity.blocks(queries[asked], gallery):
-        rows = asked[start : start + len(scores)]
-        parts.append(query_values(tie_classes(scores, [relevance.of(row) for row in rows]), recall_at))
+        for first in range(0, len(scores), few):
+            rows = asked[start + first : start + min(first + few, len(scores))]
+            classes = tie_classes(scores[first : first + few], [relevance.of(row) for row in rows])
+            parts.append(query_values(classes, recall_at))
     chance = query_values(chance_classes(relevance.counts(), len(gallery)), recall_at)
     values = {name: np.concatenate([part[name] for part in parts]) for name in chance}
     return Retrieval(asked, values, chance, len(gallery), len(queries) - len(asked))
