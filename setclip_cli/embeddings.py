@@ -286,11 +286,13 @@ def finished_shards(root: Path, making: Making) -> dict[str, EmbeddedShard]:
 
 
 def write_index(root: Path, index: EmbeddingsIndex) -> None:
-    """Writes embeddings.json, keeping the towers of earlier runs, then forgets the records of the run."""
+    """Writes embeddings.json if it changed, keeping the towers of earlier runs, then forgets the records of the run."""
     path = root / INDEX_NAME
-    if path.exists():
-        index = index.model_copy(update={"towers": {**_read(path, EmbeddingsIndex).towers, **index.towers}})
-    atomic.write_json(path, index.model_dump(mode="json"))
+    earlier = _read(path, EmbeddingsIndex) if path.exists() else None
+    if earlier is not None:
+        index = index.model_copy(update={"towers": {**earlier.towers, **index.towers}})
+    if index != earlier:
+        atomic.write_json(path, index.model_dump(mode="json"))
     for shard in index.shards:
         _record_path(root, shard.path).unlink(missing_ok=True)
     for folder in [*sorted((root / FINISHED).rglob("*"), reverse=True), root / FINISHED]:
