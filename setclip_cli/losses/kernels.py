@@ -2,12 +2,15 @@
 
 Every density, discrepancy and bandwidth of the project is built on ``log_kernel_sum``. A tile of the n x m matrix
 is made, reduced and dropped; the backward pass makes it again, so nothing of size n x m is ever kept. The tiles are
-plain torch operations, the same on the CPU and on a GPU.
+plain torch operations; on a CUDA GPU, where Triton works, two kernels of our own (``kernels_triton.py``).
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +18,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import ModuleType
+
+_log = logging.getLogger(__name__)
 
 BLOCK = 1024  # rows and columns of a tile: 4 MiB of float32, so that it stays in cache between two operations
 _GRAM_ERROR = 1e-3  # largest error of an exponent that the matrix-product form of a distance may make
@@ -65,6 +71,12 @@ def log_kernel_sum(
     x, y = x.to(dtype), y.to(dtype)
     if log_weights is not None:
         log_weights = log_weights.detach().to(dtype)
+    fused = _fused(x.device) if dtype == torch.float32 and x.device == y.device else None
+    if fused is not None:
+        centre = _centre(x, y)
+        if not _needs_exact_distances(x.detach() - centre, y.detach() - centre, min(scales)):
+            swift: Tensor = fused.LogKernelSum.apply(x - centre, y - centre, scales, exclude_self, log_weights)
+            return swift
     result: Tensor = _LogKernelSum.apply(x, y, scales, exclude_self, log_weights, block_size)
     return result
 
@@ -103,6 +115,34 @@ def median_bandwidth(x: Tensor, y: Tensor, *, rows: int = 512) -> float:
     check_rows("median_bandwidth", x=x, y=y)
     pooled = torch.cat([x[:: max(1, len(x) // rows)], y[:: max(1, len(y) // rows)]]).detach().float()
     return max(float(torch.pdist(pooled).square().median()), 1e-6) if len(pooled) > 1 else 1.0
+
+
+@functools.cache
+def _fused(device: torch.device) -> ModuleType | None:
+    """The Triton kernels where a trial of them on this device succeeds; None, and why in the debug log, elsewhere."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # runs them on the CPU, very slowly: for tests
+    if device.type != "cuda" and not interpreted:
+        return None
+    try:
+        from setclip_cli.losses import kernels_triton
+
+        rows = torch.eye(2, 16, device=device, requires_grad=True)
+        kernels_triton.LogKernelSum.apply(rows, rows, [1.0], False, None).sum().backward()
+    except Exception as error:  # whatever a compiler or driver raises, plain torch still works
+        _log.debug("kernel sums on %s in plain torch: %s: %s", device, type(error).__name__, error)
+        return None
+    return kernels_triton
+
+
+def _centre(x: Tensor, y: Tensor) -> Tensor:
+    """(d,) common mean of both sets: distances are the same about any origin, rounding is not."""
+    return ((x.sum(0) + y.sum(0)) / (len(x) + len(y))).detach()
+
+
+def _needs_exact_distances(x: Tensor, y: Tensor, smallest: float) -> bool:
+    """Whether inner products of these centred rows would blur the smallest bandwidth."""
+    spread = float(torch.maximum(x.square().sum(1).max(), y.square().sum(1).max()))
+    return 4 * spread * torch.finfo(x.dtype).eps > _GRAM_ERROR * smallest
 
 
 class _LogKernelSum(torch.autograd.Function):
@@ -168,13 +208,12 @@ class _Tiles:
     """Walks the matrix of squared distances tile by tile, less ``row_offset`` where that is not None."""
 
     def __init__(self, x: Tensor, y: Tensor, smallest: float, exclude_self: bool, block_size: int) -> None:
-        centre = (x.sum(0) + y.sum(0)) / (len(x) + len(y))  # distances are the same about any origin, rounding is not
+        centre = _centre(x, y)
         self.x, self.y = x - centre, y - centre
         self.exclude_self, self.block_size = exclude_self, block_size
-        x_squared, self.y_squared = self.x.square().sum(1), self.y.square().sum(1)
-        spread = float(torch.maximum(x_squared.max(), self.y_squared.max()))
-        self.exact = 4 * spread * torch.finfo(x.dtype).eps > _GRAM_ERROR * smallest
-        self.row_offset = None if self.exact else x_squared
+        self.exact = _needs_exact_distances(self.x, self.y, smallest)
+        self.y_squared = self.y.square().sum(1)
+        self.row_offset = None if self.exact else self.x.square().sum(1)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
         for row in range(0, len(self.x), self.block_size):

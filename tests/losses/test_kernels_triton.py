@@ -1,0 +1,95 @@
+"""The Triton kernels, run by Triton's interpreter on the CPU, against the plain tiles."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from setclip_cli.losses import kernels
+
+TRIAL = """
+import json, logging, sys
+import torch
+import torch.nn.functional as F
+from setclip_cli.losses import kernels
+
+def largest(found, expected):
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp_min(1e-30))
+
+errors = {}
+for name, n, m, d, bandwidths, exclude_self, weighted, dtype in json.load(sys.stdin):
+    draw = torch.Generator().manual_seed(0)
+    rows = [F.normalize(torch.randn(count, d, generator=draw) + 0.3, dim=1) for count in (n, m)]
+    rows = [part.to(sys.argv[1], getattr(torch, dtype)) for part in rows]
+    upstream = torch.randn(n, len(bandwidths), generator=draw).to(sys.argv[1])
+    log_weights = torch.randn(m, generator=draw).to(sys.argv[1]) if weighted else None
+    if exclude_self:
+        rows[1] = torch.cat([rows[0], rows[1][n:]])
+    results = []
+    for fused in (kernels._fused, lambda device: None):
+        kernels._fused, kept = fused, kernels._fused
+        x, y = (part.clone().requires_grad_() for part in rows)
+        value = kernels.log_kernel_sum(x, y, bandwidths, exclude_self=exclude_self, log_weights=log_weights)
+        (value * upstream).sum().backward()
+        kernels._fused = kept
+        results.append((type(value.grad_fn).__name__, value.detach(), x.grad, y.grad))
+    (swift, *found), (plain, *expected) = results
+    assert (swift, plain) != (plain, plain), (swift, plain)
+    errors[name] = [largest(a, b) for a, b in zip(found, expected)]
+print(json.dumps(errors))
+"""
+
+CASES = [
+    # name, n, m, d, bandwidths, exclude_self, weighted, dtype
+    ["odd sizes", 67, 131, 19, [0.2], False, False, "float32"],
+    ["several bandwidths", 65, 33, 40, [0.05, 0.2, 2.0], False, False, "float32"],
+    ["without itself", 70, 90, 16, [0.2], True, False, "float32"],
+    ["weighted, several, without itself", 64, 65, 24, [0.1, 1.0], True, True, "float32"],
+    ["one row each", 1, 1, 3, [0.2], False, False, "float32"],
+    ["wide", 20, 30, 300, [0.2], False, False, "float32"],
+    ["float16", 40, 50, 32, [0.2, 0.5], False, False, "float16"],
+    ["bfloat16", 40, 50, 32, [0.2], True, False, "bfloat16"],
+]
+TOLERANCE = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 1e-2}  # gradients are returned in the inputs' dtype
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_fused_kernels_give_the_value_and_both_gradients_of_the_plain_tiles(device: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", TRIAL, device],
+        input=json.dumps(CASES),
+        capture_output=True,
+        text=True,
+        env=os.environ | ({"TRITON_INTERPRET": "1"} if device == "cpu" else {}),
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    errors = json.loads(run.stdout)
+    assert set(errors) == {case[0] for case in CASES}
+    for name, *_, dtype in CASES:
+        value, *gradients = errors[name]
+        assert value < 1e-4, (name, value)
+        assert max(gradients) < TOLERANCE[dtype], (name, gradients)
+
+
+def test_a_machine_where_triton_fails_computes_in_plain_torch_and_logs_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setitem(sys.modules, "setclip_cli.losses.kernels_triton", None)  # as if it could not be imported
+    kernels._fused.cache_clear()
+    try:
+        with caplog.at_level(logging.DEBUG, logger=kernels.__name__):
+            found = kernels.log_kernel_sum(torch.eye(3), torch.eye(3), [1.0])
+    finally:
+        kernels._fused.cache_clear()
+    torch.testing.assert_close(found[:, 0], torch.full((3,), (1 + 2 * torch.tensor(-2.0).exp()).log()))
+    assert "plain torch" in caplog.text
