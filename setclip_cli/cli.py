@@ -64,11 +64,13 @@ def setclip(
 @app.command()
 def ingest(
     sources: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="SOURCE...", help="Files, folders or archives of one modality; or data manifests (.toml)."
+            metavar="[SOURCE...]",
+            help="Files, folders or archives of one modality; or data manifests (.toml). None adds --pairs to --out.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     modality: Annotated[
         str | None, typer.Option(help="What the sources hold: protein, image or caption. Manifests say it themselves.")
     ] = None,
@@ -160,12 +162,14 @@ def ingest(
 
       setclip ingest data_manifests/eurosat.toml --out data/eurosat
 
+      setclip ingest --pairs pairs.csv --out data/rs
+
       setclip ingest --verify data/rs
     """
     from setclip_cli.ingest_command import run
 
     result = run(
-        sources,
+        sources or [],
         modality=modality,
         out=out,
         verify_only=verify,

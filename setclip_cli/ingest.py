@@ -15,13 +15,15 @@ from setclip_cli import atomic, journal
 from setclip_cli.admission import NearDuplicates, SplitBy
 from setclip_cli.annotations import Labels, read_pairs
 from setclip_cli.errors import ExitCode, SetClipError, nearest
-from setclip_cli.shards import MODALITIES, Modality
+from setclip_cli.shards import MODALITIES, Modality, open_dataset
 from setclip_cli.sources.base import ReadOptions
 from setclip_cli.splits import parse_split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from setclip_cli.annotations import StatedPair
+    from setclip_cli.ingest_job import Job
     from setclip_cli.ingest_summary import IngestResult
 
 SHARD_ROWS = 100_000
@@ -143,13 +145,36 @@ def ingest(
         for path in distinct:
             job.add(path, options, named)
         job.redo_rest(max_bad_fraction)
-        if isinstance(pairs, Path):
-            job.add_pairs(stated, {"from": str(pairs.resolve()), "sha256": sha256_of(pairs)})
-        elif pairs is not None:
-            job.add_group_pairs({"from": "group", "count": pairs, "seed": seed})
-        if pairs_from_group:
-            job.add_group_pairs({"from": "group", "count": None, "seed": None})
+        _pair(job, pairs, stated, pairs_from_group=pairs_from_group, seed=seed)
         return job.finish(unused_labels=len(named) - len(named.used), manifest=manifest)
+
+
+def ingest_pairs(
+    out: Path, *, pairs: Path | int | None, pairs_from_group: bool = False, seed: int = 0, max_bad_fraction: float = 0.5
+) -> IngestResult:
+    """Adds known pairs to a DATASET whose sources are all in it; arguments as in ``ingest``.
+
+    Raises:
+        SetClipError: no DATASET there, or a busy one; unusable pairs.
+    """
+    from setclip_cli.ingest_job import Job
+
+    open_dataset(out)  # or nothing to pair
+    stated = read_pairs(pairs) if isinstance(pairs, Path) else []
+    with journal.locked(out) as work:
+        job = Job(out, work, shard_rows=SHARD_ROWS, shard_bytes=SHARD_BYTES, workers=1)
+        job.redo_rest(max_bad_fraction)
+        _pair(job, pairs, stated, pairs_from_group=pairs_from_group, seed=seed)
+        return job.finish(unused_labels=0)
+
+
+def _pair(job: Job, pairs: Path | int | None, stated: list[StatedPair], *, pairs_from_group: bool, seed: int) -> None:
+    if isinstance(pairs, Path):
+        job.add_pairs(stated, {"from": str(pairs.resolve()), "sha256": sha256_of(pairs)})
+    elif pairs is not None:
+        job.add_group_pairs({"from": "group", "count": pairs, "seed": seed})
+    if pairs_from_group:
+        job.add_group_pairs({"from": "group", "count": None, "seed": None})
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What `setclip ingest` was asked for: to verify a DATASET, to fetch what manifests name, or to read files."""
+"""What `setclip ingest` was asked for: to verify a DATASET, to read manifests or files, or to add pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import ExitCode, SetClipError
-from setclip_cli.ingest import ingest
+from setclip_cli.ingest import ingest, ingest_pairs
 from setclip_cli.sources.base import ReadOptions
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(
     stretch: str | None,
     **others: Any,
 ) -> IngestResult | VerifyResult:
-    """Sorts out the command line, then verifies, or ingests manifests, or ingests files.
+    """Sorts out the command line, then verifies, ingests manifests or files, or adds pairs to what is there.
 
     Raises:
         SetClipError: options that do not go together, and whatever the work itself raises.
@@ -51,7 +51,12 @@ def run(
     if out is None:
         raise _usage("--out is missing", "setclip ingest SOURCE... --modality MODALITY --out DATASET")
     manifests = [source for source in sources if source.suffix == ".toml"]
-    if manifests:
+    if not sources:
+        if pairs is None and not others["pairs_from_group"]:
+            raise _usage("no SOURCE to read, and no pairs to add", f"setclip ingest --pairs pairs.csv --out {out}")
+        chosen = ("pairs_from_group", "seed", "max_bad_fraction")
+        result = ingest_pairs(out, pairs=_pairs(pairs), **{name: others[name] for name in chosen})
+    elif manifests:
         if len(manifests) < len(sources) or modality is not None:
             raise _usage(
                 "manifests come alone, and say their modality themselves", f"setclip ingest {manifests[0]} --out {out}"

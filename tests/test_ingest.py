@@ -174,6 +174,27 @@ def test_pairs_are_looked_up_and_put_in_the_order_of_the_towers(tmp_path: Path) 
     assert result.pairs == 1
 
 
+def test_pairs_can_be_added_when_every_source_is_in(tmp_path: Path) -> None:
+    out, stated = tmp_path / "out", tmp_path / "p.csv"
+    stated.write_text("left_modality,left_id,right_modality,right_id\nimage,a.png,caption,1\nimage,a.png,caption,9\n")
+    arguments = ["ingest", "--pairs", str(stated), "--out", str(out)]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 3
+    assert f"{out}: no such folder" in refused.output
+    ingest([images(tmp_path / "i", ["a.png"])], modality="image", out=out)
+    ingest([captions(tmp_path / "c.jsonl", [{"id": "1", "caption": "a"}])], modality="caption", out=out)
+    shards = {name: data for name, data in contents(out).items() if name.startswith(("image", "caption"))}
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert open_dataset(out).pairs() == [Pair("image", "a.png", "caption", "1", "train")]
+    assert rejects(out) == [("line 3", "pair names an unknown caption id: 9")]
+    assert shards.items() <= contents(out).items()
+    verify(out)
+    nothing = CliRunner().invoke(app, ["ingest", "--out", str(out)])
+    assert nothing.exit_code == 2
+    assert "no SOURCE to read" in nothing.output
+
+
 def test_pairs_from_group_join_each_caption_to_what_it_describes(tmp_path: Path) -> None:
     root = images(tmp_path / "in", ["a.png", "b.png"])
     rows = [{"text": "one", "group": "a.png"}, {"text": "two", "group": "a.png"}, {"text": "three", "group": "z.png"}]
