@@ -7,7 +7,7 @@ Each case runs in a process of its own, so that its peak memory is its own. Prin
     product   the blocked product alone, each block dropped
     pairs     one relevant row a query: ranks by counting
     groups    five relevant rows a query, as five captions of an image
-    labels    ten classes, a tenth of the gallery relevant to each query: ranks by sorting
+    labels    ten classes, a tenth of the gallery relevant to each query: ranks by buckets
 
 ``seconds`` and ``cpu_seconds`` are one direction, all metrics; ``ratio`` compares CPU time with the product of the same
 run, so that a busy machine does not spoil it (set OMP_NUM_THREADS=1: idle BLAS threads spin).

@@ -1,10 +1,8 @@
 """Retrieval metrics: exact, over the full gallery, with several relevant rows and with ties.
 
-A ranking enters every metric only through its tie classes: gallery rows of equal score that hold at least one relevant
-row, each described by how many rows score higher, how many rows it has and how many of them are relevant. Each metric
-is its expectation when the rows of a tie class come in random order (McSherry and Najork, ECIR 2008). Two things
-follow: no order of the files can change a result, and a model that gives every row the same score gets exactly the
-chance level, which is computed by the same functions from one tie class that holds the whole gallery.
+Each metric is its expectation when the rows of a tie class come in random order (McSherry and Najork, ECIR 2008). Two
+things follow: no order of the files can change a result, and a model that gives every row the same score gets exactly
+the chance level, which is computed by the same functions from one tie class that holds the whole gallery.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from setclip_cli.evaluation import similarity
+from setclip_cli.evaluation.ties import TieClasses, chance_classes, tie_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,87 +30,6 @@ if TYPE_CHECKING:
 RECALL_AT = (1, 5, 10)
 HEADLINE_RECALLS = tuple(f"recall_at_{k}" for k in RECALL_AT)
 _CLASSES_AT_ONCE = 2**15  # tie classes scored together: what stays in cache
-_FEW_POSITIVES = 8  # up to here, counting the higher scores of each beats sorting the whole row
-
-
-@dataclass(frozen=True)
-class TieClasses:
-    """The tie classes with a relevant row, of many queries, best first within a query.
-
-    Attributes:
-        offsets: (q + 1,) classes ``offsets[i]:offsets[i + 1]`` belong to query i; no query is without one.
-        before: (t,) rows that score higher than the class.
-        size: (t,) rows in the class.
-        relevant: (t,) relevant rows in the class, at least 1.
-        gallery: Rows in the gallery.
-    """
-
-    offsets: Ints
-    before: Ints
-    size: Ints
-    relevant: Ints
-    gallery: int
-
-    @property
-    def first(self) -> Ints:
-        """The best class of each query."""
-        return self.offsets[:-1]
-
-    def sum(self, values: Floats | Ints) -> Floats:
-        """Adds one value a class up over each query: (t,) -> (q,)."""
-        return np.add.reduceat(np.asarray(values, np.float64), self.first)
-
-
-def tie_classes(scores: npt.NDArray[np.floating], positives: Sequence[Ints]) -> TieClasses:
-    """Reads the tie classes off full rows of scores.
-
-    Args:
-        scores: (q, n) similarity of each query to each gallery row; higher is better.
-        positives: For each query its relevant gallery rows, at least one.
-
-    Raises:
-        ValueError: a query has no relevant row, or scores and positives differ in length.
-    """
-    if len(scores) != len(positives) or not all(len(rows) for rows in positives):
-        raise ValueError(f"{len(scores)} rows of scores need as many non-empty lists of positives")
-    rows = [_tie_classes_of_row(row, found) for row, found in zip(scores, positives, strict=True)]
-    before, size, relevant = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    offsets = np.cumsum([0, *(len(row[0]) for row in rows)])
-    return TieClasses(offsets, before, size, relevant, scores.shape[1])
-
-
-def chance_classes(positives: Ints, gallery: int) -> TieClasses:
-    """The tie classes of a model that cannot tell any two rows apart.
-
-    Args:
-        positives: (q,) relevant rows of each query.
-        gallery: Rows in the gallery.
-    """
-    queries = len(positives)
-    return TieClasses(
-        np.arange(queries + 1),
-        np.zeros(queries, np.int64),
-        np.full(queries, gallery),
-        positives.astype(np.int64),
-        gallery,
-    )
-
-
-def _tie_classes_of_row(scores: npt.NDArray[np.floating], positives: Ints) -> tuple[Ints, Ints, Ints]:
-    found = scores[positives]
-    if len(found) == 1:
-        values, relevant = found, np.ones(1, np.int64)
-    else:
-        ascending, counts = np.unique(found, return_counts=True)
-        values, relevant = ascending[::-1], counts[::-1]
-    if len(values) <= _FEW_POSITIVES:
-        before = np.array([np.count_nonzero(scores > value) for value in values])
-        through = np.array([np.count_nonzero(scores >= value) for value in values])
-    else:
-        ordered = np.sort(scores)
-        before = len(scores) - np.searchsorted(ordered, values, side="right")
-        through = len(scores) - np.searchsorted(ordered, values, side="left")
-    return before.astype(np.int64), (through - before).astype(np.int64), relevant.astype(np.int64)
 
 
 def first_rank(classes: TieClasses) -> Floats:
@@ -137,8 +55,9 @@ def recall(classes: TieClasses, k: int) -> Floats:
 
 def precision(classes: TieClasses, k: int) -> Floats:
     """Expected share of the first k rows that is relevant: in [0, 1]; k beyond the gallery still divides by k."""
-    taken = np.clip((k - classes.before) / classes.size, 0, 1)
-    return classes.sum(classes.relevant * taken) / k
+    head = classes.within(k)
+    taken = np.clip((k - head.before) / head.size, 0, 1)
+    return head.sum(head.relevant * taken) / k
 
 
 def reciprocal_rank(classes: TieClasses) -> Floats:
@@ -170,13 +89,16 @@ def average_precision(classes: TieClasses) -> Floats:
     A class of n rows, r relevant, after c rows, R relevant, adds (r / n) sum_{i=1..n} (R + 1 + b (i - 1)) / (c + i)
     with b = (r - 1) / (n - 1). By harmonic numbers H that is (r / n) (b n + (R + 1 - b (c + 1)) (H_{c + n} - H_c)).
     """
-    harmonic = _harmonic(classes.gallery)
-    before, size, relevant = classes.before, classes.size, classes.relevant
-    running = np.cumsum(relevant) - relevant
+    running = np.cumsum(classes.relevant) - classes.relevant
     earlier = running - np.repeat(running[classes.first], np.diff(classes.offsets))
-    slope = (relevant - 1) / np.maximum(size - 1, 1)
-    share = slope * size + (earlier + 1 - slope * (before + 1)) * (harmonic[before + size] - harmonic[before])
-    return classes.sum(relevant / size * share) / classes.sum(relevant)
+    share = (earlier + 1) / (classes.before + 1)  # of a row that ties with none: the common case, and the formula's
+    tied = np.flatnonzero(classes.size > 1)
+    before, size, relevant = classes.before[tied], classes.size[tied], classes.relevant[tied]
+    harmonic = _harmonic(classes.gallery)
+    slope = (relevant - 1) / (size - 1)
+    level = earlier[tied] + 1 - slope * (before + 1)
+    share[tied] = relevant / size * (slope * size + level * (harmonic[before + size] - harmonic[before]))
+    return classes.sum(share) / classes.sum(classes.relevant)
 
 
 def ndcg(classes: TieClasses, k: int) -> Floats:
@@ -185,8 +107,9 @@ def ndcg(classes: TieClasses, k: int) -> Floats:
     Discount 1 / log2(1 + rank) (Järvelin and Kekäläinen, TOIS 2002).
     """
     discounts = _discounts(classes.gallery)
-    low, high = np.minimum(classes.before, k), np.minimum(classes.before + classes.size, k)
-    gained = classes.sum(classes.relevant / classes.size * (discounts[high] - discounts[low]))
+    head = classes.within(k)
+    low, high = np.minimum(head.before, k), np.minimum(head.before + head.size, k)
+    gained = head.sum(head.relevant / head.size * (discounts[high] - discounts[low]))
     best: Floats = discounts[np.minimum(classes.sum(classes.relevant), k).astype(np.int64)]
     return gained / best
 

@@ -19,6 +19,10 @@ def unit(rng: np.random.Generator, rows: int, width: int = 8) -> np.ndarray:
     return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
 
 
+def cosines(rng: np.random.Generator, queries: int, gallery: int) -> np.ndarray:
+    return rng.uniform(-1, 1, size=(queries, gallery)).astype(np.float32)
+
+
 @given(data=st.data(), gallery=st.integers(1, 7), queries=st.integers(1, 4))
 @settings(max_examples=150, deadline=None)
 def test_every_metric_is_its_mean_over_all_orders_of_the_ties(data, gallery, queries):
@@ -26,7 +30,7 @@ def test_every_metric_is_its_mean_over_all_orders_of_the_ties(data, gallery, que
     scores = data.draw(st.lists(rows, min_size=queries, max_size=queries))
     chosen = st.sets(st.integers(0, gallery - 1), min_size=1)
     positives = data.draw(st.lists(chosen, min_size=queries, max_size=queries))
-    classes = metrics.tie_classes(np.array(scores, float), [np.array(sorted(found)) for found in positives])
+    classes = metrics.tie_classes(np.array(scores, np.float32) / 4, [np.array(sorted(found)) for found in positives])
     values = metrics.query_values(classes, (1, 5, 10))
     for query in range(queries):
         expected = brute_force.expected(scores[query], positives[query])
@@ -34,28 +38,15 @@ def test_every_metric_is_its_mean_over_all_orders_of_the_ties(data, gallery, que
             assert values[name][query] == pytest.approx(value, abs=1e-12), name
 
 
-@given(seed=st.integers(0, 2**32 - 1), gallery=st.integers(20, 60))
-@settings(max_examples=30, deadline=None)
-def test_counting_and_sorting_find_the_same_tie_classes(seed, gallery):
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 25, size=gallery).astype(float)
-    positives = np.sort(rng.choice(gallery, size=gallery // 2, replace=False))  # more levels than are counted singly
-    found = metrics.tie_classes(scores[None], [positives])
-    levels = sorted({scores[row] for row in positives}, reverse=True)
-    assert found.before.tolist() == [int((scores > level).sum()) for level in levels]
-    assert found.size.tolist() == [int((scores == level).sum()) for level in levels]
-    assert found.relevant.tolist() == [int((scores[positives] == level).sum()) for level in levels]
-
-
 def test_agrees_with_scikit_learn_where_it_has_the_metric():
     rng = np.random.default_rng(5)
-    scores = rng.normal(size=(12, 200))
+    scores = cosines(rng, 12, 200)
     truth = rng.random((12, 200)) < 0.1
     values = metrics.query_values(metrics.tie_classes(scores, [np.flatnonzero(row) for row in truth]), (1,))
     ours = values["map"].tolist()
     theirs = [average_precision_score(row, score) for row, score in zip(truth, scores, strict=True)]
     assert ours == pytest.approx(theirs, abs=1e-12)
-    tied = rng.integers(0, 6, size=(12, 200)).astype(float)  # scikit-learn averages nDCG over ties as we do
+    tied = rng.integers(0, 6, size=(12, 200)).astype(np.float32) / 8  # scikit-learn averages nDCG over ties as we do
     values = metrics.query_values(metrics.tie_classes(tied, [np.flatnonzero(row) for row in truth]), (1,))
     assert values["ndcg_at_10"].mean() == pytest.approx(ndcg_score(truth, tied, k=10), abs=1e-12)
 
@@ -65,7 +56,7 @@ def test_agrees_with_scikit_learn_where_it_has_the_metric():
 def test_a_model_that_scores_all_rows_alike_gets_exactly_the_chance_level(seed, gallery, positives):
     rng = np.random.default_rng(seed)
     found = [np.sort(rng.choice(gallery, size=min(positives, gallery), replace=False)) for _ in range(3)]
-    blind = metrics.query_values(metrics.tie_classes(np.zeros((3, gallery)), found), (1, 5, 10))
+    blind = metrics.query_values(metrics.tie_classes(np.zeros((3, gallery), np.float32), found), (1, 5, 10))
     chance = metrics.query_values(metrics.chance_classes(np.array([len(one) for one in found]), gallery), (1, 5, 10))
     for name in blind:
         assert blind[name].tolist() == pytest.approx(chance[name].tolist(), abs=1e-12), name
@@ -74,7 +65,7 @@ def test_a_model_that_scores_all_rows_alike_gets_exactly_the_chance_level(seed, 
 def test_chance_is_what_random_scores_get():
     rng = np.random.default_rng(1)
     positives = [np.array([3, 17, 40])] * 4000
-    values = metrics.query_values(metrics.tie_classes(rng.normal(size=(4000, 60)), positives), (1, 5, 10))
+    values = metrics.query_values(metrics.tie_classes(cosines(rng, 4000, 60), positives), (1, 5, 10))
     chance = metrics.query_values(metrics.chance_classes(np.array([3]), 60), (1, 5, 10))
     for name, value in chance.items():
         error = values[name].std() / np.sqrt(len(values[name]))
@@ -148,8 +139,6 @@ def test_no_answer_at_all_is_an_error_and_so_are_wrong_shapes():
         metrics.retrieve(rows, rows, relevance.by_key([None] * 3, ["a"] * 3))
     with pytest.raises(ValueError, match="2 x 3"):
         metrics.retrieve(rows, rows, relevance.by_key(["a"] * 2, ["a"] * 3))
-    with pytest.raises(ValueError, match="positives"):
-        metrics.tie_classes(np.zeros((1, 3)), [np.empty(0, np.int64)])
 
 
 def test_the_recall_curve_ends_at_one_and_passes_through_recall():
