@@ -18,9 +18,9 @@ __all__ = ["MODALITY_OF", "POOLINGS", "check_backbone", "describe_weights", "loa
 
 MODALITY_OF: dict[Kind, Modality] = {"esm": "protein", "timm": "image", "sentence-transformers": "caption"}
 POOLINGS: dict[Kind, tuple[str, ...]] = {
-    "esm": ("mean", "cls"),  # the first is the default
-    "timm": ("default", "avg", "cls"),
-    "sentence-transformers": ("default",),
+    "esm": ("mean", "cls", "attention"),  # the first is the default
+    "timm": ("default", "avg", "cls", "attention"),
+    "sentence-transformers": ("default", "mean", "cls", "attention"),
 }
 
 
@@ -70,6 +70,7 @@ def load_backbone(
     modality: Modality,
     weights: str = "auto",
     pooling: str = "default",
+    layer: int = -1,
     device: torch.device | str = "cpu",
 ) -> Backbone:
     """Loads a backbone, in evaluation mode and float32.
@@ -77,21 +78,32 @@ def load_backbone(
     Args:
         weights: ``auto``, ``hub``, ``package:NAME`` or a path; see `locate_weights`.
         pooling: ``default`` or one of ``POOLINGS`` of its kind.
+        layer: Whose features: a block counted from 1, or from the last, which is -1.
 
     Raises:
         SetClipError: the tower is wrong, or its weights are missing or do not fit it.
     """
+    import torch
+
+    backbone = _load(spec, modality=modality, weights=weights, pooling=pooling)
+    if layer != -1:
+        backbone.cut(layer)
+    return backbone.to(torch.device(device))
+
+
+def _load(spec: str, *, modality: Modality, weights: str, pooling: str) -> Backbone:
+    """The whole backbone, on the CPU."""
     parsed = check_backbone(spec, modality=modality, pooling=pooling)
     path = fetch_weights(locate_weights(parsed, weights))
     chosen = POOLINGS[parsed.kind][0] if pooling == "default" else pooling
     if parsed.kind == "esm":
         from setclip_cli.backbones.esm2 import load_esm2
 
-        return load_esm2(parsed, path, pooling=chosen, device=device)
+        return load_esm2(parsed, path, pooling=chosen)
     if parsed.kind == "timm":
         from setclip_cli.backbones.timm_image import load_timm
 
-        return load_timm(parsed, path, pooling=chosen, device=device)
+        return load_timm(parsed, path, pooling=chosen)
     from setclip_cli.backbones.sentence import load_sentence
 
-    return load_sentence(parsed, path, device=device)
+    return load_sentence(parsed, path, pooling=chosen)

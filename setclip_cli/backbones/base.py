@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from setclip_cli.errors import ExitCode, SetClipError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -42,8 +44,9 @@ class Backbone(Protocol):
         modality: What it reads.
         dim: Width of the features.
         column: The shard column it reads: ``sequence``, ``image`` or ``text``.
+        layers: Blocks (of a convolutional model: stages) that the features have passed.
         pooling: How the token features became one vector, in the backbone's own words.
-        identity: sha256 over weights, preprocessing and pooling: equal identity means equal features.
+        identity: sha256 over weights, preprocessing, layer and pooling: equal identity means equal features.
         preprocessing: What happens to an item before the weights see it, as JSON values.
         budget: What one forward pass takes.
         precision: Of the matrix products; float32 unless set otherwise.
@@ -53,6 +56,7 @@ class Backbone(Protocol):
     modality: Modality
     dim: int
     column: str
+    layers: int
     pooling: str
     identity: str
     preprocessing: dict[str, Any]
@@ -87,4 +91,30 @@ class Backbone(Protocol):
         """(n, dim) float32 on the backbone's device, with gradient where the module's weights have it."""
         ...
 
+    def cut(self, layer: int) -> None:
+        """Drops every block after ``layer`` (see `counted_layer`) and the final norm; ``dim`` and ``identity`` follow.
+
+        The features become what that block gives, pooled as before. The last layer is the model as it is.
+
+        Raises:
+            SetClipError: there is no such layer, or the model's own code cannot do without the others.
+        """
+        ...
+
     def to(self, device: torch.device) -> Backbone: ...
+
+
+def counted_layer(layer: int, backbone: Backbone) -> int:
+    """``layer`` counted from the input: 1 is the first block, -1 the last, -2 the one before it.
+
+    Raises:
+        SetClipError: there is no such layer.
+    """
+    counted = layer if layer > 0 else backbone.layers + 1 + layer
+    if layer == 0 or not 1 <= counted <= backbone.layers:
+        raise SetClipError(
+            f"towers.{backbone.modality}.layer = {layer}: {backbone.spec} has layers 1 to {backbone.layers}",
+            fix=f"choose one of them, or -1 to -{backbone.layers} counted from the last",
+            exit_code=ExitCode.USAGE,
+        )
+    return counted

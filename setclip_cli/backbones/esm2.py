@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from setclip_cli.backbones.augment import augment_protein
-from setclip_cli.backbones.base import Encoded
+from setclip_cli.backbones.base import Encoded, counted_layer
 from setclip_cli.backbones.batching import Budget, autocast
+from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
 from setclip_cli.errors import SetClipError, first_line
 
@@ -92,7 +93,7 @@ class Esm2(nn.Module):
         self.width, self.heads, self.token_dropout = width, heads, token_dropout
         self.embed_tokens = nn.Embedding(VOCABULARY, width, padding_idx=PAD)
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
-        self.final_norm = nn.LayerNorm(width)
+        self.final_norm: nn.Module = nn.LayerNorm(width)
         head_width = width // heads
         frequencies = 1.0 / (10000 ** (torch.arange(0, head_width, 2).float() / head_width))
         self.register_buffer("inverse_frequencies", frequencies)
@@ -170,7 +171,8 @@ class Esm2Backbone:
     """ESM-2 as a feature extractor: the mean over residues (or <cls>) of the last layer.
 
     A protein longer than ``window`` residues is read in overlapping windows. With ``mean`` pooling every residue counts
-    once: where windows overlap, its representations are averaged. With ``cls`` the windows' <cls> are averaged.
+    once: where windows overlap, its representations are averaged. With ``cls`` the windows' <cls> are averaged, with
+    ``attention`` each window's residues are weighted among themselves.
     """
 
     modality: Modality = "protein"
@@ -187,22 +189,34 @@ class Esm2Backbone:
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> None:
         self.spec = spec
+        self.attention_pooling = AttentionPooling(module.width) if pooling == "attention" else None
+        module.add_module("attention_pooling", self.attention_pooling)
         self.module = module.eval().requires_grad_(False)
-        self.dim = module.width
+        self.dim, self.layers = module.width, len(module.layers)
         self.pooling = pooling
         self.window, self.overlap = window, overlap
         self.budget = Budget(tokens=tokens_per_batch)
         self.precision = torch.float32
         self.device = torch.device("cpu")
         self.preprocessing = {"window_residues": window, "overlap_residues": overlap, "unknown_letter": UNKNOWN}
+        self.identity = self._identity()
+
+    def _identity(self) -> str:
         settings = {
             "kind": "esm2",
-            "heads": module.heads,
-            "token_dropout": module.token_dropout,
-            "pooling": pooling,
+            "heads": self.module.heads,
+            "token_dropout": self.module.token_dropout,
+            "pooling": self.pooling,
             **self.preprocessing,
         }
-        self.identity = identity_of(module.state_dict(), settings)
+        return identity_of(self.module.state_dict(), settings)
+
+    def cut(self, layer: int) -> None:
+        kept = counted_layer(layer, self)
+        if kept < self.layers:
+            self.module.layers = self.module.layers[:kept]
+            self.module.final_norm = nn.Identity()  # made for the last layer
+            self.layers, self.identity = kept, self._identity()
 
     def to(self, device: torch.device) -> Esm2Backbone:
         self.module.to(device)
@@ -289,7 +303,10 @@ class Esm2Backbone:
     def _forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
             hidden = self.module(tokens.to(self.device, non_blocking=True)).float()
-        return torch.bmm(weights.to(self.device)[:, None, :], hidden)[:, 0]
+        weights = weights.to(self.device, non_blocking=True)
+        if self.attention_pooling is not None:
+            weights = self.attention_pooling(hidden, weights)
+        return torch.bmm(weights[:, None, :], hidden)[:, 0]
 
 
 def _upper(sequence: str) -> str:
@@ -306,14 +323,14 @@ def _unreadable(sequence: str) -> str | None:
     return None
 
 
-def load_esm2(spec: Spec, path: Path, *, pooling: str, device: torch.device | str) -> Esm2Backbone:
+def load_esm2(spec: Spec, path: Path, *, pooling: str) -> Esm2Backbone:
     """Reads a checkpoint of fair-esm's layout: ``cfg.model`` and ``model`` with ``encoder.sentence_encoder.`` names.
 
     Raises:
         SetClipError: the file is no ESM-2 checkpoint, or its tensors do not fit its settings.
     """
     module = module_from_checkpoint(read_checkpoint(path), path)
-    return Esm2Backbone(str(spec), module, pooling=pooling).to(torch.device(device))
+    return Esm2Backbone(str(spec), module, pooling=pooling)
 
 
 def module_from_checkpoint(checkpoint: Any, path: Path) -> Esm2:

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from setclip_cli.backbones.augment import augment_text
-from setclip_cli.backbones.base import Encoded
+from setclip_cli.backbones.base import Encoded, counted_layer
 from setclip_cli.backbones.batching import Budget, autocast
+from setclip_cli.backbones.pooling import AttentionPooledText
 from setclip_cli.backbones.tensors import identity_of
-from setclip_cli.errors import SetClipError, first_line
+from setclip_cli.errors import ExitCode, SetClipError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,15 +33,28 @@ TOKENS_PER_GPU_BATCH = 131_072  # tried first; halved when memory runs out
 
 
 class SentenceBackbone:
-    """A whole sentence-transformers pipeline (tokenizer, transformer, pooling, normalisation)."""
+    """A whole sentence-transformers pipeline (tokenizer, transformer, pooling, normalisation).
+
+    ``default`` pooling is the pipeline's own; ``mean`` (over all tokens), ``cls`` and ``attention`` (a learned mean)
+    take its place. Of an inner layer, the modules after the transformer stay as they are.
+    """
 
     modality: Modality = "caption"
     column = "text"
-    pooling = "default"
 
-    def __init__(self, spec: str, model: SentenceTransformer, *, files: dict[str, str]) -> None:
-        self.spec = spec
+    def __init__(
+        self, spec: str, model: SentenceTransformer, *, files: dict[str, str], pooling: str = "default"
+    ) -> None:
+        self.spec, self.pooling, self.files = spec, pooling, files
+        if pooling != "default":
+            _replace_pooling(spec, model, pooling)
         self.model = model.eval().requires_grad_(False)
+        self._blocks = max(
+            (part for part in model.modules() if isinstance(part, torch.nn.ModuleList)),
+            key=len,
+            default=torch.nn.ModuleList(),
+        )
+        self.layers = max(1, len(self._blocks))
         self.device = torch.device("cpu")
         self.budget = Budget(tokens=TOKENS_PER_BATCH)
         self.precision = torch.float32
@@ -48,8 +63,19 @@ class SentenceBackbone:
         assert dim is not None
         self.dim = int(dim)
         self.preprocessing = {"max_tokens": self.max_tokens}
-        settings = {"kind": "sentence-transformers", "max_tokens": self.max_tokens, "files": files}
-        self.identity = identity_of(model.state_dict(), settings)
+        self.identity = self._identity()
+
+    def _identity(self) -> str:
+        settings = {"kind": "sentence-transformers", "max_tokens": self.max_tokens, "files": self.files}
+        if self.pooling != "default":
+            settings["pooling"] = self.pooling
+        return identity_of(self.model.state_dict(), settings)
+
+    def cut(self, layer: int) -> None:
+        kept = counted_layer(layer, self)
+        if kept < self.layers:
+            del self._blocks[kept:]
+            self.layers, self.identity = kept, self._identity()
 
     @property
     def module(self) -> torch.nn.Module:
@@ -99,7 +125,19 @@ class SentenceBackbone:
         return [len(ids) for ids in self.model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
 
 
-def load_sentence(spec: Spec, folder: Path, *, device: torch.device | str) -> SentenceBackbone:
+def _replace_pooling(spec: str, model: SentenceTransformer, pooling: str) -> None:
+    at = next((name for name, module in model.named_children() if isinstance(module, Pooling)), None)
+    if at is None:
+        raise SetClipError(
+            f"towers.caption.pooling {pooling!r}: the pipeline of {spec} has no pooling of its own to replace",
+            fix="use default",
+            exit_code=ExitCode.USAGE,
+        )
+    width = int(getattr(model[int(at)], "embedding_dimension"))  # noqa: B009  # typed as a tensor or module
+    model[int(at)] = AttentionPooledText(width) if pooling == "attention" else Pooling(width, pooling_mode=pooling)
+
+
+def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone:
     """Loads a folder that `SentenceTransformer.save` wrote. Nothing in it is run as code.
 
     Raises:
@@ -126,7 +164,7 @@ def load_sentence(spec: Spec, folder: Path, *, device: torch.device | str) -> Se
     files = {
         path.relative_to(folder).as_posix(): path.read_text() for name in names for path in sorted(folder.glob(name))
     }
-    return SentenceBackbone(str(spec), model, files=files).to(torch.device(device))
+    return SentenceBackbone(str(spec), model, files=files, pooling=pooling)
 
 
 def _load(folder: Path, *, seed: int) -> SentenceTransformer:

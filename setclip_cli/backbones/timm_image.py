@@ -17,8 +17,9 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from setclip_cli.backbones.augment import augment_image
-from setclip_cli.backbones.base import Encoded
+from setclip_cli.backbones.base import Encoded, counted_layer
 from setclip_cli.backbones.batching import Budget, autocast
+from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
 from setclip_cli.errors import SetClipError, first_line
 
@@ -43,8 +44,10 @@ DECODED_AHEAD = 4  # batches
 class TimmBackbone:
     """A timm model without its classifier.
 
-    ``default`` pooling is what the model feeds its classifier; ``avg`` is the mean over patch tokens (or the feature
-    map), ``cls`` the class token.
+    ``default`` pooling is what the model feeds its classifier; ``avg`` is the mean over patch tokens (or the places of
+    the feature map), ``cls`` the class token, ``attention`` a learned mean over what ``avg`` averages. A layer is a
+    block of a transformer or a stage of a convolutional model; of an inner one, ``default`` is ``cls`` where the
+    model's own classifier reads the class token, else ``avg``.
     """
 
     modality: Modality = "image"
@@ -52,18 +55,39 @@ class TimmBackbone:
 
     def __init__(self, spec: str, module: Any, *, pooling: str = "default", data_config: dict[str, Any]) -> None:
         self.spec = spec
+        self.dim = int(getattr(module, "head_hidden_size", None) or module.num_features)
+        self.attention_pooling = None
+        if pooling == "attention":
+            self.dim = int(module.num_features)
+            self.attention_pooling = AttentionPooling(self.dim)
+            module.add_module("attention_pooling", self.attention_pooling)
         self.module = module.eval().requires_grad_(False)
-        self.pooling = pooling
+        self.layers = len(module.feature_info) if hasattr(module, "prune_intermediate_layers") else 1
+        self.pooling = self._tokens = pooling
         self.data_config = data_config
         self.transform: Callable[[Image.Image], Tensor] = create_transform(**data_config, is_training=False)
-        self.dim = int(getattr(module, "head_hidden_size", None) or module.num_features)
         self.budget = Budget(rows=ROWS_PER_BATCH)
         self.decoders = DECODERS
         self.precision = torch.float32
         self.device = torch.device("cpu")
         self.preprocessing = _plain(data_config)
-        settings = {"kind": "timm", "name": spec, "pooling": pooling, "data": self.preprocessing}
-        self.identity = identity_of(module.state_dict(), settings)
+        self.identity = self._identity()
+
+    def _identity(self) -> str:
+        settings = {"kind": "timm", "name": self.spec, "pooling": self.pooling, "data": self.preprocessing}
+        return identity_of(self.module.state_dict(), settings)
+
+    def cut(self, layer: int) -> None:
+        kept = counted_layer(layer, self)
+        if kept == self.layers:
+            return
+        if self.pooling == "default":
+            self._tokens = "cls" if getattr(self.module, "global_pool", "avg") == "token" else "avg"
+        self.dim = int(self.module.feature_info[kept - 1]["num_chs"])
+        if self.pooling == "attention":
+            self.attention_pooling = self.module.attention_pooling = AttentionPooling(self.dim).requires_grad_(False)
+        self.module.prune_intermediate_layers([kept - 1], prune_norm=True)
+        self.layers, self.identity = kept, self._identity()
 
     def to(self, device: torch.device) -> TimmBackbone:
         self.module.to(device)
@@ -114,15 +138,27 @@ class TimmBackbone:
         """(b, 3, h, w) preprocessed pixels to (b, dim) float32."""
         with autocast(self.device, self.precision):
             hidden = self.module.forward_features(pixels.contiguous(memory_format=torch.channels_last))
-            if self.pooling == "default":
+            if self._tokens == "default":
                 pooled = self.module.forward_head(hidden, pre_logits=True)
-            elif self.pooling == "cls":
+            elif self._tokens == "cls":
                 pooled = hidden[:, 0]
             else:
-                prefix = int(getattr(self.module, "num_prefix_tokens", 0))
-                pooled = hidden[:, prefix:].mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
+                tokens = self._patches(hidden)
+                pooled = tokens.mean(1) if self.attention_pooling is None else self._attended(tokens)
         features: Tensor = pooled.float()
         return features
+
+    def _patches(self, hidden: Tensor) -> Tensor:
+        """(b, t, d): the patch tokens, or the places of the feature map."""
+        if hidden.ndim == 3:
+            return hidden[:, int(getattr(self.module, "num_prefix_tokens", 0)) :]
+        last = getattr(self.module, "output_fmt", "NCHW") == "NHWC"
+        return hidden.flatten(1, 2) if last else hidden.flatten(2).transpose(1, 2)
+
+    def _attended(self, tokens: Tensor) -> Tensor:
+        assert self.attention_pooling is not None
+        even = tokens.new_full(tokens.shape[:2], 1 / tokens.shape[1], dtype=torch.float32)
+        return torch.bmm(self.attention_pooling(tokens, even)[:, None].to(tokens.dtype), tokens)[:, 0]
 
     def _decode(self, content: str | bytes, *, view: int | None = None) -> Tensor | str:
         """The preprocessed pixels, or why there are none."""
@@ -178,7 +214,7 @@ def _scaled_to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image).astype("float64") / 257).clip(0, 255).round().astype("uint8"))
 
 
-def load_timm(spec: Spec, path: Path, *, pooling: str, device: torch.device | str) -> TimmBackbone:
+def load_timm(spec: Spec, path: Path, *, pooling: str) -> TimmBackbone:
     """Builds the timm model of the name and fills it from the checkpoint.
 
     Raises:
@@ -207,7 +243,7 @@ def load_timm(spec: Spec, path: Path, *, pooling: str, device: torch.device | st
         raise SetClipError(f"towers.image.pooling 'cls': {spec} has no class token", fix="use default or avg")
     data_config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     module = module.to(memory_format=torch.channels_last)
-    return TimmBackbone(str(spec), module, pooling=pooling, data_config=data_config).to(torch.device(device))
+    return TimmBackbone(str(spec), module, pooling=pooling, data_config=data_config)
 
 
 def _in_timm_names(name: str, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

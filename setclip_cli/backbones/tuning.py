@@ -23,7 +23,8 @@ LORA_ALPHA_PER_RANK = 2  # the update is scaled by alpha / rank
 def make_trainable(backbone: Backbone, trainable: str, *, lora_rank: int = 8, checkpointing: bool = False) -> None:
     """Frees the weights that ``trainable`` names: ``full``, ``last-N`` blocks, or ``lora`` adapters beside them.
 
-    Normalisation statistics and dropout stay as in evaluation: a step depends on its rows alone.
+    The query of attention pooling is free in every case. Normalisation statistics and dropout stay as in evaluation: a
+    step depends on its rows alone.
 
     Raises:
         SetClipError: more blocks than there are, no linear layer to adapt, or peft is not installed.
@@ -45,8 +46,16 @@ def make_trainable(backbone: Backbone, trainable: str, *, lora_rank: int = 8, ch
             )
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(groups.get(name, -1) >= count - wanted)
+    for name, parameter in module.named_parameters():
+        if is_pooling(name):
+            parameter.requires_grad_(True)
     if checkpointing:
         _checkpoint_activations(backbone)
+
+
+def is_pooling(name: str) -> bool:
+    """Whether a parameter belongs to learned pooling: new, like a projection, where all others are pretrained."""
+    return "attention_pooling." in name
 
 
 def tuned_tensors(backbone: Backbone) -> dict[str, Tensor]:
@@ -102,10 +111,12 @@ def _blocks(module: nn.Module) -> dict[str, int]:
         from timm.models import group_parameters
 
         groups: dict[int, list[str]] = group_parameters(module, matcher(coarse=False))
-        ordered = sorted(groups)
-        last = len(ordered) - 1
-        # the stem is no block, and the final norm goes with the last one
-        return {name: max(0, min(at, last - 1) - 1) for at, key in enumerate(ordered) if at > 0 for name in groups[key]}
+        ordered = [names for _, names in sorted(groups.items())]
+        ordered = [kept for names in ordered if (kept := [name for name in names if not is_pooling(name)])]
+        # the stem is no block, and a final norm, whose names have no number of a block, goes with the last one
+        has_tail = not any(re.search(r"\.\d+\.", name) for name in ordered[-1])
+        count = max(1, len(ordered) - 1 - has_tail)
+        return {name: min(at, count) - 1 for at, names in enumerate(ordered) if at > 0 for name in names}
     lists = [(len(part), name, part) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
     if not lists:
         return {}
@@ -114,6 +125,8 @@ def _blocks(module: nn.Module) -> dict[str, int]:
     numbers: dict[str, int] = {}
     seen_blocks = False
     for name, _ in module.named_parameters():
+        if is_pooling(name):
+            continue
         match = found.match(name)
         if match:
             numbers[name], seen_blocks = int(match.group(1)), True

@@ -1,0 +1,58 @@
+"""Pooling that learns: one query that says how much each token counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from setclip_cli.errors import ExitCode, SetClipError
+
+
+class AttentionPooling(nn.Module):
+    """Token weights softmax(log w + h q / √d), with w the weights of the mean and q learned.
+
+    The query starts at 0, where this is the mean: the features start as those of ``mean`` and training moves them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(width))
+
+    def forward(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        """(b, t) float32 weights of the tokens, with the row sums of ``weights``.
+
+        Args:
+            hidden: (b, t, d) token features.
+            weights: (b, t) at least 0, 0 for what is no token, some of each row above 0.
+        """
+        scores = hidden.float() @ self.query * len(self.query) ** -0.5
+        return weights.sum(1, keepdim=True) * torch.softmax(weights.log() + scores, dim=1)
+
+
+class AttentionPooledText(nn.Module):
+    """`AttentionPooling` as a module of a sentence-transformers pipeline, in the place of its own pooling."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention_pooling = AttentionPooling(width)
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        hidden, mask = features["token_embeddings"], features["attention_mask"].float()
+        weights = self.attention_pooling(hidden, mask / mask.sum(1, keepdim=True))
+        return {**features, "sentence_embedding": torch.bmm(weights[:, None].to(hidden.dtype), hidden)[:, 0]}
+
+
+def refuse_untrained(pooling: str, *, key: str) -> None:
+    """Attention pooling of a backbone that nothing trains would be the mean under another name.
+
+    Raises:
+        SetClipError: ``pooling`` is attention.
+    """
+    if pooling == "attention":
+        raise SetClipError(
+            f"{key} 'attention': has a query to learn, and this backbone is not trained",
+            fix="choose another pooling, or train the tower (trainable = last-N, lora or full)",
+            exit_code=ExitCode.USAGE,
+        )
