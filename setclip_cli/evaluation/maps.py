@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
 
 POINTS = 500  # of each modality; more only cover each other
+_NEIGHBOURS = 15  # of UMAP, its own default
+_FEWEST_FOR_UMAP = 2 * _NEIGHBOURS  # rows; below, its neighbourhoods would hold everything
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,39 @@ def drawn_rows(rows: int, *, seed: int = 0) -> Ints:
 def plane_map(left: Embeddings, right: Embeddings) -> PlaneMap:
     """Lays both sides out together: UMAP (McInnes et al. 2018) when installed, else the two leading principal axes.
 
-    The sign of an axis is fixed, so that equal input gives an equal map.
+    A handful of rows takes the axes too. Equal input gives an equal map: the sign of an axis is fixed, and UMAP's seed.
     """
     together = np.concatenate([left, right]).astype(np.float64)
-    if importlib.util.find_spec("umap") is not None:
-        import umap
-
-        plane = np.asarray(umap.UMAP(metric="cosine", random_state=0, n_jobs=1).fit_transform(together))
-        method = "UMAP"
+    umap = _umap() if len(together) >= _FEWEST_FOR_UMAP else None
+    if umap is None:
+        plane, method = _principal_plane(together), "PCA"
     else:
-        centred = together - together.mean(0)
-        _, _, axes = np.linalg.svd(centred, full_matrices=False)
-        plane, method = centred @ axes[:2].T, "PCA"
-        if plane.shape[1] < 2:
-            plane = np.hstack([plane, np.zeros((len(plane), 2 - plane.shape[1]))])
-        flips = np.sign(plane[np.abs(plane).argmax(axis=0), [0, 1]])
-        plane = plane * np.where(flips == 0, 1, flips)
+        with warnings.catch_warnings():  # of numba's, about how it compiles
+            warnings.simplefilter("ignore")
+            layout = umap.UMAP(metric="cosine", n_neighbors=_NEIGHBOURS, random_state=0, n_jobs=1)
+            plane, method = np.asarray(layout.fit_transform(together), np.float64), "UMAP"
     low, high = plane.min(axis=0), plane.max(axis=0)
     scaled = (plane - low) / np.maximum(high - low, 1e-12)
     return PlaneMap(method, scaled[: len(left)], scaled[len(left) :])
+
+
+def _umap() -> Any | None:
+    """The module, where it is installed whole."""
+    with warnings.catch_warnings():  # it speaks of TensorFlow, which a map does not need
+        warnings.simplefilter("ignore")
+        try:
+            module = importlib.import_module("umap")
+        except ImportError:
+            return None
+    return module if hasattr(module, "UMAP") else None
+
+
+def _principal_plane(rows: Floats) -> Floats:
+    """(n, 2) coordinates on the two leading principal axes."""
+    centred = rows - rows.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    plane = centred @ axes[:2].T
+    if plane.shape[1] < 2:
+        plane = np.hstack([plane, np.zeros((len(plane), 2 - plane.shape[1]))])
+    flips = np.sign(plane[np.abs(plane).argmax(axis=0), [0, 1]])
+    return np.asarray(plane * np.where(flips == 0, 1, flips))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 import xml.etree.ElementTree as ET
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,14 +16,19 @@ X, Y = unit(RNG, 60, 9), unit(RNG, 45, 9)
 HOSTILE = '<img src=x onerror="alert(1)"> & "quoted"'
 
 
-def test_a_principal_map_keeps_the_two_widest_directions_and_lies_in_the_unit_square():
+@pytest.fixture
+def no_umap(monkeypatch):
+    monkeypatch.setattr(maps, "_umap", lambda: None)
+
+
+def test_a_principal_map_keeps_the_two_widest_directions_and_lies_in_the_unit_square(no_umap):
     drawn = maps.plane_map(X * np.linspace(3, 0.1, 9, dtype=np.float32), Y)
     assert drawn.method == "PCA"
     both = np.concatenate([drawn.left, drawn.right])
     assert (both.min(0), both.max(0)) == (pytest.approx([0, 0]), pytest.approx([1, 1]))
 
 
-def test_a_map_does_not_turn_over_when_the_rows_are_reordered():
+def test_a_map_does_not_turn_over_when_the_rows_are_reordered(no_umap):
     order = RNG.permutation(len(X))
     once, again = maps.plane_map(X, Y), maps.plane_map(X[order], Y)
     np.testing.assert_allclose(once.left[order], again.left, atol=1e-6)
@@ -40,17 +42,26 @@ def test_rows_on_one_line_still_make_a_map():
     assert np.isfinite(maps.plane_map(same, same).left).all()
 
 
-def test_umap_is_used_where_it_is_installed(monkeypatch):
-    class Fake:
-        def __init__(self, **options):
-            assert options == {"metric": "cosine", "random_state": 0, "n_jobs": 1}
+def test_umap_is_used_where_it_is_installed():
+    pytest.importorskip("umap", reason="umap-learn is not installed", exc_type=ImportError)
+    near, far = RNG.normal(size=(2, 8)) * 5
+    left, right = (
+        np.concatenate([RNG.normal(size=(30, 8)) + near, RNG.normal(size=(30, 8)) + far]).astype(np.float32)
+        for _ in range(2)
+    )
+    once, again = maps.plane_map(left, right), maps.plane_map(left, right)
+    assert once.method == "UMAP"
+    np.testing.assert_array_equal(once.left, again.left)
+    for side in (once.left, once.right):
+        assert side.min() >= 0
+        assert side.max() <= 1
+    apart = np.linalg.norm(once.left[:30].mean(0) - once.left[30:].mean(0))
+    together = np.linalg.norm(once.left[:30].mean(0) - once.right[:30].mean(0))
+    assert together < apart / 2
 
-        def fit_transform(self, rows):
-            return rows[:, :2]
 
-    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Fake))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "umap" or None)
-    assert maps.plane_map(X, Y).method == "UMAP"
+def test_a_few_rows_need_no_umap():
+    assert maps.plane_map(X[:5], Y[:5]).method == "PCA"
 
 
 def test_drawn_rows_are_all_of_few_and_a_sample_of_many():

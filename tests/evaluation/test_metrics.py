@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
@@ -49,6 +52,28 @@ def test_agrees_with_scikit_learn_where_it_has_the_metric():
     tied = rng.integers(0, 6, size=(12, 200)).astype(np.float32) / 8  # scikit-learn averages nDCG over ties as we do
     values = metrics.query_values(metrics.tie_classes(tied, [np.flatnonzero(row) for row in truth]), (1,))
     assert values["ndcg_at_10"].mean() == pytest.approx(ndcg_score(truth, tied, k=10), abs=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.005, 0.2], ids=["few answers", "many answers"])
+def test_agrees_with_torchmetrics_where_it_has_the_metric(share):
+    retrieval = pytest.importorskip("torchmetrics.functional.retrieval", reason="torchmetrics is not installed")
+    rng = np.random.default_rng(11)
+    levels = np.linspace(0.01, 1, 400, dtype=np.float32)  # it has no rule for ties, and finds nothing below 0
+    scores = rng.permuted(np.tile(levels, (10, 1)), axis=1)
+    truth = rng.random(scores.shape) < share
+    truth[:, 7] = True
+    values = metrics.query_values(metrics.tie_classes(scores, [np.flatnonzero(row) for row in truth]), (1, 5, 10))
+    theirs = {
+        "map": retrieval.retrieval_average_precision,
+        "mrr": retrieval.retrieval_reciprocal_rank,
+        "ndcg_at_10": partial(retrieval.retrieval_normalized_dcg, top_k=10),
+        "precision_at_1": partial(retrieval.retrieval_precision, top_k=1),
+        "precision_at_10": partial(retrieval.retrieval_precision, top_k=10),
+        **{f"recall_at_{k}": partial(retrieval.retrieval_hit_rate, top_k=k) for k in (1, 5, 10)},
+    }
+    for name, metric in theirs.items():
+        expected = [float(metric(*map(torch.from_numpy, row))) for row in zip(scores, truth, strict=True)]
+        assert values[name].tolist() == pytest.approx(expected, abs=1e-6), name
 
 
 @given(seed=st.integers(0, 2**32 - 1), gallery=st.integers(1, 40), positives=st.integers(1, 5))
