@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from setclip_cli.errors import SetClipError
-from setclip_cli.graph import nearest_neighbours
+from setclip_cli.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,6 +230,7 @@ class GraphMap(Encoder):
         self.register_buffer("offset", torch.zeros(mass.shape[1]))
         self.neighbours, self.temperature = neighbours, temperature
         self.dim = mass.shape[1]
+        self._finder: tuple[Tensor, Neighbours] | None = None  # of the pool as it was when rows were last asked for
 
     def coordinates(self) -> Tensor:
         """(n, c) unit rows: the coordinates of the pool itself."""
@@ -241,10 +242,16 @@ class GraphMap(Encoder):
         return self
 
     def forward(self, features: Tensor) -> Tensor:
-        rows, cosines = nearest_neighbours(features, self.pool, self.neighbours)
+        if self._finder is None or self._finder[0] is not self.pool:
+            self._finder = (self.pool, Neighbours(self.pool))
+        rows, cosines = self._finder[1].nearest(features, self.neighbours)
         weights = torch.softmax(cosines / self.temperature, dim=1)
-        mass = (weights[:, :, None] * self.mass[rows]).sum(1) if len(rows) else self.mass[:0]
+        mass = F.embedding_bag(rows, self.mass, per_sample_weights=weights, mode="sum")
         return F.normalize(F.normalize(mass.sqrt(), dim=1) - self.offset, dim=1)
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._finder = None  # the pool may hold other rows now
 
     def describe(self) -> dict[str, Any]:
         pool, features = self.pool.shape

@@ -1,4 +1,4 @@
-"""Nearest neighbours, the graph they make of an unlabelled pool, and random walks on it.
+"""The graph that nearest neighbours make of an unlabelled pool, and random walks on it.
 
 A walk that starts at the known item of each pair, and returns there now and then, says which pair every pool row is
 nearest to *along the data*. The same walk in the other modality gives coordinates that are comparable axis by axis.
@@ -8,42 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
+
+from setclip_cli.neighbours import nearest_neighbours
 
 NEIGHBOURS = 15
 TEMPERATURE = 0.1
 STAY = 0.9  # share of a walk that moves on at each step; 0.99 forgets where it came from
 STEPS = 30  # 0.9^30 = 4% of the walk is still on its first trip
 _FLOOR = 1e-6  # of the mean mass: a row that no walk reaches becomes equally near to every pair
-_TILE = 1 << 24  # similarities held at a time: 64 MiB
-
-
-def nearest_neighbours(queries: Tensor, pool: Tensor, k: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
-    """The k pool rows of largest cosine for each query, by blocks of queries; exact.
-
-    Args:
-        queries: (n, p), any length of rows.
-        pool: (m, p).
-        k: Neighbours wanted; all there are when the pool is smaller.
-        skip_self: Query i is pool row i and no neighbour of itself.
-
-    Returns:
-        (n, k) int64 pool rows and (n, k) float32 cosines, nearest first.
-    """
-    unit = F.normalize(pool.float(), dim=1)
-    k = min(k, len(pool) - skip_self)
-    block = max(1, _TILE // max(1, len(pool)))
-    rows, cosines = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, k)]
-    for start in range(0, len(queries), block):
-        similarities = F.normalize(queries[start : start + block].float(), dim=1) @ unit.T
-        if skip_self:
-            similarities.diagonal(offset=start).fill_(-torch.inf)
-        values, found = similarities.topk(k, dim=1)
-        rows.append(found.cpu())
-        cosines.append(values.cpu())
-    return torch.cat(rows).to(queries.device), torch.cat(cosines).to(queries.device)
+_COLUMNS = 64  # walks taken together: what a step needs beside the result is that wide
 
 
 def diffuse(
@@ -65,7 +40,8 @@ def diffuse(
         neighbours, temperature, stay, steps: the walk.
 
     Returns:
-        (n, c) float32 mass; every column sums to 1. Memory is n·(c + neighbours).
+        (n, c) float32 mass; every column sums to 1. Memory is that of the result and of the graph, at most
+        2 · n · neighbours edges.
 
     Raises:
         ValueError: no sources, or one that is not in the pool.
@@ -74,15 +50,22 @@ def diffuse(
     """
     if not len(sources) or int(sources.min()) < 0 or int(sources.max()) >= len(pool):
         raise ValueError(f"sources must be rows of a pool of {len(pool)}; got {sources.tolist()[:8]}")
-    n, c = len(pool), len(sources)
-    start = np.zeros((n, c), dtype=np.float32)
-    start[sources.cpu().numpy(), np.arange(c)] = 1
-    mass = start.copy()
+    n, origins = len(pool), sources.cpu().numpy()
     graph = _graph(pool, neighbours, temperature)
-    for _ in range(steps):
-        mass = stay * (graph @ mass) + (1 - stay) * start
-    mass /= mass.sum(0, keepdims=True)
-    return torch.from_numpy(mass + np.float32(_FLOOR / n))
+    result = np.empty((n, len(origins)), dtype=np.float32)
+    for first in range(0, len(origins), _COLUMNS):
+        starts = origins[first : first + _COLUMNS]
+        columns = np.arange(len(starts))
+        mass = np.zeros((n, len(starts)), dtype=np.float32)
+        mass[starts, columns] = 1
+        for _ in range(steps):
+            mass = graph @ mass
+            mass *= stay
+            mass[starts, columns] += 1 - stay
+        mass /= mass.sum(0, keepdims=True)
+        mass += np.float32(_FLOOR / n)
+        result[:, first : first + _COLUMNS] = mass
+    return torch.from_numpy(result)
 
 
 def _graph(pool: Tensor, neighbours: int, temperature: float) -> sparse.csr_matrix:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setclip_cli import graph
+from setclip_cli import graph, neighbours
+from setclip_cli.encoders import GraphMap
 from setclip_cli.methods import fit_teacher
 
 
@@ -21,8 +25,8 @@ def test_neighbours_are_those_of_a_full_sort_whatever_the_block(
     monkeypatch: pytest.MonkeyPatch, skip_self: bool
 ) -> None:
     pool = rows(40, 5)
-    monkeypatch.setattr(graph, "_TILE", 3 * 40)  # three queries at a time
-    found, cosines = graph.nearest_neighbours(pool, pool, 7, skip_self=skip_self)
+    monkeypatch.setattr(neighbours, "_TILE", 3 * 40)  # three queries at a time
+    found, cosines = neighbours.nearest_neighbours(pool, pool, 7, skip_self=skip_self)
     similarities = (F.normalize(pool, dim=1) @ F.normalize(pool, dim=1).T).numpy()
     if skip_self:
         np.fill_diagonal(similarities, -np.inf)
@@ -31,8 +35,89 @@ def test_neighbours_are_those_of_a_full_sort_whatever_the_block(
     np.testing.assert_allclose(cosines.numpy(), np.take_along_axis(similarities, expected, 1), rtol=1e-5)
 
 
+def caption_like(n: int, d: int = 32) -> Tensor:
+    """Rows in groups, some of them copies of others."""
+    centres = rows(200, d, 1).repeat(n // 200 + 1, 1)[:n]
+    pool = F.normalize(centres + 0.5 * rows(n, d, 2), dim=1)
+    pool[-50:] = pool[:50]
+    return pool
+
+
+@pytest.mark.parametrize("skip_self", [False, True])
+def test_a_large_pool_is_searched_by_cells_that_miss_next_to_nothing(
+    monkeypatch: pytest.MonkeyPatch, skip_self: bool
+) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    pool = caption_like(6000)
+    expected, exact = neighbours.nearest_neighbours(pool, pool, 15, skip_self=skip_self)
+    monkeypatch.setattr(neighbours, "APPROXIMATE_ABOVE", 5000)
+    found, cosines = neighbours.nearest_neighbours(pool, pool, 15, skip_self=skip_self)
+    assert found.shape == expected.shape
+    assert int(found.min()) >= 0
+    if skip_self:
+        assert not (found == torch.arange(6000)[:, None]).any()
+    assert bool((cosines[:, :-1] >= cosines[:, 1:]).all())
+    assert float((cosines - exact).abs().mean()) < 1e-3
+    shared = (found[:, :, None] == expected[:, None, :]).any(2).float().mean()
+    assert float(shared) > 0.97
+    again, _ = neighbours.nearest_neighbours(pool, pool, 15, skip_self=skip_self)
+    assert torch.equal(found, again)
+    few, _ = neighbours.Neighbours(pool).nearest(pool[:3], 15)
+    assert few.shape == (3, 15)
+
+
+def test_cells_with_fewer_rows_than_are_wanted_are_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    monkeypatch.setattr(neighbours, "APPROXIMATE_ABOVE", 1000)
+    monkeypatch.setattr(neighbours, "_PROBED", 1)
+    pool = caption_like(2000)
+    found, _ = neighbours.nearest_neighbours(pool, pool, 400, skip_self=True)
+    assert int(found.min()) >= 0
+    assert all(len(set(row)) == 400 for row in found[:20].tolist())
+
+
+def test_without_faiss_a_large_pool_is_searched_exactly_and_a_note_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(neighbours, "APPROXIMATE_ABOVE", 30)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    neighbours._faiss.cache_clear()
+    try:
+        pool = rows(40, 5)
+        found, _ = neighbours.nearest_neighbours(pool, pool, 3)
+        neighbours.nearest_neighbours(pool, pool, 3)
+    finally:
+        neighbours._faiss.cache_clear()
+    assert torch.equal(found[:, 0], torch.arange(40))
+    assert capsys.readouterr().err.count("pip install 'setclip[search]'") == 1
+
+
+def test_a_graph_map_of_a_large_pool_gives_a_row_the_same_embedding_alone_and_among_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    monkeypatch.setattr(neighbours, "APPROXIMATE_ABOVE", 2000)
+    pool = caption_like(3000)
+    encoder = GraphMap(pool, graph.diffuse(pool, torch.arange(5)))
+    queries = caption_like(300, 32)[100:] + 0.1 * rows(200, 32, 7)
+    together = encoder(queries)
+    torch.testing.assert_close(torch.cat([encoder(part) for part in queries.split(7)]), together)
+    other = copy.deepcopy(encoder)
+    other.load_state_dict(encoder.state_dict() | {"pool": pool.flip(0), "mass": encoder.mass.flip(0)})
+    same = (other(queries) - together).abs().amax(1) < 1e-3  # the rows in another order make other cells
+    assert float(same.float().mean()) > 0.95
+
+
+def test_many_walks_are_those_taken_one_by_one() -> None:
+    pool = rows(30, 4)
+    sources = torch.arange(30).repeat(5)  # more than are walked together
+    together = graph.diffuse(pool, sources, neighbours=4)
+    alone = torch.cat([graph.diffuse(pool, source[None], neighbours=4) for source in sources[:30]], dim=1)
+    torch.testing.assert_close(together, alone.repeat(1, 5))
+
+
 def test_a_pool_smaller_than_k_gives_all_of_it() -> None:
-    found, _ = graph.nearest_neighbours(rows(2, 5), rows(3, 5), 15)
+    found, _ = neighbours.nearest_neighbours(rows(2, 5), rows(3, 5), 15)
     assert sorted(found[0].tolist()) == [0, 1, 2]
 
 
