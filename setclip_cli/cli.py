@@ -258,7 +258,7 @@ def embed(
     ] = None,
     weights: Annotated[str, typer.Option(help="With --backbone: auto, a path, package:NAME or hub.")] = "auto",
     pooling: Annotated[
-        str, typer.Option(help="With --backbone: default; esm: mean or cls; timm: avg or cls.")
+        str, typer.Option(help="With --backbone: default; esm: mean or cls; timm: avg or cls; texts: mean or cls.")
     ] = "default",
     modality: Annotated[
         Literal["protein", "image", "caption"] | None,

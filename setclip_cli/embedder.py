@@ -191,8 +191,10 @@ def embed_backbone(
         SetClipError: as `embed` and `load_backbone` do.
     """
     from setclip_cli.backbones import MODALITY_OF
+    from setclip_cli.backbones.pooling import refuse_untrained
     from setclip_cli.backbones.weights import parse_spec
 
+    refuse_untrained(pooling, key="--pooling")
     source = TowerSource(MODALITY_OF[parse_spec(spec).kind], spec=spec, weights=weights, pooling=pooling)
     return _embed_towers([source], dataset, out, split=split, options=options)
 

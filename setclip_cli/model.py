@@ -39,6 +39,7 @@ class TowerConfig(BaseModel):
     spec: str
     weights: str
     pooling: str
+    layer: int = -1  # whose features, counted from 1
     identity: str  # of the backbone as found: the same weights must be found again to embed
     trainable: str = "frozen"
     lora_rank: int = 8
@@ -66,6 +67,7 @@ class ModelConfig(BaseModel):
     dataset_sha256: str  # of the DATASET's index at training
     towers: dict[Modality, TowerConfig]
 
+    layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
 
 @dataclass(frozen=True)
 class Model:
@@ -97,7 +99,12 @@ class Model:
 
         tower = self.config.towers[modality]
         backbone = load_backbone(
-            tower.spec, modality=modality, weights=tower.weights, pooling=tower.pooling, device=device
+            tower.spec,
+            modality=modality,
+            weights=tower.weights,
+            pooling=tower.pooling,
+            layer=tower.layer,
+            device=device,
         )
         if backbone.identity != tower.identity:
             raise SetClipError(

@@ -7,9 +7,27 @@ from typing import TYPE_CHECKING
 from setclip_cli import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from setclip_cli.model import ModelConfig
     from setclip_cli.recipe import Recipe
-    from setclip_cli.shards import Dataset
+    from setclip_cli.shards import Dataset, Modality
+
+
+def _layers(config: ModelConfig, modalities: Sequence[Modality]) -> list[str]:
+    """What ``layer = "best"`` chose, as a paragraph."""
+    if config.layer_choice is None:
+        return []
+    choice = config.layer_choice
+    named = ", ".join(
+        f"{modality} layer {layer} of {of}"
+        for modality, layer, of in zip(modalities, choice["layers"], choice["of"], strict=True)
+    )
+    return [
+        f"Layers with the most {choice['neighbours']} nearest neighbours in common over {choice['pairs']} known pairs: "
+        f"{named}, a share of {choice['similarity']:.3f} (the last layers: {choice['last_similarity']:.3f}).",
+        "",
+    ]
 
 
 def model_card(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> str:
@@ -35,6 +53,7 @@ def model_card(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> str:
         "| --- | --- | --- | --- | --- |",
         *towers,
         "",
+        *_layers(config, recipe.modalities()),
         f"Objective, as weights of its terms: {terms}. Seed {config.seed}. The whole recipe is in `recipe.toml`, "
         "every step's losses are in `metrics.jsonl`.",
         "",

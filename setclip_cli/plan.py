@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones import check_backbone, describe_weights
 from setclip_cli.errors import SetClipError
+from setclip_cli.layers import layer_pairs, wants_best
 from setclip_cli.recipe import TRAINING_FREE_METHODS
 from setclip_cli.run_folder import check_out
 from setclip_cli.training_pairs import known_pairs, pair_rows
@@ -44,6 +45,7 @@ class Plan:
         towers = [
             f"  {modality}: {self.rows[modality]} rows through {found['spec']}, "
             + (f"weights from {found['origin']}" if found["offline"] else "weights to be downloaded from the hub")
+            + (f", layer {layer}" if (layer := self.recipe.towers[modality].layer) != -1 else "")
             for modality, found in self.weights.items()
         ]
         terms = [
@@ -96,6 +98,8 @@ def plan(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -
     try:
         chosen = known_pairs(dataset, recipe)
         pairs = len(chosen)
+        if wants_best(recipe):
+            layer_pairs(recipe, chosen)
         if len(ids) == 2:
             pair_rows(chosen, *ids.values(), split=recipe.train.split)
     except SetClipError as error:

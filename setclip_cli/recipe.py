@@ -75,7 +75,8 @@ class Tower(Section):
 
     backbone: Annotated[str, Field(pattern=r"^(esm|timm|sentence-transformers):.+")]
     weights: str = "auto"  # auto | a path | package:NAME | hub
-    pooling: str = "default"  # the backbone's own; esm: mean | cls
+    pooling: str = "default"  # the backbone's own; esm: mean | cls; timm: avg | cls; text: mean | cls; tuned: attention
+    layer: int | Literal["best"] = -1  # whose features: -1 the last block, 1 the first; best is measured on known pairs
     trainable: Annotated[str, Field(pattern=r"^(frozen|full|lora|last-[1-9]\d*)$")] = "frozen"
     lora_rank: PositiveInt = 8
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
@@ -392,6 +393,12 @@ def _contradictions(recipe: Recipe) -> list[str]:
         if _READS[kind] != modality:
             found.append(f"towers.{modality}.backbone: {tower.backbone!r} reads {_READS[kind]}s, not {modality}s")
     tuned = [modality for modality, tower in recipe.towers.items() if not tower.frozen]
+        if tower.layer == 0:
+            found.append(f"towers.{modality}.layer = 0: layers count from 1, or from the last, which is -1")
+        if tower.layer == "best" and recipe.pairs == 0:
+            found.append(f"towers.{modality}.layer = 'best': is measured on known pairs, and pairs = 0")
+        if tower.frozen and tower.pooling == "attention":
+            found.append(f"towers.{modality}.pooling = 'attention': has a query to learn, and the tower is frozen")
     if tuned and recipe.method in TRAINING_FREE_METHODS:
         found.append(f"towers.{tuned[0]}.trainable: method {recipe.method!r} does not train, so all towers are frozen")
     if tuned and (recipe.companions.graph or recipe.companions.linear):
@@ -430,6 +437,8 @@ def _in_words(details: Any) -> str:
     if details["type"] == "missing":
         return f"missing key {'.'.join(location)!r}"
     if location[:1] == ["pairs"]:
+    if location[0] == "towers" and location[2:3] == ["layer"]:
+        return f"{'.'.join(location[:3])}: must be a number or 'best', found {details['input']!r}"
         return f"pairs: must be 'all', a count or a fraction between 0 and 1, found {details['input']!r}"
     if location[:1] == ["towers"] and location[-1] == "[key]":
         return f"unknown key 'towers.{details['input']}'{nearest(str(details['input']), MODALITIES)}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from setclip_cli import checkpoint
 from setclip_cli.errors import ExitCode, SetClipError
@@ -34,7 +37,7 @@ SAFE_TO_CHANGE = {
 
 def is_finished(out: Path, recipe: Recipe) -> bool:
     """Whether the RUN is done with this very recipe; one that was resumed with more steps is not."""
-    return (out / CONFIG_NAME).exists() and (out / RECIPE_NAME).read_text(encoding="utf-8") == recipe.to_toml()
+    return (out / CONFIG_NAME).exists() and not _changed_keys(_recipe_text(out), recipe)
 
 
 def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) -> None:
@@ -52,7 +55,7 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
         raise SetClipError(f"{out}: exists and is no RUN", fix="choose another --out, or remove it yourself")
     if not (out / RECIPE_NAME).exists():
         return
-    changed = _changed_keys((out / RECIPE_NAME).read_text(encoding="utf-8"), recipe.to_toml())
+    changed = _changed_keys(_recipe_text(out), recipe)
     safe = SAFE_TO_CHANGE - ({"train.steps"} if recipe.ensemble > 1 else set())
     if unsafe := [key for key in changed if key not in safe or not resume]:
         raise SetClipError(
@@ -77,9 +80,19 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
         )
 
 
-def _changed_keys(before: str, after: str) -> list[str]:
-    """Dotted keys whose values differ between two recipes."""
-    old, new = (_flat(tomllib.loads(text)) for text in (before, after))
+def _recipe_text(out: Path) -> str:
+    return (out / RECIPE_NAME).read_text(encoding="utf-8")
+
+
+def _changed_keys(before: str, recipe: Recipe) -> list[str]:
+    """Dotted keys whose values differ from those of a RUN's recipe; one that an earlier version lacked had its default.
+
+    A key that this version no longer has, or a value that it refuses, counts as changed.
+    """
+    written = tomllib.loads(before)
+    with suppress(ValidationError):
+        written = type(recipe).model_validate(written).model_dump(mode="json", exclude_none=True)
+    old, new = _flat(written), _flat(recipe.model_dump(mode="json", exclude_none=True))
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 

@@ -28,6 +28,7 @@ from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.features import augmented_features, frozen_features
 from setclip_cli.interrupts import BetweenSteps
 from setclip_cli.items import open_items
+from setclip_cli.layers import choose_layers, fixed_layers, wants_best
 from setclip_cli.lock import exclusive
 from setclip_cli.model import TUNED_NAME, ModelConfig, TowerConfig, load_config, load_model, save_model
 from setclip_cli.model_card import model_card
@@ -91,9 +92,16 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
         group.wait()  # no rank may find the RUN finished by a faster one
         modalities = recipe.modalities()
         pairs = known_pairs(dataset, recipe)
-        backbones = [_backbone(recipe, modality, device) for modality in modalities]
+        with group.main_first():  # the others find the choice in the cache, and below the features
+            best = choose_layers(recipe, dataset, pairs, device) if wants_best(recipe) else None
+        if best and group.main:
+            note(best.summary(modalities))
+        backbones = [
+            _backbone(recipe, modality, layer, device)
+            for modality, layer in zip(modalities, best.layers if best else fixed_layers(recipe), strict=True)
+        ]
         identities = [backbone.identity for backbone in backbones]
-        with group.main_first():  # the others find the features in the cache
+        with group.main_first():
             left, right = (
                 frozen_features(backbone, dataset, modality, recipe.train.split)
                 for backbone, modality in zip(backbones, modalities, strict=True)
@@ -132,8 +140,9 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
                 seed=recipe.seed,
                 pairs=len(pairs),
                 dataset_sha256=dataset.identity(),
+                layer_choice=best.as_json() if best else None,
                 towers={
-                    modality: _tower_config(recipe, modality, identity, backbone.dim, encoder, initial, out, changed)
+                    modality: _tower_config(recipe, modality, identity, backbone, encoder, initial, out, changed)
                     for modality, identity, backbone, encoder, initial, changed in zip(
                         modalities, identities, backbones, fitted.encoders, fitted.initial, tuned, strict=True
                     )
@@ -202,7 +211,7 @@ def _tower_config(
     recipe: Recipe,
     modality: Modality,
     identity: str,
-    dim: int,
+    backbone: Backbone,
     encoder: Encoder,
     initial: Encoder,
     out: Path,
@@ -217,11 +226,12 @@ def _tower_config(
         spec=tower.backbone,
         weights=tower.weights,
         pooling=tower.pooling,
+        layer=backbone.layers,
         identity=identity,
         trainable=tower.trainable,
         lora_rank=tower.lora_rank,
         tuned_sha256=atomic.sha256_file(path) if tuned else None,
-        dim=dim,
+        dim=backbone.dim,
         encoder=encoder.describe(),
         initial=initial.describe(),
     )
@@ -364,6 +374,8 @@ def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
 
 
-def _backbone(recipe: Recipe, modality: Modality, device: torch.device) -> Backbone:
+def _backbone(recipe: Recipe, modality: Modality, layer: int, device: torch.device) -> Backbone:
     tower = recipe.towers[modality]
-    return load_backbone(tower.backbone, modality=modality, weights=tower.weights, pooling=tower.pooling, device=device)
+    return load_backbone(
+        tower.backbone, modality=modality, weights=tower.weights, pooling=tower.pooling, layer=layer, device=device
+    )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from setclip_cli import baselines, checkpoint, consensus
+from setclip_cli.backbones.tuning import is_pooling
 from setclip_cli.companions import Companion, accompanied, fit_companions
 from setclip_cli.distributed import Group
 from setclip_cli.encoders import Encoder
@@ -260,8 +261,10 @@ class Training:
     def _new_optimizer(self, member: int) -> torch.optim.Optimizer:
         """Each member of an ensemble has its own heads, and so its own moments."""
         settings = self.recipe.optim
-        heads = [parameter for tower in self.towers for parameter in tower.heads[member].parameters()]
-        backbones = [value for tower in self.towers for value in tower.tuned_parameters().values()]
+        heads: list[Tensor] = [value for tower in self.towers for value in tower.heads[member].parameters()]
+        tuned = [named for tower in self.towers for named in tower.tuned_parameters().items()]
+        heads += [value for name, value in tuned if is_pooling(name)]
+        backbones = [value for name, value in tuned if not is_pooling(name)]
         groups: list[dict[str, Any]] = [
             {"params": [*heads, *self.objective.parameters()], "lr": settings.lr, "weight_decay": settings.weight_decay}
         ]
