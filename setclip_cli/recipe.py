@@ -213,6 +213,7 @@ class Recipe(Section):
     method: Method = "set-clip-plus"
     init_from: str | None = None  # a RUN of the same towers: start from its weights, as a new training
     ensemble: PositiveInt = 1  # heads trained from as many seeds; their embeddings are concatenated
+    ensemble_distil: bool = False  # or one head is trained to have their cosines: as cheap to embed with as one
     towers: dict[Modality, Tower]
     projection: Projection = Projection()
     objective: Objective = Objective()
@@ -405,6 +406,8 @@ def _contradictions(recipe: Recipe) -> list[str]:
         found.append(f"companions: they are fitted to frozen features, and towers.{tuned[0]} is tuned")
     if tuned and recipe.ensemble > 1:
         found.append(f"ensemble = {recipe.ensemble}: heads can share frozen towers only, and {tuned[0]} is tuned")
+    if recipe.ensemble_distil and recipe.ensemble == 1:
+        found.append("ensemble_distil: needs an ensemble of 2 or more, and ensemble = 1")
     if recipe.validation.every and recipe.ensemble > 1:
         found.append(f"ensemble = {recipe.ensemble}: validation.every stops one training, not several in a row")
     for name, term in recipe.objective.active().items():

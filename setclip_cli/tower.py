@@ -158,7 +158,7 @@ class Tower:
         embeddings: Tensor = self.heads[member](transformed)
         return embeddings
 
-    def encoder(self, averages: dict[str, Tensor] | None = None) -> Encoder:
+    def encoder(self, averages: dict[str, Tensor] | None = None) -> Composed:
         """The heads as they are now, or with averaged weights in their place: a copy, so later steps leave it alone."""
         modules = copy.deepcopy(self.heads)
         if averages:

@@ -16,6 +16,7 @@ from torch import Tensor
 from setclip_cli import baselines, checkpoint, consensus
 from setclip_cli.backbones.tuning import is_pooling
 from setclip_cli.companions import Companion, accompanied, fit_companions
+from setclip_cli.distil import distil
 from setclip_cli.distributed import Group
 from setclip_cli.encoders import Encoder
 from setclip_cli.errors import SetClipError
@@ -30,6 +31,8 @@ from setclip_cli.tower import Pool, Start, Tower, under
 
 if TYPE_CHECKING:
     from setclip_cli.recipe import Recipe
+
+DISTIL_WARNING = 0.9  # correlation with the ensemble below which a distilled head is worth a word
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,17 @@ class Training:
     def fitted(self) -> Fitted:
         """The encoders as they are now: averaged weights where the recipe asks for an average."""
         left, right = (tower.encoder(self._averages_of(f"{tower.side}.heads.")) for tower in self.towers)
-        return Fitted(accompanied((left, right), self.companions), self.initial)
+        findings, warnings = {}, []
+        if self.recipe.ensemble_distil:
+            pools = [tower.pool.features.cpu() for tower in self.towers]
+            (left, right), agreement = distil((left, right), pools[0], pools[1], seed=self.recipe.seed)
+            findings["distil/correlation"] = agreement
+            if agreement < DISTIL_WARNING:
+                warnings.append(
+                    f"the one head's cosines correlate with the ensemble's by {agreement:.2f} only; "
+                    "ensemble_distil = false keeps the ensemble, a larger projection.dim follows it better"
+                )
+        return Fitted(accompanied((left, right), self.companions), self.initial, findings, warnings)
 
     def tuned(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The trained weights of the left and right backbone, by name; empty for frozen ones."""

@@ -120,6 +120,7 @@ def test_all_mistakes_are_told_at_once_contradictions_included(base: Path) -> No
         (["towers.image.trainable=full", "ensemble=2"], "heads can share frozen towers only"),
         (["towers.image.trainable=full", "method=cca"], "does not train, so all towers are frozen"),
         (["validation.every=5", "ensemble=2"], "validation.every stops one training"),
+        (["ensemble_distil=true"], "ensemble_distil: needs an ensemble of 2 or more"),
         (["towers.protein.backbone=esm:esm2_t6_8M_UR50D"], "two modalities are aligned, found 3"),
     ],
 )
