@@ -393,13 +393,13 @@ def _contradictions(recipe: Recipe) -> list[str]:
         kind = tower.backbone.partition(":")[0]
         if _READS[kind] != modality:
             found.append(f"towers.{modality}.backbone: {tower.backbone!r} reads {_READS[kind]}s, not {modality}s")
-    tuned = [modality for modality, tower in recipe.towers.items() if not tower.frozen]
         if tower.layer == 0:
             found.append(f"towers.{modality}.layer = 0: layers count from 1, or from the last, which is -1")
         if tower.layer == "best" and recipe.pairs == 0:
             found.append(f"towers.{modality}.layer = 'best': is measured on known pairs, and pairs = 0")
         if tower.frozen and tower.pooling == "attention":
             found.append(f"towers.{modality}.pooling = 'attention': has a query to learn, and the tower is frozen")
+    tuned = [modality for modality, tower in recipe.towers.items() if not tower.frozen]
     if tuned and recipe.method in TRAINING_FREE_METHODS:
         found.append(f"towers.{tuned[0]}.trainable: method {recipe.method!r} does not train, so all towers are frozen")
     if tuned and (recipe.companions.graph or recipe.companions.linear):
@@ -437,11 +437,11 @@ def _in_words(details: Any) -> str:
         table = _section_at(parents)
         known = list(table.model_fields) if table else list(MODALITIES)
         return f"unknown key {'.'.join(location)!r}{nearest(key, known)}"
+    if location[0] == "towers" and location[2:3] == ["layer"]:
+        return f"{'.'.join(location[:3])}: must be a number or 'best', found {details['input']!r}"
     if details["type"] == "missing":
         return f"missing key {'.'.join(location)!r}"
     if location[:1] == ["pairs"]:
-    if location[0] == "towers" and location[2:3] == ["layer"]:
-        return f"{'.'.join(location[:3])}: must be a number or 'best', found {details['input']!r}"
         return f"pairs: must be 'all', a count or a fraction between 0 and 1, found {details['input']!r}"
     if location[:1] == ["towers"] and location[-1] == "[key]":
         return f"unknown key 'towers.{details['input']}'{nearest(str(details['input']), MODALITIES)}"
