@@ -174,6 +174,8 @@ class Train(Section):
     keep_checkpoints: PositiveInt = 2  # the newest
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # of the towers; losses are always float32
+    tf32: bool = False  # TensorFloat-32 for the towers' float32 matrix products on CUDA; losses never
+    compile: bool = False  # tuned towers through torch.compile: the first steps take minutes, the others less
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]  # beside metrics.jsonl; never weights
     map_every: Annotated[int, Field(ge=0)] = 100  # steps between two maps and histograms in TensorBoard; 0 makes none
 

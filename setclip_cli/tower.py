@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from setclip_cli.backbones.batching import tf32
 from setclip_cli.backbones.tuning import dropout_on
 from setclip_cli.companions import trained_part
 from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
@@ -16,6 +17,8 @@ from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.items import Items
     from setclip_cli.recipe import Recipe
@@ -66,6 +69,7 @@ class Tower:
         self.side, self.pool, self.dim = side, pool, recipe.projection.dim
         self.noise = recipe.objective.self_supervised.noise
         self.chunk = recipe.train.chunk if pool.tuned else None
+        self._tf32 = recipe.train.tf32
         self.transform = FeatureTransform.fit(pool.features, recipe.projection.pca).to(device)
         with torch.no_grad():
             self.features = self.transform(pool.features)
@@ -145,14 +149,19 @@ class Tower:
         Args:
             dropout_seed: Runs the backbone with dropout from this seed: part of what makes another view of a text.
         """
-        if self.pool.tuned is None:
-            return self._head(member, prepared)
-        backbone = self.pool.tuned.backbone
-        if dropout_seed is None:
-            return self._head(member, self.transform(backbone.features(prepared)))
-        with torch.random.fork_rng(), dropout_on(backbone.module):
-            torch.manual_seed(dropout_seed)
-            return self._head(member, self.transform(backbone.features(prepared)))
+        with self.matmuls():
+            if self.pool.tuned is None:
+                return self._head(member, prepared)
+            backbone = self.pool.tuned.backbone
+            if dropout_seed is None:
+                return self._head(member, self.transform(backbone.features(prepared)))
+            with torch.random.fork_rng(), dropout_on(backbone.module):
+                torch.manual_seed(dropout_seed)
+                return self._head(member, self.transform(backbone.features(prepared)))
+
+    def matmuls(self) -> AbstractContextManager[object]:
+        """In which the tower goes forward and backward: TensorFloat-32 where the recipe asks for it."""
+        return tf32(self.features.device, self._tf32)
 
     def _head(self, member: int, transformed: Tensor) -> Tensor:
         embeddings: Tensor = self.heads[member](transformed)

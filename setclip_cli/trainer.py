@@ -20,6 +20,7 @@ from torch import Tensor
 
 from setclip_cli import atomic, checkpoint
 from setclip_cli.backbones import load_backbone
+from setclip_cli.backbones.compiling import compile_blocks
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.checkpoint import Checkpoint
 from setclip_cli.console import note, progress
@@ -163,6 +164,8 @@ def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor
         items = open_items(dataset, backbone.modality, split, backbone.column)
         make_trainable(backbone, tower.trainable, lora_rank=tower.lora_rank, checkpointing=tower.gradient_checkpointing)
         backbone.precision = resolve_precision(recipe.train.precision, features.device)
+        if recipe.train.compile and (reason := compile_blocks(backbone)):
+            note(f"note: train.compile: this machine cannot ({reason}); training goes on without")
         lengths = None if backbone.modality == "image" else torch.tensor(items.lengths())
         return Pool(features, tuned=Tuned(backbone, items, lengths))
     count = recipe.objective.self_supervised.views if recipe.objective.self_supervised.weight else 0

@@ -406,12 +406,15 @@ class _Embedded:
         """Sends the gradient of this rank's rows back through the tower."""
         own = gradient[self.group.share(len(self.lot.rows))]
         if self._graph is not None:
-            torch.autograd.backward(self._graph, own.to(self._graph.dtype))
+            self._send(self._graph, own)
             return
         for index in range(len(self.lot.chunks)):
-            embeddings = self._embed(index)
             start = index * self.lot.size
-            torch.autograd.backward(embeddings, own[start : start + self.lot.size].to(embeddings.dtype))
+            self._send(self._embed(index), own[start : start + self.lot.size])
+
+    def _send(self, embeddings: Tensor, gradient: Tensor) -> None:
+        with self.tower.matmuls():
+            torch.autograd.backward(embeddings, gradient.to(embeddings.dtype))
 
     def _embed(self, index: int) -> Tensor:
         seed = None if self.lot.view_seed is None else self.lot.view_seed + index

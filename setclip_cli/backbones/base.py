@@ -48,6 +48,7 @@ class Backbone(Protocol):
         pooling: How the token features became one vector, in the backbone's own words.
         identity: sha256 over weights, preprocessing, layer and pooling: equal identity means equal features.
         preprocessing: What happens to an item before the weights see it, as JSON values.
+        device: Where the weights are.
         budget: What one forward pass takes.
         precision: Of the matrix products; float32 unless set otherwise.
     """
@@ -60,6 +61,7 @@ class Backbone(Protocol):
     pooling: str
     identity: str
     preprocessing: dict[str, Any]
+    device: torch.device
     budget: Budget
     precision: torch.dtype
 

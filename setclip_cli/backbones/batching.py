@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +13,8 @@ from setclip_cli.console import note
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -75,3 +77,23 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision)
+
+
+def tf32(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
+    """Runs float32 matrix products in TensorFloat-32 on a CUDA GPU; elsewhere, or unwanted, leaves them as they are."""
+    return _tf32() if wanted and device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def staged(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor bound for ``device``: in pinned memory for a CUDA GPU, so that nobody waits for the copy."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor

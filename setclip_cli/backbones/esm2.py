@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from setclip_cli.backbones.augment import augment_protein
 from setclip_cli.backbones.base import Encoded, counted_layer
-from setclip_cli.backbones.batching import Budget, autocast
+from setclip_cli.backbones.batching import Budget, autocast, staged
 from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
 from setclip_cli.errors import SetClipError, first_line
@@ -272,12 +272,14 @@ class Esm2Backbone:
         if views is not None:
             sequences = [augment_protein(text, view) for text, view in zip(sequences, views, strict=True)]
         windows = [window for index, text in enumerate(sequences) for window in self._windows(index, text)]
-        return Windows(*self._padded(windows), torch.tensor([window.item for window in windows]), len(sequences))
+        item = torch.tensor([window.item for window in windows])
+        tokens, weights, item = (staged(tensor, self.device) for tensor in (*self._padded(windows), item))
+        return Windows(tokens, weights, item, len(sequences))
 
     def features(self, prepared: Windows) -> Tensor:
         parts = self._forward(prepared.tokens, prepared.weights)
         empty = parts.new_zeros(prepared.items, self.dim)
-        return empty.index_add(0, prepared.item.to(self.device), parts)
+        return empty.index_add(0, prepared.item.to(self.device, non_blocking=True), parts)
 
     def _pooled(self, windows: Sequence[Window]) -> Tensor:
         """(b, dim) float32 on the CPU: each window's part of its item's feature; the parts of an item add up to it."""

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from setclip_cli.backbones.augment import augment_text
 from setclip_cli.backbones.base import Encoded, counted_layer
-from setclip_cli.backbones.batching import Budget, autocast
+from setclip_cli.backbones.batching import Budget, autocast, staged
 from setclip_cli.backbones.pooling import AttentionPooledText
 from setclip_cli.backbones.tensors import identity_of
 from setclip_cli.errors import ExitCode, SetClipError, first_line
@@ -107,7 +107,8 @@ class SentenceBackbone:
         texts = [str(item) for item in items]
         if views is not None:
             texts = [augment_text(text, view) for text, view in zip(texts, views, strict=True)]
-        return {name: value for name, value in self.model.preprocess(texts).items() if isinstance(value, Tensor)}
+        made = self.model.preprocess(texts)
+        return {name: staged(value, self.device) for name, value in made.items() if isinstance(value, Tensor)}
 
     def features(self, prepared: dict[str, Tensor]) -> Tensor:
         tokens = {name: value.to(self.device, non_blocking=True) for name, value in prepared.items()}

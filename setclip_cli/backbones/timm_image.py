@@ -18,7 +18,7 @@ from torch import Tensor
 
 from setclip_cli.backbones.augment import augment_image
 from setclip_cli.backbones.base import Encoded, counted_layer
-from setclip_cli.backbones.batching import Budget, autocast
+from setclip_cli.backbones.batching import Budget, autocast, staged
 from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
 from setclip_cli.errors import SetClipError, first_line
@@ -129,7 +129,7 @@ class TimmBackbone:
         for image in decoded:
             if isinstance(image, str):
                 raise SetClipError(f"an image {image}", fix="remove it from its source and ingest again")
-        return torch.stack([image for image in decoded if isinstance(image, Tensor)])
+        return staged(torch.stack([image for image in decoded if isinstance(image, Tensor)]), self.device)
 
     def features(self, prepared: Tensor) -> Tensor:
         return self.forward(prepared.to(self.device, non_blocking=True))

@@ -1,0 +1,45 @@
+"""torch.compile for tuned backbones, block by block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from setclip_cli.errors import first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from setclip_cli.backbones.base import Backbone
+
+
+def compile_blocks(backbone: Backbone) -> str | None:
+    """Compiles each block of a backbone's network in place, at its first call; its weights and their names stay.
+
+    Blocks rather than the whole: blocks of one kind share what is compiled for the first of them, so a deep network
+    takes no longer than a shallow one, and what a library does between its blocks need not be compilable.
+
+    Returns:
+        Why nothing was compiled, where this machine cannot; None when all is well.
+    """
+    device = backbone.device
+    try:
+        torch.compile(torch.sin)(torch.ones(2, device=device))
+    except (RuntimeError, ImportError, OSError) as error:  # no C++ compiler, or no Triton
+        return first_line(error)
+    # Images have one size; proteins and texts would be compiled anew for every length.
+    dynamic = None if backbone.modality == "image" else True
+    for block in _blocks(backbone.module):
+        block.compile(dynamic=dynamic)
+    return None
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost lists and sequences inside a network: its blocks, stages or layers."""
+    for child in module.children():
+        if isinstance(child, (nn.ModuleList, nn.Sequential)):
+            yield from child
+        else:
+            yield from _blocks(child)
