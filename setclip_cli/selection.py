@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from setclip_cli.sampling import generator
@@ -50,7 +53,7 @@ class Choice:
         if self.margin is None:
             return (
                 f"auto: {self.recipe.method}, because {self.pairs} pairs are too few to hold any out "
-                f"(from {LEAST_PAIRS} on, the candidates are compared)"
+                f"(from {LEAST_PAIRS} on, where enough of them share no item, the candidates are compared)"
             )
         ranked = sorted(self.scores.items(), key=lambda item: -item[1])
         table = ", ".join(f"{method} {score:.3f}" for method, score in ranked)
@@ -82,16 +85,16 @@ def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit)
         pairs: (b, 2) int64, rows of the known pairs.
         fit: Fits a recipe to pools and pairs and returns both encoders.
     """
-    if len(pairs) < LEAST_PAIRS:
+    fold = folds(pairs, recipe.seed)
+    if len(pairs) < LEAST_PAIRS or len(set(fold.tolist())) < FOLDS:
         return Choice(recipe.with_settings(method=FALLBACK), len(pairs), {}, None)
-    fold = torch.randperm(len(pairs), generator=generator(recipe.seed, "auto")) % FOLDS
     results: dict[Method, Tensor] = {}
     for method in CANDIDATES:
         candidate = recipe.with_settings(method=method)
         scores = torch.zeros(len(pairs))
         for held_out in range(FOLDS):
-            encoders = fit(candidate, left, right, pairs[fold != held_out])
-            scores[fold == held_out] = partner_scores(encoders, left, right, pairs[fold == held_out])
+            known, hidden = pairs[fold != held_out], pairs[fold == held_out]
+            scores[fold == held_out] = partner_scores(fit(candidate, left, right, known), left, right, hidden, known)
         results[method] = scores
     best, second = sorted(CANDIDATES, key=lambda method: -float(results[method].mean()))[:2]
     lead = results[best] - results[second]
@@ -103,18 +106,40 @@ def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit)
     )
 
 
+def folds(pairs: Tensor, seed: int) -> Tensor:
+    """(b,) int64: the fold that holds each pair out. Pairs that share an item are held out together.
+
+    Otherwise an image with five captions would be found by its fifth because it was fitted to the other four.
+    """
+    left, right = (torch.unique(side, return_inverse=True)[1].numpy() for side in pairs.T)
+    items = int(left.max(initial=-1)) + 1, int(right.max(initial=-1)) + 1
+    joined = coo_array((np.ones(len(pairs)), (left, items[0] + right)), shape=(sum(items), sum(items)))
+    count, component = connected_components(joined, directed=False)
+    fold = torch.randperm(count, generator=generator(seed, "auto")) % FOLDS
+    return fold[torch.from_numpy(component[left]).long()]
+
+
 @torch.no_grad()
-def partner_scores(encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, pairs: Tensor) -> Tensor:
+def partner_scores(
+    encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, pairs: Tensor, known: Tensor
+) -> Tensor:
     """(b,) how well each pair's items find each other: 1 - log rank / log gallery, the mean of both directions.
 
-    The gallery is the pair's own partner among up to ``GALLERY`` rows of its pool, evenly spaced. Ties count half.
-    Logs, because pools hold many rows that would do as well as the partner: its exact place among them says little.
+    The gallery is the pair's own partner among up to ``GALLERY`` rows of its pool, evenly spaced. Rows of the ``known``
+    pairs are not in it: a method that treats what it was fitted to unlike the rest (ASIF's anchors) would find the
+    partner by that alone. Ties count half. Logs, because the head of the ranking is what a user looks at.
     """
     embeddings = [encoder(pool[rows]) for encoder, pool, rows in zip(encoders, (left, right), pairs.T, strict=True)]
     own = (embeddings[0] * embeddings[1]).sum(1, keepdim=True)
     scores = torch.zeros(len(pairs))
-    for queries, encoder, pool in ((embeddings[0], encoders[1], right), (embeddings[1], encoders[0], left)):
-        gallery = encoder(pool[:: math.ceil(len(pool) / GALLERY)])
+    for queries, encoder, pool, fitted in (
+        (embeddings[0], encoders[1], right, known[:, 1]),
+        (embeddings[1], encoders[0], left, known[:, 0]),
+    ):
+        free = torch.ones(len(pool), dtype=torch.bool)
+        free[fitted] = False
+        rows = free.nonzero().squeeze(1)
+        gallery = encoder(pool[rows[:: math.ceil(len(rows) / GALLERY)]])
         similarities = queries @ gallery.T
         ahead = (similarities > own).sum(1) + 0.5 * (similarities == own).sum(1)
         scores += (1 - torch.log1p(ahead) / math.log1p(len(gallery))) / 2

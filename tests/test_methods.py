@@ -23,7 +23,7 @@ from setclip_cli.encoders import (
 )
 from setclip_cli.errors import SetClipError
 from setclip_cli.recipe import Recipe, load_recipe
-from setclip_cli.selection import CANDIDATES, Choice, choose, partner_scores
+from setclip_cli.selection import CANDIDATES, Choice, choose, folds, partner_scores
 
 
 def pools(clusters: int = 4, left_rows: int = 80, right_rows: int = 120, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -179,14 +179,38 @@ def test_auto_takes_the_method_that_finds_held_out_partners_best(recipe: Recipe)
     assert all(len(known) == 48 for known in seen)  # a fifth is held out each time
 
 
+def test_pairs_that_share_an_item_are_held_out_together() -> None:
+    pairs = torch.tensor([[image, 5 * image + caption] for image in range(20) for caption in range(5)])
+    fold = folds(pairs, seed=0).reshape(20, 5)
+    assert (fold == fold[:, :1]).all()
+    assert torch.bincount(fold[:, 0]).tolist() == [4] * 5
+    chain = torch.tensor([[0, 0], [0, 1], [1, 1], [7, 9]])
+    assert len(set(folds(chain, seed=0)[:3].tolist())) == 1
+
+
+def test_auto_takes_the_default_when_all_pairs_share_an_item(recipe: Recipe) -> None:
+    left, right = pools()
+    pairs = torch.stack([torch.zeros(60, dtype=torch.int64), torch.arange(60)], dim=1)
+    assert choose(recipe, left, right, pairs, _never).recipe.method == "set-clip-plus"
+
+
 def test_partner_scores_are_one_for_the_nearest_and_small_for_the_farthest() -> None:
     left = torch.eye(6)
     same = LinearMap(torch.eye(6))
     pairs = torch.arange(6).repeat(2, 1).T
-    found = partner_scores((same, same), left, left, pairs)
+    none = torch.zeros(0, 2, dtype=torch.int64)
+    found = partner_scores((same, same), left, left, pairs, none)
     assert float(found.min()) > 0.75  # itself among the gallery ties with itself and counts half
-    opposite = partner_scores((same, LinearMap(-torch.eye(6))), left, left, pairs)
+    opposite = partner_scores((same, LinearMap(-torch.eye(6))), left, left, pairs, none)
     assert float(opposite.max()) < 0.1
+
+
+def test_rows_that_a_method_was_fitted_to_are_no_gallery_for_partners() -> None:
+    left = torch.cat([torch.eye(3), torch.eye(3)])  # three known items, and three held out that look the same
+    same = LinearMap(torch.eye(3))
+    known, hidden = torch.arange(3).repeat(2, 1).T, torch.arange(3, 6).repeat(2, 1).T
+    alone = partner_scores((same, same), left[3:], left[3:], known, known[:0])
+    assert torch.equal(partner_scores((same, same), left, left, hidden, known), alone)
 
 
 def _never(*_: object) -> tuple[Encoder, Encoder]:
