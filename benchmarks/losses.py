@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from setclip_cli.losses import published
+from setclip_cli.losses.mutual import BLOCK
 from setclip_cli.losses.sdd import sdd
 
 PARTS = ("loop", "products", "large")
@@ -94,24 +95,26 @@ def against_loop(device: str) -> dict[str, float]:
     return {"sdd_s": ours, "published_s": vectorised, "published_loop_s": loop, "loop_over_sdd": loop / ours}
 
 
-def bare_products(x: Tensor, y: Tensor, block: int = 1024) -> None:
-    """The matrix products of forward and backward in the same tiles and nothing else.
+def bare_products(x: Tensor, y: Tensor) -> None:
+    """The matrix products that forward and backward make, in the same tiles, and nothing else.
 
-    Four kernel sums (x to x, x to y, y to y, y to x). A tile of each needs one product forward; backward the same one
-    again, and one for the gradient of each side: 16 products of n m d in all.
+    The kernel matrices of x with x, y with y (half of each) and x with y: forward one product a tile, backward the same
+    one again and one for the gradient of each side. That is 8 products of n m d; a walk over the whole of all four
+    matrices, x with x, x with y, y with y and y with x, would take 16.
     """
-    tile = x.new_empty(block, block)
-    for a, b in ((x, x), (x, y), (y, y), (y, x)):
-        for row in range(0, len(a), block):
-            for column in range(0, len(b), block):
-                torch.mm(a[row : row + block], b[column : column + block].T, out=tile)
-    for a, b in ((x, x), (x, y), (y, y), (y, x)):
-        grad_a, grad_b = torch.empty_like(a[:block]), torch.empty_like(b[:block])
-        for row in range(0, len(a), block):
-            for column in range(0, len(b), block):
-                torch.mm(a[row : row + block], b[column : column + block].T, out=tile)
-                torch.mm(tile, b[column : column + block], out=grad_a)
-                torch.mm(tile.T, a[row : row + block], out=grad_b)
+    buffer = x.new_empty(BLOCK * BLOCK)
+    for backward in (False, True):
+        for a, b in ((x, x), (y, y), (x, y)):
+            grad_a, grad_b = torch.empty_like(a[:BLOCK]), torch.empty_like(b[:BLOCK])
+            for row in range(0, len(a), BLOCK):
+                for column in range(row if a is b else 0, len(b), BLOCK):
+                    left, right = a[row : row + BLOCK], b[column : column + BLOCK]
+                    tile = buffer[: len(left) * len(right)].view(len(left), len(right))
+                    torch.mm(left, right.T, out=tile)
+                    if backward:
+                        torch.mm(tile, right, out=grad_a[: len(left)])
+                        if a is not b or row != column:
+                            torch.mm(tile.T, left, out=grad_b[: len(right)])
 
 
 def against_products(device: str, n: int = 16_384) -> dict[str, float]:

@@ -71,9 +71,9 @@ def log_kernel_sum(
     x, y = x.to(dtype), y.to(dtype)
     if log_weights is not None:
         log_weights = log_weights.detach().to(dtype)
-    fused = _fused(x.device) if dtype == torch.float32 and x.device == y.device else None
+    fused = fused_kernels(x.device) if dtype == torch.float32 and x.device == y.device else None
     if fused is not None:
-        centre = _centre(x, y)
+        centre = centre_of(x, y)
         if not _needs_exact_distances(x.detach() - centre, y.detach() - centre, min(scales)):
             swift: Tensor = fused.LogKernelSum.apply(x - centre, y - centre, scales, exclude_self, log_weights)
             return swift
@@ -118,7 +118,7 @@ def median_bandwidth(x: Tensor, y: Tensor, *, rows: int = 512) -> float:
 
 
 @functools.cache
-def _fused(device: torch.device) -> ModuleType | None:
+def fused_kernels(device: torch.device) -> ModuleType | None:
     """The Triton kernels where a trial of them on this device succeeds; None, and why in the debug log, elsewhere."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # runs them on the CPU, very slowly: for tests
     if device.type != "cuda" and not interpreted:
@@ -134,7 +134,7 @@ def _fused(device: torch.device) -> ModuleType | None:
     return kernels_triton
 
 
-def _centre(x: Tensor, y: Tensor) -> Tensor:
+def centre_of(x: Tensor, y: Tensor) -> Tensor:
     """(d,) common mean of both sets: distances are the same about any origin, rounding is not."""
     return ((x.sum(0) + y.sum(0)) / (len(x) + len(y))).detach()
 
@@ -208,7 +208,7 @@ class _Tiles:
     """Walks the matrix of squared distances tile by tile, less ``row_offset`` where that is not None."""
 
     def __init__(self, x: Tensor, y: Tensor, smallest: float, exclude_self: bool, block_size: int) -> None:
-        centre = _centre(x, y)
+        centre = centre_of(x, y)
         self.x, self.y = x - centre, y - centre
         self.exclude_self, self.block_size = exclude_self, block_size
         self.exact = _needs_exact_distances(self.x, self.y, smallest)

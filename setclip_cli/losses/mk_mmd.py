@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from setclip_cli.losses.kernels import check_rows, log_kernel_sum, median_bandwidth
+from setclip_cli.losses.mutual import own_log_kernel_sum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,9 +48,11 @@ def mk_mmd(
         median = median_bandwidth(x, y)
         bandwidths = [factor * median for factor in MEDIAN_FACTORS]
 
-    def mean_kernel(a: Tensor, b: Tensor, *, own: bool) -> Tensor:
-        left_out = unbiased and own
-        sums = log_kernel_sum(a, b, bandwidths, exclude_self=left_out)
-        return (sums - math.log(len(b) - left_out)).exp().mean(0).sum()
+    def mean_kernel(sums: Tensor, terms: int) -> Tensor:
+        return (sums - math.log(terms)).exp().mean(0).sum()
 
-    return mean_kernel(x, x, own=True) + mean_kernel(y, y, own=True) - 2 * mean_kernel(x, y, own=False)
+    within_x, within_y = (
+        mean_kernel(own_log_kernel_sum(rows, bandwidths, exclude_self=unbiased), len(rows) - unbiased)
+        for rows in (x, y)
+    )
+    return within_x + within_y - 2 * mean_kernel(log_kernel_sum(x, y, bandwidths), len(y))

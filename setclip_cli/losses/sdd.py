@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from setclip_cli.losses.kernels import check_rows, log_kernel_sum
+from setclip_cli.losses.mutual import mutual_log_kernel_sums, own_log_kernel_sum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,31 +86,27 @@ def log_density_ratios(
     check_rows("sdd", x=x, y=y)
     if leave_one_out and min(len(x), len(y)) < 2:
         raise ValueError(f"sdd(leave_one_out=True) needs two rows in each set; got {len(x)} and {len(y)}")
-    x_set, x_log = _reference("x", x, x_bank, x_weights)
-    y_set, y_log = _reference("y", y, y_bank, y_weights)
-
-    def own(points: Tensor, reference: Tensor, log_weights: Tensor | None) -> Tensor:
-        sums = log_kernel_sum(points, reference, bandwidths, exclude_self=leave_one_out, log_weights=log_weights)
-        if not leave_one_out:
-            return sums - _log_total(reference, log_weights)
-        if log_weights is None:
-            return sums - math.log(len(reference) - 1)
-        others = log_weights.exp().sum() - log_weights[: len(points)].exp()
-        return sums - others.clamp_min(torch.finfo(sums.dtype).tiny).log()[:, None]
-
-    def other(points: Tensor, reference: Tensor, log_weights: Tensor | None) -> Tensor:
-        return log_kernel_sum(points, reference, bandwidths, log_weights=log_weights) - _log_total(
-            reference, log_weights
-        )
-
-    return own(x, x_set, x_log) - other(x, y_set, y_log), own(y, y_set, y_log) - other(y, x_set, x_log)
+    x_log, y_log = _log_weights("x", x, x_weights), _log_weights("y", y, y_weights)
+    x_own, y_own = (
+        own_log_kernel_sum(points, bandwidths, exclude_self=leave_one_out, log_weights=log_weights)
+        for points, log_weights in ((x, x_log), (y, y_log))
+    )
+    x_other, y_other = mutual_log_kernel_sums(x, y, bandwidths, x_log_weights=x_log, y_log_weights=y_log)
+    x_more, y_more = (0 if bank is None else len(bank) for bank in (x_bank, y_bank))
+    if x_bank is not None and x_more:
+        x_own, y_other = (_joined(sums, z, x_bank, bandwidths) for sums, z in ((x_own, x), (y_other, y)))
+    if y_bank is not None and y_more:
+        y_own, x_other = (_joined(sums, z, y_bank, bandwidths) for sums, z in ((y_own, y), (x_other, x)))
+    x_all, y_all = math.log(len(x) + x_more), math.log(len(y) + y_more)
+    x_others = _log_total_of_others(x_log, len(x), x_more) if leave_one_out else x_all
+    y_others = _log_total_of_others(y_log, len(y), y_more) if leave_one_out else y_all
+    return (x_own - x_others) - (x_other - y_all), (y_own - y_others) - (y_other - x_all)
 
 
-def _reference(name: str, points: Tensor, bank: Tensor | None, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The rows of a density and their log weights (None for equal ones)."""
-    rows = points if bank is None or not len(bank) else torch.cat([points, bank.detach().to(points.dtype)])
+def _log_weights(name: str, points: Tensor, weights: Tensor | None) -> Tensor | None:
+    """Log weights of mean weight 1; None for equal ones."""
     if weights is None:
-        return rows, None
+        return None
     if weights.shape != (len(points),) or not bool((weights >= 0).all()) or not bool(weights.sum() > 0):
         raise ValueError(
             f"{name}_weights must be ({len(points)},), none negative, not all 0; got {tuple(weights.shape)}"
@@ -117,12 +114,20 @@ def _reference(name: str, points: Tensor, bank: Tensor | None, weights: Tensor |
     scaled = weights.detach() * (len(points) / weights.sum())
     if not bool(torch.isfinite(scaled).all()):
         raise ValueError(f"{name}_weights hold NaN or inf")
-    log_weights = torch.cat([scaled, scaled.new_ones(len(rows) - len(points))]).log()
-    return rows, log_weights.float() if points.dtype != torch.float64 else log_weights.double()
+    return scaled.to(torch.promote_types(points.dtype, torch.float32)).log()
 
 
-def _log_total(reference: Tensor, log_weights: Tensor | None) -> Tensor | float:
-    return math.log(len(reference)) if log_weights is None else torch.logsumexp(log_weights, 0)
+def _joined(sums: Tensor, points: Tensor, bank: Tensor, bandwidths: Sequence[float] | Tensor) -> Tensor:
+    """Log kernel sums with those over a bank added, without gradient into it."""
+    return torch.logaddexp(sums, log_kernel_sum(points, bank.detach().to(points.dtype), bandwidths))
+
+
+def _log_total_of_others(log_weights: Tensor | None, points: int, more: int) -> Tensor | float:
+    """Log of the weight that a density has without the point itself."""
+    if log_weights is None:
+        return math.log(points + more - 1)
+    others = points + more - log_weights.exp()
+    return others.clamp_min(torch.finfo(others.dtype).tiny).log()[:, None]
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:

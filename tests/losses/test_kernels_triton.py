@@ -33,12 +33,12 @@ for name, n, m, d, bandwidths, exclude_self, weighted, dtype in json.load(sys.st
     if exclude_self:
         rows[1] = torch.cat([rows[0], rows[1][n:]])
     results = []
-    for fused in (kernels._fused, lambda device: None):
-        kernels._fused, kept = fused, kernels._fused
+    for fused in (kernels.fused_kernels, lambda device: None):
+        kernels.fused_kernels, kept = fused, kernels.fused_kernels
         x, y = (part.clone().requires_grad_() for part in rows)
         value = kernels.log_kernel_sum(x, y, bandwidths, exclude_self=exclude_self, log_weights=log_weights)
         (value * upstream).sum().backward()
-        kernels._fused = kept
+        kernels.fused_kernels = kept
         results.append((type(value.grad_fn).__name__, value.detach(), x.grad, y.grad))
     (swift, *found), (plain, *expected) = results
     assert (swift, plain) != (plain, plain), (swift, plain)
@@ -85,11 +85,11 @@ def test_a_machine_where_triton_fails_computes_in_plain_torch_and_logs_why(
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setitem(sys.modules, "setclip_cli.losses.kernels_triton", None)  # as if it could not be imported
-    kernels._fused.cache_clear()
+    kernels.fused_kernels.cache_clear()
     try:
         with caplog.at_level(logging.DEBUG, logger=kernels.__name__):
             found = kernels.log_kernel_sum(torch.eye(3), torch.eye(3), [1.0])
     finally:
-        kernels._fused.cache_clear()
+        kernels.fused_kernels.cache_clear()
     torch.testing.assert_close(found[:, 0], torch.full((3,), (1 + 2 * torch.tensor(-2.0).exp()).log()))
     assert "plain torch" in caplog.text
