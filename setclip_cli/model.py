@@ -40,6 +40,7 @@ class TowerConfig(BaseModel):
     weights: str
     pooling: str
     layer: int = -1  # whose features, counted from 1
+    preprocessing: dict[str, Any] | None = None  # the backbone's at training; None in a RUN of before this was kept
     identity: str  # of the backbone as found: the same weights must be found again to embed
     trainable: str = "frozen"
     lora_rank: int = 8
@@ -65,9 +66,9 @@ class ModelConfig(BaseModel):
     seed: int
     pairs: int  # known pairs that training used
     dataset_sha256: str  # of the DATASET's index at training
+    layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
     towers: dict[Modality, TowerConfig]
 
-    layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
 
 @dataclass(frozen=True)
 class Model:
@@ -93,7 +94,8 @@ class Model:
             initial: The weights before training instead: what the `initial` encoders go with.
 
         Raises:
-            SetClipError: the weights are not to be found, or are not those of the training.
+            SetClipError: the weights are not to be found, or they or what is done to an item before them are not those
+                of the training.
         """
         from setclip_cli.backbones import load_backbone
 
@@ -106,6 +108,7 @@ class Model:
             layer=tower.layer,
             device=device,
         )
+        _require_same_preprocessing(self.run, modality, tower, backbone)
         if backbone.identity != tower.identity:
             raise SetClipError(
                 f"{tower.spec}: the weights found (weights = {tower.weights!r}) are not those this RUN was trained on",
@@ -132,6 +135,19 @@ class Model:
                 f"{path}: is not the file that {CONFIG_NAME} names", fix="restore both files from the same RUN"
             )
         return tensors
+
+
+def _require_same_preprocessing(run: Path, modality: Modality, tower: TowerConfig, backbone: Backbone) -> None:
+    """Features of images of another size, or of texts cut elsewhere, are not those the encoder was trained on."""
+    then, now = tower.preprocessing, json.loads(json.dumps(backbone.preprocessing))
+    different = [] if then is None else sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+    if then is not None and different:
+        key = different[0]
+        raise SetClipError(
+            f"{run / CONFIG_NAME}: the {modality} tower was trained with {key} = {then.get(key)!r}, "
+            f"and {tower.spec} now says {now.get(key)!r}",
+            fix="restore the backbone's files, install the library version of the training, or train again",
+        )
 
 
 def save_model(

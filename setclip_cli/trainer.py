@@ -230,6 +230,7 @@ def _tower_config(
         weights=tower.weights,
         pooling=tower.pooling,
         layer=backbone.layers,
+        preprocessing=backbone.preprocessing,
         identity=identity,
         trainable=tower.trainable,
         lora_rank=tower.lora_rank,

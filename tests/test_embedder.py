@@ -46,6 +46,7 @@ def run(tmp_path: Path, tiny_esm2: Path, tiny_sentence: Path) -> Path:
             spec=spec,
             weights=str(weights),
             pooling="default",
+            preprocessing=backbone.preprocessing,
             identity=backbone.identity,
             dim=backbone.dim,
             encoder=encoders[modality].describe(),
@@ -168,6 +169,22 @@ def test_a_run_whose_backbone_changed_is_refused(run: Path, data: Path, tmp_path
     with pytest.raises(SetClipError, match="are not those this RUN was trained on"):
         embed(run, open_dataset(data), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_refused_when_its_backbone_now_prepares_items_otherwise(run: Path, data: Path, tmp_path: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["towers"]["caption"]["preprocessing"]["max_tokens"] = 64
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SetClipError, match="caption tower was trained with max_tokens = 64, and .* now says 32"):
+        embed(run, open_dataset(data), tmp_path / "out", modality="caption")
+
+
+def test_a_run_from_before_preprocessing_was_kept_still_embeds(run: Path, data: Path, tmp_path: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    for tower in config["towers"].values():
+        del tower["preprocessing"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert embed(run, open_dataset(data), tmp_path / "out", modality="caption").rows == 5
 
 
 def test_a_run_whose_weights_do_not_match_its_config_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
