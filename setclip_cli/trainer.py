@@ -149,12 +149,19 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
                     )
                 },
             )
-            atomic.write_text(out / "README.md", model_card(recipe, config, dataset))
+            card = model_card(recipe, config, dataset, records=_records(out, steps), findings=fitted.findings)
+            atomic.write_text(out / "README.md", card)
             encoders = dict(zip(modalities, fitted.encoders, strict=True))
             save_model(out, config, encoders, dict(zip(modalities, fitted.initial, strict=True)))
         group.wait()
     wall_s = time.monotonic() - started
     return AlignResult(out, recipe.method, len(pairs), steps, resumed_from, reused=False, wall_s=wall_s)
+
+
+def _records(out: Path, steps: int) -> list[dict[str, float]]:
+    """metrics.jsonl up to the step whose weights are kept."""
+    lines = (out / METRICS_NAME).read_text(encoding="utf-8").splitlines()[:steps]
+    return [json.loads(line) for line in lines]
 
 
 def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor) -> Pool:
