@@ -69,8 +69,7 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         encoders = baselines.fit(recipe.method, left, right, pairs, axes=recipe.projection.pca)
         return Fitted(encoders, initial)
     matched = consensus.fit(left, right, seed=recipe.seed, axes=recipe.projection.pca)
-    findings = {"consensus/agreement": matched.agreement, "consensus/mass_distance": matched.mass_distance}
-    return Fitted(matched.encoders, initial, findings, matched.warnings())
+    return Fitted(matched.encoders, initial, {"consensus/agreement": matched.agreement}, matched.warnings())
 
 
 def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Choice:
