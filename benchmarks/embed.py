@@ -171,7 +171,7 @@ def images_bare(source: str, rows: int) -> Callable[[], np.ndarray]:
 
     def run() -> np.ndarray:
         with torch.inference_mode():
-            return torch.cat([backbone.forward(batch) for batch in pixels.split(32)]).numpy()
+            return torch.cat([backbone.forward(batch) for batch in pixels.split(backbone.budget.rows or rows)]).numpy()
 
     return run
 

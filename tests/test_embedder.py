@@ -175,7 +175,7 @@ def test_a_run_is_refused_when_its_backbone_now_prepares_items_otherwise(run: Pa
     config = json.loads((run / "config.json").read_text())
     config["towers"]["caption"]["preprocessing"]["max_tokens"] = 64
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SetClipError, match="caption tower was trained with max_tokens = 64, and .* now says 32"):
+    with pytest.raises(SetClipError, match=r"caption tower was trained with max_tokens = 64, and .* now says 32"):
         embed(run, open_dataset(data), tmp_path / "out", modality="caption")
 
 
