@@ -1,7 +1,8 @@
 """Real data to measure on: two modalities that were never collected together, with labels to draw pairs and to score.
 
-    rs        RSSCN7 images (Zou et al. 2015) and the RSICD captions (Lu et al. 2018) of the classes that answer them
-    protein   UniProtKB sequences and the names of *other* entries; labels are families read off the names
+    rs          RSSCN7 images (Zou et al. 2015) and the RSICD captions (Lu et al. 2018) of the classes that answer them
+    quickstart  the quickstart's tiles of the Blue Marble and captions of other places; labels are its scenes
+    protein     sequences of UniProtKB and the names of *other* entries; labels are families read off the names
 
 The data lie beside the checkout (``--data``) and are not part of the project. Features are cached under ``--cache``.
 """
@@ -9,15 +10,20 @@ The data lie beside the checkout (``--data``) and are not part of the project. F
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
+import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from setclip_cli import quickstart_map, quickstart_source
 from setclip_cli.backbones import load_backbone
 from setclip_cli.evaluation import metrics, relevance, zero_shot
 
@@ -158,4 +164,82 @@ def _remote_sensing(data: Path) -> tuple[Table, Table]:
     return left, Table(captions, np.array([row[1] for row in rows]), np.array([row[2] for row in rows]))
 
 
-SOURCES = {"rs": _remote_sensing}
+def _quickstart(_: Path) -> tuple[Table, Table]:
+    """Held out by map cell, as the quickstart does, so that no tile or caption has a neighbour among those scored."""
+    imagery = quickstart_map.blue_marble()
+    source = quickstart_source.choose(quickstart_map.survey(), imagery)
+    tiles = [quickstart_map.tile(imagery, one.place) for one in source.images]
+    image = load_backbone("timm:tf_efficientnet_lite0", modality="image")
+    text = load_backbone("sentence-transformers:all-MiniLM-L6-v2", modality="caption")
+    features = image.encode([_png(tile) for tile in tiles]).features, text.encode([one.text for one in source.captions])
+    left, right = (
+        Table(values, np.array([one.label for one in rows]), np.array([str(one.place.cell) for one in rows]))
+        for values, rows in ((features[0], source.images), (features[1].features, source.captions))
+    )
+    return left, right
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _proteins(data: Path) -> tuple[Table, Table]:
+    """Half of the entries give their sequence, the other half their name, so that no hidden pair exists."""
+    sequences: list[tuple[str, str, str]] = []  # entry, family, residues
+    names: list[tuple[str, str, str]] = []  # entry, family, name
+    with gzip.open(data / "uniprot" / "uniprot_sample.fasta.gz", "rt") as file:
+        for entry in file.read().split(">")[1:]:
+            header, _, residues = entry.partition("\n")
+            identifier, _, rest = header.partition(" ")
+            name = rest.partition(" OS=")[0]
+            family = next((key for key, part in FAMILIES.items() if re.search(part, name)), None)
+            if family is None:
+                continue
+            if _unit_hash(f"half:{identifier}") < 0.5:
+                sequences.append((identifier, family, residues.replace("\n", "")))
+            else:
+                names.append((identifier, family, name))
+    text = load_backbone("sentence-transformers:all-MiniLM-L6-v2", modality="caption")
+    features = (
+        torch.from_numpy(np.stack([_words(row[2]) for row in sequences])),
+        text.encode([row[2] for row in names]).features,
+    )
+    left, right = (
+        Table(values, np.array([row[1] for row in rows]), np.array([row[0] for row in rows]))
+        for values, rows in zip(features, (sequences, names), strict=True)
+    )
+    return left, right
+
+
+def _words(residues: str) -> np.ndarray:
+    """(1000,) float32: square roots of how often each word of three letters occurs, residues in ten groups.
+
+    The groups are those of Murphy, Wallqvist and Levy (2000); letters outside them end a word.
+    """
+    group = np.array([GROUP_OF.get(letter, -1) for letter in residues])
+    words = group[:-2] * 100 + group[1:-1] * 10 + group[2:]
+    known = (group[:-2] >= 0) & (group[1:-1] >= 0) & (group[2:] >= 0)
+    counts = np.bincount(words[known], minlength=1000).astype(np.float32)
+    frequencies: np.ndarray = np.sqrt(counts / max(1.0, counts.sum()))
+    return frequencies
+
+
+FAMILIES = {
+    "aminoacyl-tRNA ligase": r"--tRNA ligase|tRNA synthetase",
+    "ribosomal protein": r"ribosomal protein",
+    "RNA polymerase": r"RNA polymerase",
+    "methyltransferase": r"methyltransferase",
+    "ATP-binding transporter": r"ATP-binding protein|ABC transporter",
+    "kinase": r"[Kk]inase",
+    "dehydrogenase": r"dehydrogenase",
+    "oxidoreductase": r"oxidoreductase|reductase",
+    "ATP synthase": r"ATP synthase",
+    "chaperone": r"[Cc]haperon|GrpE|[Hh]eat shock",
+    "translation factor": r"([Ee]longation|[Ii]nitiation|release) factor",
+    "peptidase": r"[Pp]rotease|[Pp]eptidase",
+}  # the first that a name matches; entries that match none are left out
+GROUPS = ("LVIM", "C", "A", "G", "ST", "P", "FYW", "EDNQ", "KR", "H")
+GROUP_OF = {letter: number for number, letters in enumerate(GROUPS) for letter in letters}
+SOURCES = {"rs": _remote_sensing, "quickstart": _quickstart, "protein": _proteins}
