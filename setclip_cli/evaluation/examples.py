@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 SHOWN = 5
 ANSWERS = 3
 _IMAGE_PX = 144  # shown at half of it on a sharp screen
-_RESIDUES = 40
+_RESIDUES = 30  # one line on a phone
 _TEXT = 180  # letters
+_UNIPROT_FIELDS = re.compile(r" OS=.*", re.DOTALL)  # organism, gene and versions, after the name in a FASTA header
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _content(modality: Modality, table: pa.Table, place: int) -> dict[str, Any]:
     return {
         "residues": first,
         "length": table["length"][place].as_py(),
-        "text": table["description"][place].as_py() or "",
+        "text": _UNIPROT_FIELDS.sub("", table["description"][place].as_py() or ""),
     }
 
 

@@ -72,18 +72,14 @@ def number(value: float | None, key: str, *, signed: bool = False) -> str:
     if value is None:
         return "–"
     name = key.rpartition("/")[2]
-    sign = "+" if signed else ""
-    if name.startswith(_PERCENT):
-        return f"{value:{sign}.1%}"
-    if name.endswith("_rank"):
-        return f"{value:{sign},.1f}"
-    return f"{value:{sign}.3f}"
+    form = ".1%" if name.startswith(_PERCENT) else ",.1f" if name.endswith("_rank") else ".3f"
+    return format(value, f"+{form}" if signed else form).replace("-", "−")
 
 
 def span(interval: Sequence[float], key: str) -> str:
-    """An interval as short as it can be read: ``62.5–87.5%``, ``0.585–0.694``; with a sign in it, ``-0.1 to 0.2``."""
+    """An interval as short as it can be read: ``62.5–87.5%``, ``0.585–0.694``; with a sign in it, ``−0.1 to 0.2``."""
     low, high = (number(value, key) for value in interval)
-    if "-" in low or "-" in high:
+    if "−" in low or "−" in high:
         return f"{low} to {high}"
     return f"{low.removesuffix('%')}–{high}"
 
