@@ -32,10 +32,11 @@ from tiny import esm2_checkpoint, sentence_folder
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.tuning import make_trainable
+from setclip_cli.gradient_caching import Embedded
 from setclip_cli.recipe import Recipe, load_recipe
 from setclip_cli.sampling import generator
 from setclip_cli.tower import Pool, Tower, Tuned
-from setclip_cli.training import Training, _Embedded
+from setclip_cli.training import Training
 
 CHUNK = 64
 LARGE = 1024
@@ -76,7 +77,7 @@ def frozen_share(folder: Path, steps: int) -> float:
         spent.inside(Tower, "embed"),
         spent.inside(type(training.objective), "forward"),
         spent.inside(torch.autograd, "grad"),
-        spent.inside(_Embedded, "backward"),
+        spent.inside(Embedded, "backward"),
     ):
         started = time.perf_counter()
         for _ in range(steps):

@@ -300,8 +300,10 @@ def _run(
             note(f"stopped after step {training.taken} of {training.steps}; the same command with --resume goes on")
             raise
         except SetClipError as error:  # a loss that is not finite: the state is that of the step before
-            raise SetClipError(error.problem, fix=f"{error.fix}; {save()} holds the last good step") from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise SetClipError(error.problem, fix=f"{error.fix}; {_told(save())} holds the last good step") from error
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise _out_of_memory(training, save(), error) from error
     if stopping is not None and stopping.best is not None:
         if main and stopping.done(training):
@@ -322,6 +324,15 @@ def _glance(record: dict[str, float], training: Training, steps_a_second: float)
     return losses | {"rows/s": f"{steps_a_second * rows:.0f}", "GiB": f"{used / 2**30:.1f}"}
 
 
+def _told(saved: Path | None) -> str:
+    return str(saved) if saved else "the checkpoint of the first process"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """On a CPU torch tells it by a plain RuntimeError of its allocator."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 def _out_of_memory(training: Training, saved: Path | None, error: BaseException) -> SetClipError:
     train = training.recipe.train
     tuned = any(not tower.frozen for tower in training.recipe.towers.values())
@@ -330,9 +341,10 @@ def _out_of_memory(training: Training, saved: Path | None, error: BaseException)
     detail = str(error).partition("\n")[0] or "no detail"
     return SetClipError(
         f"step {training.taken + 1}: out of memory with train.batch = {train.batch}, train.pairs_per_batch = "
-        f"{train.pairs_per_batch}, train.chunk = {train.chunk} ({detail})",
+        f"{train.pairs_per_batch}, train.chunk = {train.chunk}, projection.dim = {dim} ({detail})",
         fix=f"a new RUN with --set {smaller}, --set train.batch={max(2, train.batch // 2)} or "
-        f"--set train.pairs_per_batch={max(1, train.pairs_per_batch // 2)}; {saved} holds this one",
+        f"--set train.pairs_per_batch={max(1, train.pairs_per_batch // 2)}; "
+        f"{_told(saved)} holds the last whole step of this one",
     )
 
 

@@ -6,9 +6,10 @@ the objective at the embeddings, and sends their sum back through the heads. Lab
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from setclip_cli.distil import distil
 from setclip_cli.distributed import Group
 from setclip_cli.encoders import Encoder
 from setclip_cli.errors import SetClipError
+from setclip_cli.gradient_caching import Embedded, Lot
 from setclip_cli.losses.objective import Side
 from setclip_cli.losses.sdd import BANDWIDTHS, log_density_ratios
 from setclip_cli.methods import build_objective, fit_teacher
@@ -141,22 +143,31 @@ class Training:
         self._last = (left.features[:0], right.features[:0])
         # Tuned backbones read raw rows: those of the next step are read while this one computes.
         self._ahead = ThreadPoolExecutor(1) if left.tuned or right.tuned else None
-        self._next: tuple[int, Future[tuple[list[_Lot], list[_Lot]]]] | None = None
+        self._next: tuple[int, Future[tuple[list[Lot], list[Lot]]]] | None = None
 
     def advance(self) -> dict[str, float]:
         """Takes one step and returns what it saw, by the keys of metrics.jsonl.
 
         Raises:
-            SetClipError: a term or its gradient is not finite; the parameters are as they were before the step.
+            SetClipError: a term or a gradient is not finite; all that `tensors` gives is as it was before the step.
         """
+        before = self.objective.state_dict()
+        try:
+            return self._step()
+        except BaseException:
+            self.objective.load_state_dict(before)  # its queue holds the rows of the step that failed
+            raise
+
+    def _step(self) -> dict[str, float]:
         member, step = divmod(self.taken, self.recipe.train.steps)
         if step == 0:
             self.optimizer = self._new_optimizer(member)
         lots = self._lots()
         left, right = (
-            [_Embedded(tower, member, lot, self.group) for lot in side]
+            [Embedded(tower, member, lot, self.group) for lot in side]
             for tower, side in zip(self.towers, lots, strict=True)
         )
+        self._check_embeddings(left, right)
         value = self.objective(self._side(0, left), self._side(1, right), step)
         embedded = [*left, *right]
         inputs = [*(part.leaf for part in embedded), *self.objective.parameters()]
@@ -171,10 +182,10 @@ class Training:
 
         self.optimizer.zero_grad(set_to_none=True)
         for part, gradient in zip(embedded, summed, strict=False):
-            part.backward(gradient * self.scaler.get_scale())
+            part.backward(self.scaler.scale(gradient))
         self.group.sum_gradients(self._trained(member))
         for parameter, gradient in zip(self.objective.parameters(), summed[len(embedded) :], strict=True):
-            parameter.grad = gradient * self.scaler.get_scale()  # the same on every rank
+            parameter.grad = self.scaler.scale(gradient)  # the same on every rank
         norm, rate = self._update(member, step)
         self.taken += 1
 
@@ -188,7 +199,7 @@ class Training:
             "loss/total": float(value.total.detach()),
             **{f"loss/{name}": float(term.detach()) for name, term in value.terms.items()},
             **{f"gradient_share/{name}": norm / whole for name, norm in norms.items()},
-            "gradient_norm": norm,
+            **({"gradient_norm": norm} if math.isfinite(norm) else {}),  # in fp16, a step that the scaler skipped
             "lr": rate,
             "density_gap": float(value.density_gap),
         }
@@ -296,7 +307,11 @@ class Training:
             group["lr"] = group["base_lr"] * factor
         self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
         parameters = [*self._trained(member), *self.objective.parameters()]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
+        norm = torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
+        if not self.scaler.is_enabled() and not math.isfinite(norm):
+            self._raise_gradient(member)
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
@@ -305,7 +320,7 @@ class Training:
                 average.lerp_(current[name], 1 - settings.ema)
         return float(norm), float(self.optimizer.param_groups[0]["lr"])
 
-    def _lots(self) -> tuple[list[_Lot], list[_Lot]]:
+    def _lots(self) -> tuple[list[Lot], list[Lot]]:
         """This step's rows of both sides, prepared; with tuned backbones the next step's are begun."""
         if self._ahead is None:
             return self._draw(self.taken)
@@ -315,7 +330,7 @@ class Training:
             self._next = (self.taken + 1, self._ahead.submit(self._draw, self.taken + 1))
         return lots
 
-    def _draw(self, taken: int) -> tuple[list[_Lot], list[_Lot]]:
+    def _draw(self, taken: int) -> tuple[list[Lot], list[Lot]]:
         """The lots of a step: the unpaired rows, their second view when a term needs it, and the pairs' rows."""
         member, step = divmod(taken, self.recipe.train.steps)
         train, seed = self.recipe.train, self.recipe.seed
@@ -334,14 +349,14 @@ class Training:
             sides.append(lots)
         return sides[0], sides[1]
 
-    def _lot(self, tower: Tower, rows: Tensor, view_seed: int | None = None) -> _Lot:
+    def _lot(self, tower: Tower, rows: Tensor, view_seed: int | None = None) -> Lot:
         """This rank's share of the rows, prepared chunk by chunk."""
         own = self.group.share(len(rows))
         size = tower.chunk or max(1, len(rows))
         parts = [slice(start, min(start + size, own.stop)) for start in range(own.start, own.stop, size)]
-        return _Lot(rows, [tower.prepare(rows, part, view_seed) for part in parts], size, view_seed)
+        return Lot(rows, [tower.prepare(rows, part, view_seed) for part in parts], size, view_seed)
 
-    def _side(self, column: int, embedded: list[_Embedded]) -> Side:
+    def _side(self, column: int, embedded: list[Embedded]) -> Side:
         rows = embedded[0].lot.rows.to(self.pairs.device)
         features = self.towers[column].features
         paired = embedded[1] if len(self.pairs) else None
@@ -355,6 +370,31 @@ class Training:
             teacher=self.coordinates[column][rows] if self.coordinates else None,
         )
 
+    def _raise_gradient(self, member: int) -> NoReturn:
+        """Names the tower whose own arithmetic gave a gradient that is not finite, though every loss is."""
+        sides = [
+            tower.side
+            for tower in self.towers
+            for part in (tower.heads[member].parameters(), tower.tuned_parameters().values())
+            if any(value.grad is not None and not torch.isfinite(value.grad).all() for value in part)
+        ]
+        raise SetClipError(
+            f"step {self.taken + 1}: the gradient of the {' and the '.join(dict.fromkeys(sides))} tower is not finite, "
+            "while every term of the objective is",
+            fix=f"lower optim.backbone_lr ({self.recipe.optim.backbone_lr}) or optim.lr ({self.recipe.optim.lr}), "
+            "or --set train.precision=float32",
+        )
+
+    def _check_embeddings(self, *sides: list[Embedded]) -> None:
+        optim = self.recipe.optim
+        for tower, parts in zip(self.towers, sides, strict=True):
+            if not all(bool(torch.isfinite(part.leaf).all()) for part in parts):
+                raise SetClipError(
+                    f"step {self.taken + 1}: the {tower.side} tower gives embeddings that are not finite, so no term "
+                    f"of the objective ({', '.join(self.objective.terms)}) is",
+                    fix=f"lower optim.lr ({optim.lr}) or optim.backbone_lr ({optim.backbone_lr})",
+                )
+
     def _check_finite(self, terms: dict[str, Tensor], gradients: dict[str, list[Tensor]]) -> None:
         for name, term in terms.items():
             finite = bool(torch.isfinite(term)) and all(bool(torch.isfinite(part).all()) for part in gradients[name])
@@ -363,61 +403,6 @@ class Training:
                     f"step {self.taken + 1}: objective.{name} is {float(term.detach())}, or its gradient is not finite",
                     fix=f"lower optim.lr ({self.recipe.optim.lr}) or objective.{name}.weight",
                 )
-
-
-@dataclass(frozen=True)
-class _Lot:
-    """Rows that a step embeds together.
-
-    Attributes:
-        rows: (n,) int64, of all ranks.
-        chunks: This rank's share, prepared, ``size`` rows each.
-        view_seed: Set for a second view.
-    """
-
-    rows: Tensor
-    chunks: list[Any]
-    size: int
-    view_seed: int | None
-
-
-class _Embedded:
-    """Embeddings of a lot, cut off from what made them, and the way back.
-
-    With one chunk the graph is kept. With several, a second pass makes it again, chunk by chunk: memory holds the
-    activations of one chunk and the embeddings of all, and the gradient is the same (Gao et al. 2021,
-    arXiv:2101.06983).
-
-    Attributes:
-        leaf: (n, d) float32 embeddings of all ranks' rows; the losses' gradient is taken here.
-    """
-
-    def __init__(self, tower: Tower, member: int, lot: _Lot, group: Group) -> None:
-        self.tower, self.member, self.lot, self.group = tower, member, lot, group
-        with torch.set_grad_enabled(len(lot.chunks) == 1):
-            parts = [self._embed(index) for index in range(len(lot.chunks))]
-        self._graph = parts[0] if len(parts) == 1 else None
-        nothing = tower.features.new_zeros(0, tower.dim)  # a rank may have no row of a small lot
-        own = torch.cat([nothing, *(part.detach().float() for part in parts)])
-        self.leaf = group.gather(own, len(lot.rows)).requires_grad_()
-
-    def backward(self, gradient: Tensor) -> None:
-        """Sends the gradient of this rank's rows back through the tower."""
-        own = gradient[self.group.share(len(self.lot.rows))]
-        if self._graph is not None:
-            self._send(self._graph, own)
-            return
-        for index in range(len(self.lot.chunks)):
-            start = index * self.lot.size
-            self._send(self._embed(index), own[start : start + self.lot.size])
-
-    def _send(self, embeddings: Tensor, gradient: Tensor) -> None:
-        with self.tower.matmuls():
-            torch.autograd.backward(embeddings, gradient.to(embeddings.dtype))
-
-    def _embed(self, index: int) -> Tensor:
-        seed = None if self.lot.view_seed is None else self.lot.view_seed + index
-        return self.tower.embed(self.member, self.lot.chunks[index], dropout_seed=seed)
 
 
 def _gradients(term: Tensor, inputs: list[Tensor]) -> list[Tensor]:

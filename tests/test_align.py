@@ -327,9 +327,19 @@ def test_a_second_stop_before_the_next_checkpoint_loses_no_line(
     assert sha256_file(tmp_path / "run" / "metrics.jsonl") == sha256_file(run / "metrics.jsonl")
 
 
+def allocator_error() -> Exception:
+    """What torch really raises on a CPU."""
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.int8)
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (allocator_error(), ["step 3: out of memory with train.batch = 16", "--set projection.dim=8", "step-00000002"]),
         (MemoryError("no room"), ["step 3: out of memory", "train.batch = 16", "--set train.batch=8", "step-00000002"]),
         (SetClipError("step 3: objective.sdd is nan", fix="lower optim.lr"), ["objective.sdd", "step-00000002"]),
     ],
@@ -344,6 +354,22 @@ def test_a_failed_step_saves_what_was_reached_and_says_how_to_go_on(
         assert word in stderr
     stop.never()
     assert align(world, tmp_path / "run", "--resume")[0] == 0
+
+
+def test_a_rate_that_blows_training_up_ends_in_a_message_and_a_good_checkpoint(world: Path, tmp_path: Path) -> None:
+    from setclip_cli import checkpoint
+
+    code, _, stderr = align(world, tmp_path / "run", "--set", "optim.lr=1e36", "--set", "optim.weight_decay=0.0")
+    assert code == 3, stderr
+    assert "not finite" in stderr
+    assert "lower optim.lr (1e+36)" in stderr
+    saved = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert saved is not None
+    assert saved.name in stderr
+    reached = checkpoint.load(saved)
+    assert f"step {reached.step + 1}: " in stderr
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == reached.step
+    assert all(value.isfinite().all() for value in reached.tensors.values())
 
 
 def test_tensorboard_holds_every_term(run: Path) -> None:
