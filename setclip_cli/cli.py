@@ -280,6 +280,9 @@ def embed(
     batch_size: Annotated[
         int | None, typer.Option(parser=count_or_auto, metavar="N|auto", help="Rows in one forward pass.")
     ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the backbone first: minutes at the start, faster afterwards.")
+    ] = False,
     max_bad_fraction: Annotated[
         float,
         typer.Option(
@@ -331,6 +334,7 @@ def embed(
         device=device,
         tokens_per_batch=tokens_per_batch,
         rows_per_batch=batch_size,
+        compile=compile_,
         max_bad_fraction=max_bad_fraction,
         engine=engine,
         workers=workers,

@@ -14,7 +14,8 @@ import torch
 
 from setclip_cli import engines
 from setclip_cli.backbones import load_backbone
-from setclip_cli.console import progress
+from setclip_cli.backbones.compiling import compile_blocks
+from setclip_cli.console import note, progress
 from setclip_cli.embeddings import (
     Dtype,
     EmbeddedShard,
@@ -53,6 +54,7 @@ class EmbedOptions:
         precision: Of the backbone's matrix products.
         tokens_per_batch: Padded tokens a forward pass takes (proteins, texts); None leaves it to the backbone.
         rows_per_batch: Rows a forward pass takes; None leaves it to the backbone.
+        compile: Send the backbone's blocks through torch.compile, where this machine can.
         max_bad_fraction: Share of the rows that may be unreadable before the run stops.
         workers: Processes of the local engine; 0 is one a GPU, or one.
         threads: CPU threads of each worker; 0 shares torch's default among them.
@@ -64,6 +66,7 @@ class EmbedOptions:
     device: str = "auto"
     tokens_per_batch: int | None = None
     rows_per_batch: int | None = None
+    compile: bool = False
     max_bad_fraction: float = 0.01
     engine: Engine = "local"
     workers: int = 0
@@ -300,6 +303,8 @@ def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
     if options.rows_per_batch:
         backbone.budget.rows = options.rows_per_batch
     backbone.precision = getattr(torch, options.precision)
+    if options.compile and (reason := compile_blocks(backbone)):
+        note(f"note: --compile: this machine cannot ({reason}); embedding goes on without")
     making = Making(model=identity, method=method, dim=dim, dtype=options.dtype, precision=options.precision)
     description = EmbeddedTower(
         spec=backbone.spec,

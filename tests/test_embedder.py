@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -116,6 +117,29 @@ def test_processes_give_the_bytes_of_one_process(data: Path, tmp_path: Path, tin
     features(data, tmp_path / "one", tiny_esm2, EmbedOptions(threads=1))
     features(data, tmp_path / "two", tiny_esm2, EmbedOptions(threads=1, workers=2))
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_a_machine_that_cannot_compile_says_so_and_embeds_the_same_bytes(
+    data: Path, tmp_path: Path, tiny_esm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    features(data, tmp_path / "plain", tiny_esm2)
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    features(data, tmp_path / "compiled", tiny_esm2, EmbedOptions(compile=True))
+    assert "--compile: this machine cannot (no C++ compiler)" in capsys.readouterr().err
+    assert tree(tmp_path / "compiled") == tree(tmp_path / "plain")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the compiler
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler here")
+def test_a_compiled_backbone_gives_the_same_rows(data: Path, tmp_path: Path, tiny_esm2: Path) -> None:
+    features(data, tmp_path / "plain", tiny_esm2)
+    features(data, tmp_path / "compiled", tiny_esm2, EmbedOptions(compile=True))
+    plain, compiled = (open_embeddings(tmp_path / name).load("protein") for name in ("plain", "compiled"))
+    np.testing.assert_allclose(compiled.embeddings, plain.embeddings, atol=1e-5)
 
 
 def test_an_unreadable_row_is_reported_and_absent_and_the_run_goes_on(tmp_path: Path, tiny_timm: Path) -> None:
