@@ -372,6 +372,53 @@ def test_a_rate_that_blows_training_up_ends_in_a_message_and_a_good_checkpoint(w
     assert all(value.isfinite().all() for value in reached.tensors.values())
 
 
+def test_a_run_that_another_process_writes_is_left_alone(world: Path, tmp_path: Path) -> None:
+    from setclip_cli.lock import exclusive
+
+    with exclusive(tmp_path / "run"):
+        code, _, stderr = align(world, tmp_path / "run")
+    assert (code, "another setclip process is writing here" in stderr) == (3, True)
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(
+    world: Path, run: Path, tmp_path: Path, stop: Stopper
+) -> None:
+    stop.at(25, KeyboardInterrupt())
+    assert align(world, tmp_path / "run")[0] == 130
+    stop.never()
+    newest = tmp_path / "run/checkpoints/step-00000025.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    code, _, stderr = align(world, tmp_path / "run", "--resume")
+    assert (code, str(newest) in stderr, "remove this file" in stderr) == (3, True, True)
+    newest.unlink()
+    code, _, stderr = align(world, tmp_path / "run", "--resume")
+    assert (code, "step 20 of 60" in stderr) == (0, True)
+    assert sha256_file(tmp_path / "run/model.safetensors") == sha256_file(run / "model.safetensors")
+
+
+def test_a_checkpoint_of_another_schema_version_is_refused(
+    world: Path, tmp_path: Path, stop: Stopper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from setclip_cli import checkpoint
+
+    stop.at(3, KeyboardInterrupt())
+    assert align(world, tmp_path / "run")[0] == 130
+    stop.never()
+    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 2)
+    code, _, stderr = align(world, tmp_path / "run", "--resume")
+    assert (code, "has schema version 1, this setclip reads 2" in stderr) == (3, True)
+
+
+def test_a_dataset_without_the_recipes_modality_is_told_what_it_holds(world: Path, tmp_path: Path) -> None:
+    run_ok("ingest", world / "captions.jsonl", "--modality", "caption", "--out", tmp_path / "data")
+    code, _, stderr = invoke(
+        "align", world / "recipe.toml", "--data", tmp_path / "data", "--out", tmp_path / "run", "--set", "pairs=0"
+    )
+    assert (code, "protein" in stderr, "fix:" in stderr) == (3, True, True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_tensorboard_holds_every_term(run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
