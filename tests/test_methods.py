@@ -113,12 +113,37 @@ def test_without_pairs_clusters_are_matched_by_their_geometry(monkeypatch: pytes
     found = consensus.fit(left, right, seed=0)
     assert accuracy(found.encoders, left, right, 10) > 0.5  # chance is 0.1
     assert 0 < found.agreement <= 1
-    assert 0 < found.kept <= found.candidates
+    assert found.kept == found.candidates == 18
     again = consensus.fit(left, right, seed=0)
     assert torch.equal(again.encoders[0](left), found.encoders[0](left))
     measured, assumed = found.warnings()
     assert f"agree to {found.agreement:.2f}" in measured
     assert "same classes in similar shares" in assumed
+
+
+def test_the_matchings_that_agree_most_with_all_others_make_the_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consensus, "CLUSTERS", (8,))
+    monkeypatch.setattr(consensus, "DRAWS", 3)
+    monkeypatch.setattr(consensus, "ENCODED", 4)
+    left, right = pools(clusters=8, left_rows=200, right_rows=200, seed=5)
+    seen: list[Tensor] = []
+    agreements = consensus._agreements
+
+    def spied(candidates: list[consensus._Candidate], x: Tensor, y: Tensor) -> Tensor:
+        rows = np.stack([(each.left(x) @ each.right(y).T).flatten().numpy() for each in candidates])
+        correlations = np.corrcoef(rows.astype(np.float64))
+        np.fill_diagonal(correlations, np.nan)
+        seen.append(agreements(candidates, x, y))
+        np.testing.assert_allclose(seen[0].numpy(), np.nanmean(correlations, axis=1), atol=1e-4)
+        return seen[0]
+
+    monkeypatch.setattr(consensus, "_agreements", spied)
+    found = consensus.fit(left, right, seed=0)
+    best = seen[0].sort(descending=True).values[:4]
+    assert (found.candidates, found.kept) == (9, 4)
+    assert found.agreement == pytest.approx(float(seen[0].mean()))
+    shares = found.encoders[0].encoder.shares  # type: ignore[union-attr]
+    torch.testing.assert_close(shares.double(), best**4 / (best**4).sum(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_pool_too_small_to_match_without_pairs_is_refused() -> None:
