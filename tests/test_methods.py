@@ -117,7 +117,7 @@ def test_without_pairs_clusters_are_matched_by_their_geometry(monkeypatch: pytes
     again = consensus.fit(left, right, seed=0)
     assert torch.equal(again.encoders[0](left), found.encoders[0](left))
     measured, assumed = found.warnings()
-    assert f"agree to {found.agreement:.2f}" in measured
+    assert f"agree by {found.agreement:.2f}" in measured
     assert "same classes in similar shares" in assumed
 
 
