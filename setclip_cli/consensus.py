@@ -60,8 +60,8 @@ class Consensus:
         class mixes from unequal ones, nor a right consensus from a wrong one.
         """
         return [
-            f"no pairs were used: of {self.candidates} cluster matchings the {self.kept} that agree most with all others "
-            f"were kept; any two agree by {self.agreement:.2f} on average, 1 is full agreement",
+            f"no pairs were used: of {self.candidates} cluster matchings the {self.kept} that agree most with all the "
+            f"others were kept; any two agree by {self.agreement:.2f} on average, where 1 is full agreement",
             "matching without pairs assumes that both sides hold the same classes in similar shares, which cannot be "
             "checked without labels, and matchings may agree on a wrong answer; a few known pairs tell, and help most",
         ]
