@@ -1,6 +1,7 @@
 """Where a training step spends its time and memory, on tiny backbones made here in the layouts of the real ones.
 
-    python benchmarks/align.py
+    python benchmarks/align.py                  everything, some two minutes on two idle cores
+    python benchmarks/align.py loader_wait      one figure
 
 Prints one JSON line:
 
@@ -38,25 +39,35 @@ from setclip_cli.sampling import generator
 from setclip_cli.tower import Pool, Tower, Tuned
 from setclip_cli.training import Training
 
-CHUNK = 64
+CHUNK = 128
 LARGE = 1024
+WIDE = 4096  # the batch of the frozen path
+POOL = 8192  # unpaired rows a side that it draws from
+EPOCH = 128  # rows a side of the epoch through the backbones and without
+EPOCHS = 5  # from cached features, which take milliseconds
+TUNED = 128  # batch of the full path whose loader is watched
+RESIDUES = (100, 300)  # of the proteins of the epoch
+SHORT = (40, 120)  # and of those that train a tower
 WORDS = ("kinase", "transporter", "protease", "receptor", "binding", "nuclear", "zinc", "finger", "family")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("figure", nargs="?", choices=FIGURES, help="only this one")
+    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)  # batch size: a process of its own
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.peak:
             print(json.dumps(peak_bytes(Path(folder), given.peak)))
             return
+        measured = {
+            name: float(f"{measure(Path(folder), given.steps):.3g}")
+            for name, measure in FIGURES.items()
+            if given.figure in (None, name)
+        }
         line = {
-            "frozen_share": round(frozen_share(Path(folder), given.steps), 3),
-            "epoch_speedup": round(epoch_speedup(Path(folder)), 1),
-            "loader_wait": round(loader_wait(Path(folder), given.steps), 4),
-            "caching_memory": round(caching_memory(), 3),
+            **measured,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
@@ -67,9 +78,9 @@ def main() -> None:
 def frozen_share(folder: Path, steps: int) -> float:
     """Time inside embedding, objective and both backward passes, over the time of whole steps."""
     draw = generator(0, "benchmark")
-    left, right = torch.randn(20_000, 256, generator=draw), torch.randn(20_000, 256, generator=draw)
+    left, right = torch.randn(POOL, 256, generator=draw), torch.randn(POOL, 256, generator=draw)
     pairs = torch.arange(64).repeat(2, 1).T.contiguous()
-    recipe = recipe_of(folder, batch=4096, pca=256)
+    recipe = recipe_of(folder, batch=WIDE, pca=256)
     training = Training(recipe, Pool(left), Pool(right), pairs)
     training.advance()
     spent = Spent()
@@ -86,10 +97,10 @@ def frozen_share(folder: Path, steps: int) -> float:
     return spent.seconds / whole
 
 
-def epoch_speedup(folder: Path) -> float:
-    """Two small real-layout backbones over 512 rows each, against a default recipe's steps over the same rows."""
+def epoch_speedup(folder: Path, _steps: int) -> float:
+    """Two small real-layout backbones over the rows, against a default recipe's steps over the same rows."""
     sides, seconds = [], 0.0
-    for modality, values in (("protein", sequences(512)), ("caption", captions(512))):
+    for modality, values in (("protein", sequences(EPOCH, RESIDUES)), ("caption", captions(EPOCH))):
         backbone = backbone_of(folder, modality)
         backbone.encode(values[:64])
         started = time.perf_counter()
@@ -99,13 +110,13 @@ def epoch_speedup(folder: Path) -> float:
     training = Training(recipe_of(folder, batch=64, pca=64), *sides, torch.arange(21).repeat(2, 1).T.contiguous())
     training.advance()
     started = time.perf_counter()
-    for _ in range(512 // 64):
+    for _ in range(EPOCHS * EPOCH // 64):
         training.advance()
-    return seconds / (time.perf_counter() - started)
+    return seconds / ((time.perf_counter() - started) / EPOCHS)
 
 
 def loader_wait(folder: Path, steps: int) -> float:
-    training = full(folder, batch=256)
+    training = full(folder, batch=TUNED)
     training.advance()
     spent = Spent()
     with spent.inside(Training, "_lots"):
@@ -116,7 +127,7 @@ def loader_wait(folder: Path, steps: int) -> float:
     return spent.seconds / whole
 
 
-def caching_memory() -> float:
+def caching_memory(_folder: Path, _steps: int) -> float:
     """Peaks are of whole processes, so each batch size has one."""
     large, small = (peak_of(batch) for batch in (LARGE, CHUNK))
     embeddings = 4 * 2 * 4 * LARGE * 256  # float32 embeddings and gradients: two sides, two lots each
@@ -131,15 +142,14 @@ def peak_of(batch: int) -> int:
 def peak_bytes(folder: Path, batch: int) -> int:
     training = full(folder, batch=batch)
     before = resident()
-    for _ in range(2):
-        training.advance()
+    training.advance()
     return max(1, peak() - before)
 
 
 def full(folder: Path, *, batch: int) -> Training:
     """Both towers trained whole, in chunks."""
     sides = []
-    for modality, values in (("protein", sequences(2048)), ("caption", captions(2048))):
+    for modality, values in (("protein", sequences(2048, SHORT)), ("caption", captions(2048))):
         backbone = backbone_of(folder, modality)
         features = torch.randn(2048, backbone.dim, generator=generator(0, modality))
         make_trainable(backbone, "full")
@@ -216,12 +226,12 @@ def backbone_of(folder: Path, modality: str) -> Any:
     return load_backbone("sentence-transformers:all-MiniLM-L6-v2", modality="caption", weights=str(path))
 
 
-def sequences(count: int) -> list[str]:
+def sequences(count: int, residues: tuple[int, int]) -> list[str]:
     draw = generator(0, "sequences")
     letters = "ACDEFGHIKLMNPQRSTVWY"
     return [
         "".join(letters[at] for at in torch.randint(20, (int(length),), generator=draw).tolist())
-        for length in torch.randint(100, 300, (count,), generator=draw)
+        for length in torch.randint(*residues, (count,), generator=draw)
     ]
 
 
@@ -240,6 +250,13 @@ def resident() -> int:
 def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+
+FIGURES: dict[str, Callable[[Path, int], float]] = {
+    "frozen_share": frozen_share,
+    "epoch_speedup": epoch_speedup,
+    "loader_wait": loader_wait,
+    "caching_memory": caching_memory,
+}
 
 if __name__ == "__main__":
     main()
