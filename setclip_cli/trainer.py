@@ -108,7 +108,7 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
                 for backbone, modality in zip(backbones, modalities, strict=True)
             )
             pools = [
-                _pool(recipe, dataset, backbone, table.features.to(device))
+                _pool(recipe, dataset, backbone, table.features.to(device), announce=group.main)
                 for backbone, table in zip(backbones, (left, right), strict=True)
             ]
             stopping = _early_stopping(recipe, dataset, backbones)
@@ -164,14 +164,14 @@ def _records(out: Path, steps: int) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor) -> Pool:
+def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor, *, announce: bool) -> Pool:
     """The rows of one modality; for a tower that is not frozen, with its backbone made trainable."""
     tower, split = recipe.towers[backbone.modality], recipe.train.split
     if not tower.frozen:
         items = open_items(dataset, backbone.modality, split, backbone.column)
         make_trainable(backbone, tower.trainable, lora_rank=tower.lora_rank, checkpointing=tower.gradient_checkpointing)
         backbone.precision = resolve_precision(recipe.train.precision, features.device)
-        if recipe.train.compile and (reason := compile_blocks(backbone)):
+        if recipe.train.compile and (reason := compile_blocks(backbone)) and announce:
             note(f"note: train.compile: this machine cannot ({reason}); training goes on without")
         lengths = None if backbone.modality == "image" else torch.tensor(items.lengths())
         return Pool(features, tuned=Tuned(backbone, items, lengths))

@@ -305,7 +305,8 @@ class Training:
         factor = rate_at(step, self.recipe.train.steps, settings.schedule, settings.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         parameters = [*self._trained(member), *self.objective.parameters()]
         norm = torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
         if not self.scaler.is_enabled() and not math.isfinite(norm):
