@@ -79,7 +79,8 @@ def table(records: list[dict[str, object]], ours: str) -> str:
     lines: list[str] = []
     for setting in sorted({key[:5] for key in groups}):
         data, counts, pairs, cover, split = setting
-        title = f"{data}, {counts} class counts, {pairs} pairs{'' if cover else ' that miss classes'}, {split} split"
+        kinds = "all classes" if counts == "all" else f"{counts} class counts"
+        title = f"{data}, {kinds}, {pairs} pairs{'' if cover else ' that miss classes'}, {split} split"
         lines += [f"\n### {title}\n", f"| method | zero-shot | mAP | P@1 | {ours} - method: zero-shot | mAP | seeds |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         methods = {key[5]: group for key, group in groups.items() if key[:5] == setting}
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--name", default="rs", choices=tuple(measured.SOURCES))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--pairs", nargs="+", type=int, default=[0, 7, 21, 70, 700])
-    parser.add_argument("--counts", nargs="+", default=["equal", "natural"], choices=["equal", "natural"])
+    parser.add_argument("--counts", nargs="+", default=["equal", "natural"], choices=["equal", "natural", "all"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--split", default="test", choices=["test", "validation"])
     parser.add_argument("--uncovered", action="store_true", help="draw pairs that need not cover every class")

@@ -1,6 +1,6 @@
 """Real data to measure on: two modalities that were never collected together, with labels to draw pairs and to score.
 
-    rs          RSSCN7 images (Zou et al. 2015) and the RSICD captions (Lu et al. 2018) of the classes that answer them
+    rs          RSSCN7 images (Zou et al. 2015) and the RSICD captions (Lu et al. 2018); seven classes answer each other
     quickstart  the quickstart's tiles of the Blue Marble and captions of other places; labels are its scenes
     protein     sequences of UniProtKB and the names of *other* entries; labels are families read off the names
 
@@ -88,7 +88,8 @@ def draw(
 
     Args:
         pairs: Known pairs, random items of one class.
-        counts: Of the right pool's classes: ``equal`` (an oracle: it reads labels) or ``natural``.
+        counts: Of the right pool's classes: ``equal`` (an oracle: it reads labels), ``natural``, or ``all``: natural,
+            and beside them the rows of classes that no row on the left has. Those are never scored.
         cover: As many pairs of each class; otherwise each pair's class is drawn at random, and some stay without one.
         split: ``test`` trains on all but the held-out sources and scores those; ``validation`` never touches them and
             scores a fifth of the rest, drawn anew for each seed.
@@ -97,6 +98,9 @@ def draw(
     left_pool, left_scored = _split(left, seed, split)
     right_pool, right_scored = _split(right, seed, split)
     classes = sorted(set(left_pool.labels))
+    right_scored = right_scored.rows(np.flatnonzero(np.isin(right_scored.labels, classes)))
+    if counts != "all":
+        right_pool = right_pool.rows(np.flatnonzero(np.isin(right_pool.labels, classes)))
     if counts == "equal":
         smallest = min(850, *(int((right_pool.labels == name).sum()) for name in classes))
         chosen = [random.choice(np.flatnonzero(right_pool.labels == name), smallest, replace=False) for name in classes]
@@ -151,9 +155,9 @@ def _remote_sensing(data: Path) -> tuple[Table, Table]:
 
     document = json.loads((data / "rsicd_captions" / "dataset_rsicd.json").read_text())
     rows = [
-        (sentence["raw"], RSICD_CLASSES[scene], entry["filename"])
+        (sentence["raw"], RSICD_CLASSES.get(scene, f"RSICD {scene}"), entry["filename"])
         for entry in document["images"]
-        if (scene := entry["filename"].rpartition("_")[0]) in RSICD_CLASSES
+        for scene in [entry["filename"].rpartition("_")[0]]
         for sentence in entry["sentences"]
     ]
     text = load_backbone("sentence-transformers:all-MiniLM-L6-v2", modality="caption")
