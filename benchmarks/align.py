@@ -1,4 +1,6 @@
-"""Where a training step spends its time and memory, on tiny backbones made here in the layouts of the real ones.
+"""Where a training step spends its time and memory.
+
+Backbones are tiny ones made here in the layouts of the real ones; those of epoch_speedup are the [demo] extra's.
 
     python benchmarks/align.py                  everything, some two minutes on two idle cores
     python benchmarks/align.py loader_wait      one figure
@@ -15,6 +17,7 @@ Prints one JSON line:
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import platform
 import resource
@@ -27,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tiny import esm2_checkpoint, sentence_folder
@@ -46,8 +50,7 @@ POOL = 8192  # unpaired rows a side that it draws from
 EPOCH = 128  # rows a side of the epoch through the backbones and without
 EPOCHS = 5  # from cached features, which take milliseconds
 TUNED = 128  # batch of the full path whose loader is watched
-RESIDUES = (100, 300)  # of the proteins of the epoch
-SHORT = (40, 120)  # and of those that train a tower
+RESIDUES = (40, 120)  # of the proteins that train a tower
 WORDS = ("kinase", "transporter", "protease", "receptor", "binding", "nuclear", "zinc", "finger", "family")
 
 
@@ -98,11 +101,14 @@ def frozen_share(folder: Path, steps: int) -> float:
 
 
 def epoch_speedup(folder: Path, _steps: int) -> float:
-    """Two small real-layout backbones over the rows, against a default recipe's steps over the same rows."""
+    """The [demo] extra's pretrained backbones over the rows, against a default recipe's steps over the same rows."""
     sides, seconds = [], 0.0
-    for modality, values in (("protein", sequences(EPOCH, RESIDUES)), ("caption", captions(EPOCH))):
-        backbone = backbone_of(folder, modality)
-        backbone.encode(values[:64])
+    for spec, modality, values in (
+        ("timm:tf_efficientnet_lite0", "image", images(EPOCH)),
+        ("sentence-transformers:all-MiniLM-L6-v2", "caption", captions(EPOCH)),
+    ):
+        backbone = load_backbone(spec, modality=modality)
+        backbone.encode(values[:16])
         started = time.perf_counter()
         features = backbone.encode(values).features
         seconds += time.perf_counter() - started
@@ -149,7 +155,7 @@ def peak_bytes(folder: Path, batch: int) -> int:
 def full(folder: Path, *, batch: int) -> Training:
     """Both towers trained whole, in chunks."""
     sides = []
-    for modality, values in (("protein", sequences(2048, SHORT)), ("caption", captions(2048))):
+    for modality, values in (("protein", sequences(2048, RESIDUES)), ("caption", captions(2048))):
         backbone = backbone_of(folder, modality)
         features = torch.randn(2048, backbone.dim, generator=generator(0, modality))
         make_trainable(backbone, "full")
@@ -233,6 +239,17 @@ def sequences(count: int, residues: tuple[int, int]) -> list[str]:
         "".join(letters[at] for at in torch.randint(20, (int(length),), generator=draw).tolist())
         for length in torch.randint(*residues, (count,), generator=draw)
     ]
+
+
+def images(count: int) -> list[bytes]:
+    """JPEG files of 256 x 256 pixels."""
+    pixels = torch.randint(256, (count, 256, 256, 3), dtype=torch.uint8, generator=generator(0, "images")).numpy()
+    files = []
+    for values in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, "jpeg")
+        files.append(buffer.getvalue())
+    return files
 
 
 def captions(count: int) -> list[str]:
