@@ -144,7 +144,7 @@ class Job:
                     if pending is not None:
                         finished.append(self._record(pending.result()))
                     names: Names = {}
-                    for modality, split in sorted(rows.rows):
+                    for modality, split in sorted(rows.columns):
                         names[modality, split] = f"{modality}/{split}-{numbers[modality, split]:05d}.parquet"
                         numbers[modality, split] += 1
                     write = partial(self._write, identity=identity, base=base, items=items, last=last, about=clusters)

@@ -26,10 +26,14 @@ Names = dict[tuple[Modality, str], str]  # (modality, split) -> the shard's path
 
 
 class Unit:
-    """Rows and rejects since the last unit ended."""
+    """Rows and rejects since the last unit ended.
+
+    Attributes:
+        columns: (modality, split) -> the values of each column; the last holds what goes into optional columns.
+    """
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[Modality, str], list[tuple[object, ...]]] = {}
+        self.columns: dict[tuple[Modality, str], list[list[Any]]] = {}
         self.rejects: list[Reject] = []
         self.repairs: Counter[str] = Counter()
         self.count = self.distinct = self.crossing = self.payload_bytes = 0
@@ -46,11 +50,11 @@ class Unit:
             *record.columns,
             record.extra,
         )
-        rows = self.rows.get((record.modality, admitted.split))
-        if rows is None:
-            self.rows[record.modality, admitted.split] = [row]
-        else:
-            rows.append(row)
+        columns = self.columns.get((record.modality, admitted.split))
+        if columns is None:
+            columns = self.columns[record.modality, admitted.split] = [[] for _ in row]
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
         self.count += 1
         self.distinct += admitted.fresh
         self.crossing += admitted.crossing
@@ -127,7 +131,7 @@ def write_unit(unit: Unit, names: Names, source: str, out: Path, part: Path) -> 
         "rows": {},
     }
     for (modality, split), relative in names.items():
-        table = _table(unit.rows[modality, split], modality)
+        table = _table(unit.columns[modality, split], modality)
         shards.append(write_shard(out, relative, table, modality=modality, split=split))
         tally["rows"].setdefault(modality, {})[split] = count_rows(table)
     if unit.rejects:
@@ -135,10 +139,10 @@ def write_unit(unit: Unit, names: Names, source: str, out: Path, part: Path) -> 
     return shards, tally
 
 
-def _table(rows: list[tuple[object, ...]], modality: Modality) -> pa.Table:
-    """Rows as a table: the modality's schema, and the optional columns that any of the rows has."""
+def _table(columns: list[list[Any]], modality: Modality) -> pa.Table:
+    """A table of the modality's schema, and the optional columns that any of the rows has."""
     schema = SCHEMAS[modality]
-    *columns, extras = zip(*rows, strict=True)
+    *columns, extras = columns
     arrays = [pa.array(column, part.type) for column, part in zip(columns, schema, strict=True)]
     if any(extras):
         present = {name for extra in extras if extra is not None for name in extra}
