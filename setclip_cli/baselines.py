@@ -17,6 +17,7 @@ from setclip_cli.methods import fit_teacher
 
 AXES = 64  # principal axes of each modality that a map sees
 RIDGE = 0.1  # against the mean eigenvalue of the pairs' covariance
+RANK_TOLERANCE = 1e-9  # of the largest singular value: below, float64 rounding
 CCA_RIDGE = 1.0
 
 Maps = tuple[Encoder, Encoder]
@@ -111,10 +112,12 @@ def _whitener(rows: Tensor) -> Tensor:
 def _procrustes(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
     """The rotation that brings the left items of the pairs nearest to the right ones.
 
+    With fewer pairs than axes they say nothing of the other axes, where any rotation fits: those are left out.
     Source: Schönemann 1966 (Psychometrika 31).
     """
-    u, _, vt = torch.linalg.svd(x[pairs[:, 0]].double().T @ y[pairs[:, 1]].double(), full_matrices=False)
-    return LinearMap(u), LinearMap(vt.T)
+    u, values, vt = torch.linalg.svd(x[pairs[:, 0]].double().T @ y[pairs[:, 1]].double(), full_matrices=False)
+    told = values > RANK_TOLERANCE * values[0]
+    return LinearMap(u[:, told]), LinearMap(vt[told].T)
 
 
 def _ridge(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:

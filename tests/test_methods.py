@@ -66,6 +66,16 @@ def test_one_pair_is_enough_to_stay_finite(method: str) -> None:
         assert bool(torch.isfinite(encoder(pool)).all())
 
 
+def test_procrustes_says_nothing_of_axes_that_no_pair_tells_of() -> None:
+    left, right = pools()
+    pairs = torch.arange(4).repeat(2, 1).T
+    one = baselines.fit("procrustes", left, right, pairs)
+    other = baselines.fit("procrustes", left, right, pairs.flip(0))  # rounds elsewhere, and means the same
+    cosines = [a(left) @ b(right).T for a, b in (one, other)]
+    assert tuple(one[0](left).shape) == (len(left), 4)
+    torch.testing.assert_close(cosines[0], cosines[1], atol=1e-5, rtol=0)
+
+
 def test_procrustes_recovers_a_rotation() -> None:
     left = F.normalize(torch.randn(60, 5, generator=torch.Generator().manual_seed(3)), dim=1)
     rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(4)))[0]
