@@ -52,10 +52,10 @@ def key_of(record: dict[str, object]) -> Key:
     return tuple(record[name] for name in ("data", "counts", "pairs", "cover", "split", "method"))  # type: ignore[return-value]
 
 
-def summary(records: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Score -> [mean, standard deviation]."""
+def summary(records: list[dict[str, float]]) -> dict[str, tuple[float, float | None]]:
+    """Score -> mean and, of more than one, standard deviation."""
     return {
-        name: [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0]
+        name: (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
         for name in SCORES
         if (values := [record[name] for record in records])
     }
@@ -85,10 +85,14 @@ def table(records: list[dict[str, object]], ours: str) -> str:
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         methods = {key[5]: group for key, group in groups.items() if key[:5] == setting}
         for method, group in sorted(methods.items(), key=lambda item: -summary(item[1])["map"][0]):
-            cells = [f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in summary(group).values()]
+            cells = [
+                f"{mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+                for mean, deviation in summary(group).values()
+            ]
             for score in SCORES[:2]:
                 mean, half, _ = difference(methods.get(ours, []), group, score)
-                cells.append("" if method == ours or mean != mean else f"{mean:+.1f} ± {half:.1f}")
+                interval = "" if half != half else f" ± {half:.1f}"
+                cells.append("" if method == ours or mean != mean else f"{mean:+.1f}{interval}")
             lines.append(f"| {method} | {' | '.join(cells)} | {len(group)} |")
     return "\n".join(lines)
 
