@@ -11,7 +11,7 @@ quickstart: $(VENV)/.demo
 
 test: lint
 	$(BIN)/pytest -n 2
-	$(BIN)/pytest -m slow -n 2 --dist loadscope
+	$(BIN)/pytest -m slow -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

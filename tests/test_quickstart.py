@@ -81,20 +81,25 @@ def test_a_second_run_reuses_what_is_there(made: tuple[Path, Path, dict[str, Any
 
 
 def test_the_same_seed_gives_the_same_bytes(made: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
-    from setclip_cli.embedder import embed
-    from setclip_cli.recipe import load_recipe
-    from setclip_cli.shards import open_dataset
-    from setclip_cli.trainer import align
-
+    """From the images on: with a cache of its own, so that the features are made again too."""
     out = made[0]
-    first = out / "runs" / "set-clip-plus-0"
-    dataset = open_dataset(out / "dataset")
-    again = align(load_recipe(first / "recipe.toml"), dataset, tmp_path / "run").run
+    first, again, embeddings = out / "runs" / "set-clip-plus-0", tmp_path / "run", tmp_path / "embeddings"
+    for arguments in (
+        ["align", str(first / "recipe.toml"), "--data", str(out / "dataset"), "--out", str(again)],
+        ["embed", str(again), str(out / "dataset"), "--split", "test", "--out", str(embeddings)],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "setclip_cli", *arguments],
+            env={**os.environ, "SETCLIP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
     assert (again / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
     assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
-    embed(again, dataset, tmp_path / "embeddings", split="test")
     for shard in (out / "embeddings").rglob("*.parquet"):
-        assert shard.read_bytes() == (tmp_path / "embeddings" / shard.relative_to(out / "embeddings")).read_bytes()
+        assert shard.read_bytes() == (embeddings / shard.relative_to(out / "embeddings")).read_bytes()
 
 
 def test_two_data_sets_that_were_never_collected_together_align(shared_data: Path, tmp_path: Path) -> None:
