@@ -1,73 +1,67 @@
-"""Closed-form maps beside the trained heads: each is right about other things, and together they beat either.
+"""What stands beside the trained heads: each part is right about other things, and together they beat any.
 
-The trained heads are best with few pairs, regularised CCA with many, and the graph map at telling classes apart. Their
-cosines are averaged: the embeddings stand side by side, scaled by the square roots of their shares.
+The trained heads are best with few pairs, a map fitted to the pairs in closed form, regularised CCA, with many. Both
+look at a row alone. The third part looks at where the row lies: the first two, averaged along the graph of the pool, so
+that a row is told by what its neighbours have in common. Cosines are averaged: the embeddings stand side by side,
+scaled by the square roots of their shares.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+import torch.nn.functional as F
+
 from setclip_cli import baselines
-from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, GraphMap
+from setclip_cli.encoders import Composed, Concatenated, Encoder, PoolMap
+from setclip_cli.graph import carry
+from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FULL_AT = 70  # pairs
+POOL_ROWS = 20_000  # that a RUN keeps of each modality; more rows make graphs slower and hardly finer
 
 
-@dataclass(frozen=True)
-class Companion:
-    """A fitted pair of encoders and their share of the cosine, where the trained heads have 1."""
-
-    left: Encoder
-    right: Encoder
-    share: float
-
-
-def fit_companions(
-    transforms: tuple[FeatureTransform, FeatureTransform],
-    left: Tensor,
-    right: Tensor,
+def accompanied(
+    trained: tuple[Composed, Composed],
+    pools: tuple[Tensor, Tensor],
     pairs: Tensor,
     *,
-    graph: float,
     linear: float,
-) -> list[Companion]:
-    """Fits the companions that have a share.
+    diffused: float,
+    seed: int,
+) -> tuple[Encoder, Encoder]:
+    """The trained encoders joined with their companions; themselves where there are none.
 
     Args:
-        transforms: Of the left and right features; the companions hold copies.
-        left: (n, p) transformed features of the left pool.
-        right: (m, q) transformed features of the right pool.
-        pairs: (b, 2) int64, rows of the known pairs, b > 0.
-        graph: Share of the graph map, centred on the pool, from ``FULL_AT`` pairs on and in proportion below, since
-            maps fitted to pairs alone are only as good as those are many.
-        linear: Likewise of regularised CCA.
+        trained: Left and right encoder, each a transform and heads.
+        pools: (n, p) and (m, q) *transformed* features of the left and right pool, on the CPU.
+        pairs: (b, 2) int64, rows of the known pairs; b may be 0.
+        linear: Share of regularised CCA, where the heads have 1: in full from ``FULL_AT`` pairs on and in proportion
+            below, since a map fitted to pairs alone is only as good as those are many.
+        diffused: Share of the two averaged along the graph of the pool, where both together have 1.
+        seed: Of the rows that are kept of pools above ``POOL_ROWS``.
     """
-    found = []
-    for method, share in (("asif-graph", graph), ("cca", linear)):
-        if share > 0:
-            maps = baselines.METHODS[method](left, right, pairs)
-            of_left, of_right = (
-                Composed(copy.deepcopy(transform).cpu(), _centred(encoder))
-                for transform, encoder in zip(transforms, maps, strict=True)
-            )
-            found.append(Companion(of_left, of_right, share * min(1.0, len(pairs) / FULL_AT)))
-    return found
-
-
-def accompanied(trained: tuple[Encoder, Encoder], companions: list[Companion]) -> tuple[Encoder, Encoder]:
-    """The trained encoders joined with the companions; themselves where there are none."""
-    if not companions:
+    parts: tuple[list[Encoder], list[Encoder]] = ([trained[0]], [trained[1]])
+    shares = [1.0]
+    if linear > 0 and len(pairs):
+        maps = baselines.METHODS["cca"](*pools, pairs)
+        for side, encoder, of_side in zip(trained, maps, parts, strict=True):
+            of_side.append(_after(side, encoder))
+        shares.append(linear * min(1.0, len(pairs) / FULL_AT))
+    if diffused > 0:
+        for name, side, pool, of_side in zip(("left", "right"), trained, pools, parts, strict=True):
+            rows = pool[_kept(len(pool), seed, name)]
+            of_side.append(_after(side, _carried(rows, [_on_transformed(part) for part in of_side], shares)))
+        shares.append(diffused * sum(shares))
+    if len(shares) == 1:
         return trained
-    shares = [1.0, *(companion.share for companion in companions)]
-    left = Concatenated([trained[0], *(companion.left for companion in companions)], shares)
-    right = Concatenated([trained[1], *(companion.right for companion in companions)], shares)
-    return left.eval(), right.eval()
+    left, right = (Concatenated(of_side, shares).eval() for of_side in parts)
+    return left, right
 
 
 def trained_part(encoder: Encoder) -> Encoder:
@@ -77,6 +71,22 @@ def trained_part(encoder: Encoder) -> Encoder:
     return encoder
 
 
-def _centred(encoder: Encoder) -> Encoder:
-    """Graph coordinates are all positive: without their mean, cosines tell rows apart better."""
-    return encoder.centre() if isinstance(encoder, GraphMap) else encoder
+@torch.no_grad()
+def _carried(rows: Tensor, encoders: list[Encoder], shares: list[float]) -> PoolMap:
+    """The joined encoders' embeddings of these rows, averaged along their graph, less their mean."""
+    values = carry(rows, Concatenated(encoders, shares)(rows))
+    return PoolMap(rows, F.normalize(values - values.mean(0), dim=1))
+
+
+def _after(trained: Composed, encoder: Encoder) -> Composed:
+    """The encoder after the transform of the trained one: a copy, so that each part of a RUN is whole."""
+    return Composed(copy.deepcopy(trained.transform), encoder)
+
+
+def _on_transformed(encoder: Encoder) -> Encoder:
+    return encoder.encoder if isinstance(encoder, Composed) else encoder
+
+
+def _kept(rows: int, seed: int, side: str) -> Tensor:
+    order = torch.randperm(rows, generator=generator(seed, "companions", side))
+    return order[:POOL_ROWS].sort().values

@@ -211,43 +211,40 @@ class RelativeMap(Encoder):
         return cls(torch.zeros(description["anchors"], description["features"]), description["power"])
 
 
-class GraphMap(Encoder):
-    """Coordinates of a pool, extended to any point through its nearest neighbours in the pool.
+class PoolMap(Encoder):
+    """Values of a pool's rows, read at any point off its nearest rows in the pool.
 
-    out = unit(unit(sqrt(Σ_j w_j z_j)) - offset), w the softmax of cos(x, x_j) / temperature over the k nearest rows
+    out = unit(Σ_j w_j z_j), w the softmax of cos(x, x_j) / temperature over the k nearest rows
     """
 
-    kind = "graph"
+    kind = "pool"
 
-    def __init__(self, pool: Tensor, mass: Tensor, *, neighbours: int = 15, temperature: float = 0.1) -> None:
-        """``pool`` is (n, p), ``mass`` (n, c) >= 0: how much of each of c sources has arrived at each pool row."""
+    def __init__(self, pool: Tensor, values: Tensor, *, neighbours: int = 15, temperature: float = 0.1) -> None:
+        """``pool`` is (n, p), ``values`` (n, d): z_j of each pool row."""
         super().__init__()
         self.pool: Tensor
-        self.mass: Tensor
+        self.values: Tensor
         self.register_buffer("pool", F.normalize(pool.float(), dim=1))
-        self.offset: Tensor
-        self.register_buffer("mass", mass.float().clone())
-        self.register_buffer("offset", torch.zeros(mass.shape[1]))
+        self.register_buffer("values", values.float().clone())
         self.neighbours, self.temperature = neighbours, temperature
-        self.dim = mass.shape[1]
+        self.dim = values.shape[1]
         self._finder: tuple[Tensor, Neighbours] | None = None  # of the pool as it was when rows were last asked for
 
     def coordinates(self) -> Tensor:
-        """(n, c) unit rows: the coordinates of the pool itself."""
-        return F.normalize(F.normalize(self.mass.sqrt(), dim=1) - self.offset, dim=1)
-
-    def centre(self) -> GraphMap:
-        """Sets the offset, 0 at first, to the mean of the pool's coordinates: cosines compare departures from it."""
-        self.offset.copy_(F.normalize(self.mass.sqrt(), dim=1).mean(0))
-        return self
+        """(n, d) unit rows: those of the pool itself."""
+        return F.normalize(self._told(self.values), dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
         if self._finder is None or self._finder[0] is not self.pool:
             self._finder = (self.pool, Neighbours(self.pool))
         rows, cosines = self._finder[1].nearest(features, self.neighbours)
         weights = torch.softmax(cosines / self.temperature, dim=1)
-        mass = F.embedding_bag(rows, self.mass, per_sample_weights=weights, mode="sum")
-        return F.normalize(F.normalize(mass.sqrt(), dim=1) - self.offset, dim=1)
+        mean = F.embedding_bag(rows, self.values, per_sample_weights=weights, mode="sum")
+        return F.normalize(self._told(mean), dim=1)
+
+    def _told(self, values: Tensor) -> Tensor:
+        """What values say of a row, before it is scaled to unit length."""
+        return values
 
     def _load_from_state_dict(self, *given: Any) -> None:
         super()._load_from_state_dict(*given)
@@ -265,13 +262,22 @@ class GraphMap(Encoder):
         }
 
     @classmethod
-    def from_description(cls, description: dict[str, Any]) -> GraphMap:
+    def from_description(cls, description: dict[str, Any]) -> PoolMap:
         return cls(
             torch.zeros(description["pool"], description["features"]),
             torch.zeros(description["pool"], description["dim"]),
             neighbours=description["neighbours"],
             temperature=description["temperature"],
         )
+
+
+class GraphMap(PoolMap):
+    """A pool map of masses, how much of each source has arrived at a row: unit(sqrt(Σ_j w_j z_j)), z_j >= 0."""
+
+    kind = "graph"
+
+    def _told(self, values: Tensor) -> Tensor:
+        return values.sqrt()
 
 
 class Concatenated(Encoder):
@@ -308,7 +314,8 @@ class Concatenated(Encoder):
 
 
 _KINDS: dict[str, type[Encoder]] = {
-    encoder.kind: encoder for encoder in (Composed, ProjectionHead, LinearMap, RelativeMap, GraphMap, Concatenated)
+    encoder.kind: encoder
+    for encoder in (Composed, ProjectionHead, LinearMap, RelativeMap, PoolMap, GraphMap, Concatenated)
 }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 
 from setclip_cli.encoders import GraphMap
-from setclip_cli.graph import NEIGHBOURS, diffuse
+from setclip_cli.graph import diffuse
 from setclip_cli.losses import objective as losses
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build_objective(section: recipe.Objective) -> losses.Objective:
 
 
 def fit_teacher(
-    left_pool: Tensor, right_pool: Tensor, pairs: Tensor, *, neighbours: int = NEIGHBOURS
+    left_pool: Tensor, right_pool: Tensor, pairs: Tensor, *, neighbours: int | None = None
 ) -> tuple[GraphMap, GraphMap]:
     """The graph teacher: walks from each pair's item over the graph of its pool, comparable axis by axis.
 
@@ -50,14 +50,14 @@ def fit_teacher(
         left_pool: (n, p) transformed features of one modality, unlabelled.
         right_pool: (m, q) of the other.
         pairs: (b, 2) int64, rows of the two pools that are known partners; b > 0.
-        neighbours: Of the graph.
+        neighbours: Of each row in the graphs; None for ``graph.neighbours_in`` the pool.
 
     Returns:
         A ``GraphMap`` for each side: ``coordinates()`` are the (n, b), (m, b) coordinates of the pool rows, calling it
         gives those of any other rows.
     """
     left, right = (
-        GraphMap(F.normalize(pool, dim=1), diffuse(pool, sources, neighbours=neighbours), neighbours=neighbours)
+        GraphMap(F.normalize(pool, dim=1), diffuse(pool, sources, neighbours=neighbours))
         for pool, sources in ((left_pool, pairs[:, 0]), (right_pool, pairs[:, 1]))
     )
     return left, right

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from setclip_cli import baselines, checkpoint, consensus
 from setclip_cli.backbones.tuning import is_pooling
-from setclip_cli.companions import Companion, accompanied, fit_companions
+from setclip_cli.companions import accompanied
 from setclip_cli.distil import distil
 from setclip_cli.distributed import Group
 from setclip_cli.encoders import Encoder
@@ -120,23 +120,14 @@ class Training:
         self.averages: dict[str, Tensor] = {}
         if recipe.optim.ema:
             self.averages = {name: value.detach().clone() for name, value in self._parameters().items()}
-        self.companions: list[Companion] = []
-        if len(pairs) and not any(tower.pool.tuned for tower in self.towers):  # they fit the features as they stand
-            self.companions = fit_companions(
-                (self.towers[0].transform, self.towers[1].transform),
-                self.towers[0].features.cpu(),
-                self.towers[1].features.cpu(),
-                pairs.cpu(),
-                graph=recipe.companions.graph,
-                linear=recipe.companions.linear,
-            )
         self.coordinates: tuple[Tensor, Tensor] | None = None
         if "teacher" in self.objective.terms and len(pairs):
+            wanted = recipe.objective.teacher.neighbours
             of_left, of_right = fit_teacher(
                 self.towers[0].features,
                 self.towers[1].features,
                 pairs,
-                neighbours=recipe.objective.teacher.neighbours,
+                neighbours=None if wanted == "auto" else wanted,
             )
             self.coordinates = (of_left.coordinates(), of_right.coordinates())
         self.optimizer = self._new_optimizer(member=0)
@@ -223,7 +214,18 @@ class Training:
                     f"the one head's cosines correlate with the ensemble's by {agreement:.2f} only; "
                     "ensemble_distil = false keeps the ensemble, a larger projection.dim follows it better"
                 )
-        return Fitted(accompanied((left, right), self.companions), self.initial, findings, warnings)
+        encoders: tuple[Encoder, Encoder] = (left, right)
+        if not any(tower.pool.tuned for tower in self.towers):  # companions are fitted to the features as they stand
+            companions = self.recipe.companions
+            encoders = accompanied(
+                (left, right),
+                (self.towers[0].features.cpu(), self.towers[1].features.cpu()),
+                self.pairs.cpu(),
+                linear=companions.linear,
+                diffused=companions.diffused,
+                seed=self.recipe.seed,
+            )
+        return Fitted(encoders, self.initial, findings, warnings)
 
     def tuned(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The trained weights of the left and right backbone, by name; empty for frozen ones."""

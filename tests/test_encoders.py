@@ -19,6 +19,7 @@ from setclip_cli.encoders import (
     FeatureTransform,
     GraphMap,
     LinearMap,
+    PoolMap,
     ProjectionHead,
     RelativeMap,
     encoder_from_description,
@@ -35,7 +36,8 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "linear head": lambda: ProjectionHead(6, 5, head="linear", seed=1),
     "linear map": lambda: LinearMap(rows(6, 5), rows(1, 6)[0]),
     "relative": lambda: RelativeMap(rows(4, 6), power=3.0).centre(rows(30, 6)),
-    "graph": lambda: GraphMap(rows(30, 6), rows(30, 3).abs(), neighbours=5).centre(),
+    "graph": lambda: GraphMap(rows(30, 6), rows(30, 3).abs(), neighbours=5),
+    "pool": lambda: PoolMap(rows(30, 6), rows(30, 3), neighbours=5),
     "composed": lambda: Composed(FeatureTransform.fit(rows(30, 6), 4), ProjectionHead(4, 5)),
     "concatenated": lambda: Concatenated([LinearMap(rows(6, 2)), ProjectionHead(6, 3)], [1.0, 0.25]),
 }

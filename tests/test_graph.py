@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from setclip_cli import graph, neighbours
-from setclip_cli.encoders import GraphMap
+from setclip_cli.encoders import GraphMap, PoolMap
 from setclip_cli.methods import fit_teacher
 
 
@@ -103,7 +103,7 @@ def test_a_graph_map_of_a_large_pool_gives_a_row_the_same_embedding_alone_and_am
     together = encoder(queries)
     torch.testing.assert_close(torch.cat([encoder(part) for part in queries.split(7)]), together)
     other = copy.deepcopy(encoder)
-    other.load_state_dict(encoder.state_dict() | {"pool": pool.flip(0), "mass": encoder.mass.flip(0)})
+    other.load_state_dict(encoder.state_dict() | {"pool": pool.flip(0), "values": encoder.values.flip(0)})
     same = (other(queries) - together).abs().amax(1) < 1e-3  # the rows in another order make other cells
     assert float(same.float().mean()) > 0.95
 
@@ -139,6 +139,59 @@ def test_walks_match_the_recursion_written_with_dense_matrices() -> None:
     expected = mass / mass.sum(0)
     found = graph.diffuse(pool, sources, neighbours=k)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pool", "neighbours"),
+    [(2, 15), (900, 15), (3000, 50), (10_000, 120), (50_000, 120), (100_000, 60), (1_000_000, 15)],
+)
+def test_a_larger_pool_has_more_neighbours_until_its_graph_would_be_too_large(pool: int, neighbours: int) -> None:
+    assert graph.neighbours_in(pool) == neighbours
+
+
+def test_carried_values_match_the_recursion_written_with_dense_matrices() -> None:
+    pool, values, k = rows(12, 4), rows(12, 3, 1), 4
+    unit = F.normalize(pool, dim=1).double().numpy()
+    similarities = unit @ unit.T
+    np.fill_diagonal(similarities, -np.inf)
+    adjacency = np.zeros((12, 12))
+    for i in range(12):
+        for j in np.argsort(-similarities[i])[:k]:
+            adjacency[i, j] = adjacency[j, i] = np.exp(similarities[i, j] / 0.1)
+    degree = adjacency.sum(1)
+    walk = adjacency / np.sqrt(np.outer(degree, degree))
+    walk /= walk.sum(1, keepdims=True)
+    wanted = values.double().numpy()
+    for _ in range(5):
+        wanted = 0.8 * walk @ wanted + 0.2 * values.double().numpy()
+    found = graph.carry(pool, values, neighbours=k)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_carrying_keeps_a_common_value_and_brings_neighbours_together() -> None:
+    clusters = 5 * rows(3, 8, 9).repeat(20, 1) + rows(60, 8, 1)
+    torch.testing.assert_close(graph.carry(clusters, torch.ones(60, 2)), torch.ones(60, 2))
+    torch.testing.assert_close(graph.carry(clusters[:1], torch.ones(1, 2)), torch.ones(1, 2))
+    noise = rows(60, 4, 5)
+    calm = graph.carry(clusters, noise, neighbours=10)
+    spread = [values.view(20, 3, 4).std(0).mean() for values in (noise, calm)]
+    assert spread[1] < 0.5 * spread[0]
+    with pytest.raises(ValueError, match="60 rows of the pool; got 59"):
+        graph.carry(clusters, noise[1:])
+
+
+def test_a_pool_map_reads_values_off_the_nearest_rows() -> None:
+    pool, values = rows(20, 4), rows(20, 3, 1)
+    queries = rows(2, 4, 2)
+    cosines = (F.normalize(queries, dim=1) @ F.normalize(pool, dim=1).T).double().numpy()
+    expected = []
+    for row in cosines:
+        nearest = np.argsort(-row)[:5]
+        weights = np.exp(row[nearest] / 0.1)
+        mean = weights @ values[torch.from_numpy(nearest.copy())].double().numpy()
+        expected.append(mean / np.linalg.norm(mean))
+    found = PoolMap(pool, values, neighbours=5)(queries)
+    np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_every_row_gets_coordinates_even_where_no_walk_arrives() -> None:

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setclip_cli import baselines, consensus
-from setclip_cli.companions import FULL_AT, accompanied, fit_companions, trained_part
+from setclip_cli import baselines, consensus, graph
+from setclip_cli import companions as companions_of
+from setclip_cli.companions import FULL_AT, accompanied, trained_part
 from setclip_cli.encoders import (
     Composed,
+    Concatenated,
     Encoder,
     FeatureTransform,
     LinearMap,
@@ -98,21 +100,55 @@ def test_what_cannot_be_fitted_is_said(method: str, pairs: Tensor, words: str) -
         baselines.fit(method, *pools(), pairs)
 
 
-def test_companions_have_full_shares_from_enough_pairs_on_and_smaller_ones_below() -> None:
-    left, right = pools()
+def trained_on(left: Tensor, right: Tensor) -> tuple[tuple[Composed, Composed], tuple[Tensor, Tensor]]:
+    """Untrained heads behind their transforms, and the pools transformed."""
     transforms = FeatureTransform.fit(left, 6), FeatureTransform.fit(right, 6)
-    x, y = transforms[0](left), transforms[1](right)
-    trained = tuple(Composed(t, ProjectionHead(6, 5)) for t in transforms)
+    heads = tuple(Composed(transform, ProjectionHead(6, 5)) for transform in transforms)
+    return (heads[0], heads[1]), (transforms[0](left), transforms[1](right))
+
+
+def test_the_linear_companion_has_its_full_share_from_enough_pairs_on_and_a_smaller_one_below() -> None:
+    left, right = pools()
+    trained, transformed = trained_on(left, right)
     for count, factor in ((7, 7 / FULL_AT), (FULL_AT, 1.0), (75, 1.0)):
         pairs = torch.arange(count).repeat(2, 1).T
-        found = fit_companions(transforms, x, y, pairs, graph=0.6, linear=0.2)
-        assert [companion.share for companion in found] == pytest.approx([0.6 * factor, 0.2 * factor])
-    joined = accompanied((trained[0], trained[1]), found)
-    assert accuracy(joined, left, right) > 0.8
+        joined = accompanied(trained, transformed, pairs, linear=0.2, diffused=0.5, seed=0)
+        wanted = torch.tensor([1.0, 0.2 * factor, 0.5 * (1 + 0.2 * factor)])
+        for encoder in joined:
+            assert isinstance(encoder, Concatenated)
+            torch.testing.assert_close(encoder.shares, wanted / wanted.sum())
+    assert accuracy(accompanied(trained, transformed, pairs, linear=9, diffused=0.5, seed=0), left, right) > 0.8
     assert trained_part(joined[0]) is trained[0]
     assert trained_part(trained[0]) is trained[0]
-    none = fit_companions(transforms, x, y, pairs, graph=0, linear=0)
-    assert accompanied((trained[0], trained[1]), none)[0] is trained[0]
+    assert accompanied(trained, transformed, pairs, linear=0, diffused=0, seed=0) is trained
+    assert accompanied(trained, transformed, pairs[:0], linear=1, diffused=0, seed=0) is trained
+
+
+def test_the_diffused_companion_is_the_rest_averaged_along_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = pools()
+    trained, transformed = trained_on(left, right)
+    pairs = torch.arange(10).repeat(2, 1).T
+    without = accompanied(trained, transformed, pairs, linear=0.3, diffused=0, seed=0)
+    joined = accompanied(trained, transformed, pairs, linear=0.3, diffused=2.0, seed=0)
+    for encoder, plain, pool, rows in zip(joined, without, (left, right), transformed, strict=True):
+        assert isinstance(encoder, Concatenated)
+        with torch.no_grad():
+            mixed = graph.carry(rows, plain(pool))
+            own = encoder.encoders[2]
+            torch.testing.assert_close(
+                own.encoder.coordinates(),  # type: ignore[union-attr, operator]
+                F.normalize(mixed - mixed.mean(0), dim=1),
+                atol=1e-4,
+                rtol=1e-3,
+            )
+            cosines = (plain(pool) @ plain(pool).T + 2 * own(pool) @ own(pool).T) / 3
+            torch.testing.assert_close(encoder(pool) @ encoder(pool).T, cosines, atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr(companions_of, "POOL_ROWS", 50)
+    few = [accompanied(trained, transformed, pairs, linear=0, diffused=1, seed=seed) for seed in (0, 0, 1)]
+    assert few[0][0].describe()["encoders"][1]["encoder"]["pool"] == 50
+    found = [one[0](left) for one in few]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_without_pairs_clusters_are_matched_by_their_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
