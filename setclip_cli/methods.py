@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 
 from setclip_cli.encoders import GraphMap
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from setclip_cli import recipe
+
+_COLUMNS = 64
 
 
 def build_objective(section: recipe.Objective) -> losses.Objective:
@@ -39,6 +42,28 @@ def build_objective(section: recipe.Objective) -> losses.Objective:
             for name, term in section.active().items()
         }
     )
+
+
+def pair_balance(coordinates: Tensor) -> Tensor:
+    """(n,) weights of sum 1 on the CPU: rows drawn by them lie about as often near each of the known pairs.
+
+    w_i = mean_j a_ij / Σ_i a_ij, a_ij how much of row i belongs to pair j: the squares of its graph coordinates
+
+    The pairs are what both pools are known to share. Where one pool holds more of a class than the other, more of it
+    belongs to that class's pairs, and each of its rows is drawn more seldom: the batches of both sides come to hold
+    much the same mix, which is what the density terms and the matching of the teacher suppose.
+
+    Args:
+        coordinates: (n, b) unit rows, of ``GraphMap.coordinates``.
+
+    Source: importance weights for label shift, Lipton et al. 2018, arXiv:1802.03916, with walks from the pairs in place
+        of a classifier, and even shares of the pairs, on both sides, as the aim.
+    """
+    weights = coordinates.new_zeros(len(coordinates))
+    for part in torch.split(coordinates, _COLUMNS, dim=1):  # a few pairs at a time: pools may be large
+        belongs = part.square()
+        weights += (belongs / belongs.sum(0)).sum(1)
+    return (weights / weights.sum()).cpu()
 
 
 def fit_teacher(

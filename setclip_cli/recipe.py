@@ -59,7 +59,7 @@ PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
 }
 # Likewise of the other sections.
 SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
-    "set-clip-plus": {"companions": {"linear": 0.3, "diffused": 0.7}},
+    "set-clip-plus": {"companions": {"linear": 0.3, "diffused": 0.7}, "train": {"balance": True}},
     "set-clip-published": {"train": {"batch": 42, "pairs_per_batch": 22}},  # as released: 64 rows, 22 of them pairs
 }
 
@@ -168,6 +168,7 @@ class Train(Section):
     split: str = "train"
     steps: PositiveInt = 300
     batch: Annotated[int, Field(ge=2)] = 64  # as good as 256 and four times cheaper; unpaired rows of each modality
+    balance: bool = False  # unpaired rows so that those near each known pair come up as often, on either side
     pairs_per_batch: PositiveInt = 256  # all of them when there are fewer
     chunk: PositiveInt = 64  # rows that a tuned backbone holds activations of; the batch itself may be any size
     checkpoint_every: PositiveInt = 500  # steps

@@ -18,7 +18,7 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def sample(rows: int, batch: int, step: int, *, seed: int, stream: str) -> Tensor:
+def sample(rows: int, batch: int, step: int, *, seed: int, stream: str, weights: Tensor | None = None) -> Tensor:
     """The row indices of one step: (min(batch, rows),) int64.
 
     The stream walks through one shuffled epoch after another, so over an epoch every row comes up once; a batch may
@@ -28,11 +28,18 @@ def sample(rows: int, batch: int, step: int, *, seed: int, stream: str) -> Tenso
         rows: Number of rows to draw from, > 0.
         batch: Rows a step, > 0.
         step: 0-based.
+        weights: (rows,) > 0, on the CPU: each step draws its rows anew, one after another in proportion to these,
+            none twice. The closer ``batch`` comes to ``rows``, the less they can say.
+
+    Source: weighted draws without replacement by exponential keys, Efraimidis & Spirakis 2006 (Inf. Proc. Letters 97).
     """
     if rows <= 0 or batch <= 0:
         raise ValueError(f"sample needs rows > 0 and batch > 0, got rows={rows}, batch={batch}")
     if batch >= rows:
         return torch.arange(rows)
+    if weights is not None:
+        keys = torch.empty(rows).exponential_(generator=generator(seed, stream, "weighted", step)) / weights
+        return keys.topk(batch, largest=False).indices
     start = step * batch
     parts, wanted = [], batch
     while wanted:

@@ -24,7 +24,7 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.gradient_caching import Embedded, Lot
 from setclip_cli.losses.objective import Side
 from setclip_cli.losses.sdd import BANDWIDTHS, log_density_ratios
-from setclip_cli.methods import build_objective, fit_teacher
+from setclip_cli.methods import build_objective, fit_teacher, pair_balance
 from setclip_cli.recipe import TRAINING_FREE_METHODS
 from setclip_cli.sampling import generator, sample
 from setclip_cli.schedules import rate_at
@@ -121,7 +121,8 @@ class Training:
         if recipe.optim.ema:
             self.averages = {name: value.detach().clone() for name, value in self._parameters().items()}
         self.coordinates: tuple[Tensor, Tensor] | None = None
-        if "teacher" in self.objective.terms and len(pairs):
+        self.weights: tuple[Tensor | None, Tensor | None] = (None, None)
+        if len(pairs) and ("teacher" in self.objective.terms or recipe.train.balance):
             wanted = recipe.objective.teacher.neighbours
             of_left, of_right = fit_teacher(
                 self.towers[0].features,
@@ -130,6 +131,8 @@ class Training:
                 neighbours=None if wanted == "auto" else wanted,
             )
             self.coordinates = (of_left.coordinates(), of_right.coordinates())
+            if recipe.train.balance:
+                self.weights = (pair_balance(self.coordinates[0]), pair_balance(self.coordinates[1]))
         self.optimizer = self._new_optimizer(member=0)
         self._last = (left.features[:0], right.features[:0])
         # Tuned backbones read raw rows: those of the next step are read while this one computes.
@@ -342,7 +345,10 @@ class Training:
             chosen = sample(len(self.pairs), train.pairs_per_batch, step, seed=seed, stream=f"pairs/{member}")
         sides = []
         for column, tower in enumerate(self.towers):
-            rows = sample(len(tower.features), train.batch, step, seed=seed, stream=f"{tower.side}/{member}")
+            stream = f"{tower.side}/{member}"
+            rows = sample(
+                len(tower.features), train.batch, step, seed=seed, stream=stream, weights=self.weights[column]
+            )
             rows = tower.by_length(rows)
             lots = [self._lot(tower, rows)]
             if len(self.pairs):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from setclip_cli import graph, neighbours
 from setclip_cli.encoders import GraphMap, PoolMap
-from setclip_cli.methods import fit_teacher
+from setclip_cli.methods import fit_teacher, pair_balance
 
 
 def rows(n: int, d: int, seed: int = 0) -> Tensor:
@@ -212,6 +212,26 @@ def test_the_teacher_tells_clusters_by_one_pair_each() -> None:
     assert (matched == torch.arange(60) % 3).float().mean() > 0.95
     fresh = (of_left(centres) @ of_right.coordinates().T).argmax(1) % 3
     assert fresh.tolist() == [0, 1, 2]
+
+
+def test_rows_are_balanced_over_the_pairs_however_many_lie_near_each() -> None:
+    centres = 6 * rows(3, 8, 9)
+    counts = (120, 30, 10)
+    kinds = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    pool = centres[kinds] + rows(len(kinds), 8, 1)
+    sources = torch.tensor([0, 120, 150])  # one row of each kind
+    of_pool, _ = fit_teacher(pool, pool, torch.stack([sources, sources], dim=1), neighbours=8)
+    weights = pair_balance(of_pool.coordinates())
+    masses = torch.zeros(3).index_add_(0, kinds, weights)
+    torch.testing.assert_close(masses, torch.full((3,), 1 / 3), atol=0.02, rtol=0)
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_balance_is_the_mean_over_pairs_of_each_rows_share_in_them() -> None:
+    coordinates = F.normalize(rows(9, 70).abs(), dim=1)  # more pairs than are taken together
+    belongs = coordinates.double().square().numpy()
+    expected = [np.mean([belongs[i, j] / belongs[:, j].sum() for j in range(70)]) for i in range(9)]
+    np.testing.assert_allclose(pair_balance(coordinates).numpy(), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("sources", [torch.tensor([], dtype=torch.int64), torch.tensor([12]), torch.tensor([-1])])

@@ -37,6 +37,16 @@ def test_a_batch_larger_than_the_pool_sees_every_row() -> None:
     assert sample(5, 9, 3, seed=0, stream="pairs").tolist() == [0, 1, 2, 3, 4]
 
 
+def test_weighted_rows_come_up_in_proportion_and_never_twice_in_a_step() -> None:
+    weights = torch.tensor([4.0, 2.0, 1.0, 1.0]).repeat(250)
+    drawn = [sample(1000, 20, step, seed=1, stream="image", weights=weights) for step in range(500)]
+    assert all(len(set(rows.tolist())) == 20 for rows in drawn)
+    often = torch.bincount(torch.cat(drawn) % 4, minlength=4) / 10_000
+    torch.testing.assert_close(often, torch.tensor([0.5, 0.25, 0.125, 0.125]), atol=0.02, rtol=0)
+    assert torch.equal(drawn[7], sample(1000, 20, 7, seed=1, stream="image", weights=weights))
+    assert not torch.equal(drawn[7], sample(1000, 20, 7, seed=2, stream="image", weights=weights))
+
+
 def test_nothing_to_draw_from_is_an_error() -> None:
     with pytest.raises(ValueError, match="rows=0"):
         sample(0, 4, 0, seed=0, stream="image")

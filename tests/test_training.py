@@ -103,6 +103,19 @@ def test_a_restored_run_goes_on_bit_for_bit(recipe: Recipe, ensemble: int, stop:
     assert torch.equal(resumed.fitted().encoders[0](left), straight.fitted().encoders[0](left))
 
 
+@pytest.mark.parametrize("balance", [False, True])
+def test_balanced_batches_hold_both_pools_classes_alike(recipe: Recipe, balance: bool) -> None:
+    left, right, pairs = pools()
+    kinds = torch.arange(90) % 3
+    fewer = torch.cat([torch.arange(6), torch.arange(6, 90)[(kinds[6:] == 0) | (torch.arange(6, 90) > 75)]])
+    right, kinds = right[fewer], kinds[fewer]  # 30 rows of the first class, some 7 of the others
+    train = recipe.train.model_dump() | {"balance": balance, "batch": 8}
+    training = Training(recipe.with_settings(train=train), Pool(left), Pool(right), pairs)
+    drawn = torch.cat([training._draw(step)[1][0].rows for step in range(12)])
+    share = float((kinds[drawn] == 0).float().mean())
+    assert share < 0.5 if balance else share > 0.6
+
+
 def test_training_separates_clusters_that_few_pairs_name(recipe: Recipe) -> None:
     left, right, pairs = pools()
     train, optim = recipe.train.model_dump() | {"steps": 100}, recipe.optim.model_dump() | {"lr": 3e-3}
