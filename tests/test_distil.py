@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from setclip_cli import distil, training
+from setclip_cli.companions import trained_part
 from setclip_cli.encoders import Composed, Concatenated, FeatureTransform, ProjectionHead
 from setclip_cli.recipe import Recipe, load_recipe
 
@@ -81,9 +82,8 @@ def test_a_recipe_that_distils_gives_an_encoder_of_one_width(recipe: Recipe, met
     recipe = recipe.with_settings(method=method)
     whole = training.fit(recipe, left, right, pairs)
     one = training.fit(recipe.with_settings(ensemble_distil=True), left, right, pairs)
-    beside = sum(companion.dim for companion in getattr(one.encoders[0], "encoders", [])[1:])
-    assert one.encoders[0].dim == 24 + beside
-    assert whole.encoders[0].dim == 3 * 24 + beside
+    assert [trained_part(fitted.encoders[0]).dim for fitted in (one, whole)] == [24, 3 * 24]
+    assert one.encoders[0].dim < whole.encoders[0].dim
     assert one.findings["distil/correlation"] > 0.95
     assert one.warnings == []
     expected = whole.encoders[0](left) @ whole.encoders[1](right).T
