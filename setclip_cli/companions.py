@@ -9,6 +9,7 @@ scaled by the square roots of their shares.
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,7 @@ from setclip_cli.sampling import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-FULL_AT = 70  # pairs
+FULL_AT = 70  # pairs, at which both companions have their whole shares
 POOL_ROWS = 20_000  # that a RUN keeps of each modality; more rows make graphs slower and hardly finer
 
 
@@ -43,7 +44,9 @@ def accompanied(
         pairs: (b, 2) int64, rows of the known pairs; b may be 0.
         linear: Share of regularised CCA, where the heads have 1: in full from ``FULL_AT`` pairs on and in proportion
             below, since a map fitted to pairs alone is only as good as those are many.
-        diffused: Share of the two averaged along the graph of the pool, where both together have 1.
+        diffused: Share of the two averaged along the graph of the pool, where both together have 1: in full up to
+            ``FULL_AT`` pairs and with the root of ``FULL_AT`` over their number beyond, since the more pairs there are,
+            the less there is to learn from neighbours.
         seed: Of the rows that are kept of pools above ``POOL_ROWS``.
     """
     parts: tuple[list[Encoder], list[Encoder]] = ([trained[0]], [trained[1]])
@@ -57,7 +60,7 @@ def accompanied(
         for name, side, pool, of_side in zip(("left", "right"), trained, pools, parts, strict=True):
             rows = pool[_kept(len(pool), seed, name)]
             of_side.append(_after(side, _carried(rows, [_on_transformed(part) for part in of_side], shares)))
-        shares.append(diffused * sum(shares))
+        shares.append(diffused * min(1.0, math.sqrt(FULL_AT / max(1, len(pairs)))) * sum(shares))
     if len(shares) == 1:
         return trained
     left, right = (Concatenated(of_side, shares).eval() for of_side in parts)

@@ -189,7 +189,7 @@ class Companions(Section):
     """What stands beside the trained heads, by its share of the cosine."""
 
     linear: NonNegativeFloat = 0.0  # regularised CCA, where the heads have 1; from 70 pairs on, fewer give it less
-    diffused: NonNegativeFloat = 0.0  # all of it averaged along the graph of the pool, where the rest together has 1
+    diffused: NonNegativeFloat = 0.0  # heads and CCA averaged along the graph, where they have 1; above 70 pairs less
 
 
 class Optim(Section):

@@ -107,13 +107,13 @@ def trained_on(left: Tensor, right: Tensor) -> tuple[tuple[Composed, Composed], 
     return (heads[0], heads[1]), (transforms[0](left), transforms[1](right))
 
 
-def test_the_linear_companion_has_its_full_share_from_enough_pairs_on_and_a_smaller_one_below() -> None:
+def test_the_linear_companion_gains_with_the_pairs_up_to_enough_and_the_diffused_one_loses_beyond() -> None:
     left, right = pools()
     trained, transformed = trained_on(left, right)
-    for count, factor in ((7, 7 / FULL_AT), (FULL_AT, 1.0), (75, 1.0)):
-        pairs = torch.arange(count).repeat(2, 1).T
+    for count, factor, beyond in ((7, 7 / FULL_AT, 1.0), (FULL_AT, 1.0, 1.0), (280, 1.0, 0.5)):
+        pairs = torch.arange(count).repeat(2, 1).T % len(left)
         joined = accompanied(trained, transformed, pairs, linear=0.2, diffused=0.5, seed=0)
-        wanted = torch.tensor([1.0, 0.2 * factor, 0.5 * (1 + 0.2 * factor)])
+        wanted = torch.tensor([1.0, 0.2 * factor, 0.5 * beyond * (1 + 0.2 * factor)])
         for encoder in joined:
             assert isinstance(encoder, Concatenated)
             torch.testing.assert_close(encoder.shares, wanted / wanted.sum())
