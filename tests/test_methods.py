@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setclip_cli import baselines, consensus, graph
+from setclip_cli import baselines, consensus, graph, selection
 from setclip_cli import companions as companions_of
 from setclip_cli.companions import FULL_AT, accompanied, trained_part
 from setclip_cli.encoders import (
@@ -250,6 +250,36 @@ def test_auto_takes_the_method_that_finds_held_out_partners_best(recipe: Recipe)
     assert choice.margin[0] > 0
     assert "ridge, by" in choice.summary()
     assert all(len(known) == 48 for known in seen)  # a fifth is held out each time
+
+
+def test_auto_keeps_the_default_against_a_lead_within_its_standard_error(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right = pools()
+    pairs = torch.arange(60).repeat(2, 1).T
+    same = (LinearMap(torch.eye(12)), LinearMap(torch.eye(9)))
+    fitted: list[str] = []
+
+    def fit(candidate: Recipe, *_: object) -> tuple[Encoder, Encoder]:
+        fitted.append(candidate.method)
+        return same
+
+    def scores(*given: Tensor) -> Tensor:
+        hidden = given[3][:, 0]
+        noise = torch.where(hidden % 2 == 0, 0.2, -0.2)  # a lead of 0.01 on average, now above and now below
+        return 0.5 + (torch.full((len(hidden),), gain) + noise if fitted[-1] == "cca" else torch.zeros(len(hidden)))
+
+    monkeypatch.setattr(selection, "partner_scores", scores)
+    gain = 0.01
+    kept = choose(recipe, left, right, pairs, fit)
+    assert kept.recipe.method == "set-clip-plus"
+    assert kept.margin is not None
+    assert kept.margin[0] == pytest.approx(-0.01, rel=1e-4)
+    assert "the default, since cca leads it by 0.010 only, with a standard error of 0.026" in kept.summary()
+    gain = 0.1
+    taken = choose(recipe, left, right, pairs, fit)
+    assert taken.recipe.method == "cca"
+    assert "cca, by 0.100 ± 0.026 over set-clip-plus" in taken.summary()
 
 
 def test_pairs_that_share_an_item_are_held_out_together() -> None:
