@@ -60,7 +60,7 @@ PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
 # Likewise of the other sections.
 SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
     "set-clip-plus": {
-        # linear: CCA is as good as the heads from some hundred pairs on; diffused: 2 to 6 points of mAP up to 70 pairs
+        # linear: CCA is as good as the heads from some hundred pairs on; diffused: 3 to 5 points of mAP up to 70 pairs
         "companions": {"linear": 0.3, "diffused": 0.7},
         "train": {"balance": True},  # 2 points of mAP where class counts differ between the sides, none where not
     },
