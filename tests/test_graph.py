@@ -6,6 +6,7 @@ import copy
 import sys
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,17 +122,22 @@ def test_a_pool_smaller_than_k_gives_all_of_it() -> None:
     assert sorted(found[0].tolist()) == [0, 1, 2]
 
 
-def test_walks_match_the_recursion_written_with_dense_matrices() -> None:
-    pool, sources, k = rows(12, 4), torch.tensor([3, 3, 8]), 4
+def dense_walk(pool: Tensor, k: int) -> npt.NDArray[np.float64]:
+    """D^-½ A D^-½ of the symmetrised k-nearest-neighbour graph, entry by entry."""
     unit = F.normalize(pool, dim=1).double().numpy()
     similarities = unit @ unit.T
     np.fill_diagonal(similarities, -np.inf)
-    adjacency = np.zeros((12, 12))
-    for i in range(12):
+    adjacency = np.zeros_like(similarities)
+    for i in range(len(pool)):
         for j in np.argsort(-similarities[i])[:k]:
             adjacency[i, j] = adjacency[j, i] = np.exp(similarities[i, j] / 0.1)
     degree = adjacency.sum(1)
-    walk = adjacency / np.sqrt(np.outer(degree, degree))
+    return adjacency / np.sqrt(np.outer(degree, degree))
+
+
+def test_walks_match_the_recursion_written_with_dense_matrices() -> None:
+    pool, sources, k = rows(12, 4), torch.tensor([3, 3, 8]), 4
+    walk = dense_walk(pool, k)
     start = np.eye(12)[:, [3, 3, 8]]
     mass = start
     for _ in range(30):
@@ -151,15 +157,7 @@ def test_a_larger_pool_has_more_neighbours_until_its_graph_would_be_too_large(po
 
 def test_carried_values_match_the_recursion_written_with_dense_matrices() -> None:
     pool, values, k = rows(12, 4), rows(12, 3, 1), 4
-    unit = F.normalize(pool, dim=1).double().numpy()
-    similarities = unit @ unit.T
-    np.fill_diagonal(similarities, -np.inf)
-    adjacency = np.zeros((12, 12))
-    for i in range(12):
-        for j in np.argsort(-similarities[i])[:k]:
-            adjacency[i, j] = adjacency[j, i] = np.exp(similarities[i, j] / 0.1)
-    degree = adjacency.sum(1)
-    walk = adjacency / np.sqrt(np.outer(degree, degree))
+    walk = dense_walk(pool, k)
     walk /= walk.sum(1, keepdims=True)
     wanted = values.double().numpy()
     for _ in range(5):
