@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FULL_AT = 70  # pairs, at which both companions have their whole shares
-POOL_ROWS = 20_000  # that a RUN keeps of each modality; more rows make graphs slower and hardly finer
+POOL_ROWS = 20_000  # that a RUN keeps of each modality: bounds its size and the time that the graph takes
 
 
 def accompanied(
