@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import resource
@@ -52,7 +53,7 @@ def test_killed_at_25_random_moments_it_ends_with_the_bytes_of_an_unbroken_run(t
     unbroken_s = time.monotonic() - started
     generator = random.Random(7)
     killed = 0
-    for moment in range(25):
+    for moment in itertools.count():
         out = tmp_path / f"killed-{moment}"
         with subprocess.Popen(
             [sys.executable, "-c", INGEST, str(out), *map(str, sources)], stdout=subprocess.PIPE
@@ -61,12 +62,17 @@ def test_killed_at_25_random_moments_it_ends_with_the_bytes_of_an_unbroken_run(t
             process.stdout.readline()
             time.sleep(generator.uniform(0, unbroken_s))
             process.send_signal(signal.SIGKILL)
-        killed += process.returncode == -signal.SIGKILL
+        if process.returncode == -signal.SIGKILL:
+            killed += 1
+        else:  # it ended first, so the moments are drawn from a shorter time
+            assert process.returncode == 0
+            unbroken_s *= 0.9
         if (out / "dataset.json").exists():
             verify(out)
         ingest(sources, modality="protein", out=out, shard_rows=50, split="train=0.7,test=0.3")
         assert contents(out) == contents(tmp_path / "unbroken"), f"moment {moment}"
-    assert killed >= 15
+        if killed == 25:
+            break
 
 
 @pytest.mark.parametrize("writes", [1, 2, 5, 9, 14, 20])
