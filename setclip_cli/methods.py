@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from setclip_cli import recipe
 
+LEAST_SHARE = 0.3  # of the weight of the pairs, however few they are
 _COLUMNS = 64
 
 
-def build_objective(section: recipe.Objective) -> losses.Objective:
-    """The objective a recipe asks for; terms of weight 0 are left out."""
+def build_objective(section: recipe.Objective, *, pairs: int) -> losses.Objective:
+    """The objective a recipe asks for, where so many pairs are known; terms of weight 0 are left out."""
     clip, sdd, mmd, views = section.clip, section.sdd, section.mk_mmd, section.self_supervised
     modules: dict[str, nn.Module] = {
         "clip": losses.Clip(clip.temperature, learnable_temperature=clip.learnable_temperature),
@@ -36,9 +37,12 @@ def build_objective(section: recipe.Objective) -> losses.Objective:
     for name, term in (("clip", clip), ("sdd", sdd), ("mk_mmd", mmd), ("self_supervised", views)):
         if term.form == "published":
             modules[name] = losses.Published(name)
+    shares = {"clip": max(LEAST_SHARE, min(1.0, pairs / clip.full_at))} if clip.full_at else {}
     return losses.Objective(
         {
-            name: losses.Term(modules[name], term.weight, term.start_step, term.end_step, term.warmup_steps)
+            name: losses.Term(
+                modules[name], shares.get(name, 1.0) * term.weight, term.start_step, term.end_step, term.warmup_steps
+            )
             for name, term in section.active().items()
         }
     )

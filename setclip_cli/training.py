@@ -115,7 +115,7 @@ class Training:
             tower.start_from(weights.encoder, weights.tuned)
         self.initial = (self.towers[0].encoder(), self.towers[1].encoder())
         device = left.features.device
-        self.objective = build_objective(recipe.objective).to(device)
+        self.objective = build_objective(recipe.objective, pairs=len(pairs)).to(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
         self.averages: dict[str, Tensor] = {}
         if recipe.optim.ema:

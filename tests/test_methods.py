@@ -24,6 +24,7 @@ from setclip_cli.encoders import (
     encoder_from_description,
 )
 from setclip_cli.errors import SetClipError
+from setclip_cli.methods import build_objective
 from setclip_cli.recipe import Recipe, load_recipe
 from setclip_cli.selection import CANDIDATES, Choice, choose, folds, partner_scores
 
@@ -47,6 +48,18 @@ def accuracy(encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, clu
     with torch.no_grad():
         nearest = (encoders[0](left) @ encoders[1](right).T).argmax(1) % clusters
     return float((nearest == torch.arange(len(left)) % clusters).float().mean())
+
+
+@pytest.mark.parametrize(("pairs", "weight"), [(0, 0.3), (7, 0.3), (210, 0.3), (350, 0.5), (700, 1.0), (5000, 1.0)])
+def test_pairs_weigh_in_proportion_to_their_number_where_the_recipe_says_so(
+    recipe: Recipe, pairs: int, weight: float
+) -> None:
+    def weight_of(recipe: Recipe) -> float:
+        return build_objective(recipe.objective, pairs=pairs).terms["clip"].weight
+
+    few_weigh_less = recipe.with_settings(method="set-clip-plus")
+    assert weight_of(few_weigh_less) == pytest.approx(weight)
+    assert weight_of(few_weigh_less.with_settings(method="clip")) == 1.0
 
 
 @pytest.mark.parametrize("method", baselines.METHODS)

@@ -62,6 +62,7 @@ def test_every_method_loads_with_its_preset(base: Path, method: Method) -> None:
 def test_a_weight_of_the_user_stands_over_the_preset_and_its_schedule(base: Path) -> None:
     recipe = load_recipe(base, ["objective.teacher.weight=0.3"])
     assert recipe.objective.teacher.weight == 0.3
+    assert load_recipe(base, ["objective.clip.weight=0.3"]).objective.clip.full_at == 0
     assert recipe.objective.teacher.end_step is None
     assert recipe.objective.sdd.weight == PRESETS["set-clip-plus"]["sdd"]["weight"]
 
