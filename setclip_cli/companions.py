@@ -3,7 +3,7 @@
 The trained heads are best with few pairs, a map fitted to the pairs in closed form, regularised CCA, with many. Both
 look at a row alone. The third part looks at where the row lies: the first two, averaged along the graph of the pool, so
 that a row is told by what its neighbours have in common. Cosines are averaged: the embeddings stand side by side,
-scaled by the square roots of their shares.
+scaled by the square roots of their shares. Last, every embedding is drawn to where those of both sides are dense.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from setclip_cli import baselines
-from setclip_cli.encoders import Composed, Concatenated, Encoder, PoolMap
+from setclip_cli.encoders import Composed, Concatenated, Encoder, MeanShift, PoolMap
 from setclip_cli.graph import carry
 from setclip_cli.sampling import generator
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FULL_AT = 70  # pairs, at which both companions have their whole shares
 POOL_ROWS = 20_000  # that a RUN keeps of each modality: bounds its size and the time that the graph takes
+SHIFT_ROWS = 1_000  # of each modality that the mean shift goes by; 500 were as good as 5,000 (benchmarks/results.md)
 
 
 def accompanied(
@@ -34,6 +35,7 @@ def accompanied(
     *,
     linear: float,
     diffused: float,
+    shifted: float,
     seed: int,
 ) -> tuple[Encoder, Encoder]:
     """The trained encoders joined with their companions; themselves where there are none.
@@ -47,7 +49,8 @@ def accompanied(
         diffused: Share of the two averaged along the graph of the pool, where both together have 1: in full up to
             ``FULL_AT`` pairs and with the root of ``FULL_AT`` over their number beyond, since the more pairs there are,
             the less there is to learn from neighbours.
-        seed: Of the rows that are kept of pools above ``POOL_ROWS``.
+        shifted: Share of the mean shift of an embedding, where the embedding has 1.
+        seed: Of the rows that are kept of pools above ``POOL_ROWS`` and ``SHIFT_ROWS``.
     """
     parts: tuple[list[Encoder], list[Encoder]] = ([trained[0]], [trained[1]])
     shares = [1.0]
@@ -58,27 +61,42 @@ def accompanied(
         shares.append(linear * min(1.0, len(pairs) / FULL_AT))
     if diffused > 0:
         for name, side, pool, of_side in zip(("left", "right"), trained, pools, parts, strict=True):
-            rows = pool[_kept(len(pool), seed, name)]
-            of_side.append(_after(side, _carried(rows, [_on_transformed(part) for part in of_side], shares)))
+            rows = pool[_kept(len(pool), POOL_ROWS, seed, name)]
+            of_side.append(_after(side, _carried(rows, of_side, shares)))
         shares.append(diffused * min(1.0, math.sqrt(FULL_AT / max(1, len(pairs)))) * sum(shares))
-    if len(shares) == 1:
-        return trained
-    left, right = (Concatenated(of_side, shares).eval() for of_side in parts)
-    return left, right
+    joined: tuple[Encoder, Encoder] = trained
+    if len(shares) > 1:
+        joined = Concatenated(parts[0], shares).eval(), Concatenated(parts[1], shares).eval()
+    if shifted > 0:
+        known = [
+            _embedded(pool[_kept(len(pool), SHIFT_ROWS, seed, f"{name}/shift")], of_side, shares)
+            for name, pool, of_side in zip(("left", "right"), pools, parts, strict=True)
+        ]
+        joined = MeanShift(joined[0], *known, share=shifted).eval(), MeanShift(joined[1], *known, share=shifted).eval()
+    return joined
 
 
 def trained_part(encoder: Encoder) -> Encoder:
     """What `accompanied` joined the companions to, or the encoder itself."""
+    if isinstance(encoder, MeanShift):
+        encoder = encoder.encoder
     if isinstance(encoder, Concatenated) and isinstance(first := encoder.encoders[0], Encoder):
         return first
     return encoder
 
 
-@torch.no_grad()
-def _carried(rows: Tensor, encoders: list[Encoder], shares: list[float]) -> PoolMap:
+def _carried(rows: Tensor, parts: list[Encoder], shares: list[float]) -> PoolMap:
     """The joined encoders' embeddings of these rows, averaged along their graph, less their mean."""
-    values = carry(rows, Concatenated(encoders, shares)(rows))
+    values = carry(rows, _embedded(rows, parts, shares))
     return PoolMap(rows, F.normalize(values - values.mean(0), dim=1))
+
+
+@torch.no_grad()
+def _embedded(rows: Tensor, parts: list[Encoder], shares: list[float]) -> Tensor:
+    """Embeddings of transformed rows by the parts joined as they stand."""
+    on_transformed = [part.encoder if isinstance(part, Composed) else part for part in parts]
+    embeddings: Tensor = Concatenated(on_transformed, shares)(rows)
+    return embeddings
 
 
 def _after(trained: Composed, encoder: Encoder) -> Composed:
@@ -86,10 +104,6 @@ def _after(trained: Composed, encoder: Encoder) -> Composed:
     return Composed(copy.deepcopy(trained.transform), encoder)
 
 
-def _on_transformed(encoder: Encoder) -> Encoder:
-    return encoder.encoder if isinstance(encoder, Composed) else encoder
-
-
-def _kept(rows: int, seed: int, side: str) -> Tensor:
-    order = torch.randperm(rows, generator=generator(seed, "companions", side))
-    return order[:POOL_ROWS].sort().values
+def _kept(rows: int, at_most: int, seed: int, stream: str) -> Tensor:
+    order = torch.randperm(rows, generator=generator(seed, "companions", stream))
+    return order[:at_most].sort().values

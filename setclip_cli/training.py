@@ -226,6 +226,7 @@ class Training:
                 self.pairs.cpu(),
                 linear=companions.linear,
                 diffused=companions.diffused,
+                shifted=companions.shifted,
                 seed=self.recipe.seed,
             )
         return Fitted(encoders, self.initial, findings, warnings)

@@ -125,24 +125,24 @@ def test_the_linear_companion_gains_with_the_pairs_up_to_enough_and_the_diffused
     trained, transformed = trained_on(left, right)
     for count, factor, beyond in ((7, 7 / FULL_AT, 1.0), (FULL_AT, 1.0, 1.0), (280, 1.0, 0.5)):
         pairs = torch.arange(count).repeat(2, 1).T % len(left)
-        joined = accompanied(trained, transformed, pairs, linear=0.2, diffused=0.5, seed=0)
+        joined = accompanied(trained, transformed, pairs, linear=0.2, diffused=0.5, shifted=0, seed=0)
         wanted = torch.tensor([1.0, 0.2 * factor, 0.5 * beyond * (1 + 0.2 * factor)])
         for encoder in joined:
             assert isinstance(encoder, Concatenated)
             torch.testing.assert_close(encoder.shares, wanted / wanted.sum())
-    assert accuracy(accompanied(trained, transformed, pairs, linear=9, diffused=0.5, seed=0), left, right) > 0.8
+    assert accuracy(accompanied(trained, transformed, pairs, linear=9, diffused=0.5, shifted=0, seed=0), left, right) > 0.8
     assert trained_part(joined[0]) is trained[0]
     assert trained_part(trained[0]) is trained[0]
-    assert accompanied(trained, transformed, pairs, linear=0, diffused=0, seed=0) is trained
-    assert accompanied(trained, transformed, pairs[:0], linear=1, diffused=0, seed=0) is trained
+    assert accompanied(trained, transformed, pairs, linear=0, diffused=0, shifted=0, seed=0) is trained
+    assert accompanied(trained, transformed, pairs[:0], linear=1, diffused=0, shifted=0, seed=0) is trained
 
 
 def test_the_diffused_companion_is_the_rest_averaged_along_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = pools()
     trained, transformed = trained_on(left, right)
     pairs = torch.arange(10).repeat(2, 1).T
-    without = accompanied(trained, transformed, pairs, linear=0.3, diffused=0, seed=0)
-    joined = accompanied(trained, transformed, pairs, linear=0.3, diffused=2.0, seed=0)
+    without = accompanied(trained, transformed, pairs, linear=0.3, diffused=0, shifted=0, seed=0)
+    joined = accompanied(trained, transformed, pairs, linear=0.3, diffused=2.0, shifted=0, seed=0)
     for encoder, plain, pool, rows in zip(joined, without, (left, right), transformed, strict=True):
         assert isinstance(encoder, Concatenated)
         with torch.no_grad():
@@ -157,7 +157,7 @@ def test_the_diffused_companion_is_the_rest_averaged_along_the_graph(monkeypatch
             cosines = (plain(pool) @ plain(pool).T + 2 * own(pool) @ own(pool).T) / 3
             torch.testing.assert_close(encoder(pool) @ encoder(pool).T, cosines, atol=1e-5, rtol=1e-4)
     monkeypatch.setattr(companions_of, "POOL_ROWS", 50)
-    few = [accompanied(trained, transformed, pairs, linear=0, diffused=1, seed=seed) for seed in (0, 0, 1)]
+    few = [accompanied(trained, transformed, pairs, linear=0, diffused=1, shifted=0, seed=seed) for seed in (0, 0, 1)]
     assert few[0][0].describe()["encoders"][1]["encoder"]["pool"] == 50
     found = [one[0](left) for one in few]
     assert torch.equal(found[0], found[1])
