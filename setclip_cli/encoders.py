@@ -319,8 +319,8 @@ class MeanShift(Encoder):
     m <- unit(½ Σ_i w_i x_i + ½ Σ_j v_j y_j), from u on and ``steps`` times; w the softmax of -‖m - x_i‖²/bandwidth over
     known embeddings of the left side, v that of -‖m - y_j‖²/bandwidth over those of the right.
 
-    Each step climbs the kernel densities that the density loss makes equal on both sides, so that items of one kind
-    come together, from either side.
+    Each step climbs log p_X + log p_Y, the kernel densities that the density loss makes equal on both sides, so that
+    items of one kind come together, from either side.
 
     Source: mean shift, Cheng 1995 (IEEE TPAMI 17, 790-799), of two densities that count alike, on unit vectors; there
         it is retrieval of a modern Hopfield network, Ramsauer et al. 2020, arXiv:2008.02217.

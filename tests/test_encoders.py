@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,16 +20,22 @@ from setclip_cli.encoders import (
     FeatureTransform,
     GraphMap,
     LinearMap,
+    MeanShift,
     PoolMap,
     ProjectionHead,
     RelativeMap,
     encoder_from_description,
 )
 from setclip_cli.errors import SetClipError
+from setclip_cli.losses.kernels import log_kernel_sum
 
 
 def rows(n: int, d: int, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def unit_rows(n: int, d: int, seed: int = 0) -> Tensor:
+    return F.normalize(rows(n, d, seed), dim=1)
 
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {
@@ -39,6 +46,7 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "graph": lambda: GraphMap(rows(30, 6), rows(30, 3).abs(), neighbours=5),
     "pool": lambda: PoolMap(rows(30, 6), rows(30, 3), neighbours=5),
     "composed": lambda: Composed(FeatureTransform.fit(rows(30, 6), 4), ProjectionHead(4, 5)),
+    "mean shift": lambda: MeanShift(LinearMap(rows(6, 5)), unit_rows(8, 5), unit_rows(7, 5, seed=1), share=0.5),
     "concatenated": lambda: Concatenated([LinearMap(rows(6, 2)), ProjectionHead(6, 3)], [1.0, 0.25]),
 }
 
@@ -129,3 +137,39 @@ def test_relative_coordinates_are_powers_of_cosines() -> None:
     features = torch.tensor([[3.0, 4.0, -1.0]])
     found = RelativeMap(anchors, power=2.0)(features)
     torch.testing.assert_close(found, F.normalize(torch.tensor([[9.0, 16.0, 0.0]]), dim=1), atol=1e-4, rtol=0)
+
+
+def test_the_mean_shift_is_that_of_two_kernel_densities_step_by_step() -> None:
+    encoder, left, right = LinearMap(rows(6, 5)), unit_rows(8, 5), unit_rows(7, 5, seed=1)
+    found = MeanShift(encoder, left, right, share=0.7, bandwidth=0.4, steps=2)(rows(3, 6, seed=5))
+    for row, own in zip(found, encoder(rows(3, 6, seed=5)), strict=True):
+        at = own
+        for _ in range(2):
+            total = torch.zeros(5)
+            for known in (left, right):
+                kernel = torch.tensor([math.exp(-float((at - point).square().sum()) / 0.4) for point in known])
+                for weight, point in zip(kernel / kernel.sum(), known, strict=True):
+                    total += weight * point / 2
+            at = total / total.norm()
+        wanted = own + 0.7 * at
+        torch.testing.assert_close(row, wanted / wanted.norm(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bandwidth", [0.02, 0.1, 1.0, 10.0])
+def test_every_step_of_the_mean_shift_raises_the_product_of_the_densities(bandwidth: float) -> None:
+    """It is the gradient, scaled to unit length, of a convex function: it cannot fall (Journée et al. 2010)."""
+    left, right = unit_rows(40, 5), unit_rows(25, 5, seed=1)
+    identity = LinearMap(torch.eye(5))
+    earlier = torch.full((60,), -torch.inf)
+    for steps in range(1, 12):
+        shifted = MeanShift(identity, left, right, share=1e6, bandwidth=bandwidth, steps=steps)(rows(60, 5, seed=3))
+        density = sum(log_kernel_sum(shifted, known, [bandwidth])[:, 0] for known in (left, right))
+        assert isinstance(density, Tensor)
+        assert bool((density >= earlier - 1e-4).all())
+        earlier = density
+
+
+def test_the_mean_shift_of_a_row_that_all_others_equal_is_that_row() -> None:
+    point = unit_rows(1, 5)
+    shifted = MeanShift(LinearMap(torch.eye(5)), point.repeat(6, 1), point.repeat(3, 1), share=0.5)
+    torch.testing.assert_close(shifted(point), point)

@@ -20,6 +20,7 @@ from setclip_cli.encoders import (
     Encoder,
     FeatureTransform,
     LinearMap,
+    MeanShift,
     ProjectionHead,
     encoder_from_description,
 )
@@ -130,7 +131,9 @@ def test_the_linear_companion_gains_with_the_pairs_up_to_enough_and_the_diffused
         for encoder in joined:
             assert isinstance(encoder, Concatenated)
             torch.testing.assert_close(encoder.shares, wanted / wanted.sum())
-    assert accuracy(accompanied(trained, transformed, pairs, linear=9, diffused=0.5, shifted=0, seed=0), left, right) > 0.8
+    assert (
+        accuracy(accompanied(trained, transformed, pairs, linear=9, diffused=0.5, shifted=0, seed=0), left, right) > 0.8
+    )
     assert trained_part(joined[0]) is trained[0]
     assert trained_part(trained[0]) is trained[0]
     assert accompanied(trained, transformed, pairs, linear=0, diffused=0, shifted=0, seed=0) is trained
@@ -162,6 +165,32 @@ def test_the_diffused_companion_is_the_rest_averaged_along_the_graph(monkeypatch
     found = [one[0](left) for one in few]
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_the_mean_shift_goes_by_some_rows_of_both_pools_as_all_else_embeds_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left, right = pools()
+    trained, transformed = trained_on(left, right)
+    pairs = torch.arange(10).repeat(2, 1).T
+    monkeypatch.setattr(companions_of, "SHIFT_ROWS", 50)
+    for diffused in (0.0, 0.5):
+        plain, first, again, other = (
+            accompanied(trained, transformed, pairs, linear=0, diffused=diffused, shifted=share, seed=seed)
+            for share, seed in ((0, 0), (0.5, 0), (0.5, 0), (0.5, 1))
+        )
+        for side, pool in enumerate((left, right)):
+            found = first[side]
+            assert isinstance(found, MeanShift)
+            assert trained_part(found) is trained[side]
+            with torch.no_grad():
+                embedded = plain[side](pool)
+            known = (found.left, found.right)[side]
+            assert len(known) == 50
+            assert float(torch.cdist(known, embedded).min(1).values.max()) < 1e-3  # each is a row of the pool
+            assert torch.equal(found(pool), again[side](pool))
+            assert not torch.equal(known, (other[side].left, other[side].right)[side])  # type: ignore[arg-type]
+        assert torch.equal(first[0].left, first[1].left)  # type: ignore[arg-type]
 
 
 def test_without_pairs_clusters_are_matched_by_their_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
