@@ -327,12 +327,18 @@ class MeanShift(Encoder):
     """
 
     kind = "mean-shift"
+    _MOST_STEPS = 100  # it has long arrived
 
     def __init__(
         self, encoder: Encoder, left: Tensor, right: Tensor, *, share: float, bandwidth: float = 0.1, steps: int = 3
     ) -> None:
         """``left`` is (n, d), ``right`` (m, d): unit embeddings of rows of either side, the same in both encoders."""
         super().__init__()
+        if not (share > 0 and bandwidth > 0 and 1 <= steps <= self._MOST_STEPS):
+            raise ValueError(
+                f"MeanShift needs a share and a bandwidth above 0 and 1 to {self._MOST_STEPS} steps, "
+                f"got {share}, {bandwidth} and {steps}"
+            )
         self.encoder = encoder
         self.left: Tensor
         self.right: Tensor

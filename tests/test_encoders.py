@@ -173,3 +173,10 @@ def test_the_mean_shift_of_a_row_that_all_others_equal_is_that_row() -> None:
     point = unit_rows(1, 5)
     shifted = MeanShift(LinearMap(torch.eye(5)), point.repeat(6, 1), point.repeat(3, 1), share=0.5)
     torch.testing.assert_close(shifted(point), point)
+
+
+@pytest.mark.parametrize("setting", [{"share": 0}, {"bandwidth": -0.1}, {"steps": 0}, {"steps": 10**9}, {"share": "1"}])
+def test_a_mean_shift_that_makes_no_sense_is_refused_when_read(setting: dict[str, object]) -> None:
+    description = ENCODERS["mean shift"]().describe() | setting
+    with pytest.raises(SetClipError, match="kind 'mean-shift': not usable"):
+        encoder_from_description(description)
