@@ -207,7 +207,7 @@ def _proteins(data: Path) -> tuple[Table, Table]:
                 names.append((identifier, family, name))
     text = load_backbone("sentence-transformers:all-MiniLM-L6-v2", modality="caption")
     features = (
-        torch.from_numpy(np.stack([_words(row[2]) for row in sequences])),
+        torch.from_numpy(np.stack([word_frequencies(row[2]) for row in sequences])),
         text.encode([row[2] for row in names]).features,
     )
     left, right = (
@@ -217,7 +217,7 @@ def _proteins(data: Path) -> tuple[Table, Table]:
     return left, right
 
 
-def _words(residues: str) -> np.ndarray:
+def word_frequencies(residues: str) -> np.ndarray:
     """(1000,) float32: square roots of how often each word of three letters occurs, residues in ten groups.
 
     The groups are those of Murphy, Wallqvist and Levy (2000); letters outside them end a word.
