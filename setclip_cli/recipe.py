@@ -70,6 +70,10 @@ SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
 }
 
 
+# What a user changes of it under auto, such as companions.shifted = 0, holds for the default among the candidates.
+SECTION_PRESETS["auto"] = SECTION_PRESETS["set-clip-plus"]
+
+
 class Section(BaseModel):
     """A table of the recipe: unknown keys and wrong types are errors, values never change."""
 
@@ -246,20 +250,17 @@ class Recipe(Section):
         """
         document = self.model_dump(mode="json", exclude_none=True) | settings
         if "method" in settings:
-            for section, settings_of in SECTION_PRESETS.get(self.method, {}).items():
-                for key, value in settings_of.items():
-                    if document[section][key] == value:
-                        del document[section][key]
-            for preset in SECTION_PRESETS.get(document["method"], {}):
-                document[preset] = self._changed(preset, document[preset])
+            for section in {**SECTION_PRESETS.get(self.method, {}), **SECTION_PRESETS.get(document["method"], {})}:
+                document[section] = self._changed(section, document[section])
             for name, term in document["objective"].items():
                 document["objective"][name] = {key: value for key, value in term.items() if key not in _PRESET_KEYS}
         return _validate(document, source=f"recipe with {settings}")
 
     def _changed(self, section: str, table: dict[str, Any]) -> dict[str, Any]:
-        """The settings of a section that are not its defaults."""
-        fields = type(getattr(self, section)).model_fields
-        return {key: value for key, value in table.items() if value != fields[key].default}
+        """The settings of a section that are neither its defaults nor the preset's of the method."""
+        given = {key: field.default for key, field in type(getattr(self, section)).model_fields.items()}
+        given |= SECTION_PRESETS.get(self.method, {}).get(section, {})
+        return {key: value for key, value in table.items() if value != given[key]}
 
     def to_toml(self) -> str:
         """The resolved recipe; reading it back gives an equal recipe."""

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from setclip_cli.errors import SetClipError
-from setclip_cli.recipe import PRESETS, TRAINED_METHODS, TRAINING_FREE_METHODS, Method, load_recipe, shipped
+from setclip_cli.recipe import (
+    PRESETS,
+    SECTION_PRESETS,
+    TRAINED_METHODS,
+    TRAINING_FREE_METHODS,
+    Method,
+    load_recipe,
+    shipped,
+)
 
 BASE = """
 schema_version = 1
@@ -137,3 +145,15 @@ def test_no_such_file_bad_toml_and_other_encodings_are_refused(tmp_path: Path) -
     assert "no valid TOML" in refusal(broken)
     broken.write_bytes("seed = 1 # é".encode("latin-1"))
     assert "no valid TOML" in refusal(broken)
+
+
+def test_a_part_switched_off_under_auto_stays_off_in_the_method_it_takes(base: Path) -> None:
+    """0 is the section's default, and not what set-clip-plus would have there."""
+    auto = load_recipe(base, ["method=auto", "companions.shifted=0", "train.balance=false"])
+    taken = auto.with_settings(method="set-clip-plus")
+    assert (taken.companions.shifted, taken.train.balance) == (0, False)
+    assert taken.companions.linear == SECTION_PRESETS["set-clip-plus"]["companions"]["linear"]
+    untouched = load_recipe(base, ["method=auto"])
+    assert untouched.with_settings(method="set-clip-plus") == load_recipe(base, ["method=set-clip-plus"])
+    for method in ("cca", "clip", "set-clip"):
+        assert untouched.with_settings(method=method) == load_recipe(base, [f"method={method}"])
