@@ -37,11 +37,11 @@ from tiny import esm2_checkpoint, sentence_folder
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.tuning import make_trainable
-from setclip_cli.gradient_caching import Embedded
-from setclip_cli.recipe import Recipe, load_recipe
+from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.sampling import generator
-from setclip_cli.tower import Pool, Tower, Tuned
-from setclip_cli.training import Training
+from setclip_cli.training.gradient_cache import Embedded
+from setclip_cli.training.tower import Pool, Tower, Tuned
+from setclip_cli.training.training import Training
 
 CHUNK = 128
 LARGE = 1024
@@ -165,7 +165,7 @@ def full(folder: Path, *, batch: int) -> Training:
 
 
 class InMemory:
-    """Raw items by row, as `setclip_cli.items.Items` gives them."""
+    """Raw items by row, as `setclip_cli.features.raw_rows.RawRows` gives them."""
 
     def __init__(self, values: list[str]) -> None:
         self.values = values

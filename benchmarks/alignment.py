@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from setclip_cli import training
-from setclip_cli.recipe import load_recipe
+from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.training import training
 
 RECIPE = Path(__file__).with_name("alignment.toml")
 METHODS = (

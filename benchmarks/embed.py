@@ -185,7 +185,7 @@ def million(rows: int, dim: int = 384, shard_rows: int = 65_536) -> dict[str, An
 
 
 def _million_write(folder: str, rows: str, dim: str, shard_rows: str) -> dict[str, Any]:
-    from setclip_cli.embeddings import (
+    from setclip_cli.embedding.embeddings import (
         EmbeddedShard,
         EmbeddedTower,
         EmbeddingsIndex,
@@ -193,8 +193,8 @@ def _million_write(folder: str, rows: str, dim: str, shard_rows: str) -> dict[st
         write_embedding_shard,
         write_index,
     )
-    from setclip_cli.faiss_index import write_faiss
-    from setclip_cli.vectors import unit_vectors
+    from setclip_cli.embedding.faiss_index import write_faiss
+    from setclip_cli.embedding.vectors import unit_vectors
 
     started, shards = time.perf_counter(), []
     for number, start in enumerate(range(0, int(rows), int(shard_rows))):
@@ -217,8 +217,8 @@ def _million_write(folder: str, rows: str, dim: str, shard_rows: str) -> dict[st
 
 
 def _million_search(folder: str) -> dict[str, Any]:
-    from setclip_cli.embeddings import open_embeddings
-    from setclip_cli.vectors import nearest, unit_vectors
+    from setclip_cli.embedding.embeddings import open_embeddings
+    from setclip_cli.embedding.vectors import nearest, unit_vectors
 
     vectors = unit_vectors(open_embeddings(Path(folder)), "caption", "train", cache_dir=Path(folder))
     query = np.asarray(vectors[12345]).copy()

@@ -17,8 +17,8 @@ import time
 
 import torch
 
-from setclip_cli import graph
-from setclip_cli.neighbours import Neighbours
+from setclip_cli.encoders import graph
+from setclip_cli.encoders.neighbours import Neighbours
 
 GROUPS = 1000
 CHECKED = 500  # rows whose neighbours are compared with the exact ones

@@ -29,8 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from setclip_cli.ingest import SHARD_BYTES, SHARD_ROWS, ingest
-from setclip_cli.shards import SCHEMAS
+from setclip_cli.dataset.dataset import SCHEMAS
+from setclip_cli.ingest.ingest import SHARD_BYTES, SHARD_ROWS, ingest
 
 PARTS = ("proteins", "images", "second-run")
 

@@ -23,9 +23,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from setclip_cli import quickstart_map, quickstart_source
 from setclip_cli.backbones import load_backbone
 from setclip_cli.evaluation import metrics, relevance, zero_shot
+from setclip_cli.quickstart import maps
+from setclip_cli.quickstart.source import choose
 
 RSICD_CLASSES = {
     "meadow": "grass",
@@ -170,9 +171,9 @@ def _remote_sensing(data: Path) -> tuple[Table, Table]:
 
 def _quickstart(_: Path) -> tuple[Table, Table]:
     """Held out by map cell, as the quickstart does, so that no tile or caption has a neighbour among those scored."""
-    imagery = quickstart_map.blue_marble()
-    source = quickstart_source.choose(quickstart_map.survey(), imagery)
-    tiles = [quickstart_map.tile(imagery, one.place) for one in source.images]
+    imagery = maps.blue_marble()
+    source = choose(maps.survey(), imagery)
+    tiles = [maps.tile(imagery, one.place) for one in source.images]
     image = load_backbone("timm:tf_efficientnet_lite0", modality="image")
     text = load_backbone("sentence-transformers:all-MiniLM-L6-v2", modality="caption")
     features = image.encode([_png(tile) for tile in tiles]).features, text.encode([one.text for one in source.captions])

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from setclip_cli import training
 from setclip_cli.backbones import load_backbone
-from setclip_cli.recipe import load_recipe
+from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.training import training
 
 RECIPE = Path(__file__).with_name("alignment.toml")
 SETTINGS = {

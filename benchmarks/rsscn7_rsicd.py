@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from setclip_cli.evaluation import evaluate
-from setclip_cli.ingest import ingest
-from setclip_cli.recipe import load_recipe
-from setclip_cli.shards import Dataset, open_dataset
-from setclip_cli.trainer import align
+from setclip_cli.dataset.dataset import Dataset, open_dataset
+from setclip_cli.evaluation.evaluate import evaluate
+from setclip_cli.ingest.ingest import ingest
+from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.training.align import align
 
 RECIPE = Path(__file__).with_name("alignment.toml")
 SPLIT = "train=0.8,test=0.2"

@@ -1,3 +1,5 @@
 """Align two modalities from unpaired data and few pairs, or none."""
 
-__version__ = "0.1.0"
+from setclip_cli.version import __version__
+
+__all__ = ["__version__"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 # Two test processes share two cores: a second thread in each only waits. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tiny
+from loopback import Server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -46,3 +49,18 @@ def tiny_timm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_sentence(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence-transformers folder of 2 layers."""
     return tiny.sentence_folder(tmp_path_factory.mktemp("sentence"))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A file server of this process; fetches from it do not wait between attempts."""
+    monkeypatch.setattr("setclip_cli.files.download.time.sleep", lambda _: None)
+    for name in ("http_proxy", "HTTP_PROXY", "SETCLIP_MIRRORS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()

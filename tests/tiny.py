@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from setclip_cli import atomic
-from setclip_cli.shards import INDEX_NAME, SCHEMAS, DatasetIndex, Modality, write_shard
+from setclip_cli.dataset.dataset import INDEX_NAME, SCHEMAS, DatasetIndex, Modality, write_shard
+from setclip_cli.files import atomic
 
 TINY_TIMM = "resnet10t.c3_in1k"  # a pretrained tag, so that timm knows its preprocessing; 5 M weights
 
@@ -133,3 +133,13 @@ def _record(modality: Modality, split: str, number: int, payload: str | bytes) -
     if modality == "caption":
         return record | {"text": payload}
     return record | {"image": payload, "width": 64, "height": 48}
+
+
+def pools(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Two pools of three clusters each, of different widths and sizes, and two pairs a cluster."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = 3 * torch.randn(3, 12, generator=draw)
+    mixing = torch.randn(12, 20, generator=draw) / 12**0.5
+    left = centres.repeat(20, 1) + torch.randn(60, 12, generator=draw)
+    right = (centres.repeat(30, 1) + torch.randn(90, 12, generator=draw)) @ mixing
+    return left, right, torch.arange(6).repeat(2, 1).T.contiguous()

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from setclip_cli.download import Wanted, fetch_all
 from setclip_cli.errors import ExitCode, SetClipError, first_line, nearest
+from setclip_cli.files.download import Wanted, fetch_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,16 +6,16 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from setclip_cli import atomic
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation import targets
+from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.evaluation.targets import Target
-    from setclip_cli.shards import Dataset
 
 DEFAULT = ("clip", "asif", "cca", "procrustes")
 
@@ -34,9 +34,9 @@ def fit(opened: Sequence[Target], dataset: Dataset, out: Path, methods: Sequence
     first = opened[0]
     if first.kind != "run":
         return [], f"{first.name} holds embeddings alone: there is no recipe to fit them with"
-    from setclip_cli.model import load_config
-    from setclip_cli.recipe import load_recipe
-    from setclip_cli.trainer import align
+    from setclip_cli.recipe.recipe import load_recipe
+    from setclip_cli.run.model import load_config
+    from setclip_cli.training.align import align
 
     config = load_config(first.path)
     if not config.pairs:

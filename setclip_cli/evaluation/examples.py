@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from setclip_cli.dataset.dataset import Dataset, Modality
     from setclip_cli.evaluation.metrics import Retrieval
     from setclip_cli.evaluation.relevance import Relevance
-    from setclip_cli.evaluation.testset import Side
+    from setclip_cli.evaluation.test_set import Side
     from setclip_cli.evaluation.zero_shot import ZeroShot
-    from setclip_cli.shards import Dataset, Modality
 
     Embeddings = npt.NDArray[np.float32]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from setclip_cli import atomic
 from setclip_cli.evaluation import figures
+from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ from setclip_cli.evaluation import bootstrap, geometry, metrics, zero_shot
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from setclip_cli.evaluation.testset import TestSet
+    from setclip_cli.evaluation.test_set import TestSet
 
     Embeddings = npt.NDArray[np.float32]
     Floats = npt.NDArray[np.float64]

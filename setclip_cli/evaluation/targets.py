@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from setclip_cli.dataset.dataset import MODALITIES
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.evaluation.zero_shot import unit
-from setclip_cli.shards import MODALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.evaluation.testset import Side, TestSet
-    from setclip_cli.shards import Dataset, Modality
+    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.evaluation.test_set import Side, TestSet
 
     Embeddings = npt.NDArray[np.float32]
     Sides = tuple[Embeddings, Embeddings]  # left, right
@@ -86,7 +86,7 @@ def _open(path: Path) -> Target:
         )
     if (path / EMBEDDINGS_MARK).exists():
         return _open_embeddings(path)
-    from setclip_cli.model import load_config
+    from setclip_cli.run.model import load_config
 
     config = load_config(path)
     recipe = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def _open(path: Path) -> Target:
 
 
 def _open_embeddings(path: Path) -> Target:
-    from setclip_cli.embeddings import open_embeddings
+    from setclip_cli.embedding.embeddings import open_embeddings
 
     opened = open_embeddings(path)
     found = [modality for modality in MODALITIES if modality in opened.modalities()]
@@ -115,7 +115,7 @@ def _open_embeddings(path: Path) -> Target:
 
 def absent_rows(targets: Sequence[Target], split: str) -> dict[str, set[str]]:
     """Modality -> ids that an EMBEDDINGS folder lists as not embedded; nobody is scored on them."""
-    from setclip_cli.embeddings import open_embeddings
+    from setclip_cli.embedding.embeddings import open_embeddings
 
     absent: dict[str, set[str]] = {}
     for target in targets:
@@ -141,7 +141,7 @@ def embeddings_of(
     """
     if target.kind == "run":
         return _of_run(target, dataset, test, backbones)
-    from setclip_cli.embeddings import open_embeddings
+    from setclip_cli.embedding.embeddings import open_embeddings
 
     opened = open_embeddings(target.path)
     left, right = (
@@ -161,8 +161,8 @@ def embeddings_of(
 def _of_run(target: Target, dataset: Dataset, test: TestSet, backbones: dict[str, Backbone]) -> tuple[Sides, Sides]:
     import torch
 
-    from setclip_cli.features import frozen_features
-    from setclip_cli.model import load_model
+    from setclip_cli.features.frozen import frozen_features
+    from setclip_cli.run.model import load_model
 
     model = load_model(target.path)
     moments = []

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from setclip_cli.dataset.dataset import Modality
 from setclip_cli.errors import ExitCode, SetClipError, nearest
 from setclip_cli.evaluation.zero_shot import unit
-from setclip_cli.shards import Modality
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.model import Model
+    from setclip_cli.run.model import Model
 
     Embeddings = npt.NDArray[np.float32]
 

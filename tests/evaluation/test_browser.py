@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import worlds
-from setclip_cli.evaluation import evaluate
+from setclip_cli.evaluation.evaluate import evaluate
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Run in a copy of the page, which itself has no script: what a reader's browser made of it.

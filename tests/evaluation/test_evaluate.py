@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation import worlds
-from setclip_cli.cli import app
+from setclip_cli.cli.app import app
 from setclip_cli.errors import SetClipError
-from setclip_cli.evaluation import evaluate
+from setclip_cli.evaluation.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")

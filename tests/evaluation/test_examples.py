@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from setclip_cli import atomic
+from setclip_cli.dataset.dataset import INDEX_NAME, SCHEMAS, DatasetIndex, open_dataset, write_shard
 from setclip_cli.evaluation import examples, report
-from setclip_cli.evaluation.testset import Side
-from setclip_cli.shards import INDEX_NAME, SCHEMAS, DatasetIndex, open_dataset, write_shard
+from setclip_cli.evaluation.test_set import Side
+from setclip_cli.files import atomic
 
 
 def test_a_protein_shows_its_name_its_length_and_its_first_residues(tmp_path):

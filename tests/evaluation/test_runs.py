@@ -13,10 +13,10 @@ import pytest
 from tiny import esm2_checkpoint, sentence_folder
 from typer.testing import CliRunner
 
-from setclip_cli.cli import app
-from setclip_cli.evaluation import evaluate
-from setclip_cli.shards import open_dataset
-from setclip_cli.study import run_study
+from setclip_cli.cli.app import app
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.evaluation.evaluate import evaluate
+from setclip_cli.study.run import run_study
 
 pytestmark = pytest.mark.slow  # three alignments through ESM-2 and a sentence transformer, however small
 

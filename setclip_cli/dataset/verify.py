@@ -1,0 +1,92 @@
+"""Checks a DATASET against its own index: every file's hash, every row's payload."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from setclip_cli import console
+from setclip_cli.dataset.dataset import SCHEMAS, Shard, open_dataset
+from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What was checked; a DATASET with a fault raises instead."""
+
+    out: Path
+    shards: int
+    rows: int
+    bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"out": str(self.out), "shards": self.shards, "rows": self.rows, "bytes": self.bytes, "whole": True}
+
+    def summary(self) -> str:
+        counts = f"{self.shards:,} shards, {self.rows:,} rows, {self.bytes / 1e6:,.1f} MB"
+        return f"{self.out}: whole; {counts}; all hashes match"
+
+
+def verify(root: Path) -> VerifyResult:
+    """Re-hashes every shard, every row's payload, and pairs.parquet and rejects.parquet.
+
+    Raises:
+        SetClipError: anything is missing or differs; the message lists the first five faults.
+    """
+    dataset = open_dataset(root)
+    faults: list[str] = []
+    for shard in console.progress(dataset.index.shards, label="verify", unit="shards"):
+        faults += _faults(root, shard)
+    for name, digest in dataset.index.files.items():
+        path = root / name
+        if not path.is_file():
+            faults.append(f"{name}: missing")
+        elif atomic.sha256_file(path) != digest:
+            faults.append(f"{name}: its sha256 differs")
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise SetClipError(
+            f"{root}: {len(faults)} faults: {'; '.join(faults[:5])}{more}",
+            fix="run the `setclip ingest` commands again into a new folder; the sources stand in its dataset.json",
+        )
+    shards = dataset.index.shards
+    return VerifyResult(root, len(shards), sum(s.rows for s in shards), sum(s.bytes for s in shards))
+
+
+def _faults(root: Path, shard: Shard) -> Iterator[str]:
+    path = root / shard.path
+    if not path.is_file():
+        yield f"{shard.path}: missing"
+        return
+    if path.stat().st_size != shard.bytes:
+        yield f"{shard.path}: {path.stat().st_size:,} bytes, not {shard.bytes:,}"
+        return
+    if atomic.sha256_file(path) != shard.sha256:
+        yield f"{shard.path}: its sha256 differs"
+        return
+    payload = SCHEMAS[shard.modality].names[5]
+    rows = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=["id", "sha256", payload]):
+                rows += batch.num_rows
+                for identifier, digest, content in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    found = hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
+                    if found != digest:
+                        yield f"{shard.path}: row {identifier}: its payload is not what was hashed"
+    except (pa.ArrowException, OSError) as error:
+        yield f"{shard.path}: no readable Parquet file ({error})"
+        return
+    if rows != shard.rows:
+        yield f"{shard.path}: {rows:,} rows, not {shard.rows:,}"

@@ -1,0 +1,245 @@
+"""Search EMBEDDINGS with a text, a protein sequence or an image: the nearest rows of the other modality."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from setclip_cli.backbones import load_backbone
+from setclip_cli.dataset.dataset import MODALITIES, Dataset, Modality, Shard, open_dataset
+from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings, open_embeddings
+from setclip_cli.embedding.vectors import nearest, unit_vectors
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.files import atomic
+from setclip_cli.run.model import load_model
+
+if TYPE_CHECKING:
+    from setclip_cli.embedding.vectors import Vectors
+
+_SEQUENCE = re.compile(r"[A-Z]{12,}")  # shorter capitals may be a word
+_SHOWN = {"caption": "text", "protein": "description", "image": None}
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One row found. ``score`` is the cosine with the query; ``shown`` its text or description, where there is one."""
+
+    rank: int
+    id: str
+    score: float
+    label: str | None
+    shown: str | None
+    shard: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    query_modality: Modality
+    modality: Modality
+    searched: int  # rows
+    hits: list[Hit]
+    sheet: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "sheet": None if self.sheet is None else str(self.sheet)}
+
+    def summary(self) -> str:
+        lines = [f"{len(self.hits)} of {self.searched:,} {self.modality} rows nearest to the {self.query_modality}"]
+        for hit in self.hits:
+            notes = "  ".join(note for note in (hit.label and f"[{hit.label}]", hit.shown) if note)
+            lines.append(f"{hit.rank:>3}  {hit.score:.4f}  {hit.id}  {notes}".rstrip())
+        if self.sheet:
+            lines.append(f"contact sheet: {self.sheet}")
+        return "\n".join(lines)
+
+
+def search(
+    folder: Path,
+    query: str,
+    *,
+    top: int = 10,
+    query_modality: Modality | None = None,
+    modality: Modality | None = None,
+    split: str | None = None,
+    run: Path | None = None,
+    data: Path | None = None,
+    sheet: Path | None = None,
+    cache_dir: Path | None = None,
+) -> SearchResult:
+    """The rows of another modality nearest to a query, by cosine, exactly.
+
+    Args:
+        query: A text, a protein sequence, or the path of an image.
+        query_modality: What the query is; None tells it from the query.
+        modality: What to search; None takes the other modality than the query's, or the only one there is.
+        run: Where the RUN is now; None is where it was at embedding.
+        data: Where the DATASET is now, for texts and images of the rows; None is where it was at embedding.
+        sheet: Write the images found to this PNG.
+
+    Raises:
+        SetClipError: the query's modality has no tower, the RUN is not the one that made the embeddings, or a contact
+            sheet is asked for rows that are no images.
+    """
+    embeddings = open_embeddings(folder)
+    asked = query_modality or guess_modality(query, embeddings)
+    wanted = modality or _other_modality(embeddings, asked)
+    if sheet and wanted != "image":
+        raise SetClipError(
+            f"--sheet: {wanted} rows have no images to show",
+            fix="leave --sheet out, or search images with --in image",
+            exit_code=ExitCode.USAGE,
+        )
+    vectors = unit_vectors(embeddings, wanted, split, cache_dir=cache_dir)
+    rows, scores = nearest(vectors, embed_query(embeddings, query, asked, run=run), top)
+    hits, images = _look_up(embeddings, wanted, split, rows, scores, data=data, images=sheet is not None)
+    if sheet:
+        atomic.write_bytes(sheet, contact_sheet(hits, images))
+    return SearchResult(asked, wanted, len(vectors), hits, sheet)
+
+
+def guess_modality(query: str, embeddings: Embeddings) -> Modality:
+    """An existing file is an image; twelve or more capitals and nothing else are a sequence; the rest is text.
+
+    With one tower, the query is of its modality.
+    """
+    towers = list(embeddings.index.towers)
+    if len(towers) == 1:
+        return towers[0]
+    if "image" in towers and _is_file(query):
+        return "image"
+    if "protein" in towers and _SEQUENCE.fullmatch(query):
+        return "protein"
+    return "caption" if "caption" in towers else "protein"
+
+
+def _is_file(query: str) -> bool:
+    try:
+        return Path(query).is_file()
+    except OSError:  # too long for a path
+        return False
+
+
+def _other_modality(embeddings: Embeddings, asked: Modality) -> Modality:
+    others = [modality for modality in embeddings.modalities() if modality != asked]
+    return others[0] if others else embeddings.modalities()[0]
+
+
+def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: Path | None) -> Vectors:
+    """(d,) unit vector of the query through the tower that made the embeddings.
+
+    Raises:
+        SetClipError: no such tower, the RUN or its weights have changed, or the query cannot be read.
+    """
+    index = embeddings.index
+    if index.run is None:
+        tower = index.towers.get(modality)
+        if tower is None:
+            raise SetClipError(
+                f"{embeddings.root}: raw {', '.join(index.towers)} features cannot be searched with a {modality}",
+                fix="search with an item of the same kind, or embed with a RUN of both towers",
+                exit_code=ExitCode.USAGE,
+            )
+        backbone = load_backbone(tower.spec, modality=modality, weights=tower.weights, pooling=tower.pooling)
+        found, encoder = backbone.identity, None
+    else:
+        model = load_model(run or Path(index.run))
+        if modality not in model.encoders:
+            towers = " and ".join(name for name in MODALITIES if name in model.encoders)
+            raise SetClipError(
+                f"{run or index.run}: has no {modality} tower, only {towers}",
+                fix="say what the query is with --as",
+                exit_code=ExitCode.USAGE,
+            )
+        backbone, encoder, found = model.load_backbone(modality), model.encoders[modality], model.identity
+    if found != index.model:
+        raise SetClipError(
+            f"{embeddings.root}: was not made by {run or index.run or 'these weights'}",
+            fix="name the RUN that made it with --run, or embed again",
+        )
+    encoded = backbone.encode([Path(query).read_bytes()] if modality == "image" else [query])
+    for reason in encoded.failed.values():
+        raise SetClipError(f"query {query[:60]!r}: {reason}", fix="mend the query", exit_code=ExitCode.USAGE)
+    with torch.inference_mode():
+        features = encoded.features if encoder is None else encoder(encoded.features)
+    return torch.nn.functional.normalize(features[0].float(), dim=0).numpy()
+
+
+def _look_up(
+    embeddings: Embeddings,
+    modality: Modality,
+    split: str | None,
+    rows: list[int],
+    scores: list[float],
+    *,
+    data: Path | None,
+    images: bool,
+) -> tuple[list[Hit], list[bytes]]:
+    """Ids and labels of row numbers, and from the DATASET, where it is still there, their texts and images."""
+    shards = embeddings.shards(modality, split)
+    ends = np.cumsum([shard.rows for shard in shards])
+    root = data or Path(embeddings.index.dataset)
+    dataset = open_dataset(root) if images or (root / "dataset.json").exists() else None
+    column = "image" if images else _SHOWN[modality]
+    tables: dict[int, Any] = {}
+    payloads: dict[int, dict[str, Any]] = {}
+    hits: list[Hit] = []
+    found: list[bytes] = []
+    for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1):
+        number = int(np.searchsorted(ends, row, side="right"))
+        shard = shards[number]
+        if number not in tables:
+            tables[number] = embeddings.read(shard, ["id", "label"])
+            if dataset is not None and column:
+                table = dataset.read(_source(dataset, shard), ["id", column])
+                payloads[number] = dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
+        at = row - int(ends[number]) + shard.rows
+        identifier = tables[number]["id"][at].as_py()
+        payload = payloads.get(number, {}).get(identifier)
+        shown = None if images else payload
+        hits.append(Hit(rank, identifier, round(score, 6), tables[number]["label"][at].as_py(), shown, shard.path))
+        if isinstance(payload, bytes):
+            found.append(payload)
+    return hits, found
+
+
+def _source(dataset: Dataset, shard: EmbeddedShard) -> Shard:
+    for source in dataset.index.shards:
+        if source.path == shard.path and source.sha256 == shard.input_sha256:
+            return source
+    raise SetClipError(
+        f"{dataset.root}: does not hold the {shard.path} that was embedded",
+        fix="name the DATASET that was embedded with --data, or embed again",
+    )
+
+
+def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, columns: int = 5) -> bytes:
+    """PNG bytes of the images in a grid, each with its rank, score, label and id."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    from setclip_cli.backbones.timm_image import open_rgb
+
+    caption_height, gap = 34, 6
+    columns = min(columns, max(1, len(hits)))
+    lines = -(-len(hits) // columns)
+    size = (columns * (side + gap) + gap, lines * (side + caption_height + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for at, (hit, content) in enumerate(zip(hits, images, strict=True)):
+        left, upper = gap + at % columns * (side + gap), gap + at // columns * (side + caption_height + gap)
+        picture = open_rgb(content)
+        picture.thumbnail((side, side))
+        sheet.paste(picture, (left + (side - picture.width) // 2, upper + (side - picture.height) // 2))
+        heading = f"{hit.rank}  {hit.score:.3f}  {hit.label or ''}"
+        for line, text in enumerate((heading, hit.id)):
+            while draw.textlength(text, font) > side:
+                text = text[:-2] if len(text) < 4 else "…" + text[2:]
+            draw.text((left, upper + side + 2 + 15 * line), text, fill="black", font=font)
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,69 @@
+"""Unit vectors of EMBEDDINGS as one memory map, and exact search over it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from setclip_cli.files import atomic
+from setclip_cli.files.cache import cache_folder
+
+if TYPE_CHECKING:
+    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.embedding.embeddings import Embeddings
+
+Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+ROWS_PER_BLOCK = 65_536
+
+
+def unit_vectors(
+    embeddings: Embeddings, modality: Modality, split: str | None, *, cache_dir: Path | None = None
+) -> Vectors:
+    """(n, d) float32 rows of length 1, memory-mapped, in the order of the shards.
+
+    Parquet cannot be mapped as plain numbers, so the first call writes them once to the cache, named by the hashes of
+    the shards; it holds some rows in memory at a time. A row of zeros stays zero.
+
+    Raises:
+        SetClipError: no such rows, or a shard cannot be read.
+    """
+    shards = embeddings.shards(modality, split)
+    key = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
+    path = (cache_dir or cache_folder()) / "vectors" / f"{key}.f32"
+    rows, dim = sum(shard.rows for shard in shards), embeddings.index.dim
+    if rows == 0:
+        return np.zeros((0, dim), dtype=np.float32)
+    if not path.exists() or path.stat().st_size != rows * dim * 4:
+        with atomic.atomic_path(path) as temporary, temporary.open("wb") as file:
+            for values in (block for shard in shards for block in embeddings.blocks(shard)):
+                norms = np.linalg.norm(values, axis=1, keepdims=True)
+                (values / np.maximum(norms, np.finfo(np.float32).tiny)).tofile(file)
+    return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dim))
+
+
+def nearest(vectors: Vectors, query: Vectors, top: int) -> tuple[list[int], list[float]]:
+    """The rows with the largest inner product, best first, and those products; of equals the earlier row.
+
+    Exact: every row is compared, in blocks, so memory does not grow with n.
+
+    Raises:
+        ValueError: ``top`` is not positive, or the query has another width.
+    """
+    if top < 1 or query.shape != (vectors.shape[1],):
+        raise ValueError(f"needs top > 0 and a query of ({vectors.shape[1]},), got {top} and {query.shape}")
+    rows = np.empty(0, dtype=np.int64)
+    scores = np.empty(0, dtype=np.float32)
+    for start in range(0, len(vectors), ROWS_PER_BLOCK):
+        block = np.asarray(vectors[start : start + ROWS_PER_BLOCK]) @ query
+        if len(block) > top:
+            at_least = np.partition(block, -top)[-top]
+            chosen = np.flatnonzero(block >= at_least)
+        else:
+            chosen = np.arange(len(block))
+        rows, scores = np.concatenate([rows, start + chosen]), np.concatenate([scores, block[chosen]])
+        best = np.lexsort((rows, -scores))[:top]
+        rows, scores = rows[best], scores[best]
+    return rows.tolist(), scores.tolist()

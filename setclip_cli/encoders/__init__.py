@@ -1,0 +1,1 @@
+"""Maps from features to embeddings, and the nearest-neighbour graphs that some of them need."""

@@ -1,0 +1,150 @@
+"""Features of frozen backbones, computed once and kept under the hash of everything they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from setclip_cli.console import progress
+from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
+from setclip_cli.files.cache import cache_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from setclip_cli.backbones.base import Backbone
+    from setclip_cli.dataset.dataset import Dataset, Modality, Shard
+
+ROWS_PER_VIEW = 64  # rows in one pass of an augmented view
+ROWS_PER_CALL = 512  # rows encoded between two moves of the progress bar
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of one modality and split, in the order of the shards. No labels: what trains on them must not see any.
+
+    Attributes:
+        features: (n, p) float32.
+        truncated: Texts longer than the backbone reads.
+        windowed: Proteins read in more than one window.
+        replaced_letters: Residues read as X.
+    """
+
+    ids: list[str]
+    features: Tensor
+    truncated: int = 0
+    windowed: int = 0
+    replaced_letters: int = 0
+
+
+def frozen_features(
+    backbone: Backbone, dataset: Dataset, modality: Modality, split: str | None, *, cache_dir: Path | None = None
+) -> FeatureTable:
+    """Features of all rows of a split (all splits when None), from the cache where it has them.
+
+    Args:
+        cache_dir: Default ``$SETCLIP_CACHE``, else ``~/.cache/setclip``.
+
+    Raises:
+        SetClipError: a shard is damaged, or a row cannot be read by the backbone.
+    """
+    folder = cache_dir or cache_folder()
+    tables, parts, counts = [], [], [0, 0, 0]
+    shards = dataset.shards(modality, split)
+    for shard in progress(shards, label=f"{modality} features", unit="shard"):
+        tables.append(dataset.read_verified(shard, ["id", backbone.column]))
+        path = folder / "features" / f"{_key(backbone, shard)}.safetensors"
+        found = _cached(path, rows=shard.rows, dim=backbone.dim)
+        if found is None:
+            found = _compute(backbone, tables[-1], shard)
+            _store(path, *found)
+        parts.append(found[0])
+        counts = [total + count for total, count in zip(counts, found[1], strict=True)]
+    ids = [value for table in tables for value in table["id"].to_pylist()]
+    features = torch.cat(parts) if parts else torch.zeros(0, backbone.dim)
+    return FeatureTable(ids, features, *counts)
+
+
+def augmented_features(
+    backbone: Backbone, dataset: Dataset, modality: Modality, split: str, *, view: int, cache_dir: Path | None = None
+) -> Tensor:
+    """(n, p) float32 features of one augmented view of every row (see `backbones.augment`), from the cache or computed.
+
+    Args:
+        view: Number of the view; a row's augmentation depends on it and on the row's id alone.
+
+    Raises:
+        SetClipError: a shard is damaged, or a row cannot be read by the backbone.
+    """
+    folder = cache_dir or cache_folder()
+    parts = []
+    for shard in dataset.shards(modality, split):
+        path = folder / "features" / f"{_key(backbone, shard)}-view-{view}.safetensors"
+        found = _cached(path, rows=shard.rows, dim=backbone.dim)
+        if found is None:
+            table = dataset.read_verified(shard, ["id", backbone.column])
+            items, ids = table[backbone.column].to_pylist(), table["id"].to_pylist()
+            seeds = [int.from_bytes(hashlib.sha256(f"{view}:{name}".encode()).digest()[:4], "big") for name in ids]
+            features = torch.empty(len(items), backbone.dim)
+            starts = range(0, len(items), ROWS_PER_VIEW)
+            for start in progress(starts, label=f"{shard.path} view {view}", unit="batch"):
+                some = slice(start, start + ROWS_PER_VIEW)
+                with torch.inference_mode():
+                    features[some] = backbone.features(backbone.prepare(items[some], views=seeds[some])).cpu()
+            found = features, [0, 0, 0]
+            _store(path, *found)
+        parts.append(found[0])
+    return torch.cat(parts)
+
+
+def _key(backbone: Backbone, shard: Shard) -> str:
+    return hashlib.sha256(f"{backbone.identity}:{shard.sha256}".encode()).hexdigest()
+
+
+def _compute(backbone: Backbone, table: pa.Table, shard: Shard) -> tuple[Tensor, list[int]]:
+    """Features of a shard and its counts: truncated, windowed, replaced letters."""
+    items = table[backbone.column].to_pylist()
+    features = torch.empty(len(items), backbone.dim)
+    counts = [0, 0, 0]
+    starts = range(0, len(items), ROWS_PER_CALL)
+    for start in progress(starts, label=f"{shard.path} by {backbone.spec}", unit="batch"):
+        encoded = backbone.encode(items[start : start + ROWS_PER_CALL])
+        for position, reason in encoded.failed.items():
+            raise SetClipError(
+                f"{shard.path}: row {table['id'][start + position].as_py()!r}: {reason}",
+                fix="remove it from its source and ingest again",
+            )
+        features[start : start + ROWS_PER_CALL] = encoded.features
+        windowed = sum(count > 1 for count in encoded.windows or ())
+        counts = [counts[0] + encoded.truncated, counts[1] + windowed, counts[2] + encoded.replaced_letters]
+    bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        raise SetClipError(
+            f"{shard.path}: {backbone.spec} gives no finite features for {len(bad)} rows, "
+            f"the first {table['id'][bad[0]].as_py()!r}",
+            fix="check the weights: `setclip doctor`",
+        )
+    return features, counts
+
+
+def _cached(path: Path, *, rows: int, dim: int) -> tuple[Tensor, list[int]] | None:
+    """What the cache has, or None when it has nothing whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            features, counts = file.get_tensor("features"), file.get_tensor("counts").tolist()
+    except (OSError, SafetensorError):
+        return None
+    return (features, counts) if features.shape == (rows, dim) else None
+
+
+def _store(path: Path, features: Tensor, counts: list[int]) -> None:
+    with atomic.atomic_path(path) as temporary:
+        save_file({"features": features, "counts": torch.tensor(counts)}, temporary)

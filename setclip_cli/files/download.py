@@ -1,0 +1,235 @@
+"""Fetches files over HTTP: resumed where they broke off, in parallel, verified before they get their name.
+
+    NAME.part        what has come so far; NAME appears only when it is whole and its hash matches
+    NAME.part.etag   the server's tag for it: with another tag, what has come is thrown away
+
+Proxies: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``. Mirrors: ``SETCLIP_MIRRORS="https://host/path/=https://mirror/"``
+(several with spaces between) rewrites the beginning of an address; the mirror is tried first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from setclip_cli import console
+from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+ATTEMPTS = 4  # for each address; a fetch that brought bytes does not count as one
+TIMEOUT_S = 30.0
+PARALLEL = 4
+_BLOCK_BYTES = 1 << 20
+_VERIFIED_NAME = ".verified.json"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file to fetch and what it must be; None is unknown."""
+
+    name: str
+    urls: tuple[str, ...]
+    bytes: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+
+
+class _BrokenOffError(ConnectionError):
+    """A transfer failed; the next attempt goes on where it stopped."""
+
+
+def fetch_all(wanted: Sequence[Wanted], folder: Path) -> list[Path]:
+    """Fetches what is missing; what is there and verified is not read again.
+
+    Raises:
+        SetClipError: no address gave the file, or its size or hash is wrong.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = [file for file in wanted if not is_whole(file, folder)]
+        known = sum(file.bytes or 0 for file in missing)
+        bar: tqdm[object] = console.progress((), total=known or None, label="download", unit="B")
+        bar.unit_scale = True
+        with bar, ThreadPoolExecutor(PARALLEL) as pool:
+            for path in pool.map(lambda file: _fetch(file, folder, bar), missing):
+                console.note(f"fetched {path}")
+    except OSError as error:
+        raise SetClipError(
+            f"{error.filename or folder}: cannot be written ({error.strerror})",
+            fix="free some space, or set SETCLIP_CACHE to another folder; the fetch goes on where it stopped",
+        ) from error
+    for file in wanted:
+        verify(file, folder / file.name)
+    return [folder / file.name for file in wanted]
+
+
+def is_whole(file: Wanted, folder: Path) -> bool:
+    """Whether the file is there; whether it is the right one is for ``verify`` to say."""
+    path = folder / file.name
+    return path.is_file() and (file.bytes is None or path.stat().st_size == file.bytes)
+
+
+def verify(file: Wanted, path: Path, *, remember: bool = True) -> None:
+    """Checks size and hashes; a file verified before is believed while its size and time stay the same.
+
+    Args:
+        file: What it must be.
+        path: Where it is.
+        remember: Note in its folder that it was verified.
+
+    Raises:
+        SetClipError: the file is missing, or not what was published.
+    """
+    if not path.is_file():
+        raise SetClipError(f"{path}: missing", fix=f"put {file.name} there")
+    status = path.stat()
+    if file.bytes is not None and status.st_size != file.bytes:
+        raise _wrong(path, f"{status.st_size:,} bytes, {file.bytes:,} published")
+    records = _read_records(path.parent)
+    stamp = [status.st_size, status.st_mtime_ns, file.sha256, file.md5]
+    if records.get(file.name) == stamp:
+        return
+    for algorithm, published in (("sha256", file.sha256), ("md5", file.md5)):
+        if published is not None:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, algorithm).hexdigest()
+            if found != published:
+                raise _wrong(path, f"{algorithm} {found}, {published} published")
+    if remember:
+        atomic.write_json(path.parent / _VERIFIED_NAME, {**_read_records(path.parent), file.name: stamp})
+
+
+def _read_records(folder: Path) -> dict[str, object]:
+    try:
+        return dict(json.loads((folder / _VERIFIED_NAME).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _wrong(path: Path, found: str) -> SetClipError:
+    return SetClipError(f"{path}: not the published file ({found})", fix=f"rm {path}, then run the command again")
+
+
+def _fetch(file: Wanted, folder: Path, bar: tqdm[object]) -> Path:
+    failures: list[str] = []
+    for url in with_mirrors(file.urls):
+        if not url.startswith(("http://", "https://")):
+            failures.append(f"{url}: no http or https address")
+            continue
+        failure = _fetch_from(url, file, folder, bar)
+        if failure is None:
+            part = folder / f"{file.name}.part"
+            part.replace(folder / file.name)
+            (folder / f"{file.name}.part.etag").unlink(missing_ok=True)
+            return folder / file.name
+        failures.append(f"{url}: {failure}")
+    raise SetClipError(
+        f"{file.name}: could not be fetched ({'; '.join(failures) or 'no address is known'})",
+        fix=f"check the network and HTTPS_PROXY and run again, or fetch it yourself and pass --from {folder}",
+    )
+
+
+def with_mirrors(urls: Sequence[str]) -> list[str]:
+    """The addresses to try, mirrors first."""
+    rules = [rule.partition("=") for rule in os.environ.get("SETCLIP_MIRRORS", "").split()]
+    mirrored = [
+        mirror + url.removeprefix(start)
+        for url in urls
+        for start, _, mirror in rules
+        if start and mirror and url.startswith(start)
+    ]
+    return list(dict.fromkeys([*mirrored, *urls]))
+
+
+def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object]) -> str | None:
+    """Tries one address until the file is whole and right; returns why it is not, or None."""
+    part = folder / f"{file.name}.part"
+    attempts = 0
+    failure = ""
+    while attempts < ATTEMPTS:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _transfer(url, file, part, bar)
+        except urllib.error.HTTPError as error:
+            failure = f"HTTP {error.code} {error.reason}"
+            if error.code < 500 and error.code not in (408, 416, 429):
+                return failure
+            if error.code == 416:  # what has come is longer than the file is now
+                part.unlink(missing_ok=True)
+        except (
+            _BrokenOffError,
+            urllib.error.URLError,
+            http.client.HTTPException,
+            TimeoutError,
+            ConnectionError,
+        ) as error:
+            failure = str(getattr(error, "reason", error)) or type(error).__name__
+        else:
+            wrong = _mismatch(file, part)
+            if wrong is None:
+                return None
+            part.unlink(missing_ok=True)  # a wrong file does not get better by going on
+            return wrong
+        came = (part.stat().st_size if part.exists() else 0) > before
+        attempts = 0 if came else attempts + 1
+        if attempts < ATTEMPTS:
+            time.sleep(min(0.1 * 2**attempts, 5.0))
+    return failure
+
+
+def _mismatch(file: Wanted, part: Path) -> str | None:
+    if file.bytes is not None and part.stat().st_size != file.bytes:
+        return f"{part.stat().st_size:,} bytes, {file.bytes:,} published"
+    for algorithm, published in (("sha256", file.sha256), ("md5", file.md5)):
+        if published is not None:
+            with part.open("rb") as stream:
+                found = hashlib.file_digest(stream, algorithm).hexdigest()
+            if found != published:
+                return f"{algorithm} {found}, {published} published"
+    return None
+
+
+def _transfer(url: str, file: Wanted, part: Path, bar: tqdm[object]) -> None:
+    """One request: the rest of the file, or all of it when the server or the file has changed its mind."""
+    tag_path = part.with_name(f"{part.name}.etag")
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "setclip", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if tag_path.exists():
+            headers["If-Range"] = tag_path.read_text()
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as response:
+        resumed = response.status == 206 and str(response.headers.get("Content-Range", "")).startswith(
+            f"bytes {start}-"
+        )
+        tag = response.headers.get("ETag")
+        if tag and not tag.startswith("W/"):
+            tag_path.write_text(tag)
+        else:
+            tag_path.unlink(missing_ok=True)
+        length = response.headers.get("Content-Length")
+        expected = (start if resumed else 0) + int(length) if length and length.isdecimal() else None
+        size = start if resumed else 0
+        with part.open("ab" if resumed else "wb") as target:
+            while block := response.read(_BLOCK_BYTES):
+                size += len(block)
+                if file.bytes is not None and size > file.bytes:
+                    raise _BrokenOffError(f"longer than the published {file.bytes:,} bytes")
+                target.write(block)
+                bar.update(len(block))
+    if expected is not None and size < expected:
+        raise _BrokenOffError(f"broke off at {size:,} of {expected:,} bytes")

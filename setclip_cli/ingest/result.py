@@ -1,0 +1,163 @@
+"""What an ingest did, counted: for dataset.json, for ``--json`` and for the reader of the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from setclip_cli.dataset.dataset import DatasetIndex
+
+MAX_LABELS_LISTED = 200
+_SIZE_COLUMN = {"sequence": "length", "image": "width", "text": "text"}
+_SIZE_UNIT = {"protein": "residues", "image": "px wide", "caption": "characters"}
+
+
+def count_rows(table: pa.Table) -> dict[str, Any]:
+    """Counts of one shard that add up over shards: rows, labels, and a histogram of sizes.
+
+    The histogram's key is the lower edge of a bin from one power of two to the next, in residues, pixels of width, or
+    characters.
+    """
+    import pyarrow.compute as pc  # 0.1 s that a run which finds nothing to do need not pay
+
+    payload = table.column_names[5]
+    sizes = table[_SIZE_COLUMN[payload]]
+    if payload == "text":
+        sizes = pc.utf8_length(sizes)
+    flagged = "near_duplicate_of" in table.column_names
+    labels = {count["values"]: count["counts"] for count in pc.value_counts(table["label"].drop_null()).to_pylist()}
+    edges = pc.power(2, pc.floor(pc.log2(pc.max_element_wise(sizes.cast("double"), 1.0)))).cast("int64")
+    return {
+        "rows": table.num_rows,
+        "labels": labels,
+        "near_duplicates": table.num_rows - table["near_duplicate_of"].null_count if flagged else 0,
+        "sizes": {str(count["values"]): count["counts"] for count in pc.value_counts(edges).to_pylist()},
+    }
+
+
+def merge_tallies(tallies: list[dict[str, Any]]) -> dict[str, Any]:
+    """Adds up the tallies of a source's units into its entry in dataset.json."""
+    rejects: Counter[str] = Counter()
+    repairs: Counter[str] = Counter()
+    rows: dict[str, dict[str, int]] = {}
+    labels: dict[str, Counter[str]] = {}
+    sizes: dict[str, Counter[str]] = {}
+    near_duplicates = 0
+    for tally in tallies:
+        rejects.update(tally["rejects"])
+        repairs.update(tally["repairs"])
+        for modality, splits in tally["rows"].items():
+            for split, counts in splits.items():
+                of_modality = rows.setdefault(modality, {})
+                of_modality[split] = of_modality.get(split, 0) + counts["rows"]
+                near_duplicates += counts["near_duplicates"]
+                labels.setdefault(modality, Counter()).update(counts["labels"])
+                sizes.setdefault(modality, Counter()).update(counts["sizes"])
+    return {
+        "read": sum(tally["read"] for tally in tallies),
+        "bad": sum(tally["bad"] for tally in tallies),
+        "distinct": sum(tally["distinct"] for tally in tallies),
+        "crossing": sum(tally["crossing"] for tally in tallies),
+        "near_duplicates": near_duplicates,
+        **tallies[-1]["about"],
+        "rows": {modality: dict(sorted(splits.items())) for modality, splits in sorted(rows.items())},
+        "rejects": dict(sorted(rejects.items())),
+        "repairs": dict(sorted(repairs.items())),
+        "labels": {modality: _listed(counts) for modality, counts in sorted(labels.items()) if counts},
+        "sizes": {modality: dict(sorted(counts.items(), key=_edge)) for modality, counts in sorted(sizes.items())},
+    }
+
+
+def _edge(item: tuple[str, int]) -> int:
+    return int(item[0])
+
+
+def _listed(counts: Counter[str]) -> dict[str, Any]:
+    listed: dict[str, Any] = {"rows": counts.total(), "distinct": len(counts)}
+    if len(counts) <= MAX_LABELS_LISTED:
+        listed["classes"] = dict(sorted(counts.items()))
+    return listed
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What one ingest command did."""
+
+    out: Path
+    new: list[dict[str, Any]]  # entries of dataset.json that this command wrote
+    unchanged: list[dict[str, Any]]  # those it found there, not read again
+    index: DatasetIndex
+    pair_rejects: dict[str, int]
+    unused_labels: int
+    pairs: int
+
+    @property
+    def rows(self) -> dict[str, dict[str, int]]:
+        """Rows of the whole DATASET: modality -> split -> count."""
+        rows: dict[str, dict[str, int]] = {}
+        for shard in self.index.shards:
+            splits = rows.setdefault(shard.modality, {})
+            splits[shard.split] = splits.get(shard.split, 0) + shard.rows
+        return rows
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "out": str(self.out),
+            "rows": self.rows,
+            "bytes": sum(shard.bytes for shard in self.index.shards),
+            "new": self.new,
+            "unchanged": self.unchanged,
+            "pairs": self.pairs,
+            "pair_rejects": self.pair_rejects,
+            "unused_labels": self.unused_labels,
+        }
+
+    def summary(self) -> str:
+        """For a person: each source with what was taken, repaired and left out, then the DATASET's totals."""
+        lines = [f"{entry['path']}: unchanged, not read again" for entry in self.unchanged]
+        for entry in self.new:
+            lines += _entry_lines(entry)
+        if self.unused_labels:
+            lines.append(f"  {self.unused_labels:,} labels name no record of these sources")
+        for reason, count in self.pair_rejects.items():
+            lines.append(f"  {count:,} pairs left out: {reason}")
+        lines.append(f"{self.out}: {sum(shard.bytes for shard in self.index.shards) / 1e6:,.1f} MB")
+        for modality, splits in self.rows.items():
+            total = sum(splits.values())
+            lines.append(f"  {total:,} {modality} rows ({', '.join(f'{s} {n:,}' for s, n in sorted(splits.items()))})")
+        if self.pairs:
+            lines.append(f"  {self.pairs:,} known pairs")
+        return "\n".join(lines)
+
+
+def _entry_lines(entry: dict[str, Any]) -> list[str]:
+    taken = sum(sum(splits.values()) for splits in entry["rows"].values())
+    lines = [f"{entry['path']}: {entry['read']:,} read, {taken:,} taken"]
+    lines += [f"  {count:,} changed: {what}" for what, count in entry["repairs"].items()]
+    lines += [f"  {count:,} left out: {reason}" for reason, count in entry["rejects"].items()]
+    if entry["distinct"] < taken:
+        lines.append(f"  {entry['distinct']:,} distinct contents among those taken")
+    if entry["crossing"]:
+        lines.append(f"  {entry['crossing']:,} taken whose content also stands in another split, as the source states")
+    if entry["near_duplicates"]:
+        lines.append(f"  {entry['near_duplicates']:,} flagged: look like an earlier image")
+    if "clusters" in entry:
+        lines.append(f"  split by {entry['clusters']:,} clusters ({entry['clustered_by']})")
+    for labels in entry["labels"].values():
+        lines.append(f"  {labels['rows']:,} labelled, {labels['distinct']:,} labels")
+    for modality, sizes in entry["sizes"].items():
+        lines.append(
+            f"  {_SIZE_UNIT[modality]}: " + ", ".join(f"{_bin(edge)} {count:,}" for edge, count in sizes.items())
+        )
+    return lines
+
+
+def _bin(edge: str) -> str:
+    low = int(edge)
+    return f"{low}-{2 * low - 1}" if low > 1 else "1"

@@ -1,0 +1,94 @@
+"""Readers of real formats. Each yields records and rejects; which reader fits is decided here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from setclip_cli.errors import SetClipError
+from setclip_cli.ingest.sources.base import ReadOptions
+from setclip_cli.ingest.sources.streams import inner_suffix
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.ingest.sources.base import Source
+
+
+def open_source(path: Path, modality: Modality, options: ReadOptions | None = None) -> Source:
+    """Chooses the reader for a path by the modality and the suffix. Reads nothing yet.
+
+    Raises:
+        SetClipError: no such path, an empty folder, a suffix no reader of that modality knows, or a bad option.
+    """
+    options = options or ReadOptions()
+    if not path.exists():
+        raise SetClipError(f"{path}: no such file or folder", fix="check the path")
+    if path.is_dir() and not any(path.iterdir()):
+        raise SetClipError(f"{path}: empty folder", fix="check the path")
+    if path.is_dir() and modality != "image":
+        raise SetClipError(
+            f"{path}: a folder, but {modality} rows are read from files", fix=f"name the files: {path}/*"
+        )
+    suffix = options.layout or inner_suffix(path)
+    opener = {"protein": _open_proteins, "image": _open_images, "caption": _open_captions}[modality]
+    return opener(path, suffix, options)
+
+
+def _open_images(path: Path, suffix: str, options: ReadOptions) -> Source:
+    from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, ImageFolder
+
+    if path.is_file() and suffix not in IMAGE_SUFFIXES:
+        return _open_image_container(path, suffix, options)
+    if options.tile or options.bands or options.stretch:
+        from setclip_cli.ingest.sources.geotiff import GeoFolder
+
+        return GeoFolder(path, tile=options.tile, stride=options.stride, bands=options.bands, stretch=options.stretch)
+    return ImageFolder(path)
+
+
+def _open_image_container(path: Path, suffix: str, options: ReadOptions) -> Source:
+    from setclip_cli.ingest.sources.archive import ARCHIVE_SUFFIXES, ImageArchive, is_archive
+    from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES
+
+    if is_archive(path):
+        return ImageArchive(path)
+    if suffix == ".parquet":
+        from setclip_cli.ingest.sources.image_table import ImageTable
+
+        return ImageTable(path, image_column=options.image_column)
+    raise _unknown(path, "image", (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES, ".parquet"))
+
+
+def _open_proteins(path: Path, suffix: str, options: ReadOptions) -> Source:
+    from setclip_cli.ingest.sources.protein import FASTA_SUFFIXES, Fasta
+    from setclip_cli.ingest.sources.rows import ROW_SUFFIXES
+    from setclip_cli.ingest.sources.uniprot import FLAT_SUFFIXES, FlatFile, NamedFasta, ProteinTable, parse_aspects
+
+    aspects = parse_aspects(options.captions_from)
+    if suffix in FASTA_SUFFIXES:
+        return NamedFasta(path, aspects) if aspects else Fasta(path)
+    if suffix in FLAT_SUFFIXES:
+        return FlatFile(path, aspects)
+    if suffix in ROW_SUFFIXES:
+        return ProteinTable(path, aspects, sequence_column=options.sequence_column, layout=options.layout)
+    raise _unknown(path, "protein", (*FASTA_SUFFIXES, *FLAT_SUFFIXES, *ROW_SUFFIXES))
+
+
+def _open_captions(path: Path, suffix: str, options: ReadOptions) -> Source:
+    from setclip_cli.ingest.sources.archive import CaptionArchive, is_archive
+    from setclip_cli.ingest.sources.caption import CAPTION_SUFFIXES, CaptionFile
+
+    if is_archive(path):
+        return CaptionArchive(path)
+    if suffix in CAPTION_SUFFIXES:
+        return CaptionFile(path, text_column=options.text_column, layout=options.layout)
+    raise _unknown(path, "caption", (*CAPTION_SUFFIXES, ".tar"))
+
+
+def _unknown(path: Path, modality: Modality, suffixes: tuple[str, ...]) -> SetClipError:
+    found = inner_suffix(path)
+    return SetClipError(
+        f"{path}: {f'suffix {found!r}' if found else 'no suffix'} says nothing about {modality} data",
+        fix=f"rename it to one of: {' '.join(suffixes)}; or say what it is with --format",
+    )

@@ -1,0 +1,178 @@
+"""GeoTIFF scenes through rasterio (the extra ``[geo]``): band choice, percentile stretch, nodata, tiles.
+
+Each tile is one PNG whose id is ``<path>#<column>_<row>`` (pixels of the scene), or the path alone when the scene is
+not cut. ``crs`` and ``transform`` (rasterio's a, b, c, d, e, f: the affine map from the tile's pixels to the ground)
+go into columns of their own. The stretch is taken from the whole scene, read at low resolution, so that neighbouring
+tiles stay comparable; nodata pixels are left out of it and become black. A tile more than half of which is nodata is
+listed as not taken; so is a scene smaller than a tile. The right and lower rest of a scene that fills no tile is cut.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.ingest.sources.base import Record, Reject
+from setclip_cli.ingest.sources.image import MAX_PIXELS, ImageFolder, folder_label, image_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SCENE_SUFFIXES = (".tif", ".tiff", ".jp2")
+DEFAULT_STRETCH = (2.0, 98.0)
+_OVERVIEW_PX = 1024  # longest side of the reading that the stretch is taken from
+
+
+class GeoFolder(ImageFolder):
+    """A folder of scenes, or one scene; other images beside them are read as usual."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tile: int | None = None,
+        stride: int | None = None,
+        bands: str | None = None,
+        stretch: str | None = None,
+    ) -> None:
+        super().__init__(path)
+        try:
+            import rasterio  # noqa: F401
+        except ImportError as error:
+            raise SetClipError(f"{path}: GeoTIFF scenes need rasterio", fix="pip install 'setclip[geo]'") from error
+        if (tile is not None and tile < 1) or (stride is not None and stride < 1):
+            raise _usage("--tile and --stride are counts of pixels, 1 or more")
+        self._tile = tile
+        self._stride = stride or tile
+        self._bands = _parse_bands(bands)
+        self._stretch = _parse_stretch(stretch)
+
+    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        del workers  # GDAL reads with threads of its own
+        yield from islice(self._all(), start, None)
+
+    def _all(self) -> Iterator[Record | Reject]:
+        root = self.path if self.path.is_dir() else self.path.parent
+        labelled = self._labelled()
+        for file in self.files():
+            if not file.name.lower().endswith(SCENE_SUFFIXES):
+                yield self._read(root, file.name, labelled)
+                continue
+            label = folder_label(file.name) if labelled else None
+            for item in self._scene(root / file.name, file.name):
+                yield item._replace(label=label) if isinstance(item, Record) else item
+
+    def _scene(self, path: Path, name: str) -> Iterator[Record | Reject]:
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a scene without georeference warns, and is fine
+                scene = rasterio.open(path)
+            with scene:
+                yield from self._tiles(scene, name)
+        except (RasterioError, ValueError, OSError) as error:
+            yield Reject(name, f"no readable scene: {type(error).__name__}")
+
+    def _tiles(self, scene: Any, name: str) -> Iterator[Record | Reject]:
+        from rasterio.windows import Window
+
+        if self._bands and max(self._bands) > scene.count:
+            yield Reject(name, f"too few bands: {scene.count}, {max(self._bands)} asked for")
+            return
+        bands = self._bands or ((1, 2, 3) if scene.count >= 3 else (1,))
+        width, height = self._tile or scene.width, self._tile or scene.height
+        if width * height > MAX_PIXELS:
+            yield Reject(name, f"over the cap of {MAX_PIXELS:,} pixels: {width:,} x {height:,}; cut it with --tile")
+            return
+        if width > scene.width or height > scene.height:
+            yield Reject(name, f"smaller than a tile: {scene.width} x {scene.height}")
+            return
+        limits = _stretch_limits(scene, bands, self._stretch)
+        step = self._stride or max(width, height)
+        for top in range(0, scene.height - height + 1, step):
+            for left in range(0, scene.width - width + 1, step):
+                window = Window(left, top, width, height)
+                samples = scene.read(bands, window=window, masked=True)
+                identifier = f"{name}#{left}_{top}" if self._tile else name
+                missing = np.logical_or.reduce(np.ma.getmaskarray(samples), axis=0)
+                if missing.mean() > 0.5:
+                    yield Reject(identifier, "more than half of the tile is nodata", bad=False)
+                    continue
+                record = image_record(identifier, _png(samples, missing, limits), identifier)
+                if isinstance(record, Record):
+                    crs = scene.crs.to_string() if scene.crs else None
+                    record = record._replace(
+                        extra={"crs": crs, "transform": _shifted(scene.get_transform(), left, top)}
+                    )
+                yield record
+
+
+def _shifted(geotransform: Sequence[float], left: int, top: int) -> list[float]:
+    """GDAL's six numbers (c, a, b, f, d, e) as (a, b, c, d, e, f), for pixels counted from (left, top)."""
+    c, a, b, f, d, e = map(float, geotransform)
+    return [a, b, c + a * left + b * top, d, e, f + d * left + e * top]
+
+
+def _stretch_limits(scene: Any, bands: Sequence[int], percentiles: tuple[float, float] | None) -> NDArray[np.float64]:
+    """(bands, 2): the sample values that become black and white. 8-bit scenes are left as they are unless asked."""
+    if percentiles is None and all(scene.dtypes[band - 1] == "uint8" for band in bands):
+        return np.array([[0.0, 255.0]] * len(bands))
+    shrink = max(1.0, max(scene.width, scene.height) / _OVERVIEW_PX)
+    shape = (len(bands), max(1, round(scene.height / shrink)), max(1, round(scene.width / shrink)))
+    overview = scene.read(bands, out_shape=shape, masked=True).astype(np.float64)
+    limits = []
+    for band in overview:
+        valid = band.compressed()
+        valid = valid[np.isfinite(valid)]
+        limits.append(np.percentile(valid, percentiles or DEFAULT_STRETCH) if valid.size else (0.0, 1.0))
+    return np.array(limits, dtype=np.float64)
+
+
+def _png(samples: Any, missing: NDArray[np.bool_], limits: NDArray[np.float64]) -> bytes:
+    low, high = limits[:, 0, None, None], limits[:, 1, None, None]
+    scaled = (np.ma.getdata(samples).astype(np.float64) - low) / np.maximum(high - low, 1e-12)
+    pixels = np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 1) * 255).astype(np.uint8)
+    pixels[:, missing] = 0
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _parse_bands(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        bands = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        bands = ()
+    if len(bands) not in (1, 3) or min(bands) < 1:
+        raise _usage(f"--bands {text}: one band, or three as red,green,blue, counted from 1")
+    return bands
+
+
+def _parse_stretch(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high <= 100:
+        raise _usage(f"--stretch {text}: two percentiles, such as 2,98")
+    return low, high
+
+
+def _usage(problem: str) -> SetClipError:
+    return SetClipError(problem, fix="--tile 256 --stride 256 --bands 4,3,2 --stretch 2,98", exit_code=ExitCode.USAGE)

@@ -1,0 +1,73 @@
+"""Images inside Parquet files, as Hugging Face data sets hold them: bytes, or a struct of bytes and path."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from setclip_cli.ingest.sources import rows
+from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, stamp
+from setclip_cli.ingest.sources.caption import usual_split
+from setclip_cli.ingest.sources.image import image_record, ordered_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+IMAGE_FIELDS = ("image", "img", "jpg", "png", "bytes")
+ID_FIELDS = ("id", "filename", "file_name", "path", "image_id")
+
+
+class ImageTable:
+    """A Parquet file with an image column. Integer labels take their names from the file's own metadata."""
+
+    def __init__(self, path: Path, *, image_column: str | None = None) -> None:
+        self.path = path
+        self._image_fields = (image_column,) if image_column else IMAGE_FIELDS
+
+    def files(self) -> Sequence[FileStamp]:
+        return [stamp(self.path)]
+
+    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        columns = rows.columns_of(self.path, ".parquet") or []
+        if not set(columns) & set(self._image_fields):
+            raise rows.missing_column(self.path, self._image_fields, columns, "--image-column")
+        names = class_names(self.path)
+
+        def check(row: rows.Located) -> Record | Reject:
+            location, fields = row
+            if isinstance(fields, Reject):
+                return fields
+            value = rows.first_named(fields, self._image_fields)
+            content = value.get("bytes") if isinstance(value, dict) else value
+            path = value.get("path") if isinstance(value, dict) else None
+            if not isinstance(content, bytes):
+                return Reject(location, "no image bytes in the row")
+            found = rows.text_of(rows.first_named(fields, ID_FIELDS)) or rows.text_of(path)
+            record = image_record(found or f"{self.path.name}:{location.split()[-1]}", content, location)
+            if isinstance(record, Reject):
+                return record
+            return record._replace(
+                label=_label(fields.get("label"), names), split=usual_split(rows.text_of(fields.get("split")))
+            )
+
+        found = rows.read_rows(self.path, ".parquet")
+        yield from ordered_map(check, islice(found, start, None), workers)
+
+
+def _label(value: Any, names: Sequence[str]) -> str | None:
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return rows.text_of(value) or None
+
+
+def class_names(path: Path) -> list[str]:
+    """The names behind the integers of a ``label`` column, from the ``huggingface`` entry of the file's metadata."""
+    with rows.opened_parquet(path) as file:
+        metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        names = json.loads(metadata)["info"]["features"]["label"]["names"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []

@@ -1,0 +1,279 @@
+"""UniProtKB flat files (.dat) and tables of proteins (UniProt TSV, CSV, jsonl, Parquet), with captions on request.
+
+A caption of a protein is one of ``ASPECTS`` as plain text; its group is the protein's accession, so that
+``--pairs-from-group`` or ``--pairs N`` can join the two. Evidence codes (``{ECO:...}``) and literature
+references (``(PubMed:...)``) are taken out of captions, since no reader of the text would write them.
+Field codes: UniProtKB user manual, https://web.expasy.org/docs/userman.html
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.ingest.sources import rows
+from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, stamp
+from setclip_cli.ingest.sources.caption import caption_record, usual_split
+from setclip_cli.ingest.sources.protein import Fasta, parse_header, protein_record
+from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+Aspect = Literal["name", "function", "keywords", "go", "ec"]
+ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
+FLAT_SUFFIXES = (".dat", ".swiss")
+MAX_LINE_BYTES = 1 << 20
+MAX_ENTRY_BYTES = 16 << 20
+ID_FIELDS = ("id", "accession", "Entry", "entry", "EntryName", "primaryAccession", "protein_id", "uniprot_id")
+SEQUENCE_FIELDS = ("sequence", "Sequence", "seq", "protein_sequence", "primary", "aa_seq")
+DESCRIPTION_FIELDS = ("description", "Protein names", "name")
+_ASPECT_FIELDS: dict[Aspect, tuple[str, ...]] = {
+    "name": ("name", "Protein names", "ProteinName"),
+    "function": ("function", "Function [CC]", "Function"),
+    "keywords": ("keywords", "Keywords"),
+    "go": ("go", "Gene Ontology (GO)"),
+    "ec": ("ec", "EC number"),
+}
+_EVIDENCE = re.compile(r"\s*\{(?:ECO|EC:ECO)[^{}]*\}")
+_REFERENCE = re.compile(r"\s*\((?:PubMed:\d+(?:, )?)+\)")
+_TWO_STOPS = re.compile(r"(?<!\.)\.\.(?!\.)")  # what "text. {ECO:...}." leaves
+_GO_ID = re.compile(r"\s*\[GO:\d+\]")
+
+
+class Entry(NamedTuple):
+    """What a flat-file entry says of one protein."""
+
+    accession: str
+    name: str
+    organism: str
+    residues: bytes
+    aspects: Mapping[Aspect, str]
+
+
+def parse_aspects(text: str | None) -> tuple[Aspect, ...]:
+    """Parses ``--captions-from name,function``.
+
+    Raises:
+        SetClipError: a word that is none of ``ASPECTS``.
+    """
+    chosen: list[Aspect] = []
+    for word in (text or "").split(","):
+        if not word.strip():
+            continue
+        known = next((aspect for aspect in ASPECTS if aspect == word.strip()), None)
+        if known is None:
+            raise SetClipError(
+                f"--captions-from {word.strip()}: no such part of an entry{nearest(word.strip(), ASPECTS)}",
+                fix=f"one or more of: {','.join(ASPECTS)}",
+                exit_code=ExitCode.USAGE,
+            )
+        chosen.append(known)
+    return tuple(chosen)
+
+
+def caption_records(
+    accession: str, aspects: Mapping[Aspect, str], chosen: Sequence[Aspect], location: str
+) -> Iterator[Record]:
+    """One caption for each chosen aspect that the entry has."""
+    number = 0
+    for aspect in chosen:
+        if text := plain_text(aspects.get(aspect, "")):
+            record = caption_record(text, location, f"{accession}#{number}", group=accession)
+            number += 1
+            if isinstance(record, Record):
+                yield record
+
+
+def plain_text(text: str) -> str:
+    """Drops evidence codes, literature references and GO numbers."""
+    without = _GO_ID.sub("", _REFERENCE.sub("", _EVIDENCE.sub("", text)))
+    return _TWO_STOPS.sub(".", without).removeprefix("FUNCTION: ").strip()
+
+
+class NamedFasta(Fasta):
+    """A FASTA file whose headers also give captions: the protein's name."""
+
+    def __init__(self, path: Path, chosen: Sequence[Aspect]) -> None:
+        super().__init__(path)
+        self._chosen = chosen
+        if other := [aspect for aspect in chosen if aspect != "name"]:
+            raise SetClipError(
+                f"{path}: FASTA headers hold no {other[0]}",
+                fix="--captions-from name, or ingest the UniProtKB flat file (.dat.gz) of the same proteins",
+            )
+
+    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        del workers
+        yield from islice(self._both(), start, None)
+
+    def _both(self) -> Iterator[Record | Reject]:
+        for item in super().items(0, 1):
+            yield item
+            if isinstance(item, Record) and isinstance(description := item.columns[1], str):
+                yield from caption_records(
+                    item.id, {"name": parse_header(f"{item.id} {description}").name}, self._chosen, item.id
+                )
+
+
+class FlatFile:
+    """A UniProtKB flat file, plain or compressed, entry by entry."""
+
+    def __init__(self, path: Path, chosen: Sequence[Aspect]) -> None:
+        self.path = path
+        self._chosen = chosen
+
+    def files(self) -> Sequence[FileStamp]:
+        return [stamp(self.path)]
+
+    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        del workers
+        yield from islice(self._items(), start, None)
+
+    def _items(self) -> Iterator[Record | Reject]:
+        for number, entry in enumerate(_entries(self.path), 1):
+            location = f"entry {number}"
+            if isinstance(entry, str):
+                yield Reject(location, entry)
+                continue
+            parsed = parse_entry(entry)
+            description = f"{parsed.name} OS={parsed.organism}" if parsed.organism else parsed.name
+            record = protein_record(parsed.accession, parsed.residues, description, location)
+            yield record
+            if isinstance(record, Record):
+                yield from caption_records(parsed.accession, parsed.aspects, self._chosen, location)
+
+
+def parse_entry(entry: Sequence[str]) -> Entry:
+    """Parses the lines of one entry, without its closing ``//``. What is missing is empty."""
+    accession = name = ""
+    organism: list[str] = []
+    comments: list[str] = []
+    keywords: list[str] = []
+    go_terms: list[str] = []
+    numbers: list[str] = []
+    residues: list[str] = []
+    for line in entry:
+        code, text = line[:2], line[5:].strip()
+        if code == "AC" and not accession:
+            accession = text.partition(";")[0].strip()
+        elif code == "DE":
+            if not name and (found := re.match(r"(?:RecName|SubName): Full=([^;]+)", text)):
+                name = found[1]
+            numbers += re.findall(r"EC=([\d.\-n]+)", text)
+        elif code == "OS":
+            organism.append(text)
+        elif code == "CC":
+            comments.append(text)
+        elif code == "KW":
+            keywords.append(text)
+        elif code == "DR" and text.startswith("GO;"):
+            go_terms.append(text.split(";")[2].strip().partition(":")[2] if text.count(";") >= 2 else "")
+        elif code == "  ":
+            residues.append(text)
+    return Entry(
+        accession,
+        plain_text(name),
+        " ".join(organism).partition(" (")[0].rstrip("."),
+        "".join(residues).encode(),
+        {
+            "name": name,
+            "function": _comment(comments, "FUNCTION"),
+            "keywords": " ".join(keywords).rstrip(".").replace(";", ","),
+            "go": ", ".join(filter(None, go_terms)),
+            "ec": ", ".join(f"EC {number}" for number in dict.fromkeys(numbers)),
+        },
+    )
+
+
+def _comment(comments: Sequence[str], topic: str) -> str:
+    """The text of a comment block: from its ``-!- TOPIC:`` to the next block or the licence's rule of dashes."""
+    words: list[str] = []
+    inside = False
+    for text in comments:
+        if text.startswith(("-!-", "---")):
+            inside = text.startswith(f"-!- {topic}:")
+            if inside:
+                words.append(text.partition(":")[2].strip())
+        elif inside:
+            words.append(text)
+    return " ".join(words)
+
+
+def _entries(path: Path) -> Iterator[list[str] | str]:
+    """Cuts a flat file at its ``//`` lines; yields the entry's lines, or the reason there are none."""
+    entry: list[str] = []
+    size = 0
+    trouble: str | None = None
+    with open_bytes(path) as file:
+        for line in lines(file, MAX_LINE_BYTES):
+            if line == b"//":
+                yield trouble or entry
+                entry, size, trouble = [], 0, None
+                continue
+            size += 0 if line is None else len(line)
+            if line is None or size > MAX_ENTRY_BYTES:
+                trouble, entry = f"entry longer than {MAX_ENTRY_BYTES:,} bytes", []
+            elif trouble is None:
+                try:
+                    entry.append(line.decode())
+                except UnicodeDecodeError:
+                    trouble, entry = "not UTF-8", []
+    if trouble or any(line.strip() for line in entry):
+        yield trouble or "entry cut short: no // at its end"
+
+
+class ProteinTable:
+    """Proteins as rows with named columns: UniProt TSV, CSV, jsonl, Parquet."""
+
+    def __init__(
+        self,
+        path: Path,
+        chosen: Sequence[Aspect] = (),
+        *,
+        sequence_column: str | None = None,
+        layout: str | None = None,
+    ) -> None:
+        self.path = path
+        self._chosen = chosen
+        self._layout = layout or inner_suffix(path)
+        self._sequence_fields = (sequence_column,) if sequence_column else SEQUENCE_FIELDS
+
+    def files(self) -> Sequence[FileStamp]:
+        return [stamp(self.path)]
+
+    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        del workers
+        yield from islice(self._items(), start, None)
+
+    def _items(self) -> Iterator[Record | Reject]:
+        columns = rows.columns_of(self.path, self._layout)
+        if columns and not set(columns) & set(self._sequence_fields):
+            raise rows.missing_column(self.path, self._sequence_fields, columns, "--sequence-column")
+        for location, fields in rows.read_rows(self.path, self._layout):
+            if isinstance(fields, Reject):
+                yield fields
+                continue
+            record = self._protein(fields, location)
+            yield record
+            if isinstance(record, Record):
+                texts = {aspect: str(rows.first_named(fields, _ASPECT_FIELDS[aspect]) or "") for aspect in self._chosen}
+                yield from caption_records(record.id, texts, self._chosen, location)
+
+    def _protein(self, fields: Mapping[str, Any], location: str) -> Record | Reject:
+        sequence = rows.first_named(fields, self._sequence_fields)
+        if sequence is None:
+            return Reject(location, "empty sequence")
+        if not isinstance(sequence, str):
+            return Reject(location, f"sequence is no string: {type(sequence).__name__}")
+        identifier = rows.text_of(rows.first_named(fields, ID_FIELDS)) or f"{self.path.name}:{location.split()[-1]}"
+        description = rows.text_of(rows.first_named(fields, DESCRIPTION_FIELDS)) or ""
+        record = protein_record(identifier, sequence.encode("utf-8", "replace"), description, location)
+        if isinstance(record, Reject):
+            return record
+        return record._replace(
+            label=rows.text_of(fields.get("label")) or None, split=usual_split(rows.text_of(fields.get("split")))
+        )

@@ -1,0 +1,162 @@
+"""`method = "auto"`: hold some of the pairs out, fit every candidate to the rest, keep the one that finds them best.
+
+The default, ``set-clip-plus``, gives way only to a method that leads it by more than the standard error of that lead
+(the one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees): with 70 pairs a lead within
+it says little, and ranks of single partners do not see how well a method orders the rest.
+
+With few pairs there is nothing to hold out, and no measure without pairs has been found to tell good alignments from
+bad ones: then it is ``set-clip-plus``, the method that did best on few pairs in benchmarks/results.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from setclip_cli.sampling import generator
+
+if TYPE_CHECKING:
+    from setclip_cli.encoders.encoders import Encoder
+    from setclip_cli.recipe.recipe import Method, Recipe
+
+CANDIDATES: tuple[Method, ...] = ("set-clip-plus", "cca", "ridge", "asif", "procrustes", "asif-graph")
+FALLBACK: Method = "set-clip-plus"
+LEAST_PAIRS = 50  # below, a fifth of them would decide by a handful of ranks
+FOLDS = 5
+GALLERY = 2000  # pool rows that a held-out partner is ranked among
+
+Fit = Callable[["Recipe", Tensor, Tensor, Tensor], "tuple[Encoder, Encoder]"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen and why.
+
+    Attributes:
+        recipe: The recipe with the chosen method, to be fitted to all pairs.
+        scores: Method -> how well it found held-out partners, mean over pairs: 1 is always first, about 0.1 is chance.
+            Empty when there were too few pairs to hold any out.
+        margin: Mean lead over the best other method, and its standard error over pairs; the lead is negative where the
+            default was kept against a method less than one standard error ahead.
+    """
+
+    recipe: Recipe
+    pairs: int
+    scores: dict[Method, float]
+    margin: tuple[float, float] | None
+
+    def summary(self) -> str:
+        """One line for a person."""
+        if self.margin is None:
+            return (
+                f"auto: {self.recipe.method}, because {self.pairs} pairs are too few to hold any out "
+                f"(from {LEAST_PAIRS} on, where enough of them share no item, the candidates are compared)"
+            )
+        ranked = sorted(self.scores.items(), key=lambda item: -item[1])
+        table = ", ".join(f"{method} {score:.3f}" for method, score in ranked)
+        other = next(method for method, _ in ranked if method != self.recipe.method)
+        lead, error = self.margin
+        why = f"by {lead:.3f} ± {error:.3f} over {other}"
+        if lead < 0:
+            why = f"the default, since {other} leads it by {-lead:.3f} only, with a standard error of {error:.3f},"
+        return f"auto: {self.recipe.method}, {why} on {self.pairs} pairs held out in {FOLDS} folds ({table})"
+
+    def as_json(self) -> dict[str, Any]:
+        """What the RUN keeps of it."""
+        lead, error = self.margin or (None, None)
+        return {
+            "method": self.recipe.method,
+            "pairs": self.pairs,
+            "scores": self.scores,
+            "lead": lead,
+            "lead_standard_error": error,
+            "summary": self.summary(),
+        }
+
+
+def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit) -> Choice:
+    """Chooses a method for these pools and pairs.
+
+    Args:
+        left: (n, p) frozen features of the left pool.
+        right: (m, q) of the right pool.
+        pairs: (b, 2) int64, rows of the known pairs.
+        fit: Fits a recipe to pools and pairs and returns both encoders.
+    """
+    fold = folds(pairs, recipe.seed)
+    if len(pairs) < LEAST_PAIRS or len(set(fold.tolist())) < FOLDS:
+        return Choice(recipe.with_settings(method=FALLBACK), len(pairs), {}, None)
+    results: dict[Method, Tensor] = {}
+    for method in CANDIDATES:
+        candidate = recipe.with_settings(method=method)
+        scores = torch.zeros(len(pairs))
+        for held_out in range(FOLDS):
+            known, hidden = pairs[fold != held_out], pairs[fold == held_out]
+            scores[fold == held_out] = partner_scores(fit(candidate, left, right, known), left, right, hidden, known)
+        results[method] = scores
+    ranked = sorted(CANDIDATES, key=lambda method: -float(results[method].mean()))
+    chosen = ranked[0]
+    lead, error = _lead(results[chosen], results[FALLBACK])
+    if lead <= error:
+        chosen = FALLBACK
+    other = next(method for method in ranked if method != chosen)
+    return Choice(
+        recipe.with_settings(method=chosen),
+        len(pairs),
+        {method: float(scores.mean()) for method, scores in results.items()},
+        _lead(results[chosen], results[other]),
+    )
+
+
+def _lead(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Mean difference over the pairs, and its standard error."""
+    difference = ours - theirs
+    return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
+
+
+def folds(pairs: Tensor, seed: int) -> Tensor:
+    """(b,) int64: the fold that holds each pair out. Pairs that share an item are held out together.
+
+    Otherwise an image with five captions would be found by its fifth because it was fitted to the other four.
+    """
+    left, right = (torch.unique(side, return_inverse=True)[1].numpy() for side in pairs.T)
+    items = int(left.max(initial=-1)) + 1, int(right.max(initial=-1)) + 1
+    joined = coo_array((np.ones(len(pairs)), (left, items[0] + right)), shape=(sum(items), sum(items)))
+    count, component = connected_components(joined, directed=False)
+    fold = torch.randperm(count, generator=generator(seed, "auto")) % FOLDS
+    return fold[torch.from_numpy(component[left]).long()]
+
+
+@torch.no_grad()
+def partner_scores(
+    encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, pairs: Tensor, known: Tensor
+) -> Tensor:
+    """(b,) how well each pair's items find each other: 1 - log rank / log gallery, the mean of both directions.
+
+    The gallery is the pair's own partner among up to ``GALLERY`` rows of its pool, evenly spaced. Rows of the ``known``
+    pairs are not in it: a method that treats what it was fitted to unlike the rest (ASIF's anchors) would find the
+    partner by that alone. Ties count half. Logs, because the head of the ranking is what a user looks at.
+    """
+    embeddings = [encoder(pool[rows]) for encoder, pool, rows in zip(encoders, (left, right), pairs.T, strict=True)]
+    own = (embeddings[0] * embeddings[1]).sum(1, keepdim=True)
+    scores = torch.zeros(len(pairs))
+    for queries, encoder, pool, fitted in (
+        (embeddings[0], encoders[1], right, known[:, 1]),
+        (embeddings[1], encoders[0], left, known[:, 0]),
+    ):
+        free = torch.ones(len(pool), dtype=torch.bool)
+        free[fitted] = False
+        rows = free.nonzero().squeeze(1)
+        gallery = encoder(pool[rows[:: math.ceil(len(rows) / GALLERY)]])
+        similarities = queries @ gallery.T
+        ahead = (similarities > own).sum(1) + 0.5 * (similarities == own).sum(1)
+        scores += (1 - torch.log1p(ahead) / math.log1p(len(gallery))) / 2
+    return scores

@@ -1,0 +1,145 @@
+"""What a user would try instead: maps fitted to the known pairs in closed form, without a training step.
+
+Each method gets the frozen features of both pools and the rows of the known pairs, and gives two encoders of one space.
+All of them see the features through ``FeatureTransform``, fitted on the unlabelled pools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from setclip_cli.encoders.encoders import Composed, Encoder, FeatureTransform, LinearMap, RelativeMap
+from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.methods.graph_teacher import fit_teacher
+
+AXES = 64  # principal axes of each modality that a map sees
+RIDGE = 0.1  # against the mean eigenvalue of the pairs' covariance
+RANK_TOLERANCE = 1e-9  # of the largest singular value: below, float64 rounding
+CCA_RIDGE = 1.0
+
+Maps = tuple[Encoder, Encoder]
+
+
+def fit(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, axes: int = AXES) -> Maps:
+    """Fits one of ``METHODS``.
+
+    Args:
+        method: ``asif``, ``asif-graph``, ``cca``, ``procrustes`` or ``ridge``.
+        left: (n, p) frozen features of the left pool.
+        right: (m, q) frozen features of the right pool. Row order means nothing.
+        pairs: (b, 2) int64: the left and right rows of each known pair, b > 0.
+        axes: Principal axes kept of each side; 0 keeps all.
+
+    Returns:
+        An encoder for each side; cosines between the two are what the method says of a pair.
+
+    Raises:
+        SetClipError: an unknown method, no pairs, or pairs that name rows the pools do not have.
+    """
+    if method not in METHODS:
+        raise SetClipError(
+            f"method {method!r}: is no training-free method{nearest(method, METHODS)}",
+            fix=f"choose one of: {', '.join(METHODS)}",
+            exit_code=ExitCode.USAGE,
+        )
+    check_pairs(method, left, right, pairs)
+    left_transform, right_transform = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
+    x, y = left_transform(left), right_transform(right)
+    left_map, right_map = METHODS[method](x, y, pairs)
+    return Composed(left_transform, left_map), Composed(right_transform, right_map)
+
+
+def check_pairs(method: str, left: Tensor, right: Tensor, pairs: Tensor) -> None:
+    """Raises SetClipError unless there are pairs and every one names a row of both pools."""
+    if not len(pairs):
+        raise SetClipError(
+            f"method {method!r}: learns from pairs alone, and there are none",
+            fix="give pairs, or set method = 'set-clip-plus', which can do without",
+            exit_code=ExitCode.USAGE,
+        )
+    sizes = torch.tensor([len(left), len(right)], device=pairs.device)
+    wrong = ((pairs < 0) | (pairs >= sizes)).any(1)
+    if bool(wrong.any()):
+        raise SetClipError(
+            f"pairs: {int(wrong.sum())} of {len(pairs)} name rows that are not there, first "
+            f"{pairs[wrong][0].tolist()}; the pools have {len(left)} and {len(right)}",
+            fix="draw the pairs from the rows of the pools",
+        )
+
+
+def _asif(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
+    """Relative representations: similarity to each pair's item, (relu cos)^4.
+
+    Source: ASIF, Norelli et al. 2023, arXiv:2210.01738.
+    """
+    return RelativeMap(x[pairs[:, 0]]), RelativeMap(y[pairs[:, 1]])
+
+
+def _asif_graph(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
+    """Relative representations that follow the data: random walks from each pair's item over each pool's graph.
+
+    Sources: ASIF as above; the walks of Zhou et al. 2004, Learning with Local and Global Consistency (NeurIPS 16).
+    """
+    return fit_teacher(x, y, pairs)
+
+
+def _cca(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
+    """Regularised canonical correlation; each direction counts by its correlation.
+
+    Sources: Hotelling 1936 (Biometrika 28); ridge as in Vinod 1976 (J. Econometrics 4).
+    """
+    a, b = _centred(x, pairs[:, 0]), _centred(y, pairs[:, 1])
+    white_a, white_b = _whitener(a), _whitener(b)
+    u, correlations, vt = torch.linalg.svd(white_a.T @ (a.T @ b / len(a)) @ white_b, full_matrices=False)
+    return (
+        LinearMap(white_a @ u * correlations, x[pairs[:, 0]].mean(0)),
+        LinearMap(white_b @ vt.T * correlations, y[pairs[:, 1]].mean(0)),
+    )
+
+
+def _whitener(rows: Tensor) -> Tensor:
+    """(p, p) inverse square root of the covariance, ridged by ``CCA_RIDGE`` mean eigenvalues."""
+    covariance = rows.T @ rows / len(rows)
+    values, vectors = torch.linalg.eigh(covariance)
+    ridge = CCA_RIDGE * values.mean().clamp_min(1e-12)
+    whitener: Tensor = vectors * (values.clamp_min(0) + ridge).rsqrt() @ vectors.T
+    return whitener
+
+
+def _procrustes(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
+    """The rotation that brings the left items of the pairs nearest to the right ones.
+
+    With fewer pairs than axes they say nothing of the other axes, where any rotation fits: those are left out.
+    Source: Schönemann 1966 (Psychometrika 31).
+    """
+    u, values, vt = torch.linalg.svd(x[pairs[:, 0]].double().T @ y[pairs[:, 1]].double(), full_matrices=False)
+    told = values > RANK_TOLERANCE * values[0]
+    return LinearMap(u[:, told]), LinearMap(vt[told].T)
+
+
+def _ridge(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
+    """Linear regression of the right items on the left ones; the right side stays as it is.
+
+    Source: Hoerl & Kennard 1970 (Technometrics 12).
+    """
+    a, b = x[pairs[:, 0]].double(), y[pairs[:, 1]].double()
+    gram = a.T @ a / len(a)
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return LinearMap(torch.linalg.solve(gram + ridge, a.T @ b / len(a))), LinearMap(torch.eye(b.shape[1]))
+
+
+def _centred(rows: Tensor, chosen: Tensor) -> Tensor:
+    picked = rows[chosen].double()
+    return picked - picked.mean(0)
+
+
+METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], Maps]] = {
+    "asif": _asif,
+    "asif-graph": _asif_graph,
+    "cca": _cca,
+    "procrustes": _procrustes,
+    "ridge": _ridge,
+}

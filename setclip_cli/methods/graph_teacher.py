@@ -1,0 +1,61 @@
+"""The graph teacher: random walks from each known pair over both pools, and the batch weights that follow from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from setclip_cli.encoders.encoders import GraphMap
+from setclip_cli.encoders.graph import diffuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_COLUMNS = 64
+
+
+def pair_balance(coordinates: Tensor) -> Tensor:
+    """(n,) weights of sum 1 on the CPU: rows drawn by them lie about as often near each of the known pairs.
+
+    w_i = mean_j a_ij / Σ_i a_ij, a_ij how much of row i belongs to pair j: the squares of its graph coordinates
+
+    The pairs are what both pools are known to share. Where one pool holds more of a class than the other, more of it
+    belongs to that class's pairs, and each of its rows is drawn more seldom: the batches of both sides come to hold
+    much the same mix, which is what the density terms and the matching of the teacher suppose.
+
+    Args:
+        coordinates: (n, b) unit rows, of ``GraphMap.coordinates``.
+
+    Source: importance weights for label shift, Lipton et al. 2018, arXiv:1802.03916, with walks from the pairs in place
+        of a classifier, and even shares of the pairs, on both sides, as the aim.
+    """
+    weights = coordinates.new_zeros(len(coordinates))
+    for part in torch.split(coordinates, _COLUMNS, dim=1):  # a few pairs at a time: pools may be large
+        belongs = part.square()
+        weights += (belongs / belongs.sum(0)).sum(1)
+    return (weights / weights.sum()).cpu()
+
+
+def fit_teacher(
+    left_pool: Tensor, right_pool: Tensor, pairs: Tensor, *, neighbours: int | None = None
+) -> tuple[GraphMap, GraphMap]:
+    """The graph teacher: walks from each pair's item over the graph of its pool, comparable axis by axis.
+
+    Args:
+        left_pool: (n, p) transformed features of one modality, unlabelled.
+        right_pool: (m, q) of the other.
+        pairs: (b, 2) int64, rows of the two pools that are known partners; b > 0.
+        neighbours: Of each row in the graphs; None for ``graph.neighbours_in`` the pool.
+
+    Returns:
+        A ``GraphMap`` for each side: ``coordinates()`` are the (n, b), (m, b) coordinates of the pool rows, calling it
+        gives those of any other rows.
+    """
+    left, right = (
+        GraphMap(F.normalize(pool, dim=1), diffuse(pool, sources, neighbours=neighbours))
+        for pool, sources in ((left_pool, pairs[:, 0]), (right_pool, pairs[:, 1]))
+    )
+    return left, right

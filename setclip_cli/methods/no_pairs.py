@@ -1,0 +1,220 @@
+"""Alignment without a single pair: match the clusters of both pools by how they lie to each other, many times over.
+
+One matching of k clusters by their mutual similarities is as often wrong as right, and its own objective does not
+tell. Wrong matchings are wrong in different ways; right ones agree. So many are made, of several k and several draws,
+and each counts by how much the cross-modal similarities that it implies agree, on average, with those of the others. It
+takes hundreds: with a third of them, one draw of the clusterings in six had its leading agreement on a wrong answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import norm, rankdata
+from torch import Tensor
+
+from setclip_cli.encoders.encoders import Composed, Concatenated, Encoder, FeatureTransform, RelativeMap
+from setclip_cli.errors import SetClipError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float64]
+
+CLUSTERS = (8, 10, 12, 14, 16, 20, 24, 30)
+DRAWS = 18  # clusterings of each pool for each k
+STARTS = 12  # of the assignment search, for each clustering
+KEPT = 3  # best matchings of each
+AXES = 64
+POOL_ROWS = 4000  # clustered, drawn from larger pools
+PROBES = 250  # points of each side at which matchings are compared
+ENCODED = 48  # matchings that the encoders hold: those that agree most
+_SHARPNESS = 4  # power of the mean agreement by which a matching counts
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Encoders fitted without pairs, and how far to trust them.
+
+    Attributes:
+        encoders: Left and right.
+        agreement: Mean correlation between the cross-modal similarities of two matchings.
+        candidates: Matchings compared.
+        kept: Matchings that the encoders hold.
+    """
+
+    encoders: tuple[Encoder, Encoder]
+    agreement: float
+    candidates: int
+    kept: int
+
+    def warnings(self) -> list[str]:
+        """What a user should know before trusting the result.
+
+        Always the same assumption: on real data neither the masses of matched clusters nor the agreement told equal
+        class mixes from unequal ones, nor a right consensus from a wrong one.
+        """
+        return [
+            f"no pairs were used: of {self.candidates} cluster matchings the {self.kept} that agree most with all the "
+            f"others were kept; any two agree by {self.agreement:.2f} on average, where 1 is full agreement",
+            "matching without pairs assumes that both sides hold the same classes in similar shares, which cannot be "
+            "checked without labels, and matchings may agree on a wrong answer; a few known pairs tell, and help most",
+        ]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    left: RelativeMap
+    right: RelativeMap
+
+
+def fit(left: Tensor, right: Tensor, *, seed: int, axes: int = AXES) -> Consensus:
+    """Aligns two pools of frozen features without pairs.
+
+    Args:
+        left: (n, p) frozen features.
+        right: (m, q) frozen features. Row order means nothing.
+        seed: Of the clusterings and the searches.
+        axes: Principal axes kept of each side; 0 keeps all.
+
+    Raises:
+        SetClipError: a pool too small to be clustered.
+    """
+    transforms = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
+    random = np.random.default_rng(seed)
+    x, y = (_drawn(transform(pool), random) for transform, pool in zip(transforms, (left, right), strict=True))
+    sizes = [k for k in CLUSTERS if 2 * k <= min(len(x), len(y))]
+    if not sizes:
+        raise SetClipError(
+            f"pairs = 0: pools of {len(left)} and {len(right)} rows are too small to be matched without pairs",
+            fix=f"give at least {2 * CLUSTERS[0]} rows of each modality, or a few pairs",
+        )
+    candidates = [candidate for k in sizes for _ in range(DRAWS) for candidate in _matchings(x, y, k, random)]
+    agreements = _agreements(candidates, _few(x, PROBES, random), _few(y, PROBES, random))
+    kept = agreements.argsort(descending=True, stable=True)[:ENCODED].tolist()
+    shares = (agreements[kept].clamp_min(1e-6) ** _SHARPNESS).tolist()
+    return Consensus(
+        (
+            Composed(transforms[0], Concatenated([candidates[index].left for index in kept], shares)),
+            Composed(transforms[1], Concatenated([candidates[index].right for index in kept], shares)),
+        ),
+        agreement=float(agreements.mean()),
+        candidates=len(candidates),
+        kept=len(kept),
+    )
+
+
+def _matchings(x: Tensor, y: Tensor, k: int, random: np.random.Generator) -> list[_Candidate]:
+    """The best few ways to match one clustering of x to one of y."""
+    a, b = spherical_kmeans(x, k, random), spherical_kmeans(y, k, random)
+    geometry = _rank_gaussian(a @ a.T), _rank_gaussian(b @ b.T)
+    return [
+        _Candidate(RelativeMap(a).centre(x), RelativeMap(b[torch.from_numpy(order)]).centre(y))
+        for order in match(*geometry, random, starts=STARTS, kept=KEPT)
+    ]
+
+
+def spherical_kmeans(rows: Tensor, k: int, random: np.random.Generator, *, iterations: int = 30) -> Tensor:
+    """k unit centroids (k, d) by cosine, from a k-means++ start.
+
+    Source: Dhillon & Modha 2001 (Machine Learning 42); start of Arthur & Vassilvitskii 2007 (SODA).
+    """
+    unit = F.normalize(rows, dim=1)
+    chosen = [int(random.integers(len(unit)))]
+    distance = torch.full((len(unit),), torch.inf)
+    for _ in range(k - 1):
+        distance = torch.minimum(distance, 1 - unit @ unit[chosen[-1]]).clamp_min(0)
+        share = distance.double().numpy() + 1e-12
+        chosen.append(int(random.choice(len(unit), p=share / share.sum())))
+    centroids = unit[chosen]
+    for _ in range(iterations):
+        nearest = (unit @ centroids.T).argmax(1)
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, unit)
+        empty = torch.bincount(nearest, minlength=k) == 0
+        centroids = torch.where(empty[:, None], centroids, F.normalize(sums, dim=1))
+    return centroids
+
+
+def match(a: Matrix, b: Matrix, random: np.random.Generator, *, starts: int, kept: int) -> list[npt.NDArray[np.int64]]:
+    """The best distinct orders o found that make Σ_ij a_ij b_{o_i o_j} large, best first.
+
+    Frank-Wolfe on doubly stochastic matrices from random starts, then swaps of two while they help.
+
+    Source: Vogelstein et al. 2015, fast approximate quadratic programming (PLOS ONE 10).
+    """
+    found: dict[tuple[int, ...], float] = {}
+    for _ in range(starts):
+        order = _swapped(a, b, _frank_wolfe(a, b, random))
+        found[tuple(order.tolist())] = float((a * b[np.ix_(order, order)]).sum())
+    best = sorted(found, key=lambda order: -found[order])[:kept]
+    return [np.array(order) for order in best]
+
+
+def _frank_wolfe(a: Matrix, b: Matrix, random: np.random.Generator, iterations: int = 30) -> npt.NDArray[np.int64]:
+    k = len(a)
+    plan = random.random((k, k))
+    for _ in range(10):
+        plan /= plan.sum(1, keepdims=True)
+        plan /= plan.sum(0, keepdims=True)
+    plan = (plan + 1 / k) / 2
+    for _ in range(iterations):
+        gradient = a @ plan @ b
+        target = np.zeros_like(plan)
+        target[linear_sum_assignment(gradient, maximize=True)] = 1
+        step = target - plan
+        slope = 2 * (gradient * step).sum()
+        curvature = ((a @ step @ b) * step).sum()
+        if slope < 1e-9:
+            break
+        length = 1.0 if curvature >= 0 else min(1.0, -slope / (2 * curvature))
+        plan = plan + length * step
+    return np.asarray(linear_sum_assignment(plan, maximize=True)[1], dtype=np.int64)
+
+
+def _swapped(a: Matrix, b: Matrix, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Swaps the two whose swap helps most, until none does. Diagonals of a and b are 0."""
+    order = order.copy()
+    for _ in range(len(a) ** 2):
+        placed = b[np.ix_(order, order)]
+        cross = a @ placed
+        own = np.diagonal(cross)
+        # gain of swapping i and j, over both triangles, less what the pair (i, j) itself would count twice
+        gain = 2 * (cross + cross.T - own[:, None] - own[None, :] + 2 * a * placed)
+        i, j = np.unravel_index(np.argmax(gain), gain.shape)
+        if gain[i, j] <= 1e-9 or i == j:
+            break
+        order[[i, j]] = order[[j, i]]
+    return order
+
+
+def _rank_gaussian(similarities: Tensor) -> Matrix:
+    """Off-diagonal similarities replaced by the normal quantiles of their ranks; the diagonal is 0."""
+    k = len(similarities)
+    upper = np.triu_indices(k, 1)
+    ranks = rankdata(similarities.double().numpy()[upper])
+    scores = np.zeros((k, k))
+    scores[upper] = norm.ppf((ranks - 0.5) / len(ranks))
+    return scores + scores.T
+
+
+def _agreements(candidates: list[_Candidate], x: Tensor, y: Tensor) -> Tensor:
+    """(candidates,) float64: mean correlation of each matching's (x, y) similarities with those of the others."""
+    similarities = torch.stack([(each.left(x) @ each.right(y).T).flatten() for each in candidates])
+    similarities = F.normalize(similarities - similarities.mean(1, keepdim=True), dim=1)
+    gram = (similarities @ similarities.T).double()
+    return (gram.sum(1) - gram.diagonal()) / max(1, len(candidates) - 1)
+
+
+def _drawn(rows: Tensor, random: np.random.Generator) -> Tensor:
+    return _few(rows.cpu(), POOL_ROWS, random)
+
+
+def _few(rows: Tensor, count: int, random: np.random.Generator) -> Tensor:
+    if len(rows) <= count:
+        return rows
+    return rows[torch.from_numpy(np.sort(random.choice(len(rows), count, replace=False)))]

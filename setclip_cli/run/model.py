@@ -1,0 +1,218 @@
+"""A trained pair of towers, and how it lies in a RUN folder.
+
+RUN/config.json            method, and for each tower its backbone and the description of its encoder
+RUN/model.safetensors      the encoders' tensors, "<modality>.<tensor>"
+RUN/initial.safetensors    the same before training: what the report's "before" shows
+RUN/tuned-<modality>.safetensors   the backbone's weights that training changed, for a tower that is not frozen
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from setclip_cli.dataset.dataset import MODALITIES, Modality
+from setclip_cli.encoders.encoders import Encoder, encoder_from_description
+from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
+from setclip_cli.run import checkpoint
+from setclip_cli.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from setclip_cli.backbones.base import Backbone
+
+CONFIG_NAME = "config.json"
+MODEL_NAME = "model.safetensors"
+INITIAL_NAME = "initial.safetensors"
+TUNED_NAME = "tuned-{modality}.safetensors"
+
+
+class TowerConfig(BaseModel):
+    """Where a tower's features come from and which encoder maps them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spec: str
+    weights: str
+    pooling: str
+    layer: int = -1  # whose features, counted from 1
+    preprocessing: dict[str, Any] | None = None  # the backbone's at training; None in a RUN of before this was kept
+    identity: str  # of the backbone as found: the same weights must be found again to embed
+    trainable: str = "frozen"
+    lora_rank: int = 8
+    tuned_sha256: str | None = None  # of TUNED_NAME, where training changed the backbone
+    dim: int  # width of the features
+    encoder: dict[str, Any]
+    initial: dict[str, Any]
+
+    @property
+    def trained_identity(self) -> str:
+        """Of the backbone as training left it; ``identity`` itself for a frozen one."""
+        return self.identity if self.tuned_sha256 is None else f"{self.identity}+{self.tuned_sha256}"
+
+
+class ModelConfig(BaseModel):
+    """RUN/config.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    setclip_version: str = __version__
+    method: str
+    seed: int
+    pairs: int  # known pairs that training used
+    dataset_sha256: str  # of the DATASET's index at training
+    layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
+    towers: dict[Modality, TowerConfig]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Two towers, ready to encode features.
+
+    Attributes:
+        encoders: By modality: features (n, p) to unit-norm embeddings (n, d).
+        initial: The same encoders as they were before training.
+    """
+
+    config: ModelConfig
+    encoders: dict[Modality, Encoder]
+    initial: dict[Modality, Encoder]
+    identity: str  # sha256 of the trained tensors and their configuration
+    run: Path
+
+    def load_backbone(
+        self, modality: Modality, device: torch.device | str = "cpu", *, initial: bool = False
+    ) -> Backbone:
+        """The tower's backbone, with the very weights that training left it with.
+
+        Args:
+            initial: The weights before training instead: what the `initial` encoders go with.
+
+        Raises:
+            SetClipError: the weights are not to be found, or they or what is done to an item before them are not those
+                of the training.
+        """
+        from setclip_cli.backbones import load_backbone
+
+        tower = self.config.towers[modality]
+        backbone = load_backbone(
+            tower.spec,
+            modality=modality,
+            weights=tower.weights,
+            pooling=tower.pooling,
+            layer=tower.layer,
+            device=device,
+        )
+        _require_same_preprocessing(self.run, modality, tower, backbone)
+        if backbone.identity != tower.identity:
+            raise SetClipError(
+                f"{tower.spec}: the weights found (weights = {tower.weights!r}) are not those this RUN was trained on",
+                fix="restore the weights the RUN names, or train again with `setclip align`",
+            )
+        if tower.tuned_sha256 is not None and not initial:
+            from setclip_cli.backbones.tuning import apply_tuned
+
+            apply_tuned(backbone, tower.trainable, self.tuned_tensors(modality), lora_rank=tower.lora_rank)
+        return backbone
+
+    def tuned_tensors(self, modality: Modality) -> dict[str, torch.Tensor]:
+        """The backbone's weights that training changed; empty for a frozen one.
+
+        Raises:
+            SetClipError: they are not those that config.json names.
+        """
+        path, expected = self.run / TUNED_NAME.format(modality=modality), self.config.towers[modality].tuned_sha256
+        if expected is None:
+            return {}
+        tensors, _ = checkpoint.load_tensors(path)
+        if atomic.sha256_file(path) != expected:
+            raise SetClipError(
+                f"{path}: is not the file that {CONFIG_NAME} names", fix="restore both files from the same RUN"
+            )
+        return tensors
+
+
+def _require_same_preprocessing(run: Path, modality: Modality, tower: TowerConfig, backbone: Backbone) -> None:
+    """Features of images of another size, or of texts cut elsewhere, are not those the encoder was trained on."""
+    then, now = tower.preprocessing, json.loads(json.dumps(backbone.preprocessing))
+    different = [] if then is None else sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+    if then is not None and different:
+        key = different[0]
+        raise SetClipError(
+            f"{run / CONFIG_NAME}: the {modality} tower was trained with {key} = {then.get(key)!r}, "
+            f"and {tower.spec} now says {now.get(key)!r}",
+            fix="restore the backbone's files, install the library version of the training, or train again",
+        )
+
+
+def save_model(
+    run: Path, config: ModelConfig, encoders: dict[Modality, Encoder], initial: dict[Modality, Encoder]
+) -> None:
+    """Writes the encoders, then config.json, which marks the RUN as finished."""
+    for name, modules in ((INITIAL_NAME, initial), (MODEL_NAME, encoders)):
+        tensors = {
+            f"{modality}.{key}": value
+            for modality, encoder in modules.items()
+            for key, value in encoder.state_dict().items()
+        }
+        checkpoint.save_tensors(run / name, tensors)
+    atomic.write_json(run / CONFIG_NAME, config.model_dump(mode="json"))
+
+
+def load_model(run: Path) -> Model:
+    """Opens a finished RUN.
+
+    Raises:
+        SetClipError: no RUN there, not finished, or its files do not belong together.
+    """
+    config = load_config(run)
+    encoders = _encoders(run / MODEL_NAME, {name: tower.encoder for name, tower in config.towers.items()})
+    initial = _encoders(run / INITIAL_NAME, {name: tower.initial for name, tower in config.towers.items()})
+    identity = atomic.sha256_bytes(
+        json.dumps([config.model_dump(mode="json"), atomic.sha256_file(run / MODEL_NAME)], sort_keys=True).encode()
+    )
+    return Model(config, encoders, initial, identity, run)
+
+
+def load_config(run: Path) -> ModelConfig:
+    """Reads config.json of a finished RUN, without its tensors."""
+    path = run / CONFIG_NAME
+    if not path.exists():
+        started = (run / "recipe.toml").exists()
+        raise SetClipError(
+            f"{run}: {'its training has not finished' if started else 'is no RUN (it has no ' + CONFIG_NAME + ')'}",
+            fix=f"setclip align RECIPE --data DATASET --out {run}" + (" --resume" if started else ""),
+        )
+    try:
+        return ModelConfig.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SetClipError(
+            f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}",
+            fix="train again with this version of setclip",
+        ) from error
+
+
+def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[Modality, Encoder]:
+    tensors, _ = checkpoint.load_tensors(path)
+    encoders: dict[Modality, Encoder] = {}
+    for modality in (modality for modality in MODALITIES if modality in descriptions):
+        prefix = f"{modality}."
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        try:
+            encoder = encoder_from_description(descriptions[modality])
+            encoder.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise SetClipError(
+                f"{path}: does not hold the {modality} encoder that {CONFIG_NAME} describes ({error})",
+                fix="train again, or restore both files from the same RUN",
+            ) from error
+        encoders[modality] = encoder.eval()
+    return encoders

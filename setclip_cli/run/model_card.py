@@ -1,0 +1,192 @@
+"""RUN/README.md: what the model is, what it was trained on, how well it did, how to use it, whom to cite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from setclip_cli.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.recipe.recipe import Method, Recipe
+    from setclip_cli.run.model import ModelConfig
+
+SET_CLIP = "Set-CLIP: Song et al. 2024, arXiv:2406.05766"
+PAPERS: dict[Method, str] = {
+    "set-clip-plus": SET_CLIP,
+    "set-clip": SET_CLIP,
+    "set-clip-published": SET_CLIP,
+    "clip": "CLIP: Radford et al. 2021, arXiv:2103.00020",
+    "s-clip": "S-CLIP: Mo et al. 2023, arXiv:2305.14095",
+    "asif": "ASIF: Norelli et al. 2023, arXiv:2210.01738",
+    "asif-graph": "ASIF: Norelli et al. 2023, arXiv:2210.01738",
+}
+BACKBONE_PAPERS = {
+    "esm": "ESM-2: Lin et al. 2023, Science 379, doi:10.1126/science.ade2574",
+    "timm": "PyTorch Image Models: Wightman 2019, doi:10.5281/zenodo.4414861, and the paper of the model named above",
+    "sentence-transformers": "Sentence-BERT: Reimers and Gurevych 2019, arXiv:1908.10084",
+}
+EXAMPLES: dict[Modality, str] = {
+    "protein": '["MKTAYIAKQRQISFVKSHFSRQ"]',
+    "image": '[Path("image.jpg").read_bytes()]',
+    "caption": '["many boats in a harbour"]',
+}
+
+
+def model_card(
+    recipe: Recipe,
+    config: ModelConfig,
+    dataset: Dataset,
+    *,
+    records: Sequence[Mapping[str, float]],
+    findings: Mapping[str, float],
+) -> str:
+    """The card as Markdown. It holds no date and no path of this machine: equal runs give equal cards.
+
+    Args:
+        records: What metrics.jsonl has of the steps up to the weights that are kept; none of a method without steps.
+        findings: What the method learned of its own result.
+    """
+    left, right = recipe.modalities()
+    lines = [
+        f"# {left} - {right} alignment by {config.method}",
+        "",
+        f"Two towers that map {left}s and {right}s into one space of unit vectors, trained by setclip {__version__} "
+        f"on unpaired rows and {config.pairs} known pairs.",
+        "",
+        "| modality | backbone | trainable | features | unpaired rows |",
+        "| --- | --- | --- | --- | --- |",
+        *_towers(recipe, config, dataset),
+        "",
+        *_layers(config, recipe.modalities()),
+        f"Objective, as weights of its terms: {_terms(recipe)}. Seed {config.seed}. The whole recipe is in "
+        "`recipe.toml`, every step's losses are in `metrics.jsonl`.",
+        "",
+        *_figures(records, findings, recipe),
+        "## Data",
+        "",
+        *_data(recipe, dataset),
+        "",
+        "## Use",
+        "",
+        "    setclip embed THIS_FOLDER DATASET --out EMBEDDINGS",
+        "    setclip evaluate THIS_FOLDER DATASET --out REPORT",
+        "",
+        "From Python, with this folder as the working folder:",
+        "",
+        "```python",
+        *_snippet(left, right),
+        "```",
+        "",
+        "## Limits",
+        "",
+        "The weights of the backbones are not in this folder; they are found again by name and checked by hash. "
+        "With few pairs the result depends on which pairs they are: train several seeds and look at the spread. "
+        "A small density gap does not prove a right alignment: a permutation of clusters can match densities as well.",
+        "",
+        "## Cite",
+        "",
+        *_citations(recipe, config, dataset),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _towers(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:
+    return [
+        f"| {modality} | `{tower.spec}` | {recipe.towers[modality].trainable} | {tower.dim} "
+        f"| {sum(shard.rows for shard in dataset.shards(modality, recipe.train.split))} |"
+        for modality, tower in config.towers.items()
+    ]
+
+
+def _terms(recipe: Recipe) -> str:
+    return ", ".join(f"{name} {term.weight:g}" for name, term in recipe.objective.active().items()) or "none"
+
+
+def _layers(config: ModelConfig, modalities: Sequence[Modality]) -> list[str]:
+    """What ``layer = "best"`` chose, as a paragraph."""
+    if config.layer_choice is None:
+        return []
+    choice = config.layer_choice
+    named = ", ".join(
+        f"{modality} layer {layer} of {of}"
+        for modality, layer, of in zip(modalities, choice["layers"], choice["of"], strict=True)
+    )
+    return [
+        f"Layers with the most {choice['neighbours']} nearest neighbours in common over {choice['pairs']} known pairs: "
+        f"{named}, a share of {choice['similarity']:.3f} (the last layers: {choice['last_similarity']:.3f}).",
+        "",
+    ]
+
+
+def _figures(records: Sequence[Mapping[str, float]], findings: Mapping[str, float], recipe: Recipe) -> list[str]:
+    """The last step's losses and density gap, and the last validation: nothing where nothing was measured."""
+    if not records and not findings:
+        return []
+    last = records[-1] if records else {}
+    told = [name for name in last if name.startswith("loss/") or name == "density_gap"]
+    rows = [(name, last[name], f"the batch of step {last['step']}") for name in told]
+    rows += [(name, value, "the result") for name, value in findings.items()]
+    validated = next((record for record in reversed(records) if "validation/criterion" in record), {})
+    of = f"split `{recipe.validation.split}`, step {validated.get('step', 0)}"
+    rows += [(name, value, of) for name, value in validated.items() if name.startswith("validation/")]
+    return [
+        "## Figures",
+        "",
+        "| figure | value | of |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {value:.4f} | {where} |" for name, value, where in rows),
+        "",
+        "Losses of a batch tell that training went on, not how good the alignment is: `setclip evaluate` does.",
+        "",
+    ]
+
+
+def _data(recipe: Recipe, dataset: Dataset) -> list[str]:
+    """Rows by split, and what the manifests say of origin and licence."""
+    rows = []
+    for modality in recipe.modalities():
+        counts: dict[str, int] = {}
+        for shard in dataset.shards(modality):
+            counts[shard.split] = counts.get(shard.split, 0) + shard.rows
+        told = ", ".join(f"{count} in `{split}`" for split, count in counts.items())
+        rows.append(f"- {modality} rows: {told}; trained on `{recipe.train.split}`.")
+    licences = []
+    for manifest in dataset.index.manifests:
+        remark = f" ({manifest['licence_note']})" if manifest.get("licence_note") else ""
+        home = f" {manifest['homepage']}" if manifest.get("homepage") else ""
+        licences.append(
+            f"- {manifest.get('title', 'untitled')}. Licence: {manifest.get('licence', 'not stated')}{remark}.{home}"
+        )
+    return rows + (licences or ["- The data came without a manifest, so its licence is not known here."])
+
+
+def _snippet(left: Modality, right: Modality) -> list[str]:
+    return [
+        "from pathlib import Path",
+        "",
+        "import torch",
+        "",
+        "from setclip_cli.run.model import load_model",
+        "",
+        'model = load_model(Path("."))',
+        f'items = {{"{left}": {EXAMPLES[left]}, "{right}": {EXAMPLES[right]}}}',
+        "with torch.inference_mode():",
+        "    embeddings = {",
+        "        modality: model.encoders[modality](model.load_backbone(modality).encode(some).features)",
+        "        for modality, some in items.items()",
+        "    }",
+        f'cosines = embeddings["{left}"] @ embeddings["{right}"].T',
+    ]
+
+
+def _citations(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:
+    """The method, the backbones and the data, each with its own paper where one is known."""
+    found = [PAPERS[recipe.method]] if recipe.method in PAPERS else []
+    kinds = dict.fromkeys(tower.spec.partition(":")[0] for tower in config.towers.values())
+    found += [BACKBONE_PAPERS[kind] for kind in kinds]
+    found += [f"{paper} (data)" for manifest in dataset.index.manifests if (paper := manifest.get("paper"))]
+    return [f"- setclip {__version__}", *(f"- {paper}" for paper in found)]

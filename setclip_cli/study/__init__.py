@@ -1,0 +1,1 @@
+"""Grids of recipes and seeds: their cells, their runs, their table and plots."""

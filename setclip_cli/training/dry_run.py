@@ -1,0 +1,130 @@
+"""``align --dry-run``: everything that can be checked without loading weights, and what a real run would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from setclip_cli.backbones import check_backbone, describe_weights
+from setclip_cli.errors import SetClipError
+from setclip_cli.features.layer_choice import layer_pairs, wants_best
+from setclip_cli.recipe.recipe import TRAINING_FREE_METHODS
+from setclip_cli.run.folder import check_out
+from setclip_cli.training.known_pairs import known_pairs, pair_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `align` would do."""
+
+    recipe: Recipe
+    out: Path
+    rows: dict[Modality, int]
+    pairs: int
+    notes: list[str]
+    weights: dict[Modality, dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "out": str(self.out),
+            "rows": self.rows,
+            "pairs": self.pairs,
+            "notes": self.notes,
+            "weights": self.weights,
+        }
+
+    def summary(self) -> str:
+        train = self.recipe.train
+        towers = [
+            f"  {modality}: {self.rows[modality]} rows through {found['spec']}, "
+            + (f"weights from {found['origin']}" if found["offline"] else "weights to be downloaded from the hub")
+            + (f", layer {layer}" if (layer := self.recipe.towers[modality].layer) != -1 else "")
+            for modality, found in self.weights.items()
+        ]
+        terms = [
+            f"  {name}: weight {term.weight:g}"
+            + (f", steps {term.start_step} to {term.end_step}" if term.end_step else "")
+            for name, term in self.recipe.objective.active().items()
+        ]
+        steps = (
+            "  fitted in closed form"
+            if self.recipe.method in TRAINING_FREE_METHODS
+            else f"  {train.steps} steps x {self.recipe.ensemble} heads, {train.batch} unpaired rows a side and step"
+        )
+        return "\n".join(
+            [
+                f"{self.recipe.method} on {self.pairs} known pairs, seed {self.recipe.seed}; nothing was trained",
+                *towers,
+                steps,
+                *terms,
+                f"  to {self.out}",
+                *(f"note: {note}" for note in self.notes),
+                "",
+                self.recipe.to_toml(),
+            ]
+        )
+
+
+def plan(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> Plan:
+    """Checks a recipe against its data and this machine. `align` makes the same plan before it starts.
+
+    Raises:
+        SetClipError: everything found wrong, in one message.
+    """
+    problems: list[SetClipError] = []
+    rows: dict[Modality, int] = {}
+    ids: dict[Modality, list[str]] = {}
+    weights: dict[Modality, dict[str, Any]] = {}
+    pairs = 0
+    for modality in recipe.modalities():
+        tower = recipe.towers[modality]
+        try:
+            check_backbone(tower.backbone, modality=modality, pooling=tower.pooling)
+            weights[modality] = describe_weights(tower.backbone, tower.weights)
+        except SetClipError as error:
+            problems.append(error)
+        try:
+            ids[modality] = dataset.rows(modality, recipe.train.split, ["id"])["id"].to_pylist()
+            rows[modality] = len(ids[modality])
+        except SetClipError as error:
+            problems.append(error)
+    try:
+        chosen = known_pairs(dataset, recipe)
+        pairs = len(chosen)
+        if wants_best(recipe):
+            layer_pairs(recipe, chosen)
+        if len(ids) == 2:
+            pair_rows(chosen, *ids.values(), split=recipe.train.split)
+    except SetClipError as error:
+        problems.append(error)
+    try:
+        check_out(out, recipe, dataset.identity(), resume=resume)
+    except SetClipError as error:
+        problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise SetClipError(
+            "\n".join(str(problem) for problem in problems),
+            fix="mend these, then check again with --dry-run",
+            exit_code=problems[0].exit_code,
+        )
+    return Plan(recipe, out, rows, pairs, _notes(recipe, rows), weights)
+
+
+def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
+    """What is no mistake and yet may not be what the user thinks."""
+    if recipe.method in TRAINING_FREE_METHODS:
+        return []
+    return [
+        f"train.batch = {recipe.train.batch} is more than the {count} {modality} rows: every step sees all of them"
+        for modality, count in rows.items()
+        if recipe.train.batch > count
+    ]

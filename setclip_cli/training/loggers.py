@@ -1,0 +1,170 @@
+"""What a run tells of every step: metrics.jsonl always, and the loggers that the recipe names. Never weights."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
+from setclip_cli.run.folder import METRICS_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from torch import Tensor
+
+TENSORBOARD_NAME = "tensorboard"
+MAP_ROWS = 1000  # of each side in a map
+
+
+class Logger(Protocol):
+    """Where records go."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
+        """A map of the two sides' embeddings, and the histogram of the rows' density gaps."""
+        ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RunLog:
+    """Appends a record a step. Started at a step, it first drops what an earlier process wrote after that step."""
+
+    def __init__(self, run: Path, *, step: int, loggers: Sequence[str], recipe: Mapping[str, Any]) -> None:
+        path = run / METRICS_NAME
+        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step] if step else []
+        atomic.write_text(path, "".join(kept))
+        self._loggers = [_LOGGERS[name](run, step, recipe) for name in loggers]
+        self._metrics = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, float]) -> None:
+        self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+        values = {name: value for name, value in record.items() if name != "step"}
+        for logger in self._loggers:
+            logger.write(int(record["step"]), values)
+
+    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
+        for logger in self._loggers:
+            logger.picture(step, left[:MAP_ROWS], right[:MAP_ROWS], gaps)
+
+    def flush(self) -> None:
+        """Before a checkpoint: a checkpoint at step n counts on n lines."""
+        self._metrics.flush()
+        for logger in self._loggers:
+            logger.flush()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._metrics.close()
+        for logger in self._loggers:
+            logger.close()
+
+
+class TensorBoard:
+    """Scalars, maps and histograms under RUN/tensorboard."""
+
+    def __init__(self, run: Path, step: int, _recipe: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(str(run / TENSORBOARD_NAME), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
+        self._board.add_histogram("density_gap/rows", gaps, step)
+        self._board.add_figure("map", _map(left, right), step)
+
+    def flush(self) -> None:
+        self._board.flush()
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class WeightsAndBiases:
+    """Scalars to a Weights & Biases run that goes on when the RUN does."""
+
+    def __init__(self, run: Path, _step: int, recipe: Mapping[str, Any]) -> None:
+        wandb = _imported("wandb")
+        identity = atomic.sha256_bytes(str(run.resolve()).encode())[:16]
+        self._run = wandb.init(project="setclip", name=run.name, id=identity, resume="allow", config=dict(recipe))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
+        """Scalars only."""
+
+    def flush(self) -> None:
+        """It sends in the background."""
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """Scalars to the tracking server that MLFLOW_TRACKING_URI names."""
+
+    def __init__(self, run: Path, _step: int, recipe: Mapping[str, Any]) -> None:
+        self._mlflow = _imported("mlflow")
+        self._mlflow.start_run(run_name=run.name)
+        self._mlflow.log_dict(dict(recipe), "recipe.json")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(values), step=step)
+
+    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
+        """Scalars only."""
+
+    def flush(self) -> None:
+        """It writes at once."""
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+_LOGGERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Logger]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+def _imported(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise SetClipError(
+            f"train.loggers: {package} is not installed", fix=f"pip install 'setclip[{package}]', or leave it out"
+        ) from error
+
+
+def _map(left: Tensor, right: Tensor) -> Any:
+    """Both sides on the two principal axes of their union."""
+    import torch
+    from matplotlib.figure import Figure
+
+    both = torch.cat([left, right]).float()
+    centred = both - both.mean(0)
+    axes = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
+    points = (centred @ axes.T).cpu().numpy()
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    plot = figure.add_subplot()
+    for name, marker, side in (("left", "o", points[: len(left)]), ("right", "x", points[len(left) :])):
+        plot.scatter(side[:, 0], side[:, 1], s=6, marker=marker, label=name)
+    plot.legend()
+    return figure

@@ -1,0 +1,69 @@
+"""Claims about the installed program: help, exit codes, and what it prints where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from setclip_cli.cli.app import app
+
+PACKAGE = Path(__file__).parents[2] / "setclip_cli"
+COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+
+
+def setclip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "setclip_cli", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_every_option(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    group = typer_group()
+    for parameter in group.commands[command].params:
+        assert getattr(parameter, "help", None), f"{command}: {parameter.name} has no help"
+    if command not in {"quickstart", "doctor"}:
+        assert "Examples:" in result.stdout
+
+
+def typer_group() -> object:
+    import typer
+
+    return typer.main.get_command(app)
+
+
+def test_help_imports_none_of_the_heavy_packages() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from setclip_cli.cli import app;"
+        "result = CliRunner().invoke(app, ['align', '--help']); assert result.exit_code == 0;"
+        "print(sorted({'torch', 'pyarrow', 'numpy', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_mistake_gives_one_message_on_stderr_and_no_traceback(tmp_path: Path) -> None:
+    done = setclip("embed", str(tmp_path / "run"), str(tmp_path / "data"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert f"{tmp_path / 'data'}: no such folder" in done.stderr
+    assert "fix: setclip ingest" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    assert setclip("align", "--no-such-option").returncode == 2
+
+
+def test_json_puts_one_object_on_stdout_and_nothing_else() -> None:
+    done = setclip("doctor", "--json")
+    assert json.loads(done.stdout)["findings"]
+    assert done.returncode in {0, 3}

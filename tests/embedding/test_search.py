@@ -1,0 +1,177 @@
+"""Claims about search: exact, in blocks, through the tower that made the embeddings, and honest about the query."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from setclip_cli.backbones import load_backbone
+from setclip_cli.cli.app import app
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.embedding import vectors
+from setclip_cli.embedding.embed import embed, embed_backbone
+from setclip_cli.embedding.embeddings import open_embeddings
+from setclip_cli.embedding.search import search
+from setclip_cli.embedding.vectors import nearest, unit_vectors
+from setclip_cli.encoders.encoders import ProjectionHead
+from setclip_cli.errors import SetClipError
+from setclip_cli.run.model import ModelConfig, TowerConfig, save_model
+
+CAPTIONS = ["a harbour", "boats in a harbour", "forest", "a long meadow", "sea and sand", "two runways"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path, tiny_sentence: Path) -> Path:
+    """A folder with a DATASET of images and captions, an untrained RUN of both towers, and its EMBEDDINGS."""
+    root = tmp_path_factory.mktemp("search")
+    images = [tiny.jpeg(seed) for seed in range(7)]
+    tiny.write_dataset(root / "data", {"image": images, "caption": CAPTIONS}, rows_per_shard=3)
+    towers, encoders = {}, {}
+    for modality, spec, weights in (
+        ("image", f"timm:{tiny.TINY_TIMM}", tiny_timm),
+        ("caption", "sentence-transformers:tiny", tiny_sentence),
+    ):
+        backbone = load_backbone(spec, modality=modality, weights=str(weights))
+        encoders[modality] = ProjectionHead(backbone.dim, 8, seed=len(towers))
+        towers[modality] = TowerConfig(
+            spec=spec,
+            weights=str(weights),
+            pooling="default",
+            identity=backbone.identity,
+            dim=backbone.dim,
+            encoder=encoders[modality].describe(),
+            initial=encoders[modality].describe(),
+        )
+    config = ModelConfig(method="clip", seed=0, pairs=3, dataset_sha256="0", towers=towers)
+    save_model(root / "run", config, encoders, encoders)
+    embed(root / "run", open_dataset(root / "data"), root / "embeddings")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(0, 40), top=st.integers(1, 50), block=st.integers(1, 50))
+def test_blocks_find_what_sorting_everything_finds(seed: int, rows: int, top: int, block: int) -> None:
+    draw = np.random.default_rng(seed)
+    values = draw.integers(-2, 3, (rows, 3)).astype(np.float32)  # small integers: many exact ties
+    query = draw.integers(-2, 3, 3).astype(np.float32)
+    expected = sorted(range(rows), key=lambda row: (-float(values[row] @ query), row))[:top]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "ROWS_PER_BLOCK", block)
+        found, scores = nearest(values, query, top)
+    assert found == expected
+    assert scores == [float(values[row] @ query) for row in expected]
+
+
+def test_the_map_holds_unit_rows_in_shard_order_and_is_made_once(world: Path, tmp_path: Path) -> None:
+    embeddings = open_embeddings(world / "embeddings")
+    first = unit_vectors(embeddings, "caption", None, cache_dir=tmp_path)
+    np.testing.assert_allclose(first, embeddings.load("caption").embeddings, atol=1e-6)
+    [path] = (tmp_path / "vectors").iterdir()
+    made = path.stat().st_mtime_ns
+    unit_vectors(embeddings, "caption", None, cache_dir=tmp_path)
+    assert path.stat().st_mtime_ns == made
+
+
+def test_a_caption_finds_images_and_an_image_finds_captions_by_cosine(world: Path, tmp_path: Path) -> None:
+    embeddings = open_embeddings(world / "embeddings")
+    images, captions = embeddings.load("image"), embeddings.load("caption")
+    result = search(world / "embeddings", CAPTIONS[2], top=7)
+    scores = images.embeddings @ captions.embeddings[2]
+    assert [hit.id for hit in result.hits] == [images.ids[row] for row in np.argsort(-scores)]
+    np.testing.assert_allclose([hit.score for hit in result.hits], np.sort(scores)[::-1], atol=1e-5)
+    (tmp_path / "query.jpg").write_bytes(tiny.jpeg(4))
+    result = search(world / "embeddings", str(tmp_path / "query.jpg"), top=1)
+    best = int((captions.embeddings @ images.embeddings[4]).argmax())
+    assert (result.query_modality, result.modality) == ("image", "caption")
+    assert (result.hits[0].id, result.hits[0].shown) == (captions.ids[best], CAPTIONS[best])
+
+
+def test_searching_its_own_modality_finds_the_query_itself(world: Path) -> None:
+    hit = search(world / "embeddings", CAPTIONS[5], modality="caption", top=1).hits[0]
+    assert (hit.id, hit.label, hit.shard) == ("caption-5", "odd", "caption/train-00001.parquet")
+    assert hit.score == pytest.approx(1, abs=1e-5)
+
+
+def test_the_contact_sheet_shows_the_images_found_in_a_grid(world: Path, tmp_path: Path) -> None:
+    result = search(world / "embeddings", "sea", top=7, sheet=tmp_path / "found.png")
+    sheet = Image.open(io.BytesIO((tmp_path / "found.png").read_bytes()))
+    assert result.sheet == tmp_path / "found.png"
+    assert sheet.size == (5 * 206 + 6, 2 * 240 + 6)
+    first = open_dataset(world / "data").rows("image", None, ["id", "image"]).to_pylist()
+    content = next(row["image"] for row in first if row["id"] == result.hits[0].id)
+    shown = np.asarray(sheet.crop((6, 6, 206, 206)).convert("RGB"), dtype=float)
+    thumbnail = Image.open(io.BytesIO(content)).convert("RGB")  # 64 x 48: smaller than its cell, so it is not scaled
+    np.testing.assert_array_equal(shown[76:124, 68:132], np.asarray(thumbnail, dtype=float))
+
+
+def test_raw_features_are_searched_with_an_item_of_their_own_kind(tmp_path: Path, tiny_esm2: Path) -> None:
+    data = tiny.write_dataset(tmp_path / "data", {"protein": [text * 3 for text in tiny.proteins(6, seed=5)]})
+    out = tmp_path / "features"
+    embed_backbone("esm:esm2_t6_8M_UR50D", open_dataset(data), out, weights=str(tiny_esm2))
+    sequence = open_dataset(data).rows("protein", None, ["sequence"])["sequence"][3].as_py()
+    hit = search(out, sequence, top=1).hits[0]
+    assert (hit.id, hit.score) == ("protein-3", pytest.approx(1, abs=1e-5))
+    with pytest.raises(SetClipError, match="raw protein features cannot be searched with a caption"):
+        search(out, "kinase", query_modality="caption")
+    with pytest.raises(SetClipError, match="query 'M1': '1' at residue 2"):
+        search(out, "M1")
+
+
+def test_a_run_or_dataset_that_moved_is_found_where_the_user_says(world: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(world, tmp_path / "moved")
+    index = json.loads((moved / "embeddings" / "embeddings.json").read_text())
+    index["run"], index["dataset"] = "/no/run", "/no/data"
+    (moved / "embeddings" / "embeddings.json").write_text(json.dumps(index))
+    with pytest.raises(SetClipError, match="/no/run: is no RUN"):
+        search(moved / "embeddings", "sea")
+    result = search(moved / "embeddings", "sea", modality="caption", run=moved / "run")
+    assert result.hits[0].shown is None
+    result = search(moved / "embeddings", "sea", modality="caption", run=moved / "run", data=moved / "data")
+    assert result.hits[0].shown in CAPTIONS
+
+
+def test_another_dataset_than_the_one_embedded_is_refused(world: Path, tmp_path: Path) -> None:
+    other = tiny.write_dataset(tmp_path / "other", {"image": [tiny.jpeg(9)]}, rows_per_shard=3)
+    with pytest.raises(SetClipError, match=r"does not hold the image/train-0000\d\.parquet that was embedded"):
+        search(world / "embeddings", "sea", data=other, sheet=tmp_path / "x.png")
+
+
+def test_another_run_than_the_one_that_made_them_is_refused(world: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(world / "run", tmp_path / "run")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "seed": 1}))
+    with pytest.raises(SetClipError, match="was not made by"):
+        search(world / "embeddings", "sea", run=other)
+
+
+def test_a_sheet_of_captions_and_an_undecodable_query_are_usage_errors(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(SetClipError, match="caption rows have no images to show"):
+        search(world / "embeddings", "sea", modality="caption", sheet=tmp_path / "x.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(SetClipError, match="cannot be decoded"):
+        search(world / "embeddings", str(tmp_path / "broken.jpg"))
+
+
+def test_the_command_prints_hits_or_one_json_object(world: Path) -> None:
+    arguments = ["search", str(world / "embeddings"), "boats", "--top", "2"]
+    plain = CliRunner().invoke(app, arguments)
+    assert plain.stdout.splitlines()[0] == "2 of 7 image rows nearest to the caption"
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [hit["rank"] for hit in found["hits"]] == [1, 2]
+    missing = CliRunner().invoke(app, ["search", str(world), "boats"])
+    assert (missing.exit_code, missing.stdout) == (3, "")

@@ -1,0 +1,81 @@
+"""Labels and pairs as people write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from setclip_cli.dataset.dataset import Pair
+from setclip_cli.errors import SetClipError
+from setclip_cli.ingest.annotations import Known, StatedPair, read_labels, read_pairs, resolve
+
+HEADER = "left_modality,left_id,right_modality,right_id\n"
+
+
+def write(path: Path, content: str) -> Path:
+    path.write_bytes(content.encode())
+    return path
+
+
+@pytest.mark.parametrize("header", ["id,label", "filename,class", "Label,ID", "\ufeffid,extra,label"])
+def test_labels_are_found_by_the_names_of_their_columns(tmp_path: Path, header: str) -> None:
+    row = {"id": "a", "filename": "a", "label": "x", "class": "x", "extra": "-"}
+    line = ",".join(row[name.strip("\ufeff").lower()] for name in header.split(","))
+    assert read_labels(write(tmp_path / "l.csv", f"{header}\r\n{line}\r\n\r\n")) == {"a": "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no column 'id'"),
+        ("id,label\n", "no labels in it"),
+        ("id,label\na,\n", "line 2: empty id or label"),
+        ("id,label\na,x\na,y\n", "line 3: 'a' is labelled 'y', before 'x'"),
+        ("id,label\na\n", "line 2: 1 fields, 2 wanted"),
+    ],
+)
+def test_bad_labels_name_the_line(tmp_path: Path, content: str, words: str) -> None:
+    with pytest.raises(SetClipError, match=words):
+        read_labels(write(tmp_path / "l.csv", content))
+
+
+def test_labels_that_are_missing_or_not_utf8_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SetClipError, match=r"none\.csv: No such file"):
+        read_labels(tmp_path / "none.csv")
+    (tmp_path / "l.csv").write_bytes(b"id,label\ncaf\xe9,x\n")
+    with pytest.raises(SetClipError, match=r"l\.csv: not UTF-8"):
+        read_labels(tmp_path / "l.csv")
+
+
+def test_pairs_may_be_written_in_either_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", HEADER + "caption,c,protein,p\nprotein,p,caption,c\n")
+    assert [pair[1:] for pair in read_pairs(path)] == [("protein", "p", "caption", "c")] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("imag,a,caption,b", "'imag' is no modality.*did you mean 'image'"), ("image,a,image,b", "both sides are image")],
+)
+def test_bad_pairs_name_the_line(tmp_path: Path, line: str, words: str) -> None:
+    with pytest.raises(SetClipError, match=f"line 2: {words}"):
+        read_pairs(write(tmp_path / "p.csv", HEADER + line))
+
+
+def test_a_name_that_two_rows_share_finds_neither() -> None:
+    known = Known({"a/1.jpg": "train", "b/1.jpg": "train", "b/2.jpg": "test"})
+    assert known.find("1.jpg") is None
+    assert known.find("2.jpg") == ("b/2.jpg", "test")
+    assert known.find("a/1.jpg") == ("a/1.jpg", "train")
+
+
+def test_pairs_resolve_or_say_why_not() -> None:
+    known = {"image": Known({"x/1.jpg": "train"}), "caption": Known({"c": "train", "t": "test"})}
+    stated = [
+        StatedPair("line 2", "image", "1.jpg", "caption", "c"),
+        StatedPair("line 3", "image", "1.jpg", "caption", "t"),
+    ]
+    assert list(resolve(stated, known)) == [  # type: ignore[arg-type]
+        Pair("image", "x/1.jpg", "caption", "c", "train"),
+        ("line 3", "pair joins split train with split test"),
+    ]

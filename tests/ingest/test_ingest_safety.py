@@ -1,0 +1,278 @@
+"""Killed, out of space, changed underneath: an ingest ends with the bytes of an unbroken one, or says why not."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.verify import verify
+from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
+from setclip_cli.ingest.ingest import ingest
+
+INGEST = (
+    "import sys; from pathlib import Path; from setclip_cli.ingest.ingest import ingest\n"
+    "print('ready', flush=True)\n"
+    "ingest([Path(p) for p in sys.argv[2:]], modality='protein', out=Path(sys.argv[1]), shard_rows=50,"
+    " split='train=0.7,test=0.3')\n"
+)
+
+
+def fasta(path: Path, count: int, seed: int) -> Path:
+    """Proteins of which some repeat and some are bad."""
+    generator = random.Random(seed)
+    with path.open("w") as file:
+        for number in range(count):
+            residues = "".join(generator.choices("ACDEFGHIKLMNPQRSTVWY", k=generator.randint(1, 40)))
+            file.write(f">{path.stem}{number}\n{residues}{'1' * (number % 31 == 0)}\n")
+    return path
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.slow
+def test_killed_at_25_random_moments_it_ends_with_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None:
+    sources = [fasta(tmp_path / "a.fasta", 1200, 0), fasta(tmp_path / "b.fasta", 800, 1)]
+    started = time.monotonic()
+    ingest(sources, modality="protein", out=tmp_path / "unbroken", shard_rows=50, split="train=0.7,test=0.3")
+    unbroken_s = time.monotonic() - started
+    generator = random.Random(7)
+    killed = 0
+    for moment in itertools.count():
+        out = tmp_path / f"killed-{moment}"
+        with subprocess.Popen(
+            [sys.executable, "-c", INGEST, str(out), *map(str, sources)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(generator.uniform(0, unbroken_s))
+            process.send_signal(signal.SIGKILL)
+        if process.returncode == -signal.SIGKILL:
+            killed += 1
+        else:  # it ended first, so the moments are drawn from a shorter time
+            assert process.returncode == 0
+            unbroken_s *= 0.9
+        if (out / "dataset.json").exists():
+            verify(out)
+        ingest(sources, modality="protein", out=out, shard_rows=50, split="train=0.7,test=0.3")
+        assert contents(out) == contents(tmp_path / "unbroken"), f"moment {moment}"
+        if killed == 25:
+            break
+
+
+@pytest.mark.parametrize("writes", [1, 2, 5, 9, 14, 20])
+def test_stopped_after_any_write_a_second_run_does_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    sources = [fasta(tmp_path / "a.fasta", 300, 0), fasta(tmp_path / "b.fasta", 200, 1)]
+    ingest(sources, modality="protein", out=tmp_path / "unbroken", shard_rows=50)
+    real = os.replace
+    written: list[Path] = []
+    allowed = writes
+
+    def replace(self: Path, target: Path) -> Path:
+        written.append(Path(target))
+        if len(written) > allowed:
+            raise KeyboardInterrupt
+        real(self, target)
+        return Path(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(sources, modality="protein", out=tmp_path / "out", shard_rows=50)
+    first = {path.name for path in written[:writes] if path.parent.name == "protein"}
+    units = (tmp_path / "out/.ingest/journal.jsonl").read_text().count("\n")
+    written.clear()
+    allowed = 10**6
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        ingest(sources, modality="protein", out=tmp_path / "out", shard_rows=50)
+    again = {path.name for path in written if path.parent.name == "protein"} & first
+    assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
+    assert len(again) <= 1  # the shard whose line in the journal the stop had cut off
+    assert units >= len(first) - 1
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_no_partial_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fasta(tmp_path / "a.fasta", 300, 0)
+    real, calls = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(SetClipError, match=r"out: disk full .*only whole shards were kept"):
+            ingest([source], modality="protein", out=tmp_path / "out", shard_rows=50)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    for shard in (tmp_path / "out/protein").iterdir():
+        assert pq.read_table(shard).num_rows == 50
+    ingest([source], modality="protein", out=tmp_path / "out", shard_rows=50)
+    verify(tmp_path / "out")
+
+
+def test_a_file_size_limit_is_met_as_a_full_disk_is(tmp_path: Path) -> None:
+    source = tmp_path / "a.fasta"
+    source.write_text(
+        "".join(
+            f">{n}\n{os.urandom(400).hex().translate(str.maketrans('0123456789', 'ghiklmnpqr'))}\n" for n in range(400)
+        )
+    )
+    program = INGEST.replace("shard_rows=50", "shard_rows=10**6")
+    limited = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "out"), str(source)],
+        preexec_fn=lambda: (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "SetClipError" in limited.stderr
+    assert "disk full" in limited.stderr
+    assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    source = fasta(tmp_path / "a.fasta", 5, 0)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SetClipError, match=r"cannot be written|is no folder"):
+        ingest([source], modality="protein", out=tmp_path / "file" / "out")
+    with pytest.raises(SetClipError, match="cannot be written"):
+        ingest([source], modality="protein", out=Path("/proc/setclip"))
+
+
+def test_a_changed_source_and_all_after_it_are_read_again(tmp_path: Path) -> None:
+    one, two = fasta(tmp_path / "a.fasta", 100, 0), fasta(tmp_path / "b.fasta", 80, 1)
+    ingest([one], modality="protein", out=tmp_path / "out", shard_rows=30)
+    ingest([two], modality="protein", out=tmp_path / "out", shard_rows=30)
+    fasta(one, 50, 3)
+    result = ingest([one], modality="protein", out=tmp_path / "out", shard_rows=30)
+    assert [Path(entry["path"]).name for entry in result.new] == ["a.fasta", "b.fasta"]
+    ingest([one, two], modality="protein", out=tmp_path / "fresh", shard_rows=30)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    verify(tmp_path / "out")
+
+
+def test_a_stop_while_a_changed_source_is_read_again_loses_no_later_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = fasta(tmp_path / "a.fasta", 100, 0), fasta(tmp_path / "b.fasta", 80, 1)
+    ingest([one, two], modality="protein", out=tmp_path / "out", shard_rows=30)
+    fasta(one, 50, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("setclip_cli.ingest.journal.append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest([one], modality="protein", out=tmp_path / "out", shard_rows=30)
+    open_dataset(tmp_path / "out")  # whole, though short of what is being read again
+    ingest([one], modality="protein", out=tmp_path / "out", shard_rows=30)
+    ingest([one, two], modality="protein", out=tmp_path / "fresh", shard_rows=30)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_other_options_for_a_source_replace_its_rows(tmp_path: Path) -> None:
+    source = fasta(tmp_path / "a.fasta", 40, 0)
+    ingest([source], modality="protein", out=tmp_path / "out")
+    result = ingest([source], modality="protein", out=tmp_path / "out", split="test")
+    assert set(result.rows["protein"]) == {"test"}
+    assert [path.name for path in (tmp_path / "out/protein").iterdir()] == ["test-00000.parquet"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "rejects", "row"])
+def test_verify_finds_any_damage(tmp_path: Path, damage: str) -> None:
+    ingest([fasta(tmp_path / "a.fasta", 80, 0)], modality="protein", out=tmp_path / "out")
+    result = verify(tmp_path / "out")
+    assert (result.shards, result.rows) == (1, open_dataset(tmp_path / "out").index.shards[0].rows)
+    shard = tmp_path / "out/protein/train-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    elif damage == "cut":
+        shard.write_bytes(content[:-1])
+    elif damage == "remove":
+        shard.unlink()
+    elif damage == "rejects":
+        (tmp_path / "out/rejects.parquet").write_bytes(b"")
+    else:  # a shard rewritten with its index entry, but with a row that is not what was hashed
+        table = pq.read_table(shard)
+        at = table.column_names.index("sequence")
+        pq.write_table(table.set_column(at, table.schema.field(at), [["M"] * table.num_rows]), shard)
+        index = tmp_path / "out/dataset.json"
+        entry = open_dataset(tmp_path / "out").index.shards[0]
+        text = index.read_text().replace(entry.sha256, atomic.sha256_file(shard))
+        index.write_text(text.replace(f'"bytes": {entry.bytes}', f'"bytes": {shard.stat().st_size}'))
+    with pytest.raises(SetClipError, match=r"\d+ faults: (protein/train-00000|rejects)\.parquet"):
+        verify(tmp_path / "out")
+
+
+def test_stopped_just_before_the_index_a_second_run_reads_nothing_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fasta(tmp_path / "a.fasta", 200, 0)
+    options: dict[str, Any] = {"split": "train=0.5,test=0.5", "split_by": "cluster", "modality": "protein"}
+    ingest([source], out=tmp_path / "unbroken", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("setclip_cli.files.atomic.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest([source], out=tmp_path / "out", **options)
+    monkeypatch.setattr("setclip_cli.ingest.sources.protein.Fasta.items", lambda *_: pytest.fail("was read again"))
+    ingest([source], out=tmp_path / "out", **options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
+
+
+def test_the_rejects_on_disk_are_those_the_index_counts_through_failures_and_changes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def check(expected: list[str]) -> None:
+        reasons = pq.read_table(out / "rejects.parquet")["reason"].to_pylist()
+        counted = sum(open_dataset(out).index.rejects.values())
+        assert reasons[:counted] == expected
+        verify(out)
+
+    one, two, words, pairs = (tmp_path / name for name in ("a.fasta", "b.fasta", "c.txt", "p.csv"))
+    one.write_text(">a\nMKV\n>b\n\n")
+    two.write_text(">c\nGG\n>d\nM1\n")
+    words.write_text("one\n")
+    pairs.write_text(
+        "left_modality,left_id,right_modality,right_id\nprotein,a,caption,c.txt:1\nprotein,z,caption,c.txt:1\n"
+    )
+    empty, digit = "empty sequence", "holds what is no amino-acid code: '1'"
+    unknown = "pair names an unknown protein id: z"
+    ingest([one], modality="protein", out=out)
+    check([empty])
+    ingest([words], modality="caption", out=out, pairs=pairs)
+    check([empty, unknown])
+    ingest([two], modality="protein", out=out)
+    check([empty, digit, unknown])
+    bad = tmp_path / "bad.fasta"
+    bad.write_text(">e\n1\n")
+    with pytest.raises(SetClipError):
+        ingest([bad], modality="protein", out=out)
+    check([empty, digit, unknown])
+    one.write_text(">b\n\n>x\n\n>y\nLL\n>w\nLLL\n")  # the paired protein has gone
+    result = ingest([one], modality="protein", out=out)
+    check([empty, empty, digit, unknown, "pair names an unknown protein id: a"])
+    assert result.pairs == 0

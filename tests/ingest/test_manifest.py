@@ -1,0 +1,184 @@
+"""Data manifests: those that come along are sound, and one is followed from download to DATASET."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Server
+from typer.testing import CliRunner
+
+from setclip_cli.cli.app import app
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.errors import SetClipError
+from setclip_cli.ingest.manifest import downloads_folder, ingest_manifest, load_manifest
+from setclip_cli.ingest.sources.uniprot import parse_aspects
+from setclip_cli.ingest.splits import parse_split
+
+SHIPPED = sorted((Path(__file__).parents[2] / "data_manifests").glob("*.toml"))
+FASTA = b">p1 first\nMKV\n>p2 second\nGGL\n"
+
+MANIFEST = """
+schema_version = 1
+title = "Two proteins and their words"
+homepage = "https://example.org/"
+paper = "none"
+licence = "CC0-1.0"
+
+[[files]]
+name = "two.fasta.gz"
+urls = ["{url}/two.fasta.gz"]
+bytes = {size}
+sha256 = "{sha256}"
+
+[[files]]
+name = "words.zip"
+urls = ["{url}/words.zip"]
+unknown = "made in the test"
+
+[[parts]]
+file = "two.fasta.gz"
+modality = "protein"
+rows = 2
+
+[[parts]]
+file = "words.zip"
+member = "deep/words.jsonl"
+modality = "caption"
+rows = 3
+"""
+
+
+def publish(server: Server, root: Path) -> Path:
+    content = gzip.compress(FASTA, mtime=0)
+    words = "".join(json.dumps({"text": f"words {n}", "group": f"p{n}"}) + "\n" for n in (1, 2))
+    with zipfile.ZipFile(root / "words.zip", "w") as file:
+        file.writestr("deep/words.jsonl", words)
+    server.files = {"/two.fasta.gz": content, "/words.zip": (root / "words.zip").read_bytes()}
+    (root / "words.zip").unlink()
+    path = root / "two.toml"
+    path.write_text(MANIFEST.format(url=server.url, size=len(content), sha256=hashlib.sha256(content).hexdigest()))
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_each_manifest_that_comes_along_is_sound(path: Path) -> None:
+    manifest = load_manifest(path)
+    assert manifest.homepage.startswith("http")
+    parse_split(manifest.split)
+    for part in manifest.parts:
+        parse_aspects(part.options.get("captions_from"))
+
+
+def test_all_the_promised_sources_have_a_manifest() -> None:
+    assert {path.stem for path in SHIPPED} >= {
+        *("rsicd", "ucm_captions", "sydney_captions", "rsitmd", "nwpu_captions", "eurosat", "resisc45", "uc_merced"),
+        *("whu_rs19", "rsscn7", "aid", "swiss_prot", "protdescribe", "flickr8k", "flickr30k", "coco_captions"),
+        "blue_marble",
+    }
+
+
+def test_a_manifest_is_followed_from_download_to_dataset(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
+    path = publish(server, tmp_path)
+    ingest_manifest(path, out=tmp_path / "out", pairs_from_group=True)
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.modalities() == ["protein", "caption"]
+    assert [(pair.left_id, pair.right_id) for pair in dataset.pairs()] == [("p1", "p1#0"), ("p2", "p2#0")]
+    (recorded,) = dataset.index.manifests
+    assert (recorded["title"], recorded["licence"]) == ("Two proteins and their words", "CC0-1.0")
+    assert recorded["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "2 records read, the manifest expects 3" in capsys.readouterr().err
+    asked = len(server.asked)
+    ingest_manifest(path, out=tmp_path / "out", pairs_from_group=True)
+    assert len(server.asked) == asked
+    assert len(open_dataset(tmp_path / "out").index.manifests) == 1
+
+
+def test_from_a_folder_nothing_is_fetched_everything_is_verified_and_nothing_is_written_there(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
+    path = publish(server, tmp_path)
+    folder = tmp_path / "have"
+    folder.mkdir()
+    with pytest.raises(SetClipError, match=r"have: two\.fasta\.gz, words\.zip not there"):
+        ingest_manifest(path, out=tmp_path / "out", from_folder=folder)
+    for name, content in server.files.items():
+        (folder / name.strip("/")).write_bytes(content)
+    result = CliRunner().invoke(
+        app, ["ingest", str(path), "--out", str(tmp_path / "out"), "--from", str(folder), "--json"]
+    )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["rows"] == {"protein": {"train": 2}, "caption": {"train": 2}}
+    assert server.asked == []
+    assert sorted(entry.name for entry in folder.iterdir()) == ["two.fasta.gz", "words.zip"]
+    (folder / "two.fasta.gz").write_bytes(b"\0" * (folder / "two.fasta.gz").stat().st_size)
+    with pytest.raises(SetClipError, match="not the published file"):
+        ingest_manifest(path, out=tmp_path / "out2", from_folder=folder)
+
+
+def change(old: str, new: str) -> Any:
+    return lambda text: text.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (change('title = "Two', 'titel = "Two'), "title: Field required; titel: Extra inputs"),
+        (change('unknown = "made in the test"', ""), "'unknown' says why"),
+        (change('licence = "CC0-1.0"', 'licence = "unknown"'), "'licence_note' says why"),
+        (change('file = "words.zip"', 'file = "sword.zip"'), "'sword.zip', which is none of the files"),
+        (change('urls = ["{url}/words.zip"]', ""), "'obtain' says how"),
+        (change('urls = ["{url}/words.zip"]', 'urls = ["file:///etc/passwd"]'), "neither https nor http"),
+        (change('name = "words.zip"', 'name = "../words.zip"'), "no plain file name"),
+        (change("[[files]]", "[[files"), "no TOML"),
+        (change('modality = "protein"', 'modality = "protien"'), "parts.0.modality"),
+        (change("rows = 2", "options.textcolumn = 'x'"), "no such option: textcolumn"),
+    ],
+)
+def test_a_mistake_in_a_manifest_is_named(tmp_path: Path, edit: Any, words: str) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(edit(MANIFEST).format(url="https://example.org", size=1, sha256="0" * 64))
+    with pytest.raises(SetClipError, match=words):
+        load_manifest(path)
+
+
+def test_a_file_that_no_address_gives_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
+    text = MANIFEST.format(url="https://example.org", size=1, sha256="0" * 64)
+    text = text.replace('urls = ["https://example.org/words.zip"]', "").replace(
+        'licence = "CC0-1.0"', 'licence = "CC0-1.0"\nobtain = "ask the authors"'
+    )
+    path = tmp_path / "m.toml"
+    path.write_text(text)
+    with pytest.raises(SetClipError, match=r"words\.zip not there(.|\n)*ask the authors; put the files in a folder"):
+        ingest_manifest(path, out=tmp_path / "out")
+    assert downloads_folder(path) == tmp_path / "cache/downloads/m"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["x.toml", "--modality", "image", "--out", "o"], "manifests come alone"),
+        (["x.fasta", "--out", "o"], "--modality is missing"),
+        (["x.fasta", "--modality", "protein"], "--out is missing"),
+        (["--verify", "a", "b"], "one DATASET, got 2 paths"),
+    ],
+)
+def test_options_that_do_not_go_together_are_usage_errors(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(app, ["ingest", *arguments])
+    assert result.exit_code == 2
+    assert words in result.stderr

@@ -1,0 +1,48 @@
+"""Splits drawn by hash: stable, and in the shares asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.ingest.splits import SplitRule, parse_split
+
+
+def test_a_name_marks_all_and_auto_leaves_it_to_the_source() -> None:
+    assert parse_split("test") == SplitRule("test")
+    assert parse_split("auto") == SplitRule(None)
+    assert not parse_split("auto").drawn
+
+
+def test_the_draw_follows_the_shares_and_depends_on_the_key_alone() -> None:
+    rule = parse_split("train=0.8,val=0.1,test=0.1")
+    counts = Counter(rule.draw(str(number)) for number in range(20_000))
+    assert counts["train"] == pytest.approx(16_000, rel=0.03)
+    assert counts["val"] == pytest.approx(2_000, rel=0.1)
+    assert counts["test"] == pytest.approx(2_000, rel=0.1)
+    assert rule.draw("7") == parse_split("train=0.8, val=0.1, test=0.1").draw("7")
+
+
+def test_draws_stay_as_they_were_in_the_first_release() -> None:
+    rule = parse_split("train=0.5,test=0.5")
+    assert [rule.draw(key) for key in ("a", "b", "c", "d")] == ["test", "train", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train=0.8", "add up to 0.8"),
+        ("train=0.8,train=0.2", "stands there twice"),
+        ("train=x", "'x' is no number"),
+        ("train=-1,test=2", r"must lie in \(0, 1\]"),
+        ("train=nan,test=1", r"must lie in \(0, 1\]"),
+        ("../up", "letters, digits"),
+        ("", "letters, digits"),
+    ],
+)
+def test_a_bad_split_says_what_is_wrong_and_is_a_usage_error(text: str, words: str) -> None:
+    with pytest.raises(SetClipError, match=words) as caught:
+        parse_split(text)
+    assert caught.value.exit_code == ExitCode.USAGE

@@ -1,0 +1,62 @@
+"""A file server on the loopback that breaks off, lies and changes its mind, as a test wants it."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+from collections import Counter
+
+CONTENT = bytes(range(256)) * 4000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """What it does is set by the test; what it was asked stands in ``asked``."""
+
+    def __init__(self) -> None:
+        self.files = {"/a.bin": CONTENT}
+        self.asked: list[tuple[str, str | None]] = []
+        self.failures: Counter[str] = Counter()
+        self.break_after = 10**9  # bytes sent in one answer
+        self.ranges = True
+        self.tag = '"one"'
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append((self.path, wanted))
+        if self.server.failures[self.path] > 0:
+            self.server.failures[self.path] -= 1
+            self.send_error(503)
+            return
+        if self.path not in self.server.files:
+            self.send_error(404)
+            return
+        content, start = self.server.files[self.path], 0
+        if wanted and self.server.ranges and self.headers.get("If-Range", self.server.tag) == self.server.tag:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if self.server.tag:
+            self.send_header("ETag", self.server.tag)
+        self.end_headers()
+        self.wfile.write(content[start : start + self.server.break_after])
+        if len(content) - start > self.server.break_after:
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None: ...

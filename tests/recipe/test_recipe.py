@@ -1,0 +1,159 @@
+"""Claims about recipes: what is read, what is refused and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from setclip_cli.errors import SetClipError
+from setclip_cli.files.shipped import shipped
+from setclip_cli.recipe.recipe import (
+    PRESETS,
+    SECTION_PRESETS,
+    TRAINED_METHODS,
+    TRAINING_FREE_METHODS,
+    Method,
+    load_recipe,
+)
+
+BASE = """
+schema_version = 1
+[towers.image]
+backbone = "timm:tf_efficientnet_lite0"
+[towers.caption]
+backbone = "sentence-transformers:all-MiniLM-L6-v2"
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(BASE)
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(SetClipError) as caught:
+        load_recipe(path, list(overrides))
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].rglob("recipes/**/*.toml")), ids=lambda path: path.stem
+)
+def test_every_shipped_recipe_loads_and_states_its_commands(path: Path) -> None:
+    load_recipe(path)
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("setclip align" in line or "setclip quickstart" in line for line in head)
+
+
+def test_shipped_finds_the_recipes_of_this_checkout() -> None:
+    assert shipped("recipes", "protein_caption.toml").is_file()
+
+
+def test_the_resolved_recipe_reads_back_equal(base: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(base, ["pairs=0.25", "objective.sdd.bandwidth=0.1", "seed=7"])
+    written = tmp_path / "resolved.toml"
+    written.write_text(recipe.to_toml())
+    assert load_recipe(written) == recipe
+
+
+@pytest.mark.parametrize("method", [*TRAINED_METHODS, *TRAINING_FREE_METHODS, "auto"])
+def test_every_method_loads_with_its_preset(base: Path, method: Method) -> None:
+    recipe = load_recipe(base, [f"method={method}"])
+    weights = {name: term.weight for name, term in recipe.objective.active().items()}
+    assert weights == {name: settings["weight"] for name, settings in PRESETS.get(method, {}).items()}
+
+
+def test_a_weight_of_the_user_stands_over_the_preset_and_its_schedule(base: Path) -> None:
+    recipe = load_recipe(base, ["objective.teacher.weight=0.3"])
+    assert recipe.objective.teacher.weight == 0.3
+    assert load_recipe(base, ["objective.clip.weight=0.3"]).objective.clip.full_at == 0
+    assert recipe.objective.teacher.end_step is None
+    assert recipe.objective.sdd.weight == PRESETS["set-clip-plus"]["sdd"]["weight"]
+
+
+def test_changing_the_method_brings_its_preset_and_keeps_other_settings(base: Path) -> None:
+    changed = load_recipe(base, ["objective.sdd.bandwidth=0.1"]).with_settings(method="clip", seed=3)
+    assert list(changed.objective.active()) == ["clip"]
+    assert (changed.objective.sdd.bandwidth, changed.seed) == (0.1, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=1", "unknown key 'optim.lrr' (did you mean 'lr'?)"),
+        ("towers.image.weigths=x", "unknown key 'towers.image.weigths' (did you mean 'weights'?)"),
+        ("towers.captoin.backbone=x", "unknown key 'towers.captoin' (did you mean 'caption'?)"),
+        ("objective.sddd.weight=1", "unknown key 'objective.sddd' (did you mean 'sdd'?)"),
+        ("optim.lr=-1", "optim.lr: input should be greater than 0, found -1"),
+        ("optim.lr=fast", "optim.lr: input should be a valid number, found 'fast'"),
+        ("train.steps=1.5", "train.steps"),
+        ("pairs=-3", "pairs: must be 'all', a count or a fraction between 0 and 1, found -3"),
+        ("method=cliip", "method: input should be"),
+        ("towers.image.backbone=resnet50", "towers.image.backbone"),
+        ("towers.image.backbone=esm:esm2_t6_8M_UR50D", "reads proteins, not images"),
+        ("schema_version=2", "schema_version"),
+        ("seed", "is not of the form key=value"),
+        ("seed.x=1", "seed is a value, not a table"),
+    ],
+)
+def test_a_bad_override_is_named_in_the_users_words(base: Path, override: str, words: str) -> None:
+    if override == "seed.x=1":
+        base.write_text(f"seed = 1\n{BASE}")
+    assert words in refusal(base, override)
+
+
+def test_all_mistakes_are_told_at_once_contradictions_included(base: Path) -> None:
+    message = refusal(
+        base,
+        "optim.lrr=1",
+        "train.batch=many",
+        "pairs=-1",
+        "objective.clip={ weight = 1.0, start_step = 5, end_step = 3 }",
+    )
+    assert "4 problems in the recipe" in message
+    for words in ("optim.lrr", "train.batch", "pairs", "end_step (3) must be after start_step (5)"):
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method=cca", "objective.sdd.weight=1"], "does not train, so no term can have a weight"),
+        (["method=clip", "objective.clip.weight=0"], "has nothing to train"),
+        (["method=clip", "pairs=0"], "learns from pairs alone"),
+        (["towers.image.trainable=full", "companions.linear=0.3"], "companions: they are fitted to frozen features"),
+        (["towers.image.trainable=full", "ensemble=2"], "heads can share frozen towers only"),
+        (["towers.image.trainable=full", "method=cca"], "does not train, so all towers are frozen"),
+        (["validation.every=5", "ensemble=2"], "validation.every stops one training"),
+        (["ensemble_distil=true"], "ensemble_distil: needs an ensemble of 2 or more"),
+        (["towers.protein.backbone=esm:esm2_t6_8M_UR50D"], "two modalities are aligned, found 3"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(base: Path, overrides: list[str], words: str) -> None:
+    assert words in refusal(base, *overrides)
+
+
+def test_no_such_file_bad_toml_and_other_encodings_are_refused(tmp_path: Path) -> None:
+    assert "no such recipe file" in refusal(tmp_path / "absent.toml")
+    assert "no such recipe file" in refusal(tmp_path)
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = = 1")
+    assert "no valid TOML" in refusal(broken)
+    broken.write_bytes("seed = 1 # é".encode("latin-1"))
+    assert "no valid TOML" in refusal(broken)
+
+
+def test_a_part_switched_off_under_auto_stays_off_in_the_method_it_takes(base: Path) -> None:
+    """0 is the section's default, and not what set-clip-plus would have there."""
+    auto = load_recipe(base, ["method=auto", "companions.shifted=0", "train.balance=false"])
+    taken = auto.with_settings(method="set-clip-plus")
+    assert (taken.companions.shifted, taken.train.balance) == (0, False)
+    assert taken.companions.linear == SECTION_PRESETS["set-clip-plus"]["companions"]["linear"]
+    untouched = load_recipe(base, ["method=auto"])
+    assert untouched.with_settings(method="set-clip-plus") == load_recipe(base, ["method=set-clip-plus"])
+    for method in ("cca", "clip", "set-clip"):
+        assert untouched.with_settings(method=method) == load_recipe(base, [f"method={method}"])

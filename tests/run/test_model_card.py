@@ -1,0 +1,105 @@
+"""Claims about RUN/README.md: it states data, licences and figures, and what it tells a reader to run runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_world import align, invoke, make_world, run_ok
+
+MANIFEST = """
+schema_version = 1
+title = "Nine kinds of entry"
+homepage = "https://example.org/entries"
+paper = "Someone et al. 2020, arXiv:2001.00001"
+licence = "CC-BY-4.0"
+licence_note = "stated in its README"
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_world(tmp_path_factory.mktemp("card"))
+    index = json.loads((folder / "data/dataset.json").read_text())
+    fields = ("title", "homepage", "paper", "licence", "licence_note")
+    found = {name: re.search(rf'^{name} = "(.+)"$', MANIFEST, re.MULTILINE)[1] for name in fields}  # type: ignore[index]
+    index["manifests"] = [found]
+    (folder / "data/dataset.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(world: Path) -> Path:
+    settings = ("--set", "validation.split=train", "--set", "validation.every=5", "--set", "train.steps=20")
+    code, _, stderr = align(world, world / "run", *settings)
+    assert code == 0, stderr
+    return world / "run"
+
+
+def test_it_states_rows_licences_and_papers_of_the_data(run: Path) -> None:
+    card = (run / "README.md").read_text()
+    assert "- protein rows: 36 in `train`; trained on `train`." in card
+    assert "- Nine kinds of entry. Licence: CC-BY-4.0 (stated in its README). https://example.org/entries" in card
+    assert "arXiv:2001.00001 (data)" in card
+    for paper in ("arXiv:2406.05766", "ESM-2: Lin et al. 2023", "arXiv:1908.10084"):
+        assert paper in card
+
+
+def test_its_figures_are_those_of_the_weights_kept(run: Path) -> None:
+    card = (run / "README.md").read_text()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    validated = [record for record in records if "validation/criterion" in record]
+    best = min(validated, key=lambda record: (record["validation/criterion"], record["step"]))
+    step = best["step"]
+    assert f"| loss/total | {best['loss/total']:.4f} | the batch of step {step} |" in card
+    recall = best["validation/recall_at_1"]
+    assert f"| validation/recall_at_1 | {recall:.4f} | split `train`, step {step} |" in card
+    assert f"| density_gap | {best['density_gap']:.4f} |" in card
+
+
+def test_a_method_without_steps_has_a_card_without_figures_of_steps(world: Path, tmp_path: Path) -> None:
+    assert align(world, tmp_path / "run", "--set", "method=asif")[0] == 0
+    card = (tmp_path / "run/README.md").read_text()
+    assert "## Figures" not in card
+    assert "ASIF: Norelli et al. 2023" in card
+    assert "Objective, as weights of its terms: none" in card
+
+
+def test_the_snippet_it_shows_embeds_both_sides(run: Path) -> None:
+    [snippet] = re.findall(r"```python\n(.+?)```", (run / "README.md").read_text(), re.DOTALL)
+    check = "\nassert cosines.shape == (1, 1)\nprint(float(cosines), *(len(e[0]) for e in embeddings.values()))"
+    done = subprocess.run(
+        [sys.executable, "-c", snippet + check],
+        cwd=run,
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    cosine, left, right = done.stdout.split()
+    assert -1.001 < float(cosine) < 1.001
+    assert left == right
+
+
+def test_the_commands_it_shows_run(run: Path, world: Path, tmp_path: Path) -> None:
+    commands = re.findall(r"^ {4}setclip (.+)$", (run / "README.md").read_text(), re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["embed", "evaluate"]
+    places = {"THIS_FOLDER": run, "DATASET": world / "data", "EMBEDDINGS": tmp_path / "e", "REPORT": tmp_path / "r"}
+    run_ok(*(places.get(word, word) for word in commands[0].split()))
+    code, _, stderr = invoke(
+        *(places.get(word, word) for word in commands[1].split()), "--split", "train", "--relevance", "pairs"
+    )
+    assert code == 0, stderr
+
+
+def test_every_method_that_comes_from_a_paper_names_it() -> None:
+    from setclip_cli.recipe.recipe import TRAINED_METHODS
+    from setclip_cli.run.model_card import PAPERS
+
+    assert set(TRAINED_METHODS) <= set(PAPERS)

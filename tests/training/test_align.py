@@ -1,0 +1,520 @@
+"""Claims about `setclip align` on real files: proteins and captions through tiny backbones in the real layouts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_world import align, invoke, make_world, run_ok
+
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.errors import SetClipError
+from setclip_cli.files.atomic import sha256_file
+from setclip_cli.methods.extra_encoders import trained_part
+from setclip_cli.run.model import load_model
+from setclip_cli.training.training import Training
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("align"))
+
+
+class Stopper:
+    """Makes training stop before a step, as a signal or a failure would, and go on again."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch, self.advance = patch, Training.advance
+
+    def at(self, taken: int, error: BaseException) -> None:
+        advance = self.advance
+
+        def stopping(training: Training) -> dict[str, float]:
+            if training.taken == taken:
+                raise error
+            return advance(training)
+
+        self.patch.setattr(Training, "advance", stopping)
+
+    def never(self) -> None:
+        self.patch.setattr(Training, "advance", self.advance)
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Stopper:
+    return Stopper(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def run(world: Path) -> Path:
+    out = world / "run"
+    code, _, stderr = align(world, out)
+    assert code == 0, stderr
+    return out
+
+
+def test_a_run_holds_what_the_contract_says(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} - {".lock", "tensorboard"} == {
+        "recipe.toml",
+        "config.json",
+        "model.safetensors",
+        "initial.safetensors",
+        "metrics.jsonl",
+        "checkpoints",
+        "README.md",
+    }
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(1, 61))
+    model = load_model(run)
+    assert list(model.encoders) == ["protein", "caption"]
+    assert model.config.pairs == 6
+    card = (run / "README.md").read_text()
+    assert "6 known pairs" in card
+    assert str(run) not in card
+
+
+def test_protein_and_caption_embed_and_evaluate_end_to_end(world: Path, run: Path, tmp_path: Path) -> None:
+    out = json.loads(run_ok("embed", run, world / "data", "--out", tmp_path / "embeddings", "--json"))
+    assert out
+    from setclip_cli.embedding.embeddings import open_embeddings
+
+    table = open_embeddings(tmp_path / "embeddings").load("protein", "train")
+    dim = load_model(run).encoders["protein"].dim
+    assert table.embeddings.shape == (36, dim)
+    assert dim > 16  # the heads' own, and the companions'
+
+
+def test_the_same_command_gives_the_same_bytes(world: Path, run: Path, tmp_path: Path) -> None:
+    assert align(world, tmp_path / "again")[0] == 0
+    for name in (
+        "metrics.jsonl",
+        "model.safetensors",
+        "initial.safetensors",
+        "README.md",
+        "config.json",
+        "recipe.toml",
+    ):
+        assert sha256_file(run / name) == sha256_file(tmp_path / "again" / name), name
+
+
+def test_a_finished_run_is_left_as_it_is(world: Path, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    code, stdout, _ = align(world, run)
+    assert code == 0
+    assert "nothing to do" in stdout
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_another_recipe_is_not_overwritten(world: Path, run: Path) -> None:
+    code, _, stderr = align(world, run, "--set", "seed=5")
+    assert code == 2
+    assert "another recipe (seed differ" in stderr
+
+
+def test_a_folder_that_is_no_run_is_not_touched(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    code, _, stderr = align(world, tmp_path)
+    assert (code, "exists and is no RUN" in stderr) == (3, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_batch_of_more_rows_than_there_are_is_told(world: Path, tmp_path: Path) -> None:
+    for extra in (["--dry-run"], []):
+        code, stdout, stderr = align(
+            world, tmp_path / "run", "--set", "train.batch=64", "--set", "train.steps=1", *extra
+        )
+        assert code == 0
+        assert "train.batch = 64 is more than the 36 protein rows" in stdout + stderr
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(world: Path, tmp_path: Path) -> None:
+    code, stdout, _ = align(world, tmp_path / "new", "--dry-run")
+    assert code == 0
+    assert "set-clip-plus on 6 known pairs" in stdout
+    assert "protein: 36 rows" in stdout
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "words"),
+    [
+        ("pairs=7", 2, "has 6 protein-caption pairs in split 'train'"),
+        ("train.split=trian", 3, "no protein rows in split 'trian' (did you mean 'train'?)"),
+        ("towers.protein.weights=/absent/esm.pt", 3, "/absent/esm.pt"),
+        ("train.device=cuda", 2, "train.device = 'cuda'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_written(
+    world: Path, tmp_path: Path, setting: str, code: int, words: str
+) -> None:
+    import torch
+
+    if setting == "train.device=cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    for extra in ([], ["--dry-run"]):
+        found, _, stderr = align(world, tmp_path / "out", "--set", setting, *extra)
+        if setting == "train.device=cuda" and extra:
+            continue  # a dry run may be made on another machine than the run
+        assert (found, words in stderr) == (code, True), stderr
+        assert "fix:" in stderr
+        assert not (tmp_path / "out" / "recipe.toml").exists()
+
+
+def test_a_pair_that_names_an_unknown_id_is_refused(world: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(world / "data")
+    from setclip_cli.training.known_pairs import pair_rows
+
+    ids = dataset.rows("protein", "train", ["id"])["id"].to_pylist()
+    with pytest.raises(Exception, match="names the caption 'c0', which split 'train' does not have"):
+        pair_rows(dataset.pairs("train")[:1], ids, ["other"], split="train")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["kill", "terminate", "interrupt"])
+def test_a_stopped_run_resumes_bit_for_bit(world: Path, run: Path, tmp_path: Path, moment: str) -> None:
+    """60 steps straight = some steps, a signal, and the rest."""
+    out = tmp_path / "stopped"
+    command = [
+        sys.executable,
+        "-m",
+        "setclip_cli",
+        "align",
+        str(world / "recipe.toml"),
+        "--data",
+        str(world / "data"),
+        "--out",
+        str(out),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((out / "checkpoints").glob("step-*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.002)
+    sent = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}[moment]
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=60)
+    if not (out / "config.json").exists():
+        expected = {"kill": -signal.SIGKILL, "terminate": 143, "interrupt": 130}[moment]
+        assert process.returncode == expected, stderr
+        assert "Traceback" not in stderr
+        code, _, refused = align(world, out)
+        assert (code, "add --resume" in refused) == (3, True)
+        assert align(world, out, "--resume")[0] == 0
+    for name in ("metrics.jsonl", "model.safetensors", "config.json"):
+        assert sha256_file(run / name) == sha256_file(out / name), name
+
+
+TUNED = ("--set", "towers.protein.trainable=last-1", "--set", "towers.caption.trainable=lora", "--set", "train.steps=4")
+
+
+def test_a_tuned_run_keeps_only_what_changed_and_embeds_with_it(world: Path, tmp_path: Path) -> None:
+    code, _, stderr = align(world, tmp_path / "tuned", *TUNED, "--set", "train.chunk=5")
+    assert code == 0, stderr
+    for modality in ("protein", "caption"):
+        assert (tmp_path / "tuned" / f"tuned-{modality}.safetensors").stat().st_size > 0
+    model = load_model(tmp_path / "tuned")
+    sequences = ["GKKLVGKKLVACD", "LLIFALLIFAHIK"]
+    before = model.load_backbone("protein", initial=True).encode(sequences).features
+    after = model.load_backbone("protein").encode(sequences).features
+    assert not before.equal(after)
+
+    run_ok("embed", tmp_path / "tuned", world / "data", "--out", tmp_path / "embeddings")
+    from setclip_cli.embedding.embeddings import open_embeddings
+
+    dataset = open_dataset(world / "data")
+    table = open_embeddings(tmp_path / "embeddings").load("protein", "train")
+    rows = dataset.rows("protein", "train", ["id", "sequence"]).to_pylist()
+    sequence = {row["id"]: row["sequence"] for row in rows}[table.ids[0]]
+    features = model.load_backbone("protein").encode([sequence]).features
+    import torch
+
+    with torch.no_grad():
+        expected = model.encoders["protein"](features)[0].numpy()
+    assert table.embeddings[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_tuned_run_that_stops_goes_on_as_if_it_had_not(world: Path, tmp_path: Path, stop: Stopper) -> None:
+    settings = (*TUNED, "--set", "train.chunk=5", "--set", "optim.ema=0.5")
+    assert align(world, tmp_path / "straight", *settings)[0] == 0
+    stop.at(2, KeyboardInterrupt())
+    assert align(world, tmp_path / "broken", *settings)[0] == 130
+    stop.never()
+    assert align(world, tmp_path / "broken", *settings, "--resume")[0] == 0
+    for name in ("metrics.jsonl", "model.safetensors", "tuned-protein.safetensors", "tuned-caption.safetensors"):
+        assert sha256_file(tmp_path / "straight" / name) == sha256_file(tmp_path / "broken" / name), name
+
+
+def test_a_second_stop_before_the_next_checkpoint_loses_no_line(
+    world: Path, run: Path, tmp_path: Path, stop: Stopper
+) -> None:
+    """Stopped at 12, resumed, killed at 14 without a word: the checkpoint at 12 still has its 12 lines."""
+    stop.at(12, KeyboardInterrupt())
+    assert align(world, tmp_path / "run")[0] == 130
+    stop.at(14, ZeroDivisionError())  # nothing is saved, as after kill -9
+    with pytest.raises(ZeroDivisionError):
+        align(world, tmp_path / "run", "--resume")
+    stop.never()
+    assert align(world, tmp_path / "run", "--resume")[0] == 0
+    assert sha256_file(tmp_path / "run" / "metrics.jsonl") == sha256_file(run / "metrics.jsonl")
+
+
+def allocator_error() -> Exception:
+    """What torch really raises on a CPU."""
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.int8)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (allocator_error(), ["step 3: out of memory with train.batch = 16", "--set projection.dim=8", "step-00000002"]),
+        (MemoryError("no room"), ["step 3: out of memory", "train.batch = 16", "--set train.batch=8", "step-00000002"]),
+        (SetClipError("step 3: objective.sdd is nan", fix="lower optim.lr"), ["objective.sdd", "step-00000002"]),
+    ],
+)
+def test_a_failed_step_saves_what_was_reached_and_says_how_to_go_on(
+    world: Path, tmp_path: Path, stop: Stopper, error: Exception, words: list[str]
+) -> None:
+    stop.at(2, error)
+    code, _, stderr = align(world, tmp_path / "run")
+    assert code == 3
+    for word in words:
+        assert word in stderr
+    stop.never()
+    assert align(world, tmp_path / "run", "--resume")[0] == 0
+
+
+def test_a_rate_that_blows_training_up_ends_in_a_message_and_a_good_checkpoint(world: Path, tmp_path: Path) -> None:
+    from setclip_cli.run import checkpoint
+
+    code, _, stderr = align(world, tmp_path / "run", "--set", "optim.lr=1e36", "--set", "optim.weight_decay=0.0")
+    assert code == 3, stderr
+    assert "not finite" in stderr
+    assert "lower optim.lr (1e+36)" in stderr
+    saved = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert saved is not None
+    assert saved.name in stderr
+    reached = checkpoint.load(saved)
+    assert f"step {reached.step + 1}: " in stderr
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == reached.step
+    assert all(value.isfinite().all() for value in reached.tensors.values())
+
+
+def test_a_run_that_another_process_writes_is_left_alone(world: Path, tmp_path: Path) -> None:
+    from setclip_cli.files.lock import exclusive
+
+    with exclusive(tmp_path / "run"):
+        code, _, stderr = align(world, tmp_path / "run")
+    assert (code, "another setclip process is writing here" in stderr) == (3, True)
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(
+    world: Path, run: Path, tmp_path: Path, stop: Stopper
+) -> None:
+    stop.at(25, KeyboardInterrupt())
+    assert align(world, tmp_path / "run")[0] == 130
+    stop.never()
+    newest = tmp_path / "run/checkpoints/step-00000025.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    code, _, stderr = align(world, tmp_path / "run", "--resume")
+    assert (code, str(newest) in stderr, "remove this file" in stderr) == (3, True, True)
+    newest.unlink()
+    code, _, stderr = align(world, tmp_path / "run", "--resume")
+    assert (code, "step 20 of 60" in stderr) == (0, True)
+    assert sha256_file(tmp_path / "run/model.safetensors") == sha256_file(run / "model.safetensors")
+
+
+def test_a_checkpoint_of_another_schema_version_is_refused(
+    world: Path, tmp_path: Path, stop: Stopper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from setclip_cli.run import checkpoint
+
+    stop.at(3, KeyboardInterrupt())
+    assert align(world, tmp_path / "run")[0] == 130
+    stop.never()
+    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 2)
+    code, _, stderr = align(world, tmp_path / "run", "--resume")
+    assert (code, "has schema version 1, this setclip reads 2" in stderr) == (3, True)
+
+
+def test_a_dataset_without_the_recipes_modality_is_told_what_it_holds(world: Path, tmp_path: Path) -> None:
+    run_ok("ingest", world / "captions.jsonl", "--modality", "caption", "--out", tmp_path / "data")
+    code, _, stderr = invoke(
+        "align", world / "recipe.toml", "--data", tmp_path / "data", "--out", tmp_path / "run", "--set", "pairs=0"
+    )
+    assert (code, "protein" in stderr, "fix:" in stderr) == (3, True, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_holds_every_term(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert {"loss/total", "loss/sdd", "gradient_share/clip", "density_gap", "lr"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("loss/total")) == 60
+
+
+def test_cached_augmented_views_serve_the_self_supervised_term(world: Path, tmp_path: Path) -> None:
+    code, _, stderr = align(
+        world,
+        tmp_path / "views",
+        *("--set", "method=set-clip", "--set", "objective.self_supervised.views=2", "--set", "train.steps=3"),
+    )
+    assert code == 0, stderr
+    cached = {path.name.partition("-view-")[2] for path in (world / "cache" / "features").glob("*-view-*")}
+    assert cached == {"0.safetensors", "1.safetensors"}
+
+
+VALIDATED = ("--set", "validation.split=train", "--set", "validation.every=5", "--set", "validation.patience=2")
+
+
+def test_training_stops_early_and_keeps_the_best_state(world: Path, tmp_path: Path) -> None:
+    code, stdout, _ = align(world, tmp_path / "run", *VALIDATED, "--set", "train.steps=200")
+    assert code == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    seen = {record["step"]: record["validation/criterion"] for record in records if "validation/criterion" in record}
+    best = min(seen, key=lambda step: (seen[step], step))
+    assert len(records) == best + 10 < 200
+    assert f"{best} steps" in stdout
+    assert "validation/recall_at_1" in records[4]
+
+
+def test_early_stopping_resumes_with_its_best_state(world: Path, tmp_path: Path, stop: Stopper) -> None:
+    settings = (*VALIDATED, "--set", "train.steps=40")
+    assert align(world, tmp_path / "straight", *settings)[0] == 0
+    stop.at(7, KeyboardInterrupt())
+    assert align(world, tmp_path / "broken", *settings)[0] == 130
+    stop.never()
+    assert align(world, tmp_path / "broken", *settings, "--resume")[0] == 0
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert sha256_file(tmp_path / "straight" / name) == sha256_file(tmp_path / "broken" / name), name
+
+
+def test_validation_without_pairs_watches_densities_and_neighbourhoods(world: Path, tmp_path: Path) -> None:
+    settings = ("--set", "pairs=0", "--set", "method=set-clip", "--set", "train.steps=10")
+    run_ok("ingest", world / "proteins.fasta", "--modality", "protein", "--out", tmp_path / "data")
+    run_ok("ingest", world / "captions.jsonl", "--modality", "caption", "--out", tmp_path / "data")
+    code, _, stderr = invoke(
+        *("align", world / "recipe.toml", "--data", tmp_path / "data", "--out", tmp_path / "run", *VALIDATED, *settings)
+    )
+    assert code == 0, stderr
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[4])
+    assert record["validation/criterion"] == pytest.approx(
+        record["validation/density_gap"] + record["validation/neighbourhood"]
+    )
+
+
+def test_a_new_run_starts_from_the_weights_of_another(world: Path, run: Path, tmp_path: Path) -> None:
+    code, _, stderr = align(world, tmp_path / "next", "--set", f"init_from={run}", "--set", "train.steps=1")
+    assert code == 0, stderr
+    first, following = load_model(run), load_model(tmp_path / "next")
+    for modality in ("protein", "caption"):
+        trained = trained_part(first.encoders[modality]).state_dict()
+        start = following.initial[modality].state_dict()
+        assert all(trained[name].equal(start[name]) for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["projection.dim=8"], "init_from: its left encoder is"),
+        (["towers.protein.trainable=last-1"], None),  # the heads fit, and the backbone starts as found
+        (["init_from=/absent"], "/absent"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    world: Path, run: Path, tmp_path: Path, settings: list[str], words: str | None
+) -> None:
+    overrides = [word for setting in (f"init_from={run}", "train.steps=1", *settings) for word in ("--set", setting)]
+    code, _, stderr = align(world, tmp_path / "next", *overrides)
+    assert (code == 0) == (words is None), stderr
+    assert words is None or words in stderr
+
+
+def test_a_finished_run_takes_more_steps_as_if_it_had_been_asked_for_them(world: Path, tmp_path: Path) -> None:
+    ten, twenty = (("--set", f"train.steps={n}", "--set", "optim.schedule=constant") for n in (10, 20))
+    assert align(world, tmp_path / "run", *ten)[0] == 0
+    code, _, refused = align(world, tmp_path / "run", *twenty)
+    assert (code, "train.steps differ" in refused) == (2, True)
+    code, _, refused = align(world, tmp_path / "run", *twenty, "--set", "optim.lr=0.1", "--resume")
+    assert (code, "(optim.lr differ)" in refused) == (2, True)
+    assert align(world, tmp_path / "run", *twenty, "--resume")[0] == 0
+    assert align(world, tmp_path / "straight", *twenty)[0] == 0
+    for name in ("metrics.jsonl", "model.safetensors", "recipe.toml"):
+        assert sha256_file(tmp_path / "run" / name) == sha256_file(tmp_path / "straight" / name), name
+
+
+def test_tensorboard_holds_maps_and_histograms(world: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = ("--set", "train.steps=4", "--set", "train.map_every=2")
+    assert align(world, tmp_path / "run", *settings)[0] == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"histograms": 0, "images": 0}).Reload()
+    assert [event.step for event in events.Histograms("density_gap/rows")] == [2, 4]
+    assert [event.step for event in events.Images("map")] == [2, 4]
+
+
+def test_other_loggers_get_the_scalars_and_no_weights(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins that know only these calls: any other, such as an upload, is an error."""
+    from types import SimpleNamespace
+
+    calls: list[tuple[str, object]] = []
+    session = SimpleNamespace(
+        log=lambda values, step: calls.append(("wandb", (step, sorted(values)))),
+        finish=lambda: calls.append(("wandb", "finish")),
+    )
+    wandb = SimpleNamespace(init=lambda **settings: calls.append(("wandb", settings["project"])) or session)
+    mlflow = SimpleNamespace(
+        start_run=lambda run_name: calls.append(("mlflow", run_name)),
+        log_dict=lambda values, name: calls.append(("mlflow", name)),
+        log_metrics=lambda values, step: calls.append(("mlflow", (step, sorted(values)))),
+        end_run=lambda: calls.append(("mlflow", "end")),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    code, _, stderr = align(
+        world, tmp_path / "run", "--set", "train.steps=2", "--set", 'train.loggers=["wandb", "mlflow"]'
+    )
+    assert code == 0, stderr
+    for name in ("wandb", "mlflow"):
+        steps = [call[1][0] for call in calls if call[0] == name and isinstance(call[1], tuple)]
+        assert steps == [1, 2]
+    assert ("wandb", "finish") in calls
+    assert ("mlflow", "end") in calls
+
+
+def test_a_logger_that_is_not_installed_is_named(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    code, _, stderr = align(world, tmp_path / "run", "--set", 'train.loggers=["wandb"]')
+    assert (code, "wandb is not installed" in stderr, "pip install 'setclip[wandb]'" in stderr) == (3, True, True)
+
+
+def test_a_tuned_tower_reads_its_chunks_by_length(world: Path) -> None:
+    import torch
+
+    from setclip_cli.backbones import load_backbone
+    from setclip_cli.features.raw_rows import open_items
+    from setclip_cli.recipe.recipe import load_recipe
+    from setclip_cli.training.tower import Pool, Tower, Tuned
+
+    dataset = open_dataset(world / "data")
+    items = open_items(dataset, "protein", "train", "sequence")
+    recipe = load_recipe(world / "recipe.toml")
+    backbone = load_backbone("esm:esm2_t6_8M_UR50D", modality="protein", weights=recipe.towers["protein"].weights)
+    lengths = torch.tensor(items.lengths())
+    tower = Tower(recipe, "left", Pool(torch.randn(36, backbone.dim), tuned=Tuned(backbone, items, lengths)))
+    rows = torch.randperm(36)[:20]
+    ordered = tower.by_length(rows)
+    assert sorted(ordered.tolist()) == sorted(rows.tolist())
+    read = [len(sequence) for sequence in items.take(ordered.tolist())]
+    assert read == sorted(read)

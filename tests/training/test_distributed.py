@@ -1,0 +1,108 @@
+"""Claims about training on several processes: the gradient, the steps and the files of a single one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from setclip_cli.training.distributed import Group
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 64])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_the_shares_of_all_ranks_are_the_batch(rows: int, world: int) -> None:
+    shares = [Group(rank, world).share(rows) for rank in range(world)]
+    assert [row for share in shares for row in range(rows)[share]] == list(range(rows))
+    sizes = [share.stop - share.start for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+SCRIPT = """
+import json, sys, torch
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from setclip_cli.training.distributed import launched
+from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.training.tower import Pool
+from setclip_cli.training.training import Training
+from tiny import pools
+
+with launched() as group:
+    left, right, pairs = pools()
+    found = {{}}
+    for method in ("set-clip-plus", "set-clip", "set-clip-published", "clip"):
+        recipe = load_recipe(Path({recipe!r}), [f"method={{method}}"])
+        training = Training(recipe, Pool(left), Pool(right), pairs, group=group)
+        training.advance()
+        found[method] = {{
+            name: value.grad.flatten().tolist()
+            for name, value in training._parameters().items()
+            if value.grad is not None
+        }}
+        found[method + "/records"] = [training.advance() for _ in range(5)]
+    if group.main:
+        print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_gradient_of_one_for_every_term(tmp_path: Path) -> None:
+    """Odd batch sizes, so that shares differ; pairs fewer than a share; second views included."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        """
+        schema_version = 1
+        towers.image.backbone = "timm:tf_efficientnet_lite0"
+        towers.caption.backbone = "sentence-transformers:all-MiniLM-L6-v2"
+        projection = { dim = 16, pca = 8 }
+        train = { steps = 12, batch = 21, pairs_per_batch = 5 }
+        objective.teacher = { weight = 1.0, end_step = 6 }
+        """
+    )
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(TESTS), recipe=str(recipe)))
+    one = json.loads(launch(1, str(script)).splitlines()[-1])
+    two = json.loads(launch(2, str(script)).splitlines()[-1])
+    assert one.keys() == two.keys()
+    for method in ("set-clip-plus", "set-clip", "set-clip-published", "clip"):
+        assert one[method].keys() == two[method].keys()
+        for name, gradient in one[method].items():
+            torch.testing.assert_close(torch.tensor(two[method][name]), torch.tensor(gradient), rtol=1e-4, atol=1e-5)
+        for alone, together in zip(one[f"{method}/records"], two[f"{method}/records"], strict=True):
+            assert together == pytest.approx(alone, rel=1e-2, abs=1e-3)
+
+
+def launch(processes: int, *command: str) -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+    done = subprocess.run([*torchrun, *command], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_two_processes_and_one_writes(tmp_path: Path) -> None:
+    from small_world import make_world
+
+    world = make_world(tmp_path)
+    arguments = [str(world / "recipe.toml"), "--data", str(world / "data"), "--set", "train.batch=15"]
+    launch(2, "-m", "setclip_cli", "align", *arguments, "--out", str(tmp_path / "two"))
+    launch(1, "-m", "setclip_cli", "align", *arguments, "--out", str(tmp_path / "one"))
+    records = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(records[0]) == len(records[1]) == 60
+    for alone, together in zip(records[0][:5], records[1][:5], strict=True):
+        assert together == pytest.approx(alone, rel=1e-2, abs=1e-3)
+    assert (tmp_path / "two" / "config.json").exists()

@@ -1,0 +1,262 @@
+"""Claims about the training step: its gradient, its randomness, its record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from tiny import pools
+from torch import Tensor
+
+from setclip_cli.errors import SetClipError
+from setclip_cli.methods.extra_encoders import trained_part
+from setclip_cli.recipe.recipe import Method, Recipe, load_recipe
+from setclip_cli.training.gradient_cache import Embedded
+from setclip_cli.training.schedules import rate_at
+from setclip_cli.training.tower import Pool
+from setclip_cli.training.training import Training, fit, is_trained
+
+TRAINED: list[Method] = ["set-clip-plus", "set-clip", "clip"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        """
+        schema_version = 1
+        towers.image.backbone = "timm:tf_efficientnet_lite0"
+        towers.caption.backbone = "sentence-transformers:all-MiniLM-L6-v2"
+        projection = { dim = 16, pca = 8 }
+        train = { steps = 12, batch = 20, pairs_per_batch = 5 }
+        objective.teacher = { weight = 1.0, end_step = 6 }
+        """
+    )
+    return load_recipe(path)
+
+
+def training_of(recipe: Recipe, seed: int = 0) -> Training:
+    left, right, pairs = pools(seed)
+    return Training(recipe, Pool(left), Pool(right), pairs)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_the_step_takes_the_gradient_of_the_whole_objective(recipe: Recipe, method: Method) -> None:
+    """Term by term at the embeddings and then back through the heads = one backward through everything."""
+    recipe = recipe.with_settings(method=method)
+    two_pass, one_pass = training_of(recipe), training_of(recipe)
+    two_pass.advance()
+    got = [parameter.grad for tower in two_pass.towers for parameter in tower.heads.parameters()]
+
+    sides = []
+    for column, (tower, lots) in enumerate(zip(one_pass.towers, one_pass._draw(0), strict=True)):
+        embedded = [Embedded(tower, 0, lot, one_pass.group) for lot in lots]
+        for part in embedded:
+            part.leaf = tower.embed(0, part.lot.chunks[0])  # with its graph
+        sides.append(one_pass._side(column, embedded))
+    one_pass.objective(sides[0], sides[1], 0).total.backward()
+    expected = [parameter.grad for tower in one_pass.towers for parameter in tower.heads.parameters()]
+    assert len(got) == len(expected) > 0
+    for found, wanted in zip(got, expected, strict=True):
+        assert found is not None
+        assert wanted is not None
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(recipe: Recipe, method: Method) -> None:
+    left, right, pairs = pools()
+
+    def embeddings(seed: int) -> Tensor:
+        torch.manual_seed(torch.seed() % 2**31)  # the state of the global generator must not matter
+        return fit(recipe.with_settings(method=method, seed=seed), left, right, pairs).encoders[0](left)
+
+    assert torch.equal(embeddings(0), embeddings(0))
+    assert not torch.allclose(embeddings(0), embeddings(1), atol=1e-2)
+
+
+@pytest.mark.parametrize(("ensemble", "stop"), [(1, 5), (2, 5), (2, 12), (2, 17)])
+def test_a_restored_run_goes_on_bit_for_bit(recipe: Recipe, ensemble: int, stop: int) -> None:
+    recipe = recipe.with_settings(ensemble=ensemble)
+    straight = training_of(recipe)
+    records = [straight.advance() for _ in range(straight.steps)]
+    broken = training_of(recipe)
+    for _ in range(stop):
+        broken.advance()
+    saved = {name: value.clone() for name, value in broken.tensors().items()}
+    resumed = training_of(recipe)
+    resumed.restore(stop, saved)
+    assert [resumed.advance() for _ in range(straight.steps - stop)] == records[stop:]
+    left = pools()[0]
+    assert torch.equal(resumed.fitted().encoders[0](left), straight.fitted().encoders[0](left))
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_balanced_batches_hold_both_pools_classes_alike(recipe: Recipe, balance: bool) -> None:
+    left, right, pairs = pools()
+    kinds = torch.arange(90) % 3
+    fewer = torch.cat([torch.arange(6), torch.arange(6, 90)[(kinds[6:] == 0) | (torch.arange(6, 90) > 75)]])
+    right, kinds = right[fewer], kinds[fewer]  # 30 rows of the first class, some 7 of the others
+    train = recipe.train.model_dump() | {"balance": balance, "batch": 8}
+    training = Training(recipe.with_settings(train=train), Pool(left), Pool(right), pairs)
+    drawn = torch.cat([training._draw(step)[1][0].rows for step in range(12)])
+    share = float((kinds[drawn] == 0).float().mean())
+    assert share < 0.5 if balance else share > 0.6
+
+
+def test_training_separates_clusters_that_few_pairs_name(recipe: Recipe) -> None:
+    left, right, pairs = pools()
+    train, optim = recipe.train.model_dump() | {"steps": 100}, recipe.optim.model_dump() | {"lr": 3e-3}
+    fitted = fit(recipe.with_settings(train=train, optim=optim), left, right, pairs)
+    with torch.no_grad():
+        similarity = fitted.encoders[0](left) @ fitted.encoders[1](right).T
+        before = fitted.initial[0](left) @ fitted.initial[1](right).T
+    same = torch.arange(60)[:, None] % 3 == torch.arange(90) % 3
+    gap_before, gap = (cosine[same].mean() - cosine[~same].mean() for cosine in (before, similarity))
+    assert gap > max(0.3, gap_before + 0.3)
+
+
+def test_the_record_names_every_active_term_and_shares_sum_to_one(recipe: Recipe) -> None:
+    training = training_of(recipe)
+    early = training.advance()
+    while training.taken < 7:
+        late = training.advance()
+    assert {"loss/clip", "loss/sdd", "loss/neighbourhood", "loss/teacher"} < set(early)
+    assert "loss/teacher" not in late  # it ended after 6 steps
+    for record in (early, late):
+        shares = [value for key, value in record.items() if key.startswith("gradient_share/")]
+        assert sum(shares) == pytest.approx(1)
+        assert record["density_gap"] > 0
+
+
+def test_a_loss_that_turns_non_finite_stops_the_run_and_names_the_term(recipe: Recipe) -> None:
+    training = training_of(recipe.with_settings(method="clip"))
+    training.advance()
+    heads = training.towers[0].heads
+    weights = [parameter.clone() for parameter in heads.parameters()]
+    training.towers[0].features = training.towers[0].features * float("nan")
+    with pytest.raises(SetClipError, match="finite"):
+        training.advance()
+    for now, before in zip(heads.parameters(), weights, strict=True):
+        assert torch.equal(now, before)
+    assert training.taken == 1
+
+
+def test_without_pairs_the_distribution_terms_still_train(recipe: Recipe) -> None:
+    left, right, _ = pools()
+    none = torch.zeros(0, 2, dtype=torch.int64)
+    recipe = recipe.with_settings(method="set-clip", pairs=0)
+    assert is_trained(recipe, none)
+    training = Training(recipe, Pool(left), Pool(right), none)
+    gaps = [training.advance()["density_gap"] for _ in range(12)]
+    assert gaps[-1] < gaps[0]
+
+
+def test_noisy_views_have_the_noise_asked_for_and_belong_to_the_row(recipe: Recipe) -> None:
+    tower = training_of(recipe.with_settings(method="set-clip")).towers[0]
+    tower.features = torch.ones(200, 50)
+    rows = torch.arange(200)
+    whole = tower.prepare(rows, slice(0, 200), view_seed=0)
+    assert whole.mean() == pytest.approx(1, abs=0.05)
+    assert (whole - 1).norm(dim=1).mean() == pytest.approx(tower.noise, rel=0.05)
+    assert not torch.equal(whole, tower.prepare(rows, slice(0, 200), view_seed=1))
+    assert torch.equal(whole[40:90], tower.prepare(rows, slice(40, 90), view_seed=0))
+
+
+def test_cached_views_are_used_instead_of_noise(recipe: Recipe) -> None:
+    left, right, pairs = pools()
+    views = torch.stack([left + 0.1, left - 0.1])
+    training = Training(recipe.with_settings(method="set-clip"), Pool(left, views=views), Pool(right), pairs)
+    tower = training.towers[0]
+    seen = tower.prepare(torch.arange(60), slice(0, 60), view_seed=3)
+    candidates = [tower.transform(view) for view in views]
+    which = [min(range(2), key=lambda k: float((candidates[k][row] - seen[row]).norm())) for row in range(60)]
+    assert set(which) == {0, 1}
+    for row, k in enumerate(which):
+        torch.testing.assert_close(seen[row], candidates[k][row])
+
+
+def test_averaged_weights_follow_their_formula(recipe: Recipe) -> None:
+    training = training_of(recipe.with_settings(optim={**recipe.optim.model_dump(), "ema": 0.9}))
+    name = "left.heads.0.input.bias"
+    average = training._parameters()[name].detach().clone()
+    for _ in range(3):
+        training.advance()
+        average = 0.9 * average + 0.1 * training._parameters()[name].detach()
+    torch.testing.assert_close(training.averages[name], average)
+    fitted = trained_part(training.fitted().encoders[0])
+    assert torch.equal(dict(fitted.named_parameters())["encoder.input.bias"], training.averages[name])
+
+
+def test_the_gradient_is_clipped_and_the_rate_follows_the_schedule(recipe: Recipe) -> None:
+    optim = {**recipe.optim.model_dump(), "clip_norm": 1e-3, "schedule": "cosine", "warmup_steps": 4}
+    training = training_of(recipe.with_settings(optim=optim))
+    records = [training.advance() for _ in range(12)]
+    assert [record["lr"] for record in records] == pytest.approx(
+        [recipe.optim.lr * rate_at(step, 12, "cosine", 4) for step in range(12)]
+    )
+    assert records[0]["gradient_norm"] > 1e-3  # what is told is the norm before clipping
+    gradients = torch.cat([p.grad.flatten() for p in training._trained(0) if p.grad is not None])
+    assert gradients.norm() <= 1.001e-3
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_start_low_stay_within_bounds_and_end_low(schedule: Literal["constant", "linear", "cosine"]) -> None:
+    rates = [rate_at(step, 100, schedule, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1
+    assert all(0 < rate <= 1 for rate in rates)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == 1 if schedule == "constant" else rates[-1] < 0.02
+
+
+def test_a_failed_step_leaves_the_queue_of_earlier_rows_alone(recipe: Recipe) -> None:
+    """What a checkpoint then saves must not hold the rows that made the loss non-finite."""
+    objective = recipe.objective.model_dump()
+    objective["sdd"] |= {"queue": 24}
+    training = training_of(recipe.with_settings(objective=objective))
+    training.advance()
+    before = {name: value.clone() for name, value in training.tensors().items()}
+    assert any(name.endswith("left_queue.held") and len(value) for name, value in before.items())
+    training.towers[0].features = training.towers[0].features * float("nan")
+    with pytest.raises(SetClipError, match="step 2: the left tower gives embeddings that are not finite"):
+        training.advance()
+    after = training.tensors()
+    assert after.keys() == before.keys()
+    assert all(after[name].equal(value) for name, value in before.items())
+
+
+def test_a_gradient_that_turns_non_finite_behind_the_losses_names_the_tower(recipe: Recipe) -> None:
+    training = training_of(recipe)
+    training.advance()
+    next(training.towers[1].heads.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: value.clone() for name, value in training.tensors().items()}
+    with pytest.raises(SetClipError, match="step 2: the gradient of the right tower is not finite"):
+        training.advance()
+    assert all(training.tensors()[name].equal(value) for name, value in before.items())
+
+
+def test_a_half_precision_step_that_overflows_is_skipped_and_can_be_logged(recipe: Recipe) -> None:
+    training = training_of(recipe)
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    hook = next(training.towers[0].heads.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: value.clone() for name, value in training._parameters().items()}
+    record = training.advance()
+    assert "gradient_norm" not in record
+    json.dumps(record, allow_nan=False)
+    assert all(training._parameters()[name].equal(value) for name, value in before.items())
+    assert training.scaler.get_scale() == 2.0
+    hook.remove()
+    assert training.advance()["gradient_norm"] > 0
+
+
+def test_every_key_of_the_record_is_documented(recipe: Recipe) -> None:
+    page = (Path(__file__).parents[2] / "docs/align.md").read_text(encoding="utf-8")
+    for key in training_of(recipe).advance():
+        group, _, term = key.partition("/")
+        documented = f"`{group}/<term>`" if term and term != "total" else f"`{key}`"
+        assert documented in page, key
+        assert not term or f"`{term}`" in page or key == "loss/total", key
