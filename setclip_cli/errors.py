@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+_ARGUMENT = re.compile("\0([^\0\x1f]+)\x1f([^\0]+)\0")
 
 
 class ExitCode(IntEnum):
@@ -27,21 +30,33 @@ class SetClipError(Exception):
     Args:
         problem: What was found and where; the path or the key comes first.
         fix: What to do about it, as a command where there is one.
+
+    Both may name arguments through `argument`.
     """
 
     def __init__(self, problem: str, *, fix: str, exit_code: ExitCode = ExitCode.DATA) -> None:
-        super().__init__(f"{problem}\n  fix: {fix}")
-        self.problem = problem
-        self.fix = fix
+        self._marked = (problem, fix)
+        self.problem, self.fix = _ARGUMENT.sub(r"\1", problem), _ARGUMENT.sub(r"\1", fix)
         self.exit_code = exit_code
+        super().__init__(f"{self.problem}\n  fix: {self.fix}")
+
+    def for_command_line(self) -> str:
+        """The message with flags where it names arguments."""
+        problem, fix = (_ARGUMENT.sub(r"\2", part) for part in self._marked)
+        return f"{problem}\n  fix: {fix}"
 
     def __reduce__(self) -> tuple[Callable[..., SetClipError], tuple[str, str, ExitCode]]:
         """Survives the way back from a worker process, which keyword-only arguments alone would not."""
-        return _rebuilt, (self.problem, self.fix, self.exit_code)
+        return _rebuilt, (*self._marked, self.exit_code)
 
 
 def _rebuilt(problem: str, fix: str, exit_code: ExitCode) -> SetClipError:
     return SetClipError(problem, fix=fix, exit_code=exit_code)
+
+
+def argument(name: str, flag: str | None = None) -> str:
+    """An argument in a message: ``name`` in Python, its flag (the name with dashes by default) on the command line."""
+    return f"\0{name}\x1f{flag or '--' + name.replace('_', '-')}\0"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

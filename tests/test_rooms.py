@@ -31,6 +31,7 @@ FLOORS = {
     "encoders": 3,
     "files": 3,
     "console": 2,
+    "options": 2,
     "losses": 1,
     "errors": 1,
     "sampling": 1,

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from setclip_cli.dataset.dataset import INDEX_NAME, SCHEMAS, DatasetIndex, Modality, write_shard
+from setclip_cli.dataset.dataset import INDEX_NAME, SCHEMAS, DatasetIndex, write_shard
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.files import atomic
 
 TINY_TIMM = "resnet10t.c3_in1k"  # a pretrained tag, so that timm knows its preprocessing; 5 M weights

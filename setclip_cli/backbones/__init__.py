@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.backbones.weights import Kind
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
 
 __all__ = ["MODALITY_OF", "POOLINGS", "check_backbone", "describe_weights", "load_backbone"]
 

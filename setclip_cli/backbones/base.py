@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from setclip_cli.backbones.batching import Budget
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.weights import Spec
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
 
 # The 33 tokens in the order of the weights' rows: <cls> <pad> <eos> <unk>, the letters, <null_1>, <mask>.
 LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"

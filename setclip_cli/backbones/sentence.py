@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.weights import Spec
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
 
 TOKENS_PER_BATCH = 1024  # on a CPU more is slower: a batch should stay in its cache
 TOKENS_PER_GPU_BATCH = 131_072  # tried first; halved when memory runs out

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.weights import Spec
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
 
 T = TypeVar("T")
 

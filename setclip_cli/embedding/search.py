@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from setclip_cli.backbones import load_backbone
-from setclip_cli.dataset.dataset import MODALITIES, Dataset, Modality, Shard, open_dataset
+from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.embedding.vectors import nearest, unit_vectors
 from setclip_cli.errors import ExitCode, SetClipError

@@ -12,7 +12,7 @@ from setclip_cli.files import atomic
 from setclip_cli.files.cache import cache_folder
 
 if TYPE_CHECKING:
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.embedding.embeddings import Embeddings
 
 Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]

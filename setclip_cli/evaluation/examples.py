@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.evaluation.metrics import Retrieval
     from setclip_cli.evaluation.relevance import Relevance
     from setclip_cli.evaluation.test_set import Side

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from setclip_cli.dataset.dataset import MODALITIES
+from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.evaluation.zero_shot import unit
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.evaluation.test_set import Side, TestSet
 
     Embeddings = npt.NDArray[np.float32]

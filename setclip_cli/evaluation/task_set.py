@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from setclip_cli.dataset.dataset import Modality
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import ExitCode, SetClipError, nearest
 from setclip_cli.evaluation.zero_shot import unit
 

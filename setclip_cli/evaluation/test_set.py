@@ -14,7 +14,8 @@ from setclip_cli.evaluation import relevance
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality
 
 Matching = Literal["label", "group", "pairs"]
 

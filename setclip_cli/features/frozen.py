@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.dataset.dataset import Dataset, Modality, Shard
+    from setclip_cli.dataset.dataset import Dataset, Shard
+    from setclip_cli.dataset.modality import Modality
 
 ROWS_PER_VIEW = 64  # rows in one pass of an augmented view
 ROWS_PER_CALL = 512  # rows encoded between two moves of the progress bar

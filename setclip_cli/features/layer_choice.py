@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.dataset.dataset import Dataset, Modality, Pair
+    from setclip_cli.dataset.dataset import Dataset, Pair
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.recipe.recipe import Recipe
 
 NEIGHBOURS = 10

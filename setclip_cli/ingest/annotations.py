@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, NamedTuple
 
-from setclip_cli.dataset.dataset import MODALITIES, Modality, Pair
+from setclip_cli.dataset.dataset import Pair
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest
 
 if TYPE_CHECKING:

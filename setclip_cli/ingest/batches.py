@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from setclip_cli.dataset.dataset import OPTIONAL_COLUMNS, REJECTS_SCHEMA, SCHEMAS, Modality, Shard, write_shard
+from setclip_cli.dataset.dataset import OPTIONAL_COLUMNS, REJECTS_SCHEMA, SCHEMAS, Shard, write_shard
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.ingest.result import count_rows

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from setclip_cli.dataset.dataset import MODALITIES, Modality
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.splits import SPLIT_NAME, SplitRule
 

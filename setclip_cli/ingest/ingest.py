@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from setclip_cli.dataset.dataset import MODALITIES, open_dataset
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.errors import ExitCode, SetClipError, nearest
 from setclip_cli.ingest import journal
 from setclip_cli.ingest.annotations import Labels, read_pairs

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import INDEX_NAME, MODALITIES, PAIRS_SCHEMA, Dataset, DatasetIndex, open_dataset
+from setclip_cli.dataset.dataset import INDEX_NAME, PAIRS_SCHEMA, Dataset, DatasetIndex, open_dataset
+from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.ingest import journal, pairing

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import Modality  # pydantic reads the annotation when the class is made
+from setclip_cli.dataset.modality import Modality  # pydantic reads the annotation when the class is made
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.files.cache import cache_folder

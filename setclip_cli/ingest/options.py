@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from setclip_cli.dataset.dataset import Modality
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.ingest.dedup import NearDuplicates, SplitBy

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.dataset.dataset import Dataset, Modality, Pair
+from setclip_cli.dataset.dataset import Dataset, Pair
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.annotations import Known, StatedPair, pairs_of_groups, resolve
 from setclip_cli.ingest.sources.base import Reject

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.console import note
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.embedding.embed import embed
+from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.files.shipped import shipped
@@ -72,7 +73,7 @@ def quickstart(out: Path) -> QuickstartResult:
             note(f"align    {result.summary()}")
             runs.append(result.run)
             made += not result.reused
-    embedded = embed(runs[0], dataset, out / "embeddings", split="test")
+    embedded = embed(runs[0], dataset, out / "embeddings", options=EmbedOptions(split="test"))
     note(f"embed    {embedded.summary()}")
     report = None if made + embedded.made else _earlier_report(out / "report")
     if report is None:

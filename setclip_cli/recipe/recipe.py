@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
-from setclip_cli.dataset.dataset import MODALITIES, Modality
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import ExitCode, SetClipError, nearest
 
 Method = Literal[

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from setclip_cli.dataset.dataset import MODALITIES, Modality
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.encoders.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic

@@ -9,7 +9,8 @@ from setclip_cli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.recipe.recipe import Method, Recipe
     from setclip_cli.run.model import ModelConfig
 

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.encoders.encoders import Encoder
     from setclip_cli.recipe.recipe import Recipe
 

@@ -15,7 +15,8 @@ from setclip_cli.training.known_pairs import known_pairs, pair_rows
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from setclip_cli.dataset.dataset import Dataset, Modality
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.recipe.recipe import Recipe
 
 

@@ -19,8 +19,9 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.cli.app import app
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.embedding import embed as embedder
-from setclip_cli.embedding.embed import EmbedOptions, EmbedResult, embed, embed_backbone
+from setclip_cli.embedding.embed import EmbedResult, embed, embed_backbone
 from setclip_cli.embedding.embeddings import open_embeddings
+from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.encoders.encoders import ProjectionHead
 from setclip_cli.errors import SetClipError
 from setclip_cli.run.model import ModelConfig, TowerConfig, save_model
@@ -88,7 +89,7 @@ def test_a_run_embeds_both_towers_as_encoder_of_backbone(
 def test_one_tower_at_a_time_gives_the_same_folder(run: Path, data: Path, tmp_path: Path) -> None:
     embed(run, open_dataset(data), tmp_path / "both")
     for modality in ("caption", "protein"):
-        embed(run, open_dataset(data), tmp_path / "one", modality=modality)
+        embed(run, open_dataset(data), tmp_path / "one", options=EmbedOptions(modality=modality))
     assert tree(tmp_path / "one") == tree(tmp_path / "both")
 
 
@@ -114,8 +115,8 @@ def test_a_second_run_makes_nothing_and_a_damaged_or_missing_shard_is_made_again
 
 @pytest.mark.slow
 def test_processes_give_the_bytes_of_one_process(data: Path, tmp_path: Path, tiny_esm2: Path) -> None:
-    features(data, tmp_path / "one", tiny_esm2, EmbedOptions(threads=1))
-    features(data, tmp_path / "two", tiny_esm2, EmbedOptions(threads=1, workers=2))
+    features(data, tmp_path / "one", tiny_esm2, EmbedOptions())
+    features(data, tmp_path / "two", tiny_esm2, EmbedOptions(workers=2))
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
@@ -200,7 +201,7 @@ def test_a_run_is_refused_when_its_backbone_now_prepares_items_otherwise(run: Pa
     config["towers"]["caption"]["preprocessing"]["max_tokens"] = 64
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(SetClipError, match=r"caption tower was trained with max_tokens = 64, and .* now says 32"):
-        embed(run, open_dataset(data), tmp_path / "out", modality="caption")
+        embed(run, open_dataset(data), tmp_path / "out", options=EmbedOptions(modality="caption"))
 
 
 def test_a_run_from_before_preprocessing_was_kept_still_embeds(run: Path, data: Path, tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_run_from_before_preprocessing_was_kept_still_embeds(run: Path, data: 
     for tower in config["towers"].values():
         del tower["preprocessing"]
     (run / "config.json").write_text(json.dumps(config))
-    assert embed(run, open_dataset(data), tmp_path / "out", modality="caption").rows == 5
+    assert embed(run, open_dataset(data), tmp_path / "out", options=EmbedOptions(modality="caption")).rows == 5
 
 
 def test_a_run_whose_weights_do_not_match_its_config_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ def test_a_modality_the_run_or_the_dataset_lacks_is_named(run: Path, tmp_path: P
     with pytest.raises(SetClipError, match="holds no protein or caption rows"):
         embed(run, images, tmp_path / "out")
     with pytest.raises(SetClipError, match="has no image tower, only protein and caption"):
-        embed(run, images, tmp_path / "out", modality="image")
+        embed(run, images, tmp_path / "out", options=EmbedOptions(modality="image"))
 
 
 @pytest.mark.parametrize(

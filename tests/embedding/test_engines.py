@@ -16,8 +16,9 @@ import tiny
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.embedding import embed as embedder
 from setclip_cli.embedding import engines
-from setclip_cli.embedding.embed import EmbedOptions, EmbedResult, Job, embed_backbone, embed_shard
+from setclip_cli.embedding.embed import EmbedResult, Job, embed_backbone, embed_shard
 from setclip_cli.embedding.embeddings import EmbeddedShard
+from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.errors import ExitCode, SetClipError
 
 ESM = "esm:esm2_t6_8M_UR50D"
@@ -70,10 +71,10 @@ def test_ray_on_two_nodes_with_a_killed_worker_gives_the_bytes_of_this_process(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # relative paths, as a user gives them
     data = tiny.write_dataset(Path("data"), {"protein": tiny.proteins(48, longest=900)}, rows_per_shard=4)
-    features(data, Path("local"), tiny_esm2, EmbedOptions(threads=1))
+    features(data, Path("local"), tiny_esm2, EmbedOptions())
     marker = tmp_path / "killed"
     monkeypatch.setattr(embedder, "embed_shard", lost_once(marker))
-    result = features(data, Path("ray"), tiny_esm2, EmbedOptions(engine="ray", threads=1))
+    result = features(data, Path("ray"), tiny_esm2, EmbedOptions(engine="ray"))
     assert marker.exists()
     assert result.made == 12
     assert tree(Path("ray")) == tree(Path("local"))
@@ -88,7 +89,7 @@ def test_a_users_mistake_comes_back_from_the_cluster_as_itself(
     shard = data / "protein" / "train-00000.parquet"
     shard.write_bytes(shard.read_bytes() + b"!")
     with pytest.raises(SetClipError, match="has changed since ingest"):
-        features(data, tmp_path / "out", tiny_esm2, EmbedOptions(engine="ray", threads=1))
+        features(data, tmp_path / "out", tiny_esm2, EmbedOptions(engine="ray"))
 
 
 def test_ray_that_is_not_installed_is_a_usage_error(

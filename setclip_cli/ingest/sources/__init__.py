@@ -11,7 +11,7 @@ from setclip_cli.ingest.sources.streams import inner_suffix
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.ingest.sources.base import Source
 
 

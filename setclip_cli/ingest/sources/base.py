@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from setclip_cli.dataset.dataset import Modality
+    from setclip_cli.dataset.modality import Modality
 
 MAX_ID_CHARS = 1024
 

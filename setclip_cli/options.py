@@ -1,0 +1,82 @@
+"""Options objects: what a command and its function share, so that a new option is written in one place.
+
+An options class is a frozen dataclass whose fields are annotated with a `Flag`. `cli/flags.py` makes the flags of a
+command of them; a Python caller fills the class in. Both meet the same checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How an option looks on the command line, and which values it takes.
+
+    Attributes:
+        help: One line: what the option does.
+        name: The flag, where it is not the field's name with dashes.
+        metavar: What stands for the value in the help.
+        least, most: The range of a number; None for no limit.
+        parse: Reads the value from the text of the command line; raises ValueError.
+    """
+
+    help: str
+    name: str | None = None
+    metavar: str | None = None
+    least: float | None = None
+    most: float | None = None
+    parse: Callable[[str], Any] | None = None
+
+    def names(self, field: str) -> str:
+        return self.name or f"--{field.replace('_', '-')}"
+
+
+class Options:
+    """Base of the options classes: checks choices and ranges when an object is made.
+
+    Raises:
+        SetClipError: a value is not one of its choices, or is out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        for name, (kind, flag) in options_of(type(self)).items():
+            value, shown = getattr(self, name), argument(name, flag.names(name))
+            choices = choices_of(kind)
+            if value is not None and choices and value not in choices:
+                raise SetClipError(
+                    f"{shown} {value}: is not one of its choices{nearest(str(value), choices)}",
+                    fix=f"choose one of: {', '.join(choices)}",
+                    exit_code=ExitCode.USAGE,
+                )
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            too_low = numeric and flag.least is not None and value < flag.least
+            if too_low or (numeric and flag.most is not None and value > flag.most):
+                limits = f"from {flag.least:g}" if flag.most is None else f"from {flag.least:g} to {flag.most:g}"
+                raise SetClipError(
+                    f"{shown} {value}: is out of its range",
+                    fix=f"give a number {limits}",
+                    exit_code=ExitCode.USAGE,
+                )
+
+
+def options_of(kind: Any) -> dict[str, tuple[Any, Flag]]:
+    """Field name -> its type and its flag, in the order of the class."""
+    hints = get_type_hints(kind, include_extras=True)
+    found = {}
+    for field in fields(kind):
+        base, *notes = get_args(hints[field.name])
+        found[field.name] = (base, next(note for note in notes if isinstance(note, Flag)))
+    return found
+
+
+def choices_of(kind: Any) -> tuple[str, ...]:
+    """The words that a Literal, or a union with one, allows; empty for other types."""
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(choice for part in get_args(kind) for choice in choices_of(part))
+    return get_args(kind) if get_origin(kind) is Literal else ()
