@@ -28,8 +28,8 @@ RECIPE = Path(__file__).with_name("alignment.toml")
 SETTINGS = {
     "cca": ['method="cca"'],
     "set-clip-plus": [],
-    "set-clip-plus, shifted 0.2": ["companions.shifted=0.2"],
-    "set-clip-plus, not shifted": ["companions.shifted=0"],
+    "set-clip-plus, shifted 0.2": ["extra_encoders.shifted=0.2"],
+    "set-clip-plus, not shifted": ["extra_encoders.shifted=0"],
 }
 POOL, SCORED = 2000, 500
 SHORTEST = 31  # residues

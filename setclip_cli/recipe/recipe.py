@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
+from setclip_cli.console import note
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.recipe.renamed import KEYS, renamed
 
 Method = Literal[
     "auto",
@@ -36,7 +47,7 @@ PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
     # Weights only: what a term does is set in its section. The reasons are measured: benchmarks/results.md.
     "set-clip-plus": {
         # Few pairs push items of one kind apart: 2 points of mAP less at 70 with the whole weight. At 600 it pays.
-        "clip": {"weight": 1.0, "full_at": 700},
+        "clip": {"weight": 1.0, "full_weight_at_pairs": 700},
         "sdd": {"weight": 0.3},  # flat from 0.1 to 3 beside a structure term
         "neighbourhood": {"weight": 0.3},  # the structure term: without one, equal densities are worth nothing
         "teacher": {"weight": 1.0, "end_step": 100},  # throughout it costs mAP at 7 pairs and adds little at 70
@@ -63,14 +74,14 @@ SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
     "set-clip-plus": {
         # linear: CCA is as good as the heads from some hundred pairs on; diffused: 3 to 5 points of mAP up to 70 pairs;
         # shifted: 1 to 4 of mAP with any number
-        "companions": {"linear": 0.3, "diffused": 0.7, "shifted": 0.5},
+        "extra_encoders": {"linear": 0.3, "diffused": 0.7, "shifted": 0.5},
         "train": {"balance": True},  # 2 points of mAP where class counts differ between the sides, none where not
     },
     "set-clip-published": {"train": {"batch": 42, "pairs_per_batch": 22}},  # as released: 64 rows, 22 of them pairs
 }
 
 
-# What a user changes of it under auto, such as companions.shifted = 0, holds for the default among the candidates.
+# What a user changes of it under auto, such as extra_encoders.shifted = 0, holds for the default among the candidates.
 SECTION_PRESETS["auto"] = SECTION_PRESETS["set-clip-plus"]
 
 
@@ -100,7 +111,7 @@ class Projection(Section):
     """The head on each backbone's features."""
 
     kind: Literal["mlp", "linear"] = "mlp"
-    dim: PositiveInt = 256  # width of the head's embeddings; companions and an ensemble stand beside it
+    dim: PositiveInt = 256  # width of the head's embeddings; extra encoders and an ensemble add to it
     pca: Annotated[int, Field(ge=0)] = 64  # principal axes kept of the features; 0 keeps them all
 
 
@@ -113,20 +124,28 @@ class Term(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # linear from 0 to the weight
 
 
-Form = Literal["stable", "published"]  # published: as the authors released it, its own settings fixed
+Form = Literal["stable", "published"]  # published: as the authors released it, with settings of its own
+# Keys of a term that its published form does not read.
+FIXED_WHEN_PUBLISHED = {
+    "clip": ("temperature", "learnable_temperature"),
+    "sdd": ("bandwidth", "leave_one_out", "queue"),
+    "mk_mmd": ("bandwidths", "unbiased"),
+    "self_supervised": ("temperature",),
+}
 
 
 class Clip(Term):
     form: Form = "stable"
-    full_at: Annotated[int, Field(ge=0)] = 0  # pairs, at which the weight is whole; in proportion below, at least 0.3
+    # number of known pairs from which the full weight applies; fewer give it less, in proportion, but at least 0.3
+    full_weight_at_pairs: Annotated[int, Field(ge=0)] = 0
     temperature: PositiveFloat = 0.07
     learnable_temperature: bool = False
 
 
 class Sdd(Term):
     form: Form = "stable"
-    bandwidth: PositiveFloat = 0.2  # s of exp(-‖x-y‖²/s) on unit vectors; flat between 0.05 and 0.4, smaller collapses
-    bandwidths: list[PositiveFloat] = []  # several instead of the one
+    # s of exp(-‖x-y‖²/s) on unit vectors, one or several; flat between 0.05 and 0.4, smaller collapses
+    bandwidth: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)] = 0.2
     leave_one_out: bool = False  # a point does not count itself: no bias with small batches, no gain in accuracy
     queue: Annotated[int, Field(ge=0)] = 0  # earlier rows, without gradient, that batches are compared with as well
 
@@ -185,15 +204,15 @@ class Train(Section):
     checkpoint_every: PositiveInt = 500  # steps
     keep_checkpoints: PositiveInt = 2  # the newest
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # of the towers; losses are always float32
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the towers; losses are always float32
     tf32: bool = False  # TensorFloat-32 for the towers' float32 matrix products on CUDA; losses never
     compile: bool = False  # tuned towers through torch.compile: the first steps take minutes, the others less
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]  # beside metrics.jsonl; never weights
     map_every: Annotated[int, Field(ge=0)] = 100  # steps between two maps and histograms in TensorBoard; 0 makes none
 
 
-class Companions(Section):
-    """What stands beside the trained heads, by its share of the cosine."""
+class ExtraEncoders(Section):
+    """Extra encoders that are combined with the trained heads, each with its share of the cosine."""
 
     linear: NonNegativeFloat = 0.0  # regularised CCA, where the heads have 1; from 70 pairs on, fewer give it less
     diffused: NonNegativeFloat = 0.0  # heads and CCA averaged along the graph, where they have 1; above 70 pairs less
@@ -232,10 +251,15 @@ class Recipe(Section):
     towers: dict[Modality, Tower]
     projection: Projection = Projection()
     objective: Objective = Objective()
-    companions: Companions = Companions()
+    extra_encoders: ExtraEncoders = ExtraEncoders()
     train: Train = Train()
     optim: Optim = Optim()
     validation: Validation = Validation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_the_names_of_today(cls, document: Any) -> Any:
+        return renamed(document)[0] if isinstance(document, dict) else document
 
     def modalities(self) -> tuple[Modality, Modality]:
         """(left, right): the two towers in the order of ``MODALITIES``."""
@@ -267,7 +291,7 @@ class Recipe(Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-_PRESET_KEYS = {"weight", "full_at", "form", "start_step", "end_step", "warmup_steps"}
+_PRESET_KEYS = {"weight", "full_weight_at_pairs", "form", "start_step", "end_step", "warmup_steps"}
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -288,15 +312,21 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise SetClipError(
             f"{path}: is no valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
         ) from error
+    document, notes = renamed(document)
     for override in overrides or []:
         _apply_override(document, override)
+        document, more = renamed(document)
+        notes += more
+    for line in dict.fromkeys(notes):
+        note(f"{path}: {line}")
     return _validate(document, source=str(path))
 
 
 def _apply_override(document: dict[str, Any], override: str) -> None:
     """Sets one ``a.b=c``; c is read as a TOML value, or as a string where it is none."""
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    table_name, *rest = key.strip().split(".")
+    parts = [KEYS.get(table_name, table_name), *rest]
     if not equals or not all(parts):
         raise SetClipError(
             f"--set {override!r}: is not of the form key=value",
@@ -334,7 +364,7 @@ def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
             merged[name] = term if "weight" in term else defaults | term
     sections = SECTION_PRESETS.get(method, {}) if isinstance(method, str) else {}  # type: ignore[call-overload]
     for name, defaults in sections.items():
-        if name == "companions" and _tunes(document):
+        if name == "extra_encoders" and _tunes(document):
             continue  # they are fitted to the features of frozen backbones
         if isinstance(document.get(name, {}), dict):
             document = document | {name: defaults | document.get(name, {})}
@@ -407,8 +437,8 @@ def _contradictions(recipe: Recipe) -> list[str]:
     tuned = [modality for modality, tower in recipe.towers.items() if not tower.frozen]
     if tuned and recipe.method in TRAINING_FREE_METHODS:
         found.append(f"towers.{tuned[0]}.trainable: method {recipe.method!r} does not train, so all towers are frozen")
-    if tuned and any(recipe.companions.model_dump().values()):
-        found.append(f"companions: they are fitted to frozen features, and towers.{tuned[0]} is tuned")
+    if tuned and any(recipe.extra_encoders.model_dump().values()):
+        found.append(f"extra_encoders: they are fitted to frozen features, and towers.{tuned[0]} is tuned")
     if tuned and recipe.ensemble > 1:
         found.append(f"ensemble = {recipe.ensemble}: heads can share frozen towers only, and {tuned[0]} is tuned")
     if recipe.ensemble_distil and recipe.ensemble == 1:
@@ -418,6 +448,14 @@ def _contradictions(recipe: Recipe) -> list[str]:
     for name, term in recipe.objective.active().items():
         if term.end_step is not None and term.end_step <= term.start_step:
             found.append(f"objective.{name}: end_step ({term.end_step}) must be after start_step ({term.start_step})")
+        if getattr(term, "form", "stable") == "published":
+            # A key that is not at its default was given by the user: no preset sets one of these.
+            found += [
+                f"objective.{name}.{key} = {getattr(term, key)!r}: form = 'published' has its own fixed value; "
+                f"leave {key} out, or set objective.{name}.form = 'stable'"
+                for key in FIXED_WHEN_PUBLISHED[name]
+                if getattr(term, key) != type(term).model_fields[key].default
+            ]
     if recipe.method in TRAINED_METHODS and not recipe.objective.active():
         found.append(f"objective: every term has weight 0, so method {recipe.method!r} has nothing to train")
     if recipe.method == "auto" and recipe.objective.active():

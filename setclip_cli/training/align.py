@@ -390,13 +390,13 @@ def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
     """
     if wanted == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    if wanted == "fp16" and device.type != "cuda":
+    if wanted == "float16" and device.type != "cuda":
         raise SetClipError(
-            "train.precision = 'fp16': needs a CUDA GPU",
-            fix="--set train.precision=bf16, or float32",
+            "train.precision = 'float16': needs a CUDA GPU",
+            fix="--set train.precision=bfloat16, or float32",
             exit_code=ExitCode.USAGE,
         )
-    return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
 
 
 def _backbone(recipe: Recipe, modality: Modality, layer: int, device: torch.device) -> Backbone:

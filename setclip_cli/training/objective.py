@@ -17,9 +17,10 @@ LEAST_SHARE = 0.3  # of the weight of the pairs, however few they are
 def build_objective(section: recipe.Objective, *, pairs: int) -> losses.Objective:
     """The objective a recipe asks for, where so many pairs are known; terms of weight 0 are left out."""
     clip, sdd, mmd, views = section.clip, section.sdd, section.mk_mmd, section.self_supervised
+    widths = sdd.bandwidth if isinstance(sdd.bandwidth, list) else [sdd.bandwidth]
     modules: dict[str, nn.Module] = {
         "clip": losses.Clip(clip.temperature, learnable_temperature=clip.learnable_temperature),
-        "sdd": losses.Sdd(sdd.bandwidths or (sdd.bandwidth,), leave_one_out=sdd.leave_one_out, queue=sdd.queue),
+        "sdd": losses.Sdd(widths, leave_one_out=sdd.leave_one_out, queue=sdd.queue),
         "mk_mmd": losses.MkMmd(mmd.bandwidths or None, unbiased=mmd.unbiased),
         "self_supervised": losses.SelfSupervised(views.temperature),
         "neighbourhood": losses.Neighbourhood(
@@ -31,7 +32,9 @@ def build_objective(section: recipe.Objective, *, pairs: int) -> losses.Objectiv
     for name, term in (("clip", clip), ("sdd", sdd), ("mk_mmd", mmd), ("self_supervised", views)):
         if term.form == "published":
             modules[name] = losses.Published(name)
-    shares = {"clip": max(LEAST_SHARE, min(1.0, pairs / clip.full_at))} if clip.full_at else {}
+    shares = {}
+    if clip.full_weight_at_pairs:
+        shares["clip"] = max(LEAST_SHARE, min(1.0, pairs / clip.full_weight_at_pairs))
     return losses.Objective(
         {
             name: losses.Term(

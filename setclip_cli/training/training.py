@@ -118,7 +118,7 @@ class Training:
         self.initial = (self.towers[0].encoder(), self.towers[1].encoder())
         device = left.features.device
         self.objective = build_objective(recipe.objective, pairs=len(pairs)).to(device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "float16")
         self.averages: dict[str, Tensor] = {}
         if recipe.optim.ema:
             self.averages = {name: value.detach().clone() for name, value in self._parameters().items()}
@@ -195,7 +195,7 @@ class Training:
             "loss/total": float(value.total.detach()),
             **{f"loss/{name}": float(term.detach()) for name, term in value.terms.items()},
             **{f"gradient_share/{name}": norm / whole for name, norm in norms.items()},
-            **({"gradient_norm": norm} if math.isfinite(norm) else {}),  # in fp16, a step that the scaler skipped
+            **({"gradient_norm": norm} if math.isfinite(norm) else {}),  # in float16, a step that the scaler skipped
             "lr": rate,
             "density_gap": float(value.density_gap),
         }
@@ -220,15 +220,15 @@ class Training:
                     "ensemble_distil = false keeps the ensemble, a larger projection.dim follows it better"
                 )
         encoders: tuple[Encoder, Encoder] = (left, right)
-        if not any(tower.pool.tuned for tower in self.towers):  # companions are fitted to the features as they stand
-            companions = self.recipe.companions
+        if not any(tower.pool.tuned for tower in self.towers):  # they are fitted to the features as they are
+            extra = self.recipe.extra_encoders
             encoders = accompanied(
                 (left, right),
                 (self.towers[0].features.cpu(), self.towers[1].features.cpu()),
                 self.pairs.cpu(),
-                linear=companions.linear,
-                diffused=companions.diffused,
-                shifted=companions.shifted,
+                linear=extra.linear,
+                diffused=extra.diffused,
+                shifted=extra.shifted,
                 seed=self.recipe.seed,
             )
         return Fitted(encoders, self.initial, findings, warnings)

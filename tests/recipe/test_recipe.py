@@ -70,7 +70,7 @@ def test_every_method_loads_with_its_preset(base: Path, method: Method) -> None:
 def test_a_weight_of_the_user_stands_over_the_preset_and_its_schedule(base: Path) -> None:
     recipe = load_recipe(base, ["objective.teacher.weight=0.3"])
     assert recipe.objective.teacher.weight == 0.3
-    assert load_recipe(base, ["objective.clip.weight=0.3"]).objective.clip.full_at == 0
+    assert load_recipe(base, ["objective.clip.weight=0.3"]).objective.clip.full_weight_at_pairs == 0
     assert recipe.objective.teacher.end_step is None
     assert recipe.objective.sdd.weight == PRESETS["set-clip-plus"]["sdd"]["weight"]
 
@@ -125,11 +125,16 @@ def test_all_mistakes_are_told_at_once_contradictions_included(base: Path) -> No
         (["method=cca", "objective.sdd.weight=1"], "does not train, so no term can have a weight"),
         (["method=clip", "objective.clip.weight=0"], "has nothing to train"),
         (["method=clip", "pairs=0"], "learns from pairs alone"),
-        (["towers.image.trainable=full", "companions.linear=0.3"], "companions: they are fitted to frozen features"),
+        (
+            ["towers.image.trainable=full", "extra_encoders.linear=0.3"],
+            "extra_encoders: they are fitted to frozen features",
+        ),
         (["towers.image.trainable=full", "ensemble=2"], "heads can share frozen towers only"),
         (["towers.image.trainable=full", "method=cca"], "does not train, so all towers are frozen"),
         (["validation.every=5", "ensemble=2"], "validation.every stops one training"),
         (["ensemble_distil=true"], "ensemble_distil: needs an ensemble of 2 or more"),
+        (["objective.sdd.form=published", "objective.sdd.bandwidth=0.1"], "objective.sdd.bandwidth = 0.1: form = "),
+        (["method=set-clip-published", "objective.clip.temperature=0.1"], "objective.clip.temperature = 0.1: form"),
         (["towers.protein.backbone=esm:esm2_t6_8M_UR50D"], "two modalities are aligned, found 3"),
     ],
 )
@@ -149,10 +154,10 @@ def test_no_such_file_bad_toml_and_other_encodings_are_refused(tmp_path: Path) -
 
 def test_a_part_switched_off_under_auto_stays_off_in_the_method_it_takes(base: Path) -> None:
     """0 is the section's default, and not what set-clip-plus would have there."""
-    auto = load_recipe(base, ["method=auto", "companions.shifted=0", "train.balance=false"])
+    auto = load_recipe(base, ["method=auto", "extra_encoders.shifted=0", "train.balance=false"])
     taken = auto.with_settings(method="set-clip-plus")
-    assert (taken.companions.shifted, taken.train.balance) == (0, False)
-    assert taken.companions.linear == SECTION_PRESETS["set-clip-plus"]["companions"]["linear"]
+    assert (taken.extra_encoders.shifted, taken.train.balance) == (0, False)
+    assert taken.extra_encoders.linear == SECTION_PRESETS["set-clip-plus"]["extra_encoders"]["linear"]
     untouched = load_recipe(base, ["method=auto"])
     assert untouched.with_settings(method="set-clip-plus") == load_recipe(base, ["method=set-clip-plus"])
     for method in ("cca", "clip", "set-clip"):

@@ -1,0 +1,89 @@
+"""Claims about old names: they are read as before, and a user hears of the new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from setclip_cli.recipe.recipe import Recipe, load_recipe
+from setclip_cli.run.folder import is_finished
+
+BEFORE = Path(__file__).parents[1] / "fixtures" / "before_rooms"
+BASE = """
+schema_version = 1
+[towers.image]
+backbone = "timm:tf_efficientnet_lite0"
+[towers.caption]
+backbone = "sentence-transformers:all-MiniLM-L6-v2"
+"""
+OLD = """
+[companions]
+shifted = 0.25
+[train]
+precision = "bf16"
+[objective.clip]
+full_at = 50
+[objective.sdd]
+bandwidth = 0.3
+bandwidths = [0.1, 0.4]
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(BASE + text)
+    return path
+
+
+def test_old_names_mean_what_they_meant_and_each_has_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load_recipe(written(tmp_path, OLD))
+    assert (recipe.extra_encoders.shifted, recipe.extra_encoders.diffused) == (0.25, 0.7)
+    assert recipe.train.precision == "bfloat16"
+    assert recipe.objective.clip.full_weight_at_pairs == 50
+    assert recipe.objective.sdd.bandwidth == [0.1, 0.4]  # the list won
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 4
+    assert all(note.startswith(str(tmp_path / "recipe.toml")) for note in notes)
+    assert notes[0].endswith("companions is now called extra_encoders")
+    assert notes[-1].endswith("train.precision = 'bf16' is now written 'bfloat16'")
+
+
+def test_new_names_have_no_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_recipe(written(tmp_path, ""), ["extra_encoders.shifted=0", "train.precision=float16"])
+    assert capsys.readouterr().err == ""
+
+
+def test_an_empty_list_of_bandwidths_left_the_choice_to_the_one(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, "[objective.sdd]\nbandwidth = 0.3\nbandwidths = []\n"))
+    assert recipe.objective.sdd.bandwidth == 0.3
+
+
+def test_an_override_in_old_names_comes_after_a_file_in_new_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, "[extra_encoders]\nshifted = 0.25\nlinear = 0.1\n")
+    assert load_recipe(path, ["companions.shifted=0"]).extra_encoders.shifted == 0
+    assert load_recipe(path, ["companions.shifted=0"]).extra_encoders.linear == 0.1
+    # As any override of a table, it takes the place of the whole table; the preset fills in the rest.
+    assert load_recipe(path, ["companions={ shifted = 0.125 }"]).extra_encoders.linear == 0.3
+    sdd = load_recipe(path, ["objective.sdd={ bandwidths = [0.1, 0.4] }"]).objective.sdd
+    assert sdd.bandwidth == [0.1, 0.4]
+    assert load_recipe(path, ["train.precision=fp16"]).train.precision == "float16"
+
+
+def test_an_override_in_new_names_comes_after_a_file_in_old_ones(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, OLD), ["objective.sdd.bandwidth=0.2", "extra_encoders.shifted=0.5"])
+    assert (recipe.objective.sdd.bandwidth, recipe.extra_encoders.shifted) == (0.2, 0.5)
+
+
+@pytest.mark.parametrize("run", ["run", "run-proteins"])
+def test_a_run_of_an_earlier_version_is_finished_with_its_recipe_in_new_names(run: str, tmp_path: Path) -> None:
+    recipe = load_recipe(BEFORE / run / "recipe.toml")
+    text = recipe.to_toml()
+    assert not any(old in text for old in ("companions", "full_at ", "bf16"))
+    assert "[companions]" in (BEFORE / run / "recipe.toml").read_text()
+    (tmp_path / "new.toml").write_text(text)
+    assert load_recipe(tmp_path / "new.toml") == recipe
+    assert is_finished(BEFORE / run, recipe)
+    other = recipe.model_dump(mode="json", exclude_none=True)
+    other["extra_encoders"]["shifted"] += 0.25
+    assert not is_finished(BEFORE / run, Recipe.model_validate(other))
