@@ -45,7 +45,8 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def test_flags_fill_the_object_in_and_defaults_are_those_of_the_class() -> None:
-    assert run("here", "--share", "0.1", "--kind-of-row", "image", "--format", "tsv", "--gate", "a", "--gate", "b", "--rows", "7")[0] == 0  # fmt: skip
+    words = "--share 0.1 --kind-of-row image --format tsv --gate a --gate b --rows 7"
+    assert run("here", *words.split())[0] == 0
     assert got[-1] == SomeOptions(0.1, "image", "tsv", ("a", "b"), 7)
     assert run("here")[0] == 0
     assert got[-1] == SomeOptions()
