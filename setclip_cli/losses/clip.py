@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from setclip_cli import defaults
 from setclip_cli.losses.kernels import check_rows
 
-TEMPERATURE = 0.07
+TEMPERATURE = defaults.CLIP_TEMPERATURE
 
 
 def clip(

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from setclip_cli import defaults
 from setclip_cli.losses.clip import TEMPERATURE
 from setclip_cli.losses.kernels import check_rows
 
-REGULARISATION = 0.1
+REGULARISATION = defaults.S_CLIP_REGULARISATION
 ITERATIONS = 50
 
 

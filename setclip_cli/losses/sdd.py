@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from setclip_cli import defaults
 from setclip_cli.losses.kernels import check_rows, log_kernel_sum
 from setclip_cli.losses.mutual import mutual_log_kernel_sums, own_log_kernel_sum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BANDWIDTHS = (0.2,)  # on unit vectors; anything from 0.05 to 0.4 did as well, smaller adaptive ones collapsed
+BANDWIDTHS = (defaults.SDD_BANDWIDTH,)
 
 
 def sdd(

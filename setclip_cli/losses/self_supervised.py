@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from setclip_cli import defaults
 from setclip_cli.losses.kernels import check_rows
 
-TEMPERATURE = 0.1
+TEMPERATURE = defaults.SELF_SUPERVISED_TEMPERATURE
 
 
 def self_supervised(first: Tensor, second: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from setclip_cli import defaults
 from setclip_cli.losses.clip import TEMPERATURE
 from setclip_cli.losses.kernels import check_rows
 
-SHARPNESS = 0.05
+SHARPNESS = defaults.TEACHER_SHARPNESS
 ITERATIONS = 15
 
 

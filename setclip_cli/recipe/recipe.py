@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from setclip_cli import defaults
 from setclip_cli.console import note
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import ExitCode, SetClipError, nearest
@@ -138,14 +139,14 @@ class Clip(Term):
     form: Form = "stable"
     # number of known pairs from which the full weight applies; fewer give it less, in proportion, but at least 0.3
     full_weight_at_pairs: Annotated[int, Field(ge=0)] = 0
-    temperature: PositiveFloat = 0.07
+    temperature: PositiveFloat = defaults.CLIP_TEMPERATURE
     learnable_temperature: bool = False
 
 
 class Sdd(Term):
     form: Form = "stable"
     # s of exp(-‖x-y‖²/s) on unit vectors, one or several; flat between 0.05 and 0.4, smaller collapses
-    bandwidth: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)] = 0.2
+    bandwidth: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)] = defaults.SDD_BANDWIDTH
     leave_one_out: bool = False  # a point does not count itself: no bias with small batches, no gain in accuracy
     queue: Annotated[int, Field(ge=0)] = 0  # earlier rows, without gradient, that batches are compared with as well
 
@@ -158,24 +159,24 @@ class MkMmd(Term):
 
 class SelfSupervised(Term):
     form: Form = "stable"
-    temperature: PositiveFloat = 0.1
+    temperature: PositiveFloat = defaults.SELF_SUPERVISED_TEMPERATURE
     noise: PositiveFloat = 1.5  # length of the noise on features of mean length 1 that makes a frozen tower's view
     views: Annotated[int, Field(ge=0)] = 0  # features of this many augmented views are cached and used instead
 
 
 class Neighbourhood(Term):
-    feature_temperature: PositiveFloat = 0.1
-    temperature: PositiveFloat = 0.1
+    feature_temperature: PositiveFloat = defaults.NEIGHBOURHOOD_TEMPERATURE
+    temperature: PositiveFloat = defaults.NEIGHBOURHOOD_TEMPERATURE
 
 
 class Teacher(Term):
     neighbours: Literal["auto"] | PositiveInt = "auto"  # in the graph; auto: a sixtieth of the pool, 15 to 120
-    sharpness: PositiveFloat = 0.05  # entropic regularisation of the matching
+    sharpness: PositiveFloat = defaults.TEACHER_SHARPNESS  # entropic regularisation of the matching
 
 
 class SClip(Term):
-    temperature: PositiveFloat = 0.07
-    regularisation: PositiveFloat = 0.1  # of the transport plan
+    temperature: PositiveFloat = defaults.CLIP_TEMPERATURE
+    regularisation: PositiveFloat = defaults.S_CLIP_REGULARISATION  # of the transport plan
 
 
 class Objective(Section):
@@ -357,17 +358,17 @@ def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(objective, dict):
         return document
     merged = dict(objective)
-    for name, defaults in preset.items():
+    for name, values in preset.items():
         term = objective.get(name, {})
         if isinstance(term, dict):
             # A user who sets the weight of a term takes over its schedule too.
-            merged[name] = term if "weight" in term else defaults | term
+            merged[name] = term if "weight" in term else values | term
     sections = SECTION_PRESETS.get(method, {}) if isinstance(method, str) else {}  # type: ignore[call-overload]
-    for name, defaults in sections.items():
+    for name, values in sections.items():
         if name == "extra_encoders" and _tunes(document):
             continue  # they are fitted to the features of frozen backbones
         if isinstance(document.get(name, {}), dict):
-            document = document | {name: defaults | document.get(name, {})}
+            document = document | {name: values | document.get(name, {})}
     return {**document, "objective": merged}
 
 
