@@ -86,6 +86,25 @@ SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
 SECTION_PRESETS["auto"] = SECTION_PRESETS["set-clip-plus"]
 
 
+class RecipeError(SetClipError):
+    """A recipe that is not valid.
+
+    Attributes:
+        mistakes: Unknown keys and values that are wrong by themselves.
+        contradictions: Settings that are fine alone and wrong together.
+    """
+
+    def __init__(self, source: str, mistakes: list[str], contradictions: list[str]) -> None:
+        self.mistakes, self.contradictions = mistakes, contradictions
+        problems = mistakes + contradictions
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(
+            "\n".join([f"{source}: {count} in the recipe", *(f"  - {problem}" for problem in problems)]),
+            fix="correct the keys named above; `setclip align RECIPE --data DATASET --out RUN --dry-run` checks again",
+            exit_code=ExitCode.USAGE,
+        )
+
+
 class Section(BaseModel):
     """A table of the recipe: unknown keys and wrong types are errors, values never change."""
 
@@ -383,21 +402,16 @@ def _validate(document: dict[str, Any], *, source: str) -> Recipe:
     """Validates the document as a whole: type errors first, then, on what is left, contradictions."""
     document = _with_preset(document)
     recipe: Recipe | None
-    problems: list[str] = []
+    mistakes: list[str] = []
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         # A union reports each of its branches: one mistake, one line.
-        problems = list(dict.fromkeys(_in_words(details) for details in error.errors()))
+        mistakes = list(dict.fromkeys(_in_words(details) for details in error.errors()))
         recipe = _without_mistakes(document, error)
-    problems += _contradictions(recipe) if recipe else []
-    if recipe is None or problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise SetClipError(
-            "\n".join([f"{source}: {count} in the recipe", *(f"  - {problem}" for problem in problems)]),
-            fix="correct the keys named above; `setclip align RECIPE --data DATASET --out RUN --dry-run` checks again",
-            exit_code=ExitCode.USAGE,
-        )
+    contradictions = _contradictions(recipe) if recipe else []
+    if recipe is None or mistakes or contradictions:
+        raise RecipeError(source, mistakes, contradictions)
     return recipe
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files.shipped import shipped
-from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.recipe.recipe import RecipeError, load_recipe
 
 if TYPE_CHECKING:
     from setclip_cli.recipe.recipe import Recipe
@@ -160,9 +160,8 @@ def _cell(base: Path, column: str, settings: dict[str, Value], seed: int) -> Cel
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(words)).strip("-") or "base"
     try:
         recipe = load_recipe(base, overrides)
-    except SetClipError as error:
-        reasons = [line.strip(" -") for line in error.problem.splitlines()[1:]]
-        return Cell(column, settings, seed, None, f"{slug}_seed-{seed}", "; ".join(reasons) or error.problem)
+    except RecipeError as error:
+        return Cell(column, settings, seed, None, f"{slug}_seed-{seed}", "; ".join(error.contradictions))
     digest = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
     return Cell(column, settings, seed, recipe, f"{slug[:80]}_seed-{seed}_{digest}")
 
@@ -177,7 +176,7 @@ def _check_alone(base: Path, settings: dict[str, Value], where: str) -> None:
     try:
         load_recipe(base, _overrides(settings))
     except SetClipError as error:
-        if "unknown key" in error.problem or "found" in error.problem:
+        if not isinstance(error, RecipeError) or error.mistakes:
             raise SetClipError(
                 f"{where}: {error.problem}", fix="correct the key or value in the study", exit_code=ExitCode.USAGE
             ) from error
