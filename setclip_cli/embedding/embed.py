@@ -19,6 +19,8 @@ from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding import engines
 from setclip_cli.embedding.embeddings import (
+    FINISHED,
+    INDEX_NAME,
     EmbeddedShard,
     EmbeddedTower,
     EmbeddingsIndex,
@@ -27,13 +29,13 @@ from setclip_cli.embedding.embeddings import (
     is_whole,
     open_embeddings,
     record_finished,
-    refuse_foreign,
     write_embedding_shard,
     write_index,
 )
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
 from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.run.model import load_config, load_model
 
@@ -177,13 +179,14 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
         for source in sources
         for shard in dataset.shards(source.modality, options.split)
     ]
-    refuse_foreign(out)
+    refuse_foreign(out, "an EMBEDDINGS folder", (INDEX_NAME, FINISHED))
     if options.faiss:
         require_faiss()  # now, not after the last shard
     load_tower.cache_clear()  # weights may have changed since an earlier call in this process
     towers = {source.modality: load_tower(source, options) for source in sources}
     making = next(iter(towers.values())).making
     with exclusive(out):
+        (out / FINISHED).mkdir(exist_ok=True)  # from now on the folder is known as ours
         earlier = finished_shards(out, making)
         _require_same_dataset(out, dataset, earlier.values())
         kept = {

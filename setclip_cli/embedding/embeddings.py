@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "embeddings.json"
 FINISHED = ".finished"
-LOCK_NAME = ".lock"
 ROWS_PER_GROUP = 8192  # what a reader or writer must hold at once
 Dtype = Literal["float32", "float16"]
 Document = TypeVar("Document", bound=BaseModel)
@@ -247,23 +246,6 @@ def write_embedding_shard(
 def record_finished(root: Path, making: Making, shard: EmbeddedShard) -> None:
     """Notes that a shard is whole, so that a run that is killed later need not repeat it."""
     atomic.write_json(_record_path(root, shard.path), FinishedShard(making=making, shard=shard).model_dump())
-
-
-def refuse_foreign(root: Path) -> None:
-    """Leaves alone what this program did not make.
-
-    Raises:
-        SetClipError: the folder holds other things than embeddings, or is a file.
-    """
-    ours = {INDEX_NAME, FINISHED, LOCK_NAME}
-    if root.exists() and not root.is_dir():
-        raise SetClipError(f"{root}: is a file", fix="choose an --out that is new or an empty folder")
-    names = {path.name for path in root.iterdir()} if root.exists() else set()
-    if names and not names & ours:
-        raise SetClipError(
-            f"{root}: exists and is no EMBEDDINGS folder (it holds {min(names)!r})",
-            fix="choose an --out that is new or an empty folder",
-        )
 
 
 def finished_shards(root: Path, making: Making) -> dict[str, EmbeddedShard]:

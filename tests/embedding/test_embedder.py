@@ -231,6 +231,16 @@ def test_another_models_folder_and_another_dataset_are_refused(
         features(other, tmp_path / "out", tiny_esm2)
 
 
+def test_a_folder_of_other_things_is_refused_also_one_that_a_run_has_locked(
+    run: Path, data: Path, tmp_path: Path, tiny_esm2: Path
+) -> None:
+    (run / ".lock").touch()
+    before = tree(run)
+    with pytest.raises(SetClipError, match="exists but is not an EMBEDDINGS folder"):
+        features(data, run, tiny_esm2)
+    assert tree(run) == before
+
+
 def test_out_of_memory_goes_on_with_smaller_batches(
     data: Path, tmp_path: Path, tiny_esm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,6 @@ from setclip_cli.embedding.embeddings import (
     finished_shards,
     open_embeddings,
     record_finished,
-    refuse_foreign,
     write_embedding_shard,
     write_index,
 )
@@ -148,15 +147,6 @@ def test_another_making_is_refused_finished_or_not(tmp_path: Path, changed: dict
     for folder in ("finished", "killed"):
         with pytest.raises(SetClipError, match=words):
             finished_shards(tmp_path / folder, MAKING.model_copy(update=changed))
-
-
-def test_a_folder_of_other_things_and_a_file_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(SetClipError, match=r"is no EMBEDDINGS folder \(it holds 'thesis\.tex'\)"):
-        refuse_foreign(tmp_path)
-    with pytest.raises(SetClipError, match="is a file"):
-        refuse_foreign(tmp_path / "thesis.tex")
-    refuse_foreign(tmp_path / "new")
 
 
 def test_opening_says_what_is_wrong(tmp_path: Path) -> None:

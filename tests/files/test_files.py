@@ -65,6 +65,17 @@ def test_a_folder_has_one_writer_and_a_crash_leaves_no_lock(tmp_path: Path) -> N
         holder.communicate()
     with exclusive(tmp_path):
         pass
+    assert (tmp_path / ".lock").exists()  # it stays, and locks nothing
+
+
+def test_a_folder_has_one_writer_in_a_process_too(tmp_path: Path) -> None:
+    with exclusive(tmp_path):
+        with pytest.raises(SetClipError, match="another setclip process"), exclusive(tmp_path):
+            pass
+        with pytest.raises(SetClipError, match="another setclip process"), exclusive(tmp_path):
+            pass  # the refusal has not freed the lock
+    with exclusive(tmp_path), exclusive(tmp_path / "inside"):
+        pass
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -1,0 +1,45 @@
+"""Whether a command may write to its output folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files.lock import LOCK_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
+    """Refuses an output folder that holds other things than the command writes. Nothing is changed.
+
+    A folder is accepted if it is missing, empty, holds only the lock of an earlier run, or holds one of ``marks``.
+
+    Args:
+        out: The output folder.
+        what: What the command writes there, such as ``"a RUN folder"``.
+        marks: Names of files and folders, one of which is there as soon as the command has begun to write.
+
+    Raises:
+        SetClipError: ``out`` is a file, cannot be read, or holds other things.
+    """
+    try:
+        names = {path.name for path in out.iterdir()} - {LOCK_NAME}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        if not out.exists():
+            return  # a folder above it is a file; the lock says so
+        found = "it is a file"
+    except OSError as error:
+        found = f"it cannot be read: {error.strerror}"
+    else:
+        if not names or names & set(marks):
+            return
+        found = f"it holds {', '.join(map(repr, sorted(names)[:3]))}{', ...' if len(names) > 3 else ''}"
+    raise SetClipError(
+        f"{out}: exists but is not {what} ({found})",
+        fix=f"choose another {argument('out')}, or remove it yourself; nothing was changed",
+    )

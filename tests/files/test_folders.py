@@ -1,0 +1,46 @@
+"""Claims about output folders: ours are gone on with, others are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from setclip_cli.errors import SetClipError
+from setclip_cli.files.folders import refuse_foreign
+from setclip_cli.files.lock import exclusive
+
+
+@pytest.mark.parametrize("content", [None, [], [".lock"], ["recipe.toml"], [".lock", "recipe.toml", "notes.txt"]])
+def test_a_folder_is_ours_if_it_is_new_or_empty_or_holds_a_mark(tmp_path: Path, content: list[str] | None) -> None:
+    if content is not None:
+        (tmp_path / "out").mkdir()
+    for name in content or ():
+        (tmp_path / "out" / name).touch()
+    refuse_foreign(tmp_path / "out", "a RUN folder", ["recipe.toml"])
+    assert (tmp_path / "out").exists() == (content is not None)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (["thesis.tex"], r"it holds 'thesis\.tex'"),
+        ([".lock", "d", "c", "b", "a"], r"it holds 'a', 'b', 'c', \.\.\."),
+    ],
+)
+def test_a_folder_of_other_things_is_refused_and_unchanged(tmp_path: Path, content: list[str], found: str) -> None:
+    for name in content:
+        (tmp_path / name).write_text("years of work")
+    with pytest.raises(SetClipError, match=rf"exists but is not a RUN folder \({found}\)") as error:
+        refuse_foreign(tmp_path, "a RUN folder", ["recipe.toml"])
+    assert "choose another --out" in error.value.for_command_line()
+    assert {path.name for path in tmp_path.iterdir()} == set(content)
+
+
+def test_a_file_is_refused_and_a_file_above_is_named_by_the_lock(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SetClipError, match=r"is not a RUN folder \(it is a file\)"):
+        refuse_foreign(tmp_path / "file", "a RUN folder", [])
+    refuse_foreign(tmp_path / "file" / "run", "a RUN folder", [])
+    with pytest.raises(SetClipError, match="cannot be written to"), exclusive(tmp_path / "file" / "run"):
+        pass
