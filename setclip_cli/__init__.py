@@ -1,5 +1,64 @@
-"""Align two modalities from unpaired data and few pairs, or none."""
+"""Align two modalities from unpaired data and few pairs, or none.
+
+The Python face: what a notebook types. Every command of the command line calls one of these functions. Importing it
+loads no torch; each name is imported from its room when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from setclip_cli.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from setclip_cli import losses
+    from setclip_cli.dataset.dataset import Dataset, open_dataset
+    from setclip_cli.errors import SetClipError
+    from setclip_cli.evaluation.evaluate import evaluate
+    from setclip_cli.recipe.recipe import Recipe, load_recipe
+    from setclip_cli.run.model import Model, load_model
+    from setclip_cli.training.align import align
+    from setclip_cli.training.arrays import Aligned, fit
+
+__all__ = [
+    "Aligned",
+    "Dataset",
+    "Model",
+    "Recipe",
+    "SetClipError",
+    "__version__",
+    "align",
+    "evaluate",
+    "fit",
+    "load_model",
+    "load_recipe",
+    "losses",
+    "open_dataset",
+]
+
+_HOMES = {
+    "Aligned": "training.arrays",
+    "Dataset": "dataset.dataset",
+    "Model": "run.model",
+    "Recipe": "recipe.recipe",
+    "SetClipError": "errors",
+    "align": "training.align",
+    "evaluate": "evaluation.evaluate",
+    "fit": "training.arrays",
+    "load_model": "run.model",
+    "load_recipe": "recipe.recipe",
+    "open_dataset": "dataset.dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "losses":
+        return import_module("setclip_cli.losses")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"setclip_cli.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -186,12 +186,13 @@ class Dataset:
         return [pair for pair in (Pair(**row) for row in rows) if split in (None, pair.split)]
 
 
-def open_dataset(root: Path) -> Dataset:
+def open_dataset(root: Path | str) -> Dataset:
     """Opens a DATASET.
 
     Raises:
         SetClipError: the folder is missing, was never finished, or has an index this version cannot read.
     """
+    root = Path(root)
     if not root.is_dir():
         raise SetClipError(f"{root}: no such folder", fix=f"setclip ingest SOURCE --modality MODALITY --out {root}")
     path = root / INDEX_NAME

@@ -8,24 +8,32 @@ RUN/tuned-<modality>.safetensors   the backbone's weights that training changed,
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.encoders.encoders import Encoder, encoder_from_description
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.run import checkpoint
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
     import torch
+    from PIL import Image
 
     from setclip_cli.backbones.base import Backbone
+
+    ImageLike = str | Path | bytes | Image.Image
 
 CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
@@ -86,6 +94,67 @@ class Model:
     initial: dict[Modality, Encoder]
     identity: str  # sha256 of the trained tensors and their configuration
     run: Path
+    _backbones: dict[Modality, Backbone] = field(default_factory=dict, repr=False, compare=False)
+
+    def embed(
+        self,
+        *,
+        proteins: Sequence[str] | None = None,
+        images: Sequence[ImageLike] | None = None,
+        captions: Sequence[str] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> npt.NDArray[np.float32]:
+        """(n, d) embeddings, rows of length 1, of items of one kind. Its backbone is loaded once.
+
+        Args:
+            proteins: Residues, one letter each.
+            images: Paths, bytes of image files, or Pillow images.
+            captions: Texts.
+            device: Where to compute.
+
+        Raises:
+            SetClipError: not exactly one kind of items, a kind that the RUN has no tower for, an item that cannot be
+                read, or weights that are missing or have changed.
+        """
+        given = {"protein": proteins, "image": images, "caption": captions}
+        kinds = [modality for modality in MODALITIES if given[modality] is not None]
+        if len(kinds) != 1 or kinds[0] not in self.encoders:
+            raise SetClipError(
+                f"embed: needs items of one kind, {' or '.join(f'{kind}s' for kind in self.encoders)}; "
+                f"got {' and '.join(f'{kind}s' for kind in kinds) or 'none'}",
+                fix="call it once for each kind",
+                exit_code=ExitCode.USAGE,
+            )
+        return self._embedded(kinds[0], given[kinds[0]] or (), device)
+
+    def similarity(self, left: Sequence[Any], right: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """(n, m) cosines between items of the left and of the right tower, in the order of `encoders`.
+
+        Args:
+            left, right: Items as `embed` takes them, or embeddings that it gave.
+        """
+        sides = (
+            items if isinstance(items, np.ndarray) else self._embedded(modality, items, "cpu")
+            for modality, items in zip(self.encoders, (left, right), strict=True)
+        )
+        of_left, of_right = sides
+        return np.asarray(of_left @ of_right.T, dtype=np.float32)
+
+    def _embedded(
+        self, modality: Modality, items: Sequence[Any], device: torch.device | str
+    ) -> npt.NDArray[np.float32]:
+        import torch
+
+        if modality not in self._backbones:
+            self._backbones[modality] = self.load_backbone(modality, device)
+        encoded = self._backbones[modality].encode(
+            [_file_bytes(item) for item in items] if modality == "image" else list(items)
+        )
+        for place, reason in encoded.failed.items():
+            raise SetClipError(f"embed: {modality} {place} {reason}", fix="leave it out, or repair it")
+        with torch.inference_mode():
+            embeddings: npt.NDArray[np.float32] = self.encoders[modality](encoded.features).numpy()
+        return embeddings
 
     def load_backbone(
         self, modality: Modality, device: torch.device | str = "cpu", *, initial: bool = False
@@ -139,6 +208,20 @@ class Model:
         return tensors
 
 
+def _file_bytes(image: ImageLike) -> bytes:
+    """The bytes of an image file; a Pillow image is written as PNG first."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | Path):
+        try:
+            return Path(image).read_bytes()
+        except OSError as error:
+            raise SetClipError(f"{image}: {error.strerror}", fix="check the path") from error
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()
+
+
 def _require_same_preprocessing(run: Path, modality: Modality, tower: TowerConfig, backbone: Backbone) -> None:
     """Features of images of another size, or of texts cut elsewhere, are not those the encoder was trained on."""
     then, now = tower.preprocessing, json.loads(json.dumps(backbone.preprocessing))
@@ -166,12 +249,13 @@ def save_model(
     atomic.write_json(run / CONFIG_NAME, config.model_dump(mode="json"))
 
 
-def load_model(run: Path) -> Model:
+def load_model(run: Path | str) -> Model:
     """Opens a finished RUN.
 
     Raises:
         SetClipError: no RUN there, not finished, or its files do not belong together.
     """
+    run = Path(run)
     config = load_config(run)
     encoders = _encoders(run / MODEL_NAME, {name: tower.encoder for name, tower in config.towers.items()})
     initial = _encoders(run / INITIAL_NAME, {name: tower.initial for name, tower in config.towers.items()})

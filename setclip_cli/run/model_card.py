@@ -31,7 +31,7 @@ BACKBONE_PAPERS = {
 }
 EXAMPLES: dict[Modality, str] = {
     "protein": '["MKTAYIAKQRQISFVKSHFSRQ"]',
-    "image": '[Path("image.jpg").read_bytes()]',
+    "image": '["image.jpg"]',
     "caption": '["many boats in a harbour"]',
 }
 
@@ -167,20 +167,11 @@ def _data(recipe: Recipe, dataset: Dataset) -> list[str]:
 
 def _snippet(left: Modality, right: Modality) -> list[str]:
     return [
-        "from pathlib import Path",
+        "import setclip_cli as setclip",
         "",
-        "import torch",
-        "",
-        "from setclip_cli.run.model import load_model",
-        "",
-        'model = load_model(Path("."))',
-        f'items = {{"{left}": {EXAMPLES[left]}, "{right}": {EXAMPLES[right]}}}',
-        "with torch.inference_mode():",
-        "    embeddings = {",
-        "        modality: model.encoders[modality](model.load_backbone(modality).encode(some).features)",
-        "        for modality, some in items.items()",
-        "    }",
-        f'cosines = embeddings["{left}"] @ embeddings["{right}"].T',
+        'model = setclip.load_model(".")',
+        f"embeddings = model.embed({left}s={EXAMPLES[left]})",
+        f"cosines = model.similarity(embeddings, {EXAMPLES[right]})",
     ]
 
 

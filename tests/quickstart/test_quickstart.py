@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -103,3 +104,21 @@ def test_two_data_sets_that_were_never_collected_together_align(shared_data: Pat
     benchmark = runpy.run_path(str(ROOT / "benchmarks" / "rsscn7_rsicd.py"))
     found = benchmark["compare"](shared_data, tmp_path, ["set-clip-plus", "clip"], seeds=3)
     assert found["set-clip-plus"][MAP] >= 1.3 * found["clip"][MAP]
+
+
+def test_the_examples_of_the_python_page_run_on_its_data(made: tuple[Path, Path, dict[str, Any]]) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    program = "\n".join(re.findall(r"^```python\n(.+?)^```", page, re.DOTALL | re.MULTILINE))
+    work = made[0].parent
+    (work / "quickstart-out").symlink_to(made[0])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=work,
+        env={**os.environ, "SETCLIP_CACHE": str(made[1]), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (work / "python-out" / "report" / "report.html").exists()
+    assert "name rows that are not there" in done.stdout

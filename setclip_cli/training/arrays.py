@@ -1,0 +1,134 @@
+"""`setclip_cli.fit`: align two matrices of features in memory, without a DATASET, a backbone or a RUN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.recipe.recipe import Recipe, Tower
+from setclip_cli.training.training import fit as fit_recipe
+from setclip_cli.training.training import resolved
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.encoders.encoders import Encoder
+    from setclip_cli.recipe.recipe import Method
+
+# A recipe names two towers; features that are given as arrays need no backbone, so these are never loaded.
+_TOWERS: dict[Modality, Tower] = {
+    "image": Tower(backbone="timm:array"),
+    "caption": Tower(backbone="sentence-transformers:array"),
+}
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Two encoders into one space.
+
+    Attributes:
+        method: The method that was fitted; never "auto".
+        findings: What the method learned about its own result, by metric key.
+        warnings: The same in words, where there is a reason to be careful.
+    """
+
+    method: str
+    encoders: tuple[Encoder, Encoder]
+    findings: dict[str, float]
+    warnings: list[str]
+
+    def left(self, x: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
+        """(n, d) embeddings, rows of length 1, of (n, p) features of the left side."""
+        return self._embed(0, x, "x")
+
+    def right(self, y: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
+        """(m, d) embeddings, rows of length 1, of (m, q) features of the right side."""
+        return self._embed(1, y, "y")
+
+    def similarity(self, x: npt.ArrayLike | Tensor, y: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
+        """(n, m) cosines between rows of both sides."""
+        return self.left(x) @ self.right(y).T
+
+    def _embed(self, side: int, features: npt.ArrayLike | Tensor, name: str) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            embeddings: Tensor = self.encoders[side](_matrix(features, name))
+        return embeddings.numpy()
+
+
+def fit(
+    x: npt.ArrayLike | Tensor,
+    y: npt.ArrayLike | Tensor,
+    pairs: npt.ArrayLike | Tensor = (),
+    *,
+    method: Method = "auto",
+    seed: int = 0,
+    recipe: Recipe | None = None,
+) -> Aligned:
+    """Aligns two unpaired sets of features in memory.
+
+    Args:
+        x: (n, p) features of the left side: a numpy array, a torch tensor or nested lists.
+        y: (m, q) features of the right side. Row i of y has nothing to do with row i of x.
+        pairs: (b, 2) integers: a row of x and the row of y that belongs to it; b may be 0.
+        method: A method of the recipe; ``auto`` compares several on held-out pairs.
+        seed: Decides everything random.
+        recipe: Where all other settings come from (default: those of the method).
+
+    Raises:
+        SetClipError: a matrix that is not finite or not two-dimensional, pairs that name rows which are not there, a
+            method that needs pairs where there are none.
+    """
+    left, right = _matrix(x, "x"), _matrix(y, "y")
+    known = _known_rows(pairs, len(left), len(right))
+    base = recipe or Recipe(schema_version=1, towers=_TOWERS)
+    asked = base.with_settings(method=method, seed=seed, **({} if len(known) else {"pairs": 0}))
+    chosen = resolved(asked, left, right, known).recipe
+    fitted = fit_recipe(chosen, left, right, known)
+    return Aligned(chosen.method, fitted.encoders, fitted.findings, fitted.warnings)
+
+
+def _matrix(values: npt.ArrayLike | Tensor, name: str) -> Tensor:
+    """(n, p) float32 on the CPU."""
+    found = _tensor(values)
+    if found.ndim != 2 or not len(found) or not bool(torch.isfinite(found).all()):
+        what = "holds NaN or inf" if found.ndim == 2 and len(found) else f"has the shape {tuple(found.shape)}"
+        raise SetClipError(
+            f"{argument(name)}: {what}",
+            fix="give a matrix of finite numbers, one row for each item",
+            exit_code=ExitCode.USAGE,
+        )
+    return found.float()
+
+
+def _known_rows(pairs: npt.ArrayLike | Tensor, left: int, right: int) -> Tensor:
+    """(b, 2) int64, checked against the numbers of rows."""
+    found = _tensor(pairs)
+    if not found.numel():
+        return torch.zeros(0, 2, dtype=torch.int64)
+    if found.ndim != 2 or found.shape[1] != 2 or found.is_floating_point():
+        raise SetClipError(
+            f"{argument('pairs')}: has the shape {tuple(found.shape)} and the type {found.dtype}",
+            fix="give whole numbers of shape (pairs, 2): a row of x and a row of y",
+            exit_code=ExitCode.USAGE,
+        )
+    wrong = ((found < 0) | (found >= torch.tensor([left, right]))).any(1)
+    if bool(wrong.any()):
+        raise SetClipError(
+            f"{argument('pairs')}: {int(wrong.sum())} of {len(found)} name rows that are not there, the first "
+            f"{found[wrong][0].tolist()}; x has {left} rows and y has {right}",
+            fix="count rows from 0",
+            exit_code=ExitCode.USAGE,
+        )
+    return found.long()
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    return torch.from_numpy(np.array(values))
