@@ -94,7 +94,7 @@ def _draw_pairs(dataset: Dataset, seed: int) -> list[tuple[str, str, str, str]]:
     draw = random.Random(seed)
     ids: dict[str, dict[str, list[str]]] = {"image": {}, "caption": {}}
     for modality in ("image", "caption"):
-        rows = dataset.rows(modality, "train", ["id", "label"])
+        rows = dataset.table(modality, "train", ["id", "label"])
         for identifier, label in zip(rows["id"].to_pylist(), rows["label"].to_pylist(), strict=True):
             ids[modality].setdefault(label, []).append(identifier)
     return [

@@ -148,7 +148,7 @@ class Dataset:
         """Reads one shard.
 
         Raises:
-            SetClipError: the file is missing or is no Parquet file any more.
+            SetClipError: the file is missing, or is not a Parquet file any more.
         """
         path = self.root / shard.path
         try:
@@ -173,9 +173,16 @@ class Dataset:
             )
         return self.read(shard, columns)
 
-    def rows(self, modality: Modality, split: str | None, columns: Sequence[str]) -> pa.Table:
-        """All rows of one modality and split, the named columns only."""
-        return pa.concat_tables([self.read(shard, columns) for shard in self.shards(modality, split)])
+    def table(self, modality: Modality, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one modality and split (all splits when None), with the named columns (all when None).
+
+        An optional column that some shards do not have is null in their rows.
+
+        Raises:
+            SetClipError: as ``shards`` and ``read`` do.
+        """
+        tables = [self.read(shard, columns) for shard in self.shards(modality, split)]
+        return pa.concat_tables(tables, promote_options="default")
 
     def pairs(self, split: str | None = None) -> list[Pair]:
         """The known pairs of a split (all when None), in file order; empty when the dataset has none."""
@@ -186,7 +193,7 @@ class Dataset:
         return [pair for pair in (Pair(**row) for row in rows) if split in (None, pair.split)]
 
 
-def open_dataset(root: Path | str) -> Dataset:
+def open_dataset(root: str | Path) -> Dataset:
     """Opens a DATASET.
 
     Raises:
@@ -198,7 +205,8 @@ def open_dataset(root: Path | str) -> Dataset:
     path = root / INDEX_NAME
     if not path.exists():
         raise SetClipError(
-            f"{root}: has no {INDEX_NAME}, so it is no finished DATASET", fix="run the `setclip ingest` command again"
+            f"{root}: has no {INDEX_NAME}, so it is not a finished DATASET",
+            fix="run the same `setclip ingest` command again",
         )
     try:
         return Dataset(root, DatasetIndex.model_validate_json(path.read_bytes()))

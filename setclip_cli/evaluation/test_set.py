@@ -153,7 +153,7 @@ def read_test_set(
 
 def _read_side(dataset: Dataset, modality: Modality, split: str) -> Side:
     grouped = modality == "caption"
-    rows = dataset.rows(modality, split, ["id", "label", "sha256", *(["group"] if grouped else [])])
+    rows = dataset.table(modality, split, ["id", "label", "sha256", *(["group"] if grouped else [])])
     columns = {name: rows[name].to_pylist() for name in rows.column_names}
     groups = columns["group"] if grouped else list(columns["id"])
     return Side(modality, columns["id"], columns["label"], groups, columns["sha256"])

@@ -88,7 +88,7 @@ def _group_pairs(dataset: Dataset) -> Iterator[StatedPair]:
             f"{dataset.root}: pairs from groups need captions and what they describe, has {', '.join(present)}",
             fix="ingest the other modality first, then this source with --pairs-from-group",
         )
-    rows = dataset.rows("caption", None, ["id", "group"])
+    rows = dataset.table("caption", None, ["id", "group"])
     captions = list(zip(rows["id"].to_pylist(), rows["group"].to_pylist(), strict=True))
     if not any(group for _, group in captions):
         raise SetClipError(f"{dataset.root}: no caption has a group", fix="give the captions a 'group' field")
@@ -108,7 +108,7 @@ def splits_of_groups(dataset: Dataset) -> dict[str, str]:
     Raises:
         SetClipError: the dataset has no captions, or none with a group.
     """
-    rows = dataset.rows("caption", None, ["group", "split"])
+    rows = dataset.table("caption", None, ["group", "split"])
     groups = zip(rows["group"].to_pylist(), rows["split"].to_pylist(), strict=True)
     found = {group: split for group, split in groups if group}
     if not found:
@@ -117,5 +117,5 @@ def splits_of_groups(dataset: Dataset) -> dict[str, str]:
 
 
 def _known(dataset: Dataset, modality: Modality) -> Known:
-    rows = dataset.rows(modality, None, ["id", "split"])
+    rows = dataset.table(modality, None, ["id", "split"])
     return Known(dict(zip(rows["id"].to_pylist(), rows["split"].to_pylist(), strict=True)))

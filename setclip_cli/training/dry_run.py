@@ -92,7 +92,7 @@ def plan(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -
         except SetClipError as error:
             problems.append(error)
         try:
-            ids[modality] = dataset.rows(modality, recipe.train.split, ["id"])["id"].to_pylist()
+            ids[modality] = dataset.table(modality, recipe.train.split, ["id"])["id"].to_pylist()
             rows[modality] = len(ids[modality])
         except SetClipError as error:
             problems.append(error)

@@ -112,7 +112,7 @@ def test_the_contact_sheet_shows_the_images_found_in_a_grid(world: Path, tmp_pat
     sheet = Image.open(io.BytesIO((tmp_path / "found.png").read_bytes()))
     assert result.sheet == tmp_path / "found.png"
     assert sheet.size == (5 * 206 + 6, 2 * 240 + 6)
-    first = open_dataset(world / "data").rows("image", None, ["id", "image"]).to_pylist()
+    first = open_dataset(world / "data").table("image", None, ["id", "image"]).to_pylist()
     content = next(row["image"] for row in first if row["id"] == result.hits[0].id)
     shown = np.asarray(sheet.crop((6, 6, 206, 206)).convert("RGB"), dtype=float)
     thumbnail = Image.open(io.BytesIO(content)).convert("RGB")  # 64 x 48: smaller than its cell, so it is not scaled
@@ -123,7 +123,7 @@ def test_raw_features_are_searched_with_an_item_of_their_own_kind(tmp_path: Path
     data = tiny.write_dataset(tmp_path / "data", {"protein": [text * 3 for text in tiny.proteins(6, seed=5)]})
     out = tmp_path / "features"
     embed_backbone("esm:esm2_t6_8M_UR50D", open_dataset(data), out, weights=str(tiny_esm2))
-    sequence = open_dataset(data).rows("protein", None, ["sequence"])["sequence"][3].as_py()
+    sequence = open_dataset(data).table("protein", None, ["sequence"])["sequence"][3].as_py()
     hit = search(out, sequence, top=1).hits[0]
     assert (hit.id, hit.score) == ("protein-3", pytest.approx(1, abs=1e-5))
     with pytest.raises(SetClipError, match="raw protein features cannot be searched with a caption"):

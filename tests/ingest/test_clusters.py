@@ -80,7 +80,7 @@ def test_a_split_by_clusters_puts_no_family_on_both_sides(tmp_path: Path) -> Non
             for member in range(4):
                 file.write(f">{family}-{member}\n{mutated(base, 0.95, generator)}\n")
     result = ingest([source], modality="protein", out=tmp_path / "out", split="train=0.5,test=0.5", split_by="cluster")
-    rows = open_dataset(tmp_path / "out").rows("protein", None, ["id", "split"]).to_pylist()
+    rows = open_dataset(tmp_path / "out").table("protein", None, ["id", "split"]).to_pylist()
     sides = {(row["id"].partition("-")[0], row["split"]) for row in rows}
     assert len(sides) == 60
     assert {split for _, split in sides} == {"train", "test"}
@@ -155,10 +155,10 @@ def test_look_alikes_are_kept_flagged_or_dropped_and_share_a_split(tmp_path: Pat
         [root], modality="image", out=tmp_path / "out", split="train=0.5,test=0.5", near_duplicates=mode, shard_rows=5
     )
     dataset = open_dataset(tmp_path / "out")
-    rows = dataset.rows("image", None, ["id", "split"]).to_pylist()
+    rows = dataset.table("image", None, ["id", "split"]).to_pylist()
     assert len(rows) == (12 if mode == "drop" else 24)
     if mode == "flag":
-        flags = dataset.rows("image", None, ["id", "near_duplicate_of"]).to_pylist()
+        flags = dataset.table("image", None, ["id", "near_duplicate_of"]).to_pylist()
         assert {row["id"]: row["near_duplicate_of"] for row in flags} == {
             f"{seed:02d}-{kind}.jpg": f"{seed:02d}-a.jpg" if kind == "b" else None
             for seed in range(12)

@@ -43,7 +43,7 @@ def captions(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def table(out: Path, modality: Any) -> list[dict[str, Any]]:
-    return open_dataset(out).rows(modality, None, SCHEMAS[modality].names).to_pylist()  # type: ignore[no-any-return]
+    return open_dataset(out).table(modality, None, SCHEMAS[modality].names).to_pylist()  # type: ignore[no-any-return]
 
 
 def rejects(out: Path) -> list[tuple[str, str]]:

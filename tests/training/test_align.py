@@ -169,7 +169,7 @@ def test_a_pair_that_names_an_unknown_id_is_refused(world: Path, tmp_path: Path)
     dataset = open_dataset(world / "data")
     from setclip_cli.training.known_pairs import pair_rows
 
-    ids = dataset.rows("protein", "train", ["id"])["id"].to_pylist()
+    ids = dataset.table("protein", "train", ["id"])["id"].to_pylist()
     with pytest.raises(Exception, match="names the caption 'c0', which split 'train' does not have"):
         pair_rows(dataset.pairs("train")[:1], ids, ["other"], split="train")
 
@@ -227,7 +227,7 @@ def test_a_tuned_run_keeps_only_what_changed_and_embeds_with_it(world: Path, tmp
 
     dataset = open_dataset(world / "data")
     table = open_embeddings(tmp_path / "embeddings").load("protein", "train")
-    rows = dataset.rows("protein", "train", ["id", "sequence"]).to_pylist()
+    rows = dataset.table("protein", "train", ["id", "sequence"]).to_pylist()
     sequence = {row["id"]: row["sequence"] for row in rows}[table.ids[0]]
     features = model.load_backbone("protein").encode([sequence]).features
     import torch

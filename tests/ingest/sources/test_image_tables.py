@@ -98,7 +98,7 @@ def test_a_scene_is_cut_into_tiles_that_know_their_place(tmp_path: Path) -> None
     ]
     np.testing.assert_array_equal(pixels(found[4]), np.moveaxis(samples[:, 20:36, 20:36], 0, -1))
     ingest([path], modality="image", out=tmp_path / "out", read=ReadOptions(tile=16, stride=20))
-    rows = open_dataset(tmp_path / "out").rows("image", None, ["id", "crs", "transform"]).to_pylist()
+    rows = open_dataset(tmp_path / "out").table("image", None, ["id", "crs", "transform"]).to_pylist()
     assert rows[4] == {
         "id": "s.tif#20_20",
         "crs": "EPSG:32632",
