@@ -15,6 +15,15 @@ def test_every_row_comes_up_once_an_epoch(rows: int, batch: int, seed: int) -> N
     assert torch.equal(drawn.bincount(minlength=rows), torch.full((rows,), batch))
 
 
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    epochs = [
+        torch.cat([sample(60, 20, step, seed=3, stream="image") for step in range(3 * epoch, 3 * epoch + 3)])
+        for epoch in range(4)
+    ]
+    assert all(sorted(order.tolist()) == list(range(60)) for order in epochs)
+    assert len({tuple(order.tolist()) for order in epochs}) == 4
+
+
 def test_a_step_depends_on_nothing_that_was_drawn_before() -> None:
     late = sample(100, 7, 500, seed=3, stream="image")
     for step in range(20):

@@ -32,12 +32,11 @@ def log_kernel_sum(
     bandwidths: Sequence[float] | Tensor,
     *,
     exclude_self: bool = False,
-    log_weights: Tensor | None = None,
     block_size: int = BLOCK,
 ) -> Tensor:
     """Log of the Gaussian kernel sum of each row of x over the rows of y, for each of k bandwidths.
 
-    out[i, b] = log Σ_j w_j exp(-‖x_i - y_j‖² / s_b), w_j = 1 unless given
+    out[i, b] = log Σ_j exp(-‖x_i - y_j‖² / s_b)
 
     On unit vectors this is the log-sum-exp of attention logits. Distances come from matrix products of rows centred on
     their common mean; where a bandwidth is so small against the spread that this form would cost accuracy, they are
@@ -48,7 +47,6 @@ def log_kernel_sum(
         y: (m, d) rows.
         bandwidths: k values s > 0. A kernel exp(-‖·‖² / 2σ²) has s = 2σ². No gradient flows into them.
         exclude_self: Leave out j = i. The first n rows of y must then be the rows of x.
-        log_weights: (m,) log w_j, -inf drops a row. No gradient flows into them.
         block_size: Side of a tile. The result does not depend on it beyond rounding.
 
     Returns:
@@ -63,21 +61,15 @@ def log_kernel_sum(
         raise ValueError(
             f"log_kernel_sum(exclude_self=True) needs the n rows of x first in y and m >= 2; got {len(x)}, {len(y)}"
         )
-    if log_weights is not None and log_weights.shape != (len(y),):
-        raise ValueError(
-            f"log_weights must have shape ({len(y)},), one for each row of y; got {tuple(log_weights.shape)}"
-        )
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(dtype), y.to(dtype)
-    if log_weights is not None:
-        log_weights = log_weights.detach().to(dtype)
     fused = fused_kernels(x.device) if dtype == torch.float32 and x.device == y.device else None
     if fused is not None:
         centre = centre_of(x, y)
         if not _needs_exact_distances(x.detach() - centre, y.detach() - centre, min(scales)):
-            swift: Tensor = fused.LogKernelSum.apply(x - centre, y - centre, scales, exclude_self, log_weights)
+            swift: Tensor = fused.LogKernelSum.apply(x - centre, y - centre, scales, exclude_self)
             return swift
-    result: Tensor = _LogKernelSum.apply(x, y, scales, exclude_self, log_weights, block_size)
+    result: Tensor = _LogKernelSum.apply(x, y, scales, exclude_self, block_size)
     return result
 
 
@@ -127,7 +119,7 @@ def fused_kernels(device: torch.device) -> ModuleType | None:
         from setclip_cli.losses import kernels_triton
 
         rows = torch.eye(2, 16, device=device, requires_grad=True)
-        kernels_triton.LogKernelSum.apply(rows, rows, [1.0], False, None).sum().backward()
+        kernels_triton.LogKernelSum.apply(rows, rows, [1.0], False).sum().backward()
     except Exception as error:  # whatever a compiler or driver raises, plain torch still works
         _log.debug("kernel sums on %s in plain torch: %s: %s", device, type(error).__name__, error)
         return None
@@ -153,31 +145,28 @@ class _LogKernelSum(torch.autograd.Function):
         y: Tensor,
         scales: list[float],
         exclude_self: bool,
-        log_weights: Tensor | None,
         block_size: int,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             tiles = _Tiles(x, y, min(scales), exclude_self, block_size)
             sums = x.new_full((len(x), len(scales)), -math.inf)
             several = len(y) > block_size
-            for rows, columns, squared in tiles:
+            for rows, _, squared in tiles:
                 for k, scale in enumerate(scales):
                     # the last bandwidth may overwrite the tile
                     logits = torch.mul(squared, -1 / scale, out=squared if k == len(scales) - 1 else None)
-                    if log_weights is not None:
-                        logits += log_weights[columns]
                     part = _logsumexp_(logits)
                     sums[rows, k] = torch.logaddexp(sums[rows, k], part) if several else part
             if tiles.row_offset is not None:
                 sums -= tiles.row_offset[:, None] / x.new_tensor(scales)
-        ctx.save_for_backward(x, y, sums, *([] if log_weights is None else [log_weights]))
+        ctx.save_for_backward(x, y, sums)
         ctx.options = (scales, exclude_self, block_size)
         return sums
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, sums, *weights = ctx.saved_tensors
+        x, y, sums = ctx.saved_tensors
         scales, exclude_self, block_size = ctx.options
         with torch.autocast(x.device.type, enabled=False):
             tiles = _Tiles(x, y, min(scales), exclude_self, block_size)
@@ -193,15 +182,13 @@ class _LogKernelSum(torch.autograd.Function):
                 for k, scale in enumerate(scales):
                     tile = torch.mul(squared, -1 / scale, out=squared if k == len(scales) - 1 else None)
                     tile -= sums[rows, k, None]
-                    if weights:
-                        tile += weights[0][columns]
                     tile.exp_()
                     pull = pulls[rows, k, None]
                     if grad_x is not None:
                         grad_x[rows] -= pull * (tile @ tiles.y[columns])
                     if grad_y is not None:
                         grad_y[columns] += (tile.T @ pull) * tiles.y[columns] - tile.T @ (pull * tiles.x[rows])
-        return grad_x, grad_y, None, None, None, None
+        return grad_x, grad_y, None, None, None
 
 
 class _Tiles:

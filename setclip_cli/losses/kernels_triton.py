@@ -23,13 +23,9 @@ class LogKernelSum(torch.autograd.Function):
     """``kernels.log_kernel_sum`` of float32 rows, for bandwidths that their inner products can resolve."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, scales: list[float], exclude_self: bool, log_weights: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, scales: list[float], exclude_self: bool) -> Tensor:
         x, y, rates = x.contiguous(), y.contiguous(), 2 / x.new_tensor(scales)
         biases = -0.5 * rates[:, None] * y.square().sum(1)
-        if log_weights is not None:
-            biases += log_weights
         sums = x.new_empty(len(rates), len(x))
         grid = (triton.cdiv(len(x), _BLOCKS["row_block"]), len(rates))
         _forward[grid](x, y, rates, biases, sums, len(x), len(y), x.shape[1], exclude_self=exclude_self, **_BLOCKS)
@@ -42,12 +38,11 @@ class LogKernelSum(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, y, rates, biases, sums = ctx.saved_tensors
         # W_ij = Σ_b (-upstream_ib rate_b) P_ijb, P the softmax over j: each side is pulled along W times a difference
-        exponents = torch.where(sums == -torch.inf, 0, -sums)
-        of_x = ((-upstream.T * rates[:, None]).contiguous(), exponents)
+        of_x = ((-upstream.T * rates[:, None]).contiguous(), -sums)
         of_y = (torch.ones_like(biases), biases)
         grad_x = _pulled(x, y, rates, of_x, of_y, ctx.exclude_self) if ctx.needs_input_grad[0] else None
         grad_y = _pulled(y, x, rates, of_y, of_x, ctx.exclude_self) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_y, None, None, None
+        return grad_x, grad_y, None, None
 
 
 def _pulled(

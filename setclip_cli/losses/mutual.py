@@ -31,17 +31,13 @@ def mutual_log_kernel_sums(
     y: Tensor,
     bandwidths: Sequence[float] | Tensor,
     *,
-    x_log_weights: Tensor | None = None,
-    y_log_weights: Tensor | None = None,
     block_size: int = BLOCK,
 ) -> tuple[Tensor, Tensor]:
-    """``log_kernel_sum(x, y)``, weighted by y's weights, and ``log_kernel_sum(y, x)``, weighted by x's.
+    """``log_kernel_sum(x, y)`` and ``log_kernel_sum(y, x)``.
 
     Args:
         x, y: (n, d), (m, d) rows, any floating dtype; half precision is computed in float32.
         bandwidths: k values s > 0 of exp(-‖·‖² / s). No gradient flows into them.
-        x_log_weights, y_log_weights: (n,), (m,) log weights of mean weight about 1, -inf drops a row. No gradient flows
-            into them.
         block_size: Side of a tile. The result does not depend on it beyond rounding.
 
     Returns:
@@ -56,12 +52,8 @@ def mutual_log_kernel_sums(
     x, y = x.to(dtype), y.to(dtype)
     centre = centre_of(x, y)
     if not _in_range(scales, x.detach() - centre, y.detach() - centre):
-        return (
-            log_kernel_sum(x, y, scales, log_weights=y_log_weights),
-            log_kernel_sum(y, x, scales, log_weights=x_log_weights),
-        )
-    options = (scales, x_log_weights, y_log_weights, False, block_size)
-    over_y, over_x = _KernelSums.apply(x - centre, y - centre, *options)
+        return log_kernel_sum(x, y, scales), log_kernel_sum(y, x, scales)
+    over_y, over_x = _KernelSums.apply(x - centre, y - centre, scales, False, block_size)
     return over_y, over_x
 
 
@@ -70,7 +62,6 @@ def own_log_kernel_sum(
     bandwidths: Sequence[float] | Tensor,
     *,
     exclude_self: bool = False,
-    log_weights: Tensor | None = None,
     block_size: int = BLOCK,
 ) -> Tensor:
     """``log_kernel_sum(x, x)``: (n, k). The arguments are those of ``mutual_log_kernel_sums``.
@@ -83,9 +74,9 @@ def own_log_kernel_sum(
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     centre = centre_of(x, x)
     if (exclude_self and len(x) < 2) or not _in_range(scales, x.detach() - centre):
-        return log_kernel_sum(x, x, scales, exclude_self=exclude_self, log_weights=log_weights)
+        return log_kernel_sum(x, x, scales, exclude_self=exclude_self)
     result: Tensor
-    result, _ = _KernelSums.apply(x - centre, None, scales, log_weights, None, exclude_self, block_size)
+    result, _ = _KernelSums.apply(x - centre, None, scales, exclude_self, block_size)
     return result
 
 
@@ -106,15 +97,13 @@ class _KernelSums(torch.autograd.Function):
         x: Tensor,
         y: Tensor | None,
         scales: list[float],
-        x_log_weights: Tensor | None,
-        y_log_weights: Tensor | None,
         exclude_self: bool,
         block_size: int,
     ) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(x.device.type, enabled=False):
             tiles = _Tiles(x, y, scales, exclude_self, block_size)
-            a = _factors(x, scales, x_log_weights)
-            b = a if y is None else _factors(y, scales, y_log_weights)
+            a = _log_factors(x, scales).exp()
+            b = a if y is None else _log_factors(y, scales).exp()
             over_y = x.new_zeros(len(x), len(scales))
             over_x = over_y if y is None else y.new_zeros(len(y), len(scales))
             for rows, columns, k, tile in tiles:
@@ -152,7 +141,7 @@ class _KernelSums(torch.autograd.Function):
             grad_x.addcmul_(mass_x[:, None], x)
             if y is not None:
                 grad_y.addcmul_(mass_y[:, None], y)
-        return grad_x, None if y is None else grad_y, None, None, None, None, None
+        return grad_x, None if y is None else grad_y, None, None, None
 
 
 class _Tiles:
@@ -190,12 +179,6 @@ def _log_factors(rows: Tensor, scales: list[float]) -> Tensor:
     return -rows.square().sum(1, keepdim=True) / rows.new_tensor(scales)
 
 
-def _factors(rows: Tensor, scales: list[float], log_weights: Tensor | None) -> Tensor:
-    """(n, k) w_i exp(-‖x_i‖² / s_b)."""
-    logs = _log_factors(rows, scales)
-    return (logs if log_weights is None else logs + log_weights.detach().to(rows.dtype)[:, None]).exp()
-
-
 def _pulls(upstream: Tensor, sums: Tensor, scales: list[float]) -> Tensor:
-    """(n, k) -2 / s_b times upstream over the sums; 0 where no row has weight."""
-    return torch.where(sums > 0, upstream * (-2 / sums.new_tensor(scales)) / sums, 0)
+    """(n, k) -2 / s_b times upstream over the sums, which ``_in_range`` keeps above 0."""
+    return upstream * (-2 / sums.new_tensor(scales)) / sums

@@ -319,26 +319,3 @@ def density_gap(x: Tensor, y: Tensor) -> Tensor:
 
 def _mean_size(over_x: Tensor, over_y: Tensor) -> Tensor:
     return torch.cat([over_x.detach(), over_y.detach()]).abs().mean()
-
-
-def gradient_shares(value: ObjectiveValue, left: Side, right: Side) -> dict[str, float]:
-    """Each term's share of the gradient at the embeddings: ‖w ∇term‖ over their sum; a diagnosis, one backward a term.
-
-    The graph is kept, so call it before ``value.total.backward()``.
-    """
-    at = [
-        tensor
-        for side in (left, right)
-        for tensor in (side.embeddings, side.paired, side.second_view)
-        if tensor is not None and tensor.requires_grad
-    ]
-    norms = {}
-    for name, term in value.terms.items():
-        if not term.requires_grad or not at:
-            norms[name] = 0.0
-            continue
-        gradients = torch.autograd.grad(term, at, retain_graph=True, allow_unused=True)
-        squared = sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None)
-        norms[name] = value.weights[name] * math.sqrt(squared)
-    total = sum(norms.values())
-    return {name: norm / total if total > 0 else 0.0 for name, norm in norms.items()}

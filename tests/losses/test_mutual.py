@@ -34,20 +34,13 @@ def pulled(outputs: list[Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
     n=st.integers(1, 40),
     m=st.integers(1, 40),
     bandwidths=st.lists(st.floats(0.1, 20), min_size=1, max_size=3),
-    weighted=st.booleans(),
     block=st.sampled_from([1, 7, 16, 512]),
 )
 @settings(max_examples=40, deadline=None)
-def test_both_directions_are_those_of_two_walks(
-    n: int, m: int, bandwidths: list[float], weighted: bool, block: int
-) -> None:
+def test_both_directions_are_those_of_two_walks(n: int, m: int, bandwidths: list[float], block: int) -> None:
     x, y = unit(n, 5).requires_grad_(), unit(m, 5, seed=1).requires_grad_()
-    x_log, y_log = (upstream(rows[:, 0], 7) if weighted else None for rows in (x, y))
-    found = mutual_log_kernel_sums(x, y, bandwidths, x_log_weights=x_log, y_log_weights=y_log, block_size=block)
-    expected = (
-        log_kernel_sum(x, y, bandwidths, log_weights=y_log),
-        log_kernel_sum(y, x, bandwidths, log_weights=x_log),
-    )
+    found = mutual_log_kernel_sums(x, y, bandwidths, block_size=block)
+    expected = (log_kernel_sum(x, y, bandwidths), log_kernel_sum(y, x, bandwidths))
     assert "KernelSums" in type(found[0].grad_fn).__name__, "not the walk under test"
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
@@ -59,17 +52,15 @@ def test_both_directions_are_those_of_two_walks(
     n=st.integers(2, 40),
     bandwidths=st.lists(st.floats(0.1, 20), min_size=1, max_size=3),
     exclude_self=st.booleans(),
-    weighted=st.booleans(),
     block=st.sampled_from([1, 7, 16, 512]),
 )
 @settings(max_examples=40, deadline=None)
 def test_half_the_matrix_of_a_set_with_itself_is_enough(
-    n: int, bandwidths: list[float], exclude_self: bool, weighted: bool, block: int
+    n: int, bandwidths: list[float], exclude_self: bool, block: int
 ) -> None:
     x = unit(n, 5).requires_grad_()
-    options = {"exclude_self": exclude_self, "log_weights": upstream(x[:, 0], 7) if weighted else None}
-    found = own_log_kernel_sum(x, bandwidths, block_size=block, **options)  # type: ignore[arg-type]
-    expected = log_kernel_sum(x, x, bandwidths, **options)  # type: ignore[arg-type]
+    found = own_log_kernel_sum(x, bandwidths, exclude_self=exclude_self, block_size=block)
+    expected = log_kernel_sum(x, x, bandwidths, exclude_self=exclude_self)
     assert "KernelSums" in type(found.grad_fn).__name__, "not the walk under test"
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(pulled([found], [x])[0], pulled([expected], [x])[0], rtol=1e-7, atol=1e-9)
@@ -110,23 +101,6 @@ def test_float32_is_as_accurate_up_to_the_end_of_its_range_and_beyond_it_takes_t
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
     (gradient,), (exact_gradient,) = pulled([found], [rows]), pulled([expected], [exact])
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-3, atol=1e-3 * float(exact_gradient.max()))
-
-
-def test_a_row_without_weight_is_as_if_it_were_not_there() -> None:
-    x, y = unit(4, 3), unit(6, 3, seed=1)
-    log_weights = torch.tensor([0.0, 0, 0, -math.inf, -math.inf, -math.inf])
-    over_y, _ = mutual_log_kernel_sums(x, y, [0.2], y_log_weights=log_weights)
-    torch.testing.assert_close(over_y, log_kernel_sum(x, y[:3], [0.2]))
-
-
-def test_a_sum_over_nothing_is_minus_infinity_and_its_gradient_zero() -> None:
-    x = unit(3, 3).requires_grad_()
-    only_first = torch.tensor([0.0, -math.inf, -math.inf])
-    sums = own_log_kernel_sum(x, [0.2], exclude_self=True, log_weights=only_first)
-    assert sums[0, 0] == -math.inf
-    (gradient,) = torch.autograd.grad(sums[1:].sum(), x)
-    assert bool(torch.isfinite(gradient).all())
-    assert bool((gradient[0] != 0).any())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -22,7 +22,6 @@ from setclip_cli.losses.objective import (
     Teacher,
     Term,
     density_gap,
-    gradient_shares,
 )
 from setclip_cli.losses.sdd import sdd
 
@@ -131,17 +130,6 @@ def test_the_density_gap_is_zero_for_equal_sets_and_needs_no_term() -> None:
     without = Objective({"clip": Term(Clip(), 1.0)})(left, side(9), 0).density_gap
     with_term = Objective({"sdd": Term(Sdd(), 1.0)})(left, side(9), 0).density_gap
     torch.testing.assert_close(without, with_term)
-
-
-def test_gradient_shares_add_up_to_one_and_follow_the_weights() -> None:
-    left, right = side(1, grad=True), side(9, grad=True)
-    light, heavy = (
-        gradient_shares(Objective({"clip": Term(Clip(), 1.0), "sdd": Term(Sdd(), w)})(left, right, 0), left, right)
-        for w in (0.1, 10.0)
-    )
-    for shares in (light, heavy):
-        assert sum(shares.values()) == pytest.approx(1)
-    assert heavy["sdd"] > light["sdd"] > 0
 
 
 def test_published_terms_see_the_pairs_first_and_then_the_rest() -> None:

@@ -60,6 +60,15 @@ def test_mk_mmd_matches_the_formula_written_as_plain_loops(unbiased: bool) -> No
     assert float(mk_mmd(x, y, [1e-6, 0.3, 5.0], unbiased=unbiased)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_mk_mmd_without_bandwidths_takes_five_about_the_median_squared_distance() -> None:
+    x, y = unit(5, 3, 1), unit(7, 3, 2)
+    rows = [*x.tolist(), *y.tolist()]
+    squared = sorted(math.dist(rows[i], rows[j]) ** 2 for i in range(12) for j in range(i))
+    median = squared[(len(squared) - 1) // 2]
+    expected = mk_mmd(x, y, [factor * median for factor in (0.25, 0.5, 1, 2, 4)])
+    assert float(mk_mmd(x, y)) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_clip_matches_the_formula_written_as_plain_loops() -> None:
     left, right = unit(5, 3, 1), unit(5, 3, 2)
     a, b = left.tolist(), right.tolist()
