@@ -3,31 +3,48 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= quickstart-out
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lowest check docs dev clean
 
 quickstart: $(VENV)/.demo
 	$(BIN)/setclip quickstart --out $(OUT)
 
-test: lint
+test: check docs
 	$(BIN)/pytest -n 2
 	$(BIN)/pytest -m slow -n 2
 
-lint: $(VENV)/.dev
+# The tests with the lowest version of each package that pyproject.toml names.
+lowest: $(LOWEST)/.done
+	$(LOWEST)/pytest -n 2
+
+check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/bin/python:
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dev: $(VENV)/.dev
+	$(BIN)/pre-commit install
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.demo
 
+$(LOWEST)/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python -m pip install --quiet uv
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OUT) build dist
+	rm -rf $(VENV) .venv-lowest $(OUT) build dist site
