@@ -65,10 +65,10 @@ def reference() -> str:
     shown = [
         each
         for package in (setclip_cli, losses)
-        for name in getattr(package, "__all__", [])
+        for name in sorted(getattr(package, "__all__", []), key=lambda name: (name[0].isupper(), name))
         if hasattr(each := getattr(package, name), "__qualname__")
     ]
-    return "\n\n".join(["# Python", *(f"::: {each.__module__}.{each.__qualname__}" for each in shown)])
+    return "\n\n".join(["# Python names", *(f"::: {each.__module__}.{each.__qualname__}" for each in shown)])
 
 
 def recipe_keys() -> str:
