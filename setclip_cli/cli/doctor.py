@@ -149,13 +149,13 @@ def _demo() -> list[Finding]:
 def _recipe_weights() -> list[Finding]:
     """For each backbone that a shipped recipe names: whether it loads without a network."""
     from setclip_cli.backbones import describe_weights
-    from setclip_cli.files.shipped import shipped
+    from setclip_cli.files.shipped import names
     from setclip_cli.recipe.recipe import load_recipe
 
     specs: dict[str, list[str]] = {}
-    for path in sorted(shipped("recipes", "quickstart.toml").parent.glob("*.toml")):
-        for tower in load_recipe(path).towers.values():
-            specs.setdefault(tower.backbone, []).append(path.stem)
+    for name in names("recipes"):
+        for tower in load_recipe(name).towers.values():
+            specs.setdefault(tower.backbone, []).append(name)
     findings = []
     for spec, recipes in sorted(specs.items()):
         try:

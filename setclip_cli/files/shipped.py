@@ -1,15 +1,54 @@
-"""Recipes, data manifests and studies that come with the package, installed or in a checkout."""
+"""What comes with the package and is used by name: recipes, data manifests, studies and task sets."""
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Literal
 
-Folder = Literal["recipes", "data_manifests", "studies"]
+from setclip_cli.errors import ExitCode, SetClipError, nearest
+
+Kind = Literal["recipes", "manifests", "studies", "tasks"]
+SINGULAR: dict[Kind, str] = {"recipes": "recipe", "manifests": "manifest", "studies": "study", "tasks": "task set"}
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = {"manifests": "data_manifests"}
 
 
-def shipped(folder: Folder, name: str) -> Path:
-    """Path of a file that comes with the package, installed or in a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "shipped" / folder / name
-    return installed if installed.exists() else package.parent / folder / name
+def folder_of(kind: Kind) -> Path:
+    """The folder of a kind, in an installed package or in a checkout."""
+    if kind == "tasks":
+        return _PACKAGE / "evaluation" / "task_sets"
+    name = _FOLDERS.get(kind, kind)
+    installed = _PACKAGE / "shipped" / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def names(kind: Kind) -> list[str]:
+    """The names that `find` knows."""
+    return sorted(path.stem for path in folder_of(kind).glob("*.toml"))
+
+
+def find(kind: Kind, given: Path | str) -> Path:
+    """The file that a user means: a file at this path, else the one that comes with the package under this name.
+
+    Raises:
+        SetClipError: exit code 2; neither. It names the nearest one and the command that lists all.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    if str(given) in names(kind):
+        return folder_of(kind) / f"{given}.toml"
+    what = SINGULAR[kind]
+    raise SetClipError(
+        f"{given}: no such {what} file, and no {what} with this name comes with setclip"
+        f"{nearest(path.stem, names(kind))}",
+        fix=f"give the path of a .toml file, or one of the names that `setclip {kind}` lists",
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def about(path: Path) -> str:
+    """What a file is for: its title, else its first line of comment."""
+    text = path.read_text(encoding="utf-8")
+    return str(tomllib.loads(text).get("title") or text.partition("\n")[0].lstrip("# "))

@@ -25,7 +25,8 @@ from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
     from setclip_cli.encoders.encoders import Encoder
-    from setclip_cli.recipe.recipe import Method, Recipe
+    from setclip_cli.recipe.presets import Method
+    from setclip_cli.recipe.recipe import Recipe
 
 CANDIDATES: tuple[Method, ...] = ("set-clip-plus", "cca", "ridge", "asif", "procrustes", "asif-graph")
 FALLBACK: Method = "set-clip-plus"

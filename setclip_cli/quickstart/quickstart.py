@@ -22,10 +22,10 @@ from setclip_cli.embedding.embed import embed
 from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.evaluate import evaluate
-from setclip_cli.files.shipped import shipped
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.quickstart.source import SPLITS, write_source
-from setclip_cli.recipe.recipe import Method, load_recipe
+from setclip_cli.recipe.presets import Method
+from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.training.align import align
 from setclip_cli.version import __version__
 
@@ -63,7 +63,7 @@ def quickstart(out: Path) -> QuickstartResult:
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "source").is_dir()):
         raise SetClipError(f"{out}: exists and is no quickstart", fix="choose another --out, or remove it yourself")
     dataset = _dataset(out)
-    base = load_recipe(shipped("recipes", "quickstart.toml"))
+    base = load_recipe("quickstart")
     runs = []
     made = 0
     for method in METHODS:

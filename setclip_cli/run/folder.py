@@ -92,7 +92,7 @@ def _changed_keys(before: str, recipe: Recipe) -> list[str]:
     """
     written = tomllib.loads(before)
     with suppress(ValidationError):
-        written = type(recipe).model_validate(written).model_dump(mode="json", exclude_none=True)
+        written = type(recipe).read_back(written).model_dump(mode="json", exclude_none=True)
     old, new = _flat(written), _flat(recipe.model_dump(mode="json", exclude_none=True))
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
-    from setclip_cli.recipe.recipe import Method, Recipe
+    from setclip_cli.recipe.presets import Method
+    from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.run.model import ModelConfig
 
 SET_CLIP = "Set-CLIP: Song et al. 2024, arXiv:2406.05766"

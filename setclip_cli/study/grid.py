@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from setclip_cli.errors import ExitCode, SetClipError
-from setclip_cli.files.shipped import shipped
+from setclip_cli.files.shipped import find
 from setclip_cli.recipe.recipe import RecipeError, load_recipe
 
 if TYPE_CHECKING:
@@ -100,8 +100,6 @@ def load_study(path: Path) -> Study:
     Raises:
         SetClipError: exit code 2; no such file, no TOML, or keys that are not a study's.
     """
-    if not path.is_file():
-        raise SetClipError(f"{path}: no such study file", fix="start from one under studies/", exit_code=ExitCode.USAGE)
     try:
         return Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -112,7 +110,7 @@ def load_study(path: Path) -> Study:
         lines = [f"  - {'.'.join(map(str, one['loc'])) or 'study'}: {one['msg']}" for one in error.errors()]
         raise SetClipError(
             "\n".join([f"{path}: {len(lines)} problems in the study", *lines]),
-            fix="compare it with one under studies/",
+            fix="compare it with one that comes with setclip: `setclip studies show pairs`",
             exit_code=ExitCode.USAGE,
         ) from error
 
@@ -124,9 +122,8 @@ def plan(study: Study, path: Path) -> list[Cell]:
         SetClipError: exit code 2; an axis or variant is wrong by itself, such as a key that no recipe has. Settings
             that are fine alone and contradict each other make a cell impossible instead.
     """
-    base = (path.parent / study.recipe).resolve()
-    if not base.is_file():
-        base = shipped("recipes", study.recipe)
+    beside = (path.parent / study.recipe).resolve()
+    base = beside if beside.is_file() else find("recipes", study.recipe)
     for key, values in study.axes.items():
         for value in values:
             _check_alone(base, {key: value}, f"axes.{key}")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.console import note, progress
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files import atomic
+from setclip_cli.files.shipped import find
 from setclip_cli.study import report as study_report
 from setclip_cli.study.grid import load_study, plan
 
@@ -55,12 +56,13 @@ class StudyResult:
         return f"{study_report.table(self.content)}\n{counts}; see {self.out / 'study.md'}"
 
 
-def run_study(path: Path, dataset: Dataset, out: Path, *, jobs: int = 1) -> StudyResult:
+def run_study(path: Path | str, dataset: Dataset, out: Path, *, jobs: int = 1) -> StudyResult:
     """Runs the cells that are missing and writes the table and the plots.
 
     A cell that fails does not stop the others; the table shows it.
 
     Args:
+        path: STUDY.toml, or the name of a study that comes with the package.
         jobs: Processes; the CPU's threads are shared among them. The numbers do not depend on it.
 
     Raises:
@@ -68,6 +70,7 @@ def run_study(path: Path, dataset: Dataset, out: Path, *, jobs: int = 1) -> Stud
             failed.
     """
     started = time.monotonic()
+    path = find("studies", path)
     study = load_study(path)
     cells = plan(study, path)
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "scores").is_dir()):

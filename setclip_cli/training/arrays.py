@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from setclip_cli.errors import ExitCode, SetClipError, argument
-from setclip_cli.recipe.recipe import Recipe, Tower
+from setclip_cli.recipe.recipe import Recipe
+from setclip_cli.recipe.sections import Tower
 from setclip_cli.training.training import fit as fit_recipe
 from setclip_cli.training.training import resolved
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.encoders.encoders import Encoder
-    from setclip_cli.recipe.recipe import Method
+    from setclip_cli.recipe.presets import Method
 
 # A recipe names two towers; features that are given as arrays need no backbone, so these are never loaded.
 _TOWERS: dict[Modality, Tower] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.backbones import check_backbone, describe_weights
 from setclip_cli.errors import SetClipError
 from setclip_cli.features.layer_choice import layer_pairs, wants_best
-from setclip_cli.recipe.recipe import TRAINING_FREE_METHODS
+from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.run.folder import check_out
 from setclip_cli.training.known_pairs import known_pairs, pair_rows
 

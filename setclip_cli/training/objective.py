@@ -9,12 +9,12 @@ from setclip_cli.losses import objective as losses
 if TYPE_CHECKING:
     from torch import nn
 
-    from setclip_cli.recipe import recipe
+    from setclip_cli.recipe import sections
 
 LEAST_SHARE = 0.3  # of the weight of the pairs, however few they are
 
 
-def build_objective(section: recipe.Objective, *, pairs: int) -> losses.Objective:
+def build_objective(section: sections.Objective, *, pairs: int) -> losses.Objective:
     """The objective a recipe asks for, where so many pairs are known; terms of weight 0 are left out."""
     clip, sdd, mmd, views = section.clip, section.sdd, section.mk_mmd, section.self_supervised
     widths = sdd.bandwidth if isinstance(sdd.bandwidth, list) else [sdd.bandwidth]

@@ -24,7 +24,7 @@ from setclip_cli.methods.auto import Choice, choose
 from setclip_cli.methods.distil import distil
 from setclip_cli.methods.extra_encoders import accompanied
 from setclip_cli.methods.graph_teacher import fit_teacher, pair_balance
-from setclip_cli.recipe.recipe import TRAINING_FREE_METHODS
+from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.run import checkpoint
 from setclip_cli.sampling import generator, sample
 from setclip_cli.training.distributed import Group

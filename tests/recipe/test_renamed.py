@@ -85,5 +85,5 @@ def test_a_run_of_an_earlier_version_is_finished_with_its_recipe_in_new_names(ru
     assert load_recipe(tmp_path / "new.toml") == recipe
     assert is_finished(BEFORE / run, recipe)
     other = recipe.model_dump(mode="json", exclude_none=True)
-    other["extra_encoders"]["shifted"] += 0.25
+    other["objective"]["sdd"]["bandwidth"] = 0.05
     assert not is_finished(BEFORE / run, Recipe.model_validate(other))

@@ -97,7 +97,7 @@ def test_the_commands_it_shows_run(run: Path, world: Path, tmp_path: Path) -> No
 
 
 def test_every_method_that_comes_from_a_paper_names_it() -> None:
-    from setclip_cli.recipe.recipe import TRAINED_METHODS
+    from setclip_cli.recipe.presets import TRAINED_METHODS
     from setclip_cli.run.model_card import PAPERS
 
     assert set(TRAINED_METHODS) <= set(PAPERS)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.methods.extra_encoders import trained_part
-from setclip_cli.recipe.recipe import Method, Recipe, load_recipe
+from setclip_cli.recipe.presets import Method
+from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.gradient_cache import Embedded
 from setclip_cli.training.schedules import rate_at
 from setclip_cli.training.tower import Pool

@@ -1,0 +1,78 @@
+"""Settings of a recipe that are fine alone and wrong together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from setclip_cli.backbones import MODALITY_OF
+from setclip_cli.recipe.presets import TRAINED_METHODS, TRAINING_FREE_METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from setclip_cli.recipe.recipe import Recipe
+
+
+def contradictions(recipe: Recipe) -> list[str]:
+    """One line for each pair of settings that do not go together, with what to do about it."""
+    return [*_of_towers(recipe), *_of_training(recipe), *_of_terms(recipe)]
+
+
+def _of_towers(recipe: Recipe) -> Iterator[str]:
+    if len(recipe.towers) != 2:
+        names = ", ".join(recipe.towers) or "none"
+        yield f"towers: two modalities are aligned, found {len(recipe.towers)} ({names})"
+    for modality, tower in recipe.towers.items():
+        key = f"towers.{modality}"
+        reads = next(read for kind, read in MODALITY_OF.items() if tower.backbone.startswith(f"{kind}:"))
+        if reads != modality:
+            yield f"{key}.backbone: {tower.backbone!r} reads {reads}s, not {modality}s"
+        if tower.layer == 0:
+            yield f"{key}.layer = 0: layers count from 1, or from the last, which is -1"
+        if tower.layer == "best" and recipe.pairs == 0:
+            yield f"{key}.layer = 'best': this is measured on known pairs, and pairs = 0"
+        if tower.frozen and tower.pooling == "attention":
+            yield f"{key}.pooling = 'attention': its query has to be trained, and the tower is frozen"
+
+
+def _of_training(recipe: Recipe) -> Iterator[str]:
+    tuned = next((modality for modality, tower in recipe.towers.items() if not tower.frozen), None)
+    if tuned and recipe.method in TRAINING_FREE_METHODS:
+        yield f"towers.{tuned}.trainable: method {recipe.method!r} does not train, so all towers have to be frozen"
+    if tuned and any(recipe.extra_encoders.model_dump().values()):
+        yield f"extra_encoders: they are fitted to frozen features, and towers.{tuned} is tuned"
+    if tuned and recipe.ensemble > 1:
+        yield f"ensemble = {recipe.ensemble}: heads can share frozen towers only, and towers.{tuned} is tuned"
+    if recipe.ensemble_distil and recipe.ensemble == 1:
+        yield "ensemble_distil: this needs an ensemble of 2 or more, and ensemble = 1"
+    if recipe.validation.every and recipe.ensemble > 1:
+        yield f"ensemble = {recipe.ensemble}: validation.every stops one training, not several in a row"
+    if recipe.pairs == 0 and recipe.method in {"clip", "s-clip", *TRAINING_FREE_METHODS}:
+        yield f"pairs = 0: method {recipe.method!r} learns from pairs alone; set-clip-plus needs none"
+
+
+def _of_terms(recipe: Recipe) -> Iterator[str]:
+    active = recipe.objective.active()
+    for name, term in active.items():
+        key = f"objective.{name}"
+        if term.end_step is not None and term.end_step <= term.start_step:
+            yield f"{key}: end_step ({term.end_step}) must be after start_step ({term.start_step})"
+        # The user gave a key that differs from its default: no preset sets one of these.
+        ignored = [
+            setting
+            for setting in term.fixed_when_published
+            if getattr(term, setting) != type(term).model_fields[setting].default
+        ]
+        if getattr(term, "form", "stable") == "published":
+            for setting in ignored:
+                yield (
+                    f"{key}.{setting} = {getattr(term, setting)!r}: form = 'published' has a fixed value of its own; "
+                    f"leave {setting} out, or set {key}.form = 'stable'"
+                )
+    weights = ", ".join(f"objective.{name}.weight" for name in active)
+    if recipe.method in TRAINED_METHODS and not active:
+        yield f"objective: every term has weight 0, so method {recipe.method!r} has nothing to train"
+    if recipe.method == "auto" and active:
+        yield f"{weights}: method 'auto' brings the weights of the method that it chooses"
+    if recipe.method in TRAINING_FREE_METHODS and active:
+        yield f"{weights}: method {recipe.method!r} does not train, so no term can have a weight"

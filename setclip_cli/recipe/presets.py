@@ -1,0 +1,96 @@
+"""The methods, and the settings that each of them brings under a recipe's own."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+Method = Literal[
+    "auto",
+    "set-clip-plus",
+    "set-clip",
+    "set-clip-published",
+    "clip",
+    "s-clip",
+    "asif",
+    "asif-graph",
+    "cca",
+    "procrustes",
+    "ridge",
+]
+DEFAULT_METHOD: Method = "set-clip-plus"
+TRAINED_METHODS: tuple[Method, ...] = ("set-clip-plus", "set-clip", "set-clip-published", "clip", "s-clip")
+TRAINING_FREE_METHODS: tuple[Method, ...] = ("asif", "asif-graph", "cca", "procrustes", "ridge")
+assert set(TRAINED_METHODS) | set(TRAINING_FREE_METHODS) | {"auto"} == set(get_args(Method))
+
+# Settings of the terms. The reasons are measured: benchmarks/results.md.
+PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
+    "set-clip-plus": {
+        # Few pairs push items of one kind apart: the full weight costs 2 points of mAP at 70 pairs. At 600 it pays.
+        "clip": {"weight": 1.0, "full_weight_at_pairs": 700},
+        "sdd": {"weight": 0.3},  # results are alike from 0.1 to 3 together with a structure term
+        "neighbourhood": {"weight": 0.3},  # the structure term: without one, equal densities are worth nothing
+        "teacher": {"weight": 1.0, "end_step": 100},  # in all steps it costs mAP at 7 pairs and adds little at 70
+    },
+    # The paper's four terms (arXiv 2406.05766) with the stable density term.
+    "set-clip": {
+        "clip": {"weight": 1.0},
+        "sdd": {"weight": 0.3},
+        "mk_mmd": {"weight": 1.0},
+        "self_supervised": {"weight": 0.3},
+    },
+    # The released weights and forms (repository cauchy-max/Set-CLIP, commit cc575d7): an oracle, not a recommendation.
+    "set-clip-published": {
+        "clip": {"weight": 1.0, "form": "published"},
+        "sdd": {"weight": 0.7, "form": "published"},
+        "mk_mmd": {"weight": 0.2, "form": "published"},
+        "self_supervised": {"weight": 0.15, "form": "published"},
+    },
+    "clip": {"clip": {"weight": 1.0}},
+    "s-clip": {"clip": {"weight": 1.0}, "s_clip": {"weight": 1.0}},
+}
+# Keys of a term that belong to the method, also if the user set them: another method brings its own.
+METHOD_KEYS = {"weight", "full_weight_at_pairs", "form", "start_step", "end_step", "warmup_steps"}
+
+# Settings of other tables.
+SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
+    "set-clip-plus": {
+        # linear: CCA is as good as the heads from some hundred pairs on; diffused: 3 to 5 points of mAP up to 70 pairs;
+        # shifted: 1 to 4 of mAP with any number
+        "extra_encoders": {"linear": 0.3, "diffused": 0.7, "shifted": 0.5},
+        "train": {"balance": True},  # 2 points of mAP if the sides differ in their counts of classes, else none
+    },
+    "set-clip-published": {"train": {"batch": 42, "pairs_per_batch": 22}},  # as released: 64 rows, 22 of them pairs
+}
+# A part that a user switches off under auto, such as extra_encoders.shifted = 0, is off in the candidate that has it.
+SECTION_PRESETS["auto"] = SECTION_PRESETS["set-clip-plus"]
+
+
+def with_preset(document: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's document with its method's preset under the user's own keys. It may still hold mistakes.
+
+    A user who sets the weight of a term takes over its schedule too: the preset adds nothing to that term.
+    """
+    method: Any = document.get("method", DEFAULT_METHOD)
+    if method not in get_args(Method):
+        return document
+    objective = document.get("objective", {})
+    if isinstance(objective, dict):
+        terms = {
+            name: values | objective.get(name, {})
+            for name, values in PRESETS.get(method, {}).items()
+            if isinstance(objective.get(name, {}), dict) and "weight" not in objective.get(name, {})
+        }
+        document = document | {"objective": objective | terms}
+    for name, values in SECTION_PRESETS.get(method, {}).items():
+        if name == "extra_encoders" and _tunes(document):
+            continue  # they are fitted to the features of frozen backbones
+        if isinstance(document.get(name, {}), dict):
+            document = document | {name: values | document.get(name, {})}
+    return document
+
+
+def _tunes(document: dict[str, Any]) -> bool:
+    """Whether the document trains a backbone."""
+    towers = document.get("towers")
+    tables = towers.values() if isinstance(towers, dict) else ()
+    return any(isinstance(tower, dict) and tower.get("trainable", "frozen") != "frozen" for tower in tables)
