@@ -1,24 +1,28 @@
-"""ESM-2 protein language models (Lin et al. 2023, Science 379) with fused attention and no head.
+"""ESM-2 protein language models (Lin et al. 2023, Science 379): fair-esm's model with a fused attention.
 
-The same weights and, within rounding, the same features as fair-esm's own model (fair-esm is the oracle of the tests).
-What is faster: one fused attention call, query, key and value in one product, rotary tables computed once for all
-layers and batches, no language-model head, no attention weights kept, batches of one length.
+Weights, layers and tokens are fair-esm's. What is faster: one fused attention call, query, key and value in one
+product, rotary tables computed once for all layers and batches, no language-model head, no attention weights kept,
+batches of one length. The features equal those of fair-esm's own model within rounding (the tests compare them).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from esm.data import Alphabet
+from esm.model.esm2 import ESM2
+from esm.modules import TransformerLayer
+from esm.rotary_embedding import RotaryEmbedding, apply_rotary_pos_emb
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from setclip_cli.backbones.augment import augment_protein
 from setclip_cli.backbones.base import Encoded, counted_layer
 from setclip_cli.backbones.batching import Budget, autocast, staged
+from setclip_cli.backbones.former_names import with_former_names
 from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
 from setclip_cli.errors import SetClipError, first_line
@@ -30,112 +34,85 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.weights import Spec
     from setclip_cli.dataset.modality import Modality
 
-# The 33 tokens in the order of the weights' rows: <cls> <pad> <eos> <unk>, the letters, <null_1>, <mask>.
-LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
-CLS, PAD, EOS = 0, 1, 2
-FIRST_LETTER = 4
-VOCABULARY = 33
-UNKNOWN = "X"  # what a residue outside the alphabet (of the letters A to Z, that is J) is read as
+ALPHABET = Alphabet.from_architecture("ESM-1b")  # of every ESM-2 model too
+UNKNOWN = "X"  # a residue outside the alphabet (of the letters A to Z, that is J) is read as this one
 
 WINDOW = 1022  # residues; with <cls> and <eos> the 1,024 tokens that ESM-2 was trained on
 OVERLAP = 256  # residues that two neighbouring windows share at least
-TOKENS_PER_BATCH = 1024  # on a CPU more is slower: a batch should stay in its cache
+TOKENS_PER_BATCH = 1024  # on a CPU more is slower: a batch should fit in the processor's cache
 TOKENS_PER_GPU_BATCH = 131_072  # tried first; halved when memory runs out
-_TRAINED_WITH_MASKS = 0.15 * 0.8  # share of tokens masked in training, which token dropout makes up for
-_BYTE_TO_TOKEN = bytes(
-    FIRST_LETTER + LETTERS.index(chr(byte)) if chr(byte) in LETTERS else FIRST_LETTER + LETTERS.index(UNKNOWN)
-    for byte in range(256)
-)
+_TOKEN_OF_BYTE = bytes(ALPHABET.to_dict().get(chr(byte), ALPHABET.get_idx(UNKNOWN)) for byte in range(256))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions (Su et al. 2021, arXiv 2104.09864), fused."""
+class Rotary(RotaryEmbedding):  # type: ignore[misc]
+    """fair-esm's rotary positions (Su et al. 2021, arXiv 2104.09864) with one pair of tables for all lengths."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def reach(self, tokens: int) -> None:
+        """Makes sure that the tables hold ``tokens`` positions on the device of the weights."""
+        tables = self._cos_cached
+        if tables is None or tables.shape[1] < tokens or tables.device != self.inv_freq.device:
+            with torch.inference_mode(False):  # training cannot use what inference mode makes
+                self._update_cos_sin_tables(self.inv_freq.new_empty(1, max(tokens, WINDOW + 2)))
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        # Turned one by one: of the two stacked, torch 2.14 compiles a backward that holds the strides of one length.
+        cos, sin = self._cos_cached, self._sin_cached
+        return apply_rotary_pos_emb(q, cos, sin), apply_rotary_pos_emb(k, cos, sin)
+
+
+class FusedAttention(nn.Module):
+    """Multi-head self-attention with rotary positions; takes the place of fair-esm's MultiheadAttention."""
+
+    def __init__(self, width: int, heads: int, rotary: Rotary) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.rot_emb = rotary
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        rows, tokens, width = x.shape
-        split = (rows, tokens, self.heads, width // self.heads)
-        q, k, v = (part.view(split).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        # Turned one by one: of the two stacked, torch 2.14 compiles a backward that holds the strides of one length.
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """(t, b, width) to the same shape; ``padding`` (b, t) is True where there is no token."""
+        tokens, rows, width = x.shape
+        by_head = (tokens, rows, self.heads, width // self.heads)
+        q, k, v = (part.view(by_head).permute(1, 2, 0, 3) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k = self.rot_emb(q, k)
+        mask = None if padding is None else ~padding[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        joined: Tensor = self.out(mixed.transpose(1, 2).reshape(rows, tokens, width))
+        joined: Tensor = self.out_proj(mixed.permute(2, 0, 1, 3).reshape(tokens, rows, width))
         return joined
 
 
-class Layer(nn.Module):
-    """Pre-norm transformer layer."""
+class Layer(TransformerLayer):  # type: ignore[misc]
+    """fair-esm's layer with `FusedAttention`, and torch's own GELU: fair-esm's spells it out, five times as slow."""
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
+    def __init__(self, width: int, heads: int, rotary: Rotary) -> None:
+        super().__init__(width, 4 * width, heads, add_bias_kv=False, use_esm1b_layer_norm=True)
+        self.self_attn = FusedAttention(width, heads, rotary)
+        for name in ("self_attn_layer_norm", "self_attn", "final_layer_norm", "fc1", "fc2"):
+            self._modules[name] = self._modules.pop(name)  # the order in which checkpoints number optimizer states
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask)
-        fed_forward: Tensor = self.narrow(F.gelu(self.widen(self.feed_forward_norm(x))))
-        return x + fed_forward
+    def forward(self, x: Tensor, self_attn_padding_mask: Tensor | None, **_: Any) -> tuple[Tensor, None]:
+        x = x + self.self_attn(self.self_attn_layer_norm(x), self_attn_padding_mask)
+        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))), None
 
 
-class Esm2(nn.Module):
-    """Tokens to last-layer representations."""
-
-    inverse_frequencies: Tensor
+class Esm2(ESM2):  # type: ignore[misc]
+    """fair-esm's ESM-2 without its two heads: tokens to last-layer representations."""
 
     def __init__(self, layers: int, width: int, heads: int, *, token_dropout: bool = True) -> None:
-        super().__init__()
-        self.width, self.heads, self.token_dropout = width, heads, token_dropout
-        self.embed_tokens = nn.Embedding(VOCABULARY, width, padding_idx=PAD)
-        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
-        self.final_norm: nn.Module = nn.LayerNorm(width)
-        head_width = width // heads
-        frequencies = 1.0 / (10000 ** (torch.arange(0, head_width, 2).float() / head_width))
-        self.register_buffer("inverse_frequencies", frequencies)
-        self._tables: tuple[Tensor, Tensor] | None = None
+        super().__init__(layers, width, heads, ALPHABET, token_dropout)
+        rotary = Rotary(width // heads)
+        self.layers = nn.ModuleList(Layer(width, heads, rotary) for _ in range(layers))
+        self.lm_head = nn.Identity()
+        del self.contact_head
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(b, t) token ids, right-padded with PAD, to (b, t, width); what stands at PAD positions means nothing."""
-        padding = tokens.eq(PAD)
-        padded = bool(padding.any())
-        mask = (~padding)[:, None, None, :] if padded else None
-        x: Tensor = self.embed_tokens(tokens)
-        if self.token_dropout:  # no <mask> ever comes in, so the share observed is 0
-            x = x * (1 - _TRAINED_WITH_MASKS)
-        cos, sin = self._rotary_tables(tokens.shape[1], x)
-        for layer in self.layers:
-            x = layer(x, cos, sin, mask)
-        representations: Tensor = self.final_norm(x)
+        """(b, t) token ids, right-padded, to (b, t, width); the values at padding positions have no meaning."""
+        first: Any = self.layers[0]
+        first.self_attn.rot_emb.reach(tokens.shape[1])  # outside of the layers, which may be compiled
+        last = len(self.layers)
+        representations: Tensor = super().forward(tokens, repr_layers=[last])["representations"][last]
         return representations
-
-    def _rotary_tables(self, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of position times frequency, (tokens, head width); kept, and grown when a batch is longer."""
-        tables = self._tables
-        if (
-            tables is None
-            or len(tables[0]) < tokens
-            or tables[0].device != like.device
-            or tables[0].dtype != like.dtype
-        ):
-            with torch.inference_mode(False):  # what inference keeps, training could not use
-                positions = torch.arange(max(tokens, WINDOW + 2), device=like.device).float()
-                angles = torch.outer(positions, self.inverse_frequencies.float())
-                angles = torch.cat((angles, angles), dim=-1)
-                tables = self._tables = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
-        return tables[0][:tokens], tables[1][:tokens]
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (x_i, x_{i + half}) by its position's angle; x is (..., tokens, head width)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 @dataclass(frozen=True)
@@ -191,10 +168,10 @@ class Esm2Backbone:
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> None:
         self.spec = spec
-        self.attention_pooling = AttentionPooling(module.width) if pooling == "attention" else None
+        self.attention_pooling = AttentionPooling(module.embed_dim) if pooling == "attention" else None
         module.add_module("attention_pooling", self.attention_pooling)
         self.module = module.eval().requires_grad_(False)
-        self.dim, self.layers = module.width, len(module.layers)
+        self.dim, self.layers = module.embed_dim, len(module.layers)
         self.pooling = pooling
         self.window, self.overlap = window, overlap
         self.budget = Budget(tokens=tokens_per_batch)
@@ -206,18 +183,18 @@ class Esm2Backbone:
     def _identity(self) -> str:
         settings = {
             "kind": "esm2",
-            "heads": self.module.heads,
+            "heads": self.module.attention_heads,
             "token_dropout": self.module.token_dropout,
             "pooling": self.pooling,
             **self.preprocessing,
         }
-        return identity_of(self.module.state_dict(), settings)
+        return identity_of(with_former_names(self.module.state_dict()), settings)
 
     def cut(self, layer: int) -> None:
         kept = counted_layer(layer, self)
         if kept < self.layers:
             self.module.layers = self.module.layers[:kept]
-            self.module.final_norm = nn.Identity()  # made for the last layer
+            self.module.emb_layer_norm_after = nn.Identity()  # made for the last layer
             self.layers, self.identity = kept, self._identity()
 
     def to(self, device: torch.device) -> Esm2Backbone:
@@ -252,7 +229,7 @@ class Esm2Backbone:
         return Encoded(features, windows=counts, replaced_letters=replaced, failed=failed)
 
     def _windows(self, item: int, sequence: str) -> list[Window]:
-        tokens = sequence.encode("ascii").translate(_BYTE_TO_TOKEN)
+        tokens = sequence.encode("ascii").translate(_TOKEN_OF_BYTE)
         spans = windows_of(len(tokens), self.window, self.overlap)
         if len(spans) == 1:
             return [Window(item, tokens, None)]
@@ -290,13 +267,13 @@ class Esm2Backbone:
     def _padded(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
         """(b, t) token ids and the (b, t) weights with which their representations are pooled."""
         longest = max(len(window.tokens) for window in windows) + 2
-        tokens = torch.full((len(windows), longest), PAD)
+        tokens = torch.full((len(windows), longest), ALPHABET.padding_idx)
         weights = torch.zeros(len(windows), longest)
         for row, window in enumerate(windows):
             residues = len(window.tokens)
-            tokens[row, 0] = CLS
+            tokens[row, 0] = ALPHABET.cls_idx
             tokens[row, 1 : residues + 1] = torch.frombuffer(bytearray(window.tokens), dtype=torch.uint8)
-            tokens[row, residues + 1] = EOS
+            tokens[row, residues + 1] = ALPHABET.eos_idx
             of_residues = torch.tensor(window.weights) if window.weights else torch.full((residues,), 1 / residues)
             if self.pooling == "cls":
                 weights[row, 0] = of_residues.sum()
@@ -328,49 +305,46 @@ def _unreadable(sequence: str) -> str | None:
 
 
 def load_esm2(spec: Spec, path: Path, *, pooling: str) -> Esm2Backbone:
-    """Reads a checkpoint of fair-esm's layout: ``cfg.model`` and ``model`` with ``encoder.sentence_encoder.`` names.
+    """Loads a checkpoint as fair-esm publishes it: ``cfg.model`` with the settings, ``model`` with the tensors.
+
+    fair-esm's own loader fails on torch >= 2.6 and wants a second file, of contact regression weights.
 
     Raises:
-        SetClipError: the file is no ESM-2 checkpoint, or its tensors do not fit its settings.
+        SetClipError: the file is not an ESM-2 checkpoint, or its tensors do not fit its settings.
     """
     module = module_from_checkpoint(read_checkpoint(path), path)
     return Esm2Backbone(str(spec), module, pooling=pooling)
 
 
 def module_from_checkpoint(checkpoint: Any, path: Path) -> Esm2:
-    """Builds the model of a checkpoint; query, key and value are joined into one product."""
+    """Builds the model of a checkpoint.
+
+    Raises:
+        SetClipError: as `load_esm2` does.
+    """
     try:
-        settings, tensors = checkpoint["cfg"]["model"], checkpoint["model"]
+        settings, stored = checkpoint["cfg"]["model"], checkpoint["model"]
         setting = settings.__getitem__ if isinstance(settings, dict) else settings.__getattribute__
-        module = Esm2(
-            setting("encoder_layers"),
-            setting("encoder_embed_dim"),
-            setting("encoder_attention_heads"),
-            token_dropout=setting("token_dropout"),
-        )
-        module.load_state_dict(dict(_renamed(tensors, setting("encoder_layers"))))
+        with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
+            module = Esm2(
+                setting("encoder_layers"),
+                setting("encoder_embed_dim"),
+                setting("encoder_attention_heads"),
+                token_dropout=setting("token_dropout"),
+            )
+        tensors = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): tensor for name, tensor in stored.items()}
+        module.load_state_dict({name: _tensor(name, tensors) for name in module.state_dict()}, assign=True)
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise SetClipError(
-            f"{path}: is no ESM-2 checkpoint of fair-esm's layout ({first_line(error)})",
+            f"{path}: is not an ESM-2 checkpoint of fair-esm's layout ({first_line(error)})",
             fix="give the .pt file as published, for instance esm2_t6_8M_UR50D.pt",
         ) from error
-    return module.float()
+    module.float()
+    return module
 
 
-def _renamed(tensors: dict[str, Tensor], layers: int) -> Iterable[tuple[str, Tensor]]:
-    """fair-esm's names to ours, leaving out the language-model head."""
-    plain = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): tensor for name, tensor in tensors.items()}
-    yield "embed_tokens.weight", plain["embed_tokens.weight"]
-    for at in range(layers):
-        theirs, ours = f"layers.{at}", f"layers.{at}"
-        for leaf in ("weight", "bias"):
-            parts = [plain[f"{theirs}.self_attn.{part}_proj.{leaf}"] for part in "qkv"]
-            yield f"{ours}.attention.qkv.{leaf}", torch.cat(parts)
-            yield f"{ours}.attention.out.{leaf}", plain[f"{theirs}.self_attn.out_proj.{leaf}"]
-            yield f"{ours}.attention_norm.{leaf}", plain[f"{theirs}.self_attn_layer_norm.{leaf}"]
-            yield f"{ours}.feed_forward_norm.{leaf}", plain[f"{theirs}.final_layer_norm.{leaf}"]
-            yield f"{ours}.widen.{leaf}", plain[f"{theirs}.fc1.{leaf}"]
-            yield f"{ours}.narrow.{leaf}", plain[f"{theirs}.fc2.{leaf}"]
-    for leaf in ("weight", "bias"):
-        yield f"final_norm.{leaf}", plain[f"emb_layer_norm_after.{leaf}"]
-    yield "inverse_frequencies", plain["layers.0.self_attn.rot_emb.inv_freq"]
+def _tensor(name: str, tensors: dict[str, Tensor]) -> Tensor:
+    """The tensor of one of our names: query, key and value are joined, all others are as fair-esm has them."""
+    if ".qkv." in name:
+        return torch.cat([tensors[name.replace("qkv", f"{part}_proj")] for part in "qkv"])
+    return tensors[name]

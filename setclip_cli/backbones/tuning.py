@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.errors import ExitCode, SetClipError
 
 if TYPE_CHECKING:
@@ -58,11 +59,6 @@ def is_pooling(name: str) -> bool:
     return "attention_pooling." in name
 
 
-def tuned_tensors(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights that training may have changed, by name."""
-    return {name: value.detach() for name, value in backbone.module.named_parameters() if value.requires_grad}
-
-
 def apply_tuned(backbone: Backbone, trainable: str, tensors: Mapping[str, Tensor], *, lora_rank: int) -> None:
     """Puts tuned weights into a freshly loaded backbone; its identity changes with them.
 
@@ -72,16 +68,18 @@ def apply_tuned(backbone: Backbone, trainable: str, tensors: Mapping[str, Tensor
     make_trainable(backbone, trainable, lora_rank=lora_rank)
     parameters = dict(backbone.module.named_parameters())
     expected = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    if expected != set(tensors):
+    present = with_present_names(backbone.spec, tensors)
+    if expected != set(present):
         raise SetClipError(
             f"{backbone.spec}: the RUN keeps {len(tensors)} tuned tensors, {trainable!r} has {len(expected)}",
             fix="restore the files of the RUN, or train again",
         )
     digest = hashlib.sha256(backbone.identity.encode())
+    for name in sorted(tensors):  # as the RUN names them, so that an old RUN's identity stays
+        digest.update(name.encode() + tensors[name].contiguous().cpu().numpy().tobytes())
     with torch.no_grad():
-        for name in sorted(tensors):
-            parameters[name].copy_(tensors[name])
-            digest.update(name.encode() + tensors[name].contiguous().cpu().numpy().tobytes())
+        for name, value in present.items():
+            parameters[name].copy_(value)
     backbone.module.requires_grad_(False)
     backbone.identity = digest.hexdigest()
 

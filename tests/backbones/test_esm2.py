@@ -167,7 +167,7 @@ def test_a_checkpoint_with_a_tensor_missing_is_named(tiny_esm2: Path, tmp_path: 
     del checkpoint["model"]["encoder.sentence_encoder.layers.1.fc1.bias"]
     path = tmp_path / "esm2_t6_8M_UR50D.pt"
     torch.save(checkpoint, path)
-    with pytest.raises(SetClipError, match=r"esm2_t6_8M_UR50D\.pt: is no ESM-2 checkpoint.*layers\.1\.fc1\.bias"):
+    with pytest.raises(SetClipError, match=r"esm2_t6_8M_UR50D\.pt: is not an ESM-2 checkpoint.*layers\.1\.fc1\.bias"):
         load_backbone(NAME, modality="protein", weights=str(path))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.augment import augment_protein, augment_text
 from setclip_cli.backbones.base import Backbone
-from setclip_cli.backbones.tuning import apply_tuned, make_trainable, tuned_tensors
+from setclip_cli.backbones.tuning import apply_tuned, make_trainable
 from setclip_cli.dataset.dataset import SCHEMAS, Dataset, DatasetIndex, write_shard
 from setclip_cli.errors import SetClipError
 from setclip_cli.recipe.recipe import Recipe, load_recipe
@@ -40,6 +40,10 @@ def backbone_of(weights: dict[str, Path], modality: str) -> Backbone:
         "image": f"timm:{TINY_TIMM}",
     }
     return load_backbone(specs[modality], modality=modality, weights=str(weights[modality]))  # type: ignore[arg-type]
+
+
+def tuned_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in backbone.module.named_parameters() if value.requires_grad}
 
 
 def recipe_of(folder: Path, *, trainable: str = "full", chunk: int = 64, method: str = "set-clip-plus") -> Recipe:
