@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from small_world import invoke, run_ok
 
 from setclip_cli.dataset.dataset import open_dataset
@@ -55,6 +56,14 @@ def test_a_run_goes_on_from_its_checkpoint(kept: Path) -> None:
     words = ("align", "run/recipe.toml", "--data", "dataset", "--out", "run", "--set", "train.steps=16", "--resume")
     told = json.loads(run_ok(*words, "--json"))
     assert (told["resumed_from"], told["steps"]) == (12, 16)
+
+
+def test_a_tuned_protein_run_goes_on_to_the_weights_it_would_have_had(kept: Path) -> None:
+    """The values are of the version that wrote the checkpoint; every optimizer state must find its weight again."""
+    recipe = ("align", "run-proteins/recipe.toml", "--data", "dataset", "--out", "run-proteins")
+    run_ok(*recipe, "--set", "train.steps=9", "--resume", "--set", "train.device=cpu")
+    found = load_file(kept / "run-proteins" / "tuned-protein.safetensors")["emb_layer_norm_after.bias"][:4]
+    np.testing.assert_allclose(found, [0.26293188, -0.07020121, -0.05003688, 0.27581155], atol=1e-6)
 
 
 def test_embeddings_and_runs_are_evaluated(kept: Path) -> None:

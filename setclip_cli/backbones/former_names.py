@@ -31,14 +31,19 @@ def with_former_names(tensors: Mapping[str, Value]) -> dict[str, Value]:
     return former | {"inverse_frequencies": tensors["layers.0.self_attn.rot_emb.inv_freq"]}
 
 
-def with_present_names(spec: str, tensors: Mapping[str, Value]) -> dict[str, Value]:
-    """A backbone's tuned tensors under its present names. Only those of ``esm:`` backbones ever had others."""
+def with_present_names(spec: str, tensors: Mapping[str, Value], *, prefix: str = "") -> dict[str, Value]:
+    """A backbone's tuned tensors under its present names. Only those of ``esm:`` backbones ever had others.
+
+    Args:
+        prefix: What comes before the backbone's own names in a checkpoint, where it holds other tensors too.
+    """
     if not spec.startswith("esm:"):
         return dict(tensors)
-    return {_renamed(name, _PRESENT_OF): value for name, value in tensors.items()}
+    start = f".*{re.escape(prefix)}" if prefix else ""
+    return {_renamed(name, _PRESENT_OF, start): value for name, value in tensors.items()}
 
 
-def _renamed(name: str, table: Mapping[str, str]) -> str:
-    """``name`` with the part that follows ``layers.N.``, or begins the name, replaced as the table says."""
+def _renamed(name: str, table: Mapping[str, str], start: str = "") -> str:
+    """Replaces the part of a name that follows ``layers.N.``, or begins the backbone's own name, as the table says."""
     parts = "|".join(re.escape(part) for part in table)
-    return re.sub(rf"^(layers\.\d+\.)?({parts})\.", lambda found: f"{found[1] or ''}{table[found[2]]}.", name)
+    return re.sub(rf"^({start}(?:layers\.\d+\.)?)({parts})\.", lambda found: f"{found[1]}{table[found[2]]}.", name)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from setclip_cli.backbones.batching import tf32
+from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.backbones.tuning import dropout_on
 from setclip_cli.encoders.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
 from setclip_cli.errors import ExitCode, SetClipError
@@ -106,6 +107,8 @@ class Tower:
         with torch.no_grad():
             self.features = self.transform(self.pool.features)
             trained = self.tuned_parameters()
+            if self.pool.tuned is not None:
+                tuned = with_present_names(self.pool.tuned.backbone.spec, tuned)
             if tuned and trained.keys() != tuned.keys():
                 raise SetClipError(
                     f"init_from: it tuned {len(tuned)} weights of the {self.side} backbone, the recipe {len(trained)}",

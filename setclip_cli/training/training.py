@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
+from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.backbones.tuning import is_pooling
 from setclip_cli.encoders.encoders import Encoder
 from setclip_cli.errors import SetClipError
@@ -257,6 +258,10 @@ class Training:
 
     def restore(self, taken: int, tensors: dict[str, Tensor]) -> None:
         """Puts back what `tensors` gave after ``taken`` steps."""
+        for tower in self.towers:
+            if tower.pool.tuned is not None:
+                prefix = f"{tower.side}.backbone."
+                tensors = with_present_names(tower.pool.tuned.backbone.spec, tensors, prefix=prefix)
         with torch.no_grad():
             for name, parameter in self._parameters().items():
                 parameter.copy_(tensors[name])
