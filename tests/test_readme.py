@@ -43,10 +43,10 @@ def test_every_command_shown_parses(page: Path) -> None:
     for line in re.findall(r"^ {4}setclip (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
         if "[" in line or "..." in line:  # a synopsis, not a command
             continue
-        name, *arguments = shlex.split(line, comments=True)
+        name, *arguments = words = shlex.split(line, comments=True)
         command = group.commands[name]  # type: ignore[attr-defined]
         command.make_context(name, arguments)
         for file in re.findall(r"(?:recipes|studies|data_manifests)/\S+\.toml", line):
             assert (ROOT / file).exists(), file
-        if name == "align" and not arguments[0].endswith(".toml"):
-            assert (ROOT / "recipes" / f"{arguments[0]}.toml").exists(), arguments[0]
+        if name == "align" and not words[1].endswith(".toml"):
+            assert (ROOT / "recipes" / f"{words[1]}.toml").exists(), words[1]
