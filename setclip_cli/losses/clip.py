@@ -9,11 +9,13 @@ from torch import Tensor
 from setclip_cli import defaults
 from setclip_cli.losses.kernels import check_rows
 
-TEMPERATURE = defaults.CLIP_TEMPERATURE
-
 
 def clip(
-    left: Tensor, right: Tensor, *, temperature: float | Tensor = TEMPERATURE, targets: Tensor | None = None
+    left: Tensor,
+    right: Tensor,
+    *,
+    temperature: float | Tensor = defaults.CLIP_TEMPERATURE,
+    targets: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE: each row should find its partner among the rows of the other side.
 

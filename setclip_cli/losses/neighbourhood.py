@@ -9,15 +9,13 @@ from torch import Tensor
 from setclip_cli import defaults
 from setclip_cli.losses.kernels import check_rows
 
-TEMPERATURE = defaults.NEIGHBOURHOOD_TEMPERATURE
-
 
 def neighbourhood(
     features: Tensor,
     embeddings: Tensor,
     *,
-    temperature: float = TEMPERATURE,
-    embedding_temperature: float = TEMPERATURE,
+    temperature: float = defaults.NEIGHBOURHOOD_TEMPERATURE,
+    embedding_temperature: float = defaults.NEIGHBOURHOOD_TEMPERATURE,
 ) -> Tensor:
     """Cross entropy of the soft neighbours of each row in the features against those in the embeddings.
 

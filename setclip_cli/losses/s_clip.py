@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ot
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from setclip_cli import defaults
-from setclip_cli.losses.clip import TEMPERATURE
 from setclip_cli.losses.kernels import check_rows
+from setclip_cli.losses.sinkhorn import sinkhorn
 
-REGULARISATION = defaults.S_CLIP_REGULARISATION
 ITERATIONS = 50
 
 
@@ -21,8 +19,8 @@ def s_clip(
     features: Tensor,
     paired_features: Tensor,
     *,
-    temperature: float = TEMPERATURE,
-    regularisation: float = REGULARISATION,
+    temperature: float = defaults.CLIP_TEMPERATURE,
+    regularisation: float = defaults.S_CLIP_REGULARISATION,
 ) -> Tensor:
     """Cross entropy of unpaired rows against pseudo-labels over the pairs.
 
@@ -44,7 +42,7 @@ def s_clip(
         ValueError: shapes that do not fit, an empty set, NaN or inf, a temperature or regularisation not positive.
 
     Source: caption-level pseudo-labels of S-CLIP, Mo et al. 2023, arXiv:2305.14095; the keyword-level ones need a list
-        of keywords and are not part of it. Plan: Sinkhorn in log space of POT (Flamary et al. 2021, JMLR 22).
+        of keywords and are not part of it.
     """
     check_rows("s_clip", embeddings=embeddings, partners=partners)
     check_rows("s_clip", features=features, paired_features=paired_features)
@@ -58,10 +56,10 @@ def s_clip(
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
     embeddings, partners = embeddings.to(dtype), partners.to(dtype)
     with torch.no_grad():
-        cost = 1 - F.normalize(features.to(dtype), dim=1) @ F.normalize(paired_features.to(dtype), dim=1).T
-        masses = (torch.full((size,), 1 / size, dtype=dtype, device=cost.device) for size in cost.shape)
-        plan: Tensor = ot.bregman.sinkhorn_log(*masses, cost, regularisation, numItermax=ITERATIONS, warn=False)
-        pseudo_labels: Tensor = plan / plan.sum(1, keepdim=True)
+        cosines = F.normalize(features.to(dtype), dim=1) @ F.normalize(paired_features.to(dtype), dim=1).T
+        # transposed, so that the rows are scaled last: each row's masses are exact
+        log_plan = sinkhorn((cosines.T - 1) / regularisation, ITERATIONS).T
+        pseudo_labels = log_plan.softmax(1)
     logits = embeddings @ partners.T / temperature
     loss: Tensor = -(pseudo_labels * logits.log_softmax(1)).sum(1).mean()
     return loss

@@ -15,13 +15,11 @@ from setclip_cli.losses.mutual import mutual_log_kernel_sums, own_log_kernel_sum
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BANDWIDTHS = (defaults.SDD_BANDWIDTH,)
-
 
 def sdd(
     x: Tensor,
     y: Tensor,
-    bandwidths: Sequence[float] | Tensor = BANDWIDTHS,
+    bandwidths: Sequence[float] | Tensor = (defaults.SDD_BANDWIDTH,),
     *,
     leave_one_out: bool = False,
     x_bank: Tensor | None = None,
@@ -62,7 +60,7 @@ def sdd(
 def log_density_ratios(
     x: Tensor,
     y: Tensor,
-    bandwidths: Sequence[float] | Tensor = BANDWIDTHS,
+    bandwidths: Sequence[float] | Tensor = (defaults.SDD_BANDWIDTH,),
     *,
     leave_one_out: bool = False,
     x_bank: Tensor | None = None,

@@ -9,10 +9,10 @@ from torch import Tensor
 from setclip_cli import defaults
 from setclip_cli.losses.kernels import check_rows
 
-TEMPERATURE = defaults.SELF_SUPERVISED_TEMPERATURE
 
-
-def self_supervised(first: Tensor, second: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
+def self_supervised(
+    first: Tensor, second: Tensor, *, temperature: float = defaults.SELF_SUPERVISED_TEMPERATURE
+) -> Tensor:
     """NT-Xent over two views: among the 2n - 1 other rows, each should find its other view.
 
     L = mean_i -log [exp(z_i·z_i' / t) / Σ_{j != i} exp(z_i·z_j / t)] over all 2n rows, z_i' the other view of z_i

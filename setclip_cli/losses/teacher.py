@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from setclip_cli import defaults
-from setclip_cli.losses.clip import TEMPERATURE
 from setclip_cli.losses.kernels import check_rows
+from setclip_cli.losses.sinkhorn import sinkhorn
 
-SHARPNESS = defaults.TEACHER_SHARPNESS
 ITERATIONS = 15
 
 
@@ -21,8 +18,8 @@ def teacher(
     left_coordinates: Tensor,
     right_coordinates: Tensor,
     *,
-    temperature: float = TEMPERATURE,
-    sharpness: float = SHARPNESS,
+    temperature: float = defaults.CLIP_TEMPERATURE,
+    sharpness: float = defaults.TEACHER_SHARPNESS,
     iterations: int = ITERATIONS,
 ) -> Tensor:
     """Symmetric cross entropy between a balanced matching of the coordinates and that of the embeddings.
@@ -64,12 +61,3 @@ def teacher(
     by_left = -(log_matching.softmax(1) * logits.log_softmax(1)).sum(1).mean()
     by_right = -(log_matching.softmax(0) * logits.log_softmax(0)).sum(0).mean()
     return (by_left + by_right) / 2
-
-
-def sinkhorn(logits: Tensor, iterations: int) -> Tensor:
-    """Log of the matrix diag(a) exp(logits) diag(b) whose columns each hold mass 1/m and, in the limit, rows 1/n."""
-    n, m = logits.shape
-    for _ in range(iterations):
-        logits = logits - logits.logsumexp(1, keepdim=True) - math.log(n)
-        logits = logits - logits.logsumexp(0, keepdim=True) - math.log(m)
-    return logits

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setclip_cli.losses import objective as losses
+from setclip_cli import defaults
+from setclip_cli.losses import terms
+from setclip_cli.losses.objective import TrainingObjective, WeightedTerm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,30 +16,30 @@ if TYPE_CHECKING:
 LEAST_SHARE = 0.3  # of the weight of the pairs, however few they are
 
 
-def build_objective(section: sections.Objective, *, pairs: int) -> losses.Objective:
+def build_objective(section: sections.Objective, *, pairs: int) -> TrainingObjective:
     """The objective a recipe asks for, where so many pairs are known; terms of weight 0 are left out."""
     clip, sdd, mmd, views = section.clip, section.sdd, section.mk_mmd, section.self_supervised
     widths = sdd.bandwidth if isinstance(sdd.bandwidth, list) else [sdd.bandwidth]
     modules: dict[str, nn.Module] = {
-        "clip": losses.Clip(clip.temperature, learnable_temperature=clip.learnable_temperature),
-        "sdd": losses.Sdd(widths, leave_one_out=sdd.leave_one_out, queue=sdd.queue),
-        "mk_mmd": losses.MkMmd(mmd.bandwidths or None, unbiased=mmd.unbiased),
-        "self_supervised": losses.SelfSupervised(views.temperature),
-        "neighbourhood": losses.Neighbourhood(
+        "clip": terms.ClipTerm(clip.temperature, learnable_temperature=clip.learnable_temperature),
+        "sdd": terms.SddTerm(widths, leave_one_out=sdd.leave_one_out, queue=sdd.queue),
+        "mk_mmd": terms.MkMmdTerm(mmd.bandwidths or None, unbiased=mmd.unbiased),
+        "self_supervised": terms.SelfSupervisedTerm(views.temperature),
+        "neighbourhood": terms.NeighbourhoodTerm(
             section.neighbourhood.feature_temperature, section.neighbourhood.temperature
         ),
-        "teacher": losses.Teacher(sharpness=section.teacher.sharpness),
-        "s_clip": losses.SClip(section.s_clip.temperature, section.s_clip.regularisation),
+        "teacher": terms.TeacherTerm(defaults.CLIP_TEMPERATURE, section.teacher.sharpness),
+        "s_clip": terms.SClipTerm(section.s_clip.temperature, section.s_clip.regularisation),
     }
     for name, term in (("clip", clip), ("sdd", sdd), ("mk_mmd", mmd), ("self_supervised", views)):
         if term.form == "published":
-            modules[name] = losses.Published(name)
+            modules[name] = terms.PublishedTerm(name)
     shares = {}
     if clip.full_weight_at_pairs:
         shares["clip"] = max(LEAST_SHARE, min(1.0, pairs / clip.full_weight_at_pairs))
-    return losses.Objective(
+    return TrainingObjective(
         {
-            name: losses.Term(
+            name: WeightedTerm(
                 modules[name], shares.get(name, 1.0) * term.weight, term.start_step, term.end_step, term.warmup_steps
             )
             for name, term in section.active().items()

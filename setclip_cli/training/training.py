@@ -18,8 +18,8 @@ from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.backbones.tuning import is_pooling
 from setclip_cli.encoders.encoders import Encoder
 from setclip_cli.errors import SetClipError
-from setclip_cli.losses.objective import Side
-from setclip_cli.losses.sdd import BANDWIDTHS, log_density_ratios
+from setclip_cli.losses import log_density_ratios
+from setclip_cli.losses.terms import StepSide
 from setclip_cli.methods import closed_form, no_pairs
 from setclip_cli.methods.auto import Choice, choose
 from setclip_cli.methods.distil import distil
@@ -204,7 +204,7 @@ class Training:
     def last_embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of the last step's unpaired rows: both sides' embeddings, and |log p_left - log p_right| at each row."""
         left, right = self._last
-        over_left, over_right = log_density_ratios(left, right, BANDWIDTHS)
+        over_left, over_right = log_density_ratios(left, right)
         return left, right, torch.cat([over_left, over_right]).abs().flatten()
 
     def fitted(self) -> Fitted:
@@ -373,18 +373,18 @@ class Training:
         parts = [slice(start, min(start + size, own.stop)) for start in range(own.start, own.stop, size)]
         return Lot(rows, [tower.prepare(rows, part, view_seed) for part in parts], size, view_seed)
 
-    def _side(self, column: int, embedded: list[Embedded]) -> Side:
+    def _side(self, column: int, embedded: list[Embedded]) -> StepSide:
         rows = embedded[0].lot.rows.to(self.pairs.device)
         features = self.towers[column].features
         paired = embedded[1] if len(self.pairs) else None
-        return Side(
+        return StepSide(
             features=features[rows.to(features.device)],
             embeddings=embedded[0].leaf,
             paired=paired.leaf if paired else embedded[0].leaf[:0],
             paired_features=features[paired.lot.rows.to(features.device)] if paired else features[:0],
             paired_ids=paired.lot.rows.to(self.pairs.device) if paired else self.pairs[:0, column],
             second_view=embedded[-1].leaf if "self_supervised" in self.objective.terms else None,
-            teacher=self.coordinates[column][rows] if self.coordinates else None,
+            teacher_coordinates=self.coordinates[column][rows] if self.coordinates else None,
         )
 
     def _raise_gradient(self, member: int) -> NoReturn:

@@ -17,7 +17,8 @@ from setclip_cli.losses.mk_mmd import mk_mmd
 from setclip_cli.losses.neighbourhood import neighbourhood
 from setclip_cli.losses.s_clip import s_clip
 from setclip_cli.losses.self_supervised import self_supervised
-from setclip_cli.losses.teacher import sinkhorn, teacher
+from setclip_cli.losses.sinkhorn import sinkhorn
+from setclip_cli.losses.teacher import teacher
 
 Rows = list[list[float]]
 
