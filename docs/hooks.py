@@ -13,6 +13,7 @@ from typer.main import get_command
 import setclip_cli
 from setclip_cli import losses
 from setclip_cli.cli.app import app
+from setclip_cli.recipe.keys import as_markdown
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -34,7 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File
 
     generated = {page: (ROOT / source).read_text(encoding="utf-8") for source, page in PAGES.items()}
-    generated |= {"commands.md": commands(), "reference.md": reference(), "recipe-keys.md": recipe_keys()}
+    generated |= {"commands.md": commands(), "reference.md": reference(), "recipe-keys.md": as_markdown()}
     for page, text in generated.items():
         files.append(File.generated(config, page, content=text))
     return files
@@ -69,7 +70,3 @@ def reference() -> str:
         if hasattr(each := getattr(package, name), "__qualname__")
     ]
     return "\n\n".join(["# Python names", *(f"::: {each.__module__}.{each.__qualname__}" for each in shown)])
-
-
-def recipe_keys() -> str:
-    return "# Recipe keys\n"

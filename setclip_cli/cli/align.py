@@ -11,7 +11,7 @@ from setclip_cli.cli.output import AsJson, show
 
 
 def align(
-    recipe: Annotated[Path, typer.Argument(help="A TOML recipe, such as those under recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe: a file, or a name that `setclip recipes` lists.")],
     data: Annotated[Path, typer.Option(help="The DATASET to train on.")],
     out: Annotated[Path, typer.Option(help="The RUN folder to write.")],
     overrides: Annotated[
@@ -27,9 +27,9 @@ def align(
 
     Examples:
 
-      setclip align recipes/remote_sensing_caption.toml --data data/rs --out runs/rs --dry-run
+      setclip align remote_sensing_caption --data data/rs --out runs/rs --dry-run
 
-      setclip align recipes/remote_sensing_caption.toml --data data/rs --out runs/rs --set pairs=21 --set seed=1
+      setclip align remote_sensing_caption --data data/rs --out runs/rs --set pairs=21 --set seed=1
     """
     from setclip_cli.recipe.recipe import load_recipe
 

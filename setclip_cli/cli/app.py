@@ -15,6 +15,7 @@ from setclip_cli.cli.evaluate import evaluate
 from setclip_cli.cli.ingest import ingest
 from setclip_cli.cli.quickstart import quickstart
 from setclip_cli.cli.search import search
+from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
 from setclip_cli.cli.study import study
 from setclip_cli.console import note
 from setclip_cli.errors import ExitCode, SetClipError
@@ -68,6 +69,8 @@ def setclip(
 
 for command in (ingest, align, embed, search, evaluate, study, quickstart, doctor):  # the order of the help
     app.command()(command)
+for name, group in {"recipes": recipes, "manifests": manifests, "studies": studies, "tasks": tasks}.items():
+    app.add_typer(group, name=name)
 
 
 def main() -> None:

@@ -23,7 +23,10 @@ def evaluate(
         str, typer.Option(help="Methods to fit beside the first RUN on its own pairs, with commas between; or none.")
     ] = "clip,asif,cca,procrustes",
     task_set: Annotated[
-        str | None, typer.Option(help="Classify by prompts instead of class means: a shipped task set or a TOML file.")
+        str | None,
+        typer.Option(
+            help="Classify by prompts, not by class means: a TOML file, or a name that `setclip tasks` lists."
+        ),
     ] = None,
     fail_under: Annotated[
         list[str],

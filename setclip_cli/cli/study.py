@@ -11,7 +11,9 @@ from setclip_cli.cli.output import AsJson, show
 
 
 def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A TOML study, such as those under studies/.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A TOML study: a file, or a name that `setclip studies` lists.")
+    ],
     data: Annotated[Path, typer.Option(help="The DATASET to train and score on.")],
     out: Annotated[Path, typer.Option(help="The folder for RUNs, table and plots.")],
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the CPU.")] = 1,
@@ -23,7 +25,7 @@ def study(
 
     Examples:
 
-      setclip study studies/pairs.toml --data quickstart-out/dataset --out studies-out/pairs --jobs 2
+      setclip study pairs --data quickstart-out/dataset --out studies-out/pairs --jobs 2
     """
     from setclip_cli.dataset.dataset import open_dataset
     from setclip_cli.study.run import run_study

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from setclip_cli.dataset.modality import Modality
-from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.evaluation.zero_shot import unit
+from setclip_cli.files.shipped import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from setclip_cli.run.model import Model
 
     Embeddings = npt.NDArray[np.float32]
-
-FOLDER = Path(__file__).parent / "task_sets"
 
 
 class TaskSet(BaseModel):
@@ -59,24 +58,13 @@ class TaskSet(BaseModel):
         return {label: known[_plain(label)] for label in sorted(spelled) if _plain(label) in known}
 
 
-def shipped() -> list[str]:
-    """Names of the task sets that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-
-def load_task_set(name: str) -> TaskSet:
+def load_task_set(name: str | Path) -> TaskSet:
     """Reads a shipped task set by its name, or a file by its path.
 
     Raises:
         SetClipError: exit code 2; no such task set, or the file is not valid.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.is_file():
-        raise SetClipError(
-            f"--task-set {name}: no such task set{nearest(name, shipped())}",
-            fix=f"choose one of {', '.join(shipped())}, or give the path of a .toml file",
-            exit_code=ExitCode.USAGE,
-        )
+    path = find("tasks", name)
     try:
         return TaskSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -87,7 +75,7 @@ def load_task_set(name: str) -> TaskSet:
         first = error.errors()[0]
         raise SetClipError(
             f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}",
-            fix=f"compare it with {FOLDER / 'rsscn7.toml'}",
+            fix="compare it with one that comes with setclip: `setclip tasks show rsscn7`",
             exit_code=ExitCode.USAGE,
         ) from error
 

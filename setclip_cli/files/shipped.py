@@ -48,6 +48,18 @@ def find(kind: Kind, given: Path | str) -> Path:
     )
 
 
+def named(kind: Kind, given: Path) -> Path:
+    """For a command that reads other things too: the file that comes with the package under this name, else ``given``.
+
+    Raises:
+        SetClipError: exit code 2; nothing is at this path, and it is a name with a slip of the pen.
+    """
+    bare = not given.exists() and given.name == str(given)
+    if bare and (str(given) in names(kind) or (not given.suffix and nearest(str(given), names(kind)))):
+        return find(kind, given)
+    return given
+
+
 def about(path: Path) -> str:
     """What a file is for: its title, else its first line of comment."""
     text = path.read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.files.shipped import named
 from setclip_cli.ingest.ingest import ingest, ingest_pairs
 from setclip_cli.ingest.sources.base import ReadOptions
 
@@ -50,6 +51,7 @@ def run(
         return verify(sources[0])
     if out is None:
         raise _usage("--out is missing", "setclip ingest SOURCE... --modality MODALITY --out DATASET")
+    sources = [named("manifests", source) for source in sources]
     manifests = [source for source in sources if source.suffix == ".toml"]
     if not sources:
         if pairs is None and not others["pairs_from_group"]:

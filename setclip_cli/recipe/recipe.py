@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+REQUIRED = ("schema_version",)  # of a file; in Python they have their defaults
+
+
 class RecipeError(SetClipError):
     """A recipe with mistakes.
 
@@ -180,7 +183,7 @@ def load_recipe(recipe: Path | str, overrides: list[str] | None = None) -> Recip
         notes += more
     for line in dict.fromkeys(notes):
         _note_once(f"{path}: {line}")
-    return Recipe.model_validate(document, context={"source": str(path), "required": ["schema_version"]})
+    return Recipe.model_validate(document, context={"source": str(path), "required": REQUIRED})
 
 
 @functools.cache

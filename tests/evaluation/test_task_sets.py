@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from setclip_cli.errors import SetClipError
-from setclip_cli.evaluation.task_set import TaskSet, load_task_set, prompt_prototypes, shipped
+from setclip_cli.evaluation.task_set import TaskSet, load_task_set, prompt_prototypes
+from setclip_cli.files.shipped import names
 
 SIZES = {"eurosat": 10, "uc_merced": 21, "rsscn7": 7, "whu_rs19": 19, "aid": 30, "resisc45": 45,
          "subcellular_location": 10, "enzyme_class": 7}  # fmt: skip
 
 
 def test_the_shipped_task_sets_are_the_ones_known_here():
-    assert set(shipped()) == SIZES.keys()
+    assert set(names("tasks")) == SIZES.keys()
 
 
 @pytest.mark.parametrize(("name", "classes"), SIZES.items())
