@@ -134,7 +134,9 @@ def _devices() -> list[Finding]:
             properties = torch.cuda.get_device_properties(index)
             gib = properties.total_memory / (1 << 30)
             findings.append(Finding("ok", f"cuda:{index}", f"{properties.name}, {gib:.0f} GiB"))
-    else:
+    if torch.backends.mps.is_available():
+        findings.append(Finding("ok", "mps", "Apple GPU; it is used only where the device is mps"))
+    elif not torch.cuda.is_available():
         findings.append(Finding("ok", "cuda", "torch can use no GPU; everything runs on the CPU"))
     return findings
 

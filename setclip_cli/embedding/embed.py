@@ -14,6 +14,7 @@ import torch
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.compiling import compile_blocks
+from setclip_cli.backbones.devices import resolve_precision
 from setclip_cli.console import note, progress
 from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
 from setclip_cli.dataset.modality import MODALITIES, Modality
@@ -271,7 +272,7 @@ def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
         backbone.budget.tokens = options.tokens_per_batch
     if options.rows_per_batch:
         backbone.budget.rows = options.rows_per_batch
-    backbone.precision = getattr(torch, options.precision)
+    backbone.precision = resolve_precision(options.precision, device)
     if options.compile and (reason := compile_blocks(backbone)):
         note(f"note: --compile: this machine cannot ({reason}); embedding goes on without")
     making = Making(model=identity, method=method, dim=dim, dtype=options.dtype, precision=options.precision)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from setclip_cli.errors import ExitCode, SetClipError, first_line
+from setclip_cli.backbones.devices import resolve_device
+from setclip_cli.errors import ExitCode, SetClipError, argument
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -35,18 +36,7 @@ def device_of(name: str) -> torch.device:
     """
     if name in ("auto", "cuda") and _worker_device:
         name = _worker_device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SetClipError(
-            f"device {name!r}: cannot be used here ({first_line(error)})",
-            fix="leave --device out, or see `setclip doctor`",
-            exit_code=ExitCode.USAGE,
-        ) from error
-    return device
+    return resolve_device(name, setting=argument("device"))
 
 
 def local(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, workers: int) -> Iterator[Result]:

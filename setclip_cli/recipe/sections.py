@@ -253,8 +253,11 @@ class Train(Section):
     )
     checkpoint_every: PositiveInt = Field(default=500, description="Steps between two checkpoints.")
     keep_checkpoints: PositiveInt = Field(default=2, description="How many of the newest checkpoints are kept.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="Where to train; auto takes a CUDA GPU if there is one."
+    device: str = text(
+        "auto, cpu, cuda, cuda:1 or mps",
+        r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        default="auto",
+        description="Where to train; auto takes a CUDA GPU if there is one.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.compiling import compile_blocks
+from setclip_cli.backbones.devices import resolve_device, resolve_training_precision
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.console import note, progress
 from setclip_cli.errors import ExitCode, SetClipError
@@ -85,7 +86,7 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
     """
     started = time.monotonic()
     planned = plan(recipe, dataset, out, resume=resume)
-    device = resolve_device(recipe.train.device)
+    device = resolve_device(recipe.train.device, setting="train.device")
     with launched() as group, exclusive(out) if group.main else nullcontext():
         if is_finished(out, recipe):
             config = load_config(out)
@@ -172,7 +173,7 @@ def _pool(recipe: Recipe, dataset: Dataset, backbone: Backbone, features: Tensor
     if not tower.frozen:
         items = open_items(dataset, backbone.modality, split, backbone.column)
         make_trainable(backbone, tower.trainable, lora_rank=tower.lora_rank, checkpointing=tower.gradient_checkpointing)
-        backbone.precision = resolve_precision(recipe.train.precision, features.device)
+        backbone.precision = resolve_training_precision(recipe.train.precision, features.device)
         if recipe.train.compile and (reason := compile_blocks(backbone)) and announce:
             note(f"note: train.compile: this machine cannot ({reason}); training goes on without")
         lengths = None if backbone.modality == "image" else torch.tensor(items.lengths())
@@ -362,41 +363,6 @@ def _resume(training: Training, stopping: EarlyStopping | None, out: Path) -> in
     if training.group.main:
         note(f"resuming from {path}, step {saved.step} of {training.steps}")
     return saved.step
-
-
-def resolve_device(wanted: str) -> torch.device:
-    """The device of ``train.device``; "auto" takes a CUDA GPU where there is one.
-
-    Raises:
-        SetClipError: the device asked for is not there.
-    """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[wanted]:
-        raise SetClipError(
-            f"train.device = {wanted!r}: this machine has none that torch can use",
-            fix="--set train.device=auto, or see `setclip doctor`",
-            exit_code=ExitCode.USAGE,
-        )
-    return torch.device(wanted)
-
-
-def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype of ``train.precision``; "auto" is bfloat16 on a GPU that has it, else float32.
-
-    Raises:
-        SetClipError: half precision where the device has none.
-    """
-    if wanted == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    if wanted == "float16" and device.type != "cuda":
-        raise SetClipError(
-            "train.precision = 'float16': needs a CUDA GPU",
-            fix="--set train.precision=bfloat16, or float32",
-            exit_code=ExitCode.USAGE,
-        )
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
 
 
 def _backbone(recipe: Recipe, modality: Modality, layer: int, device: torch.device) -> Backbone:

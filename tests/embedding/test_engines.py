@@ -111,10 +111,3 @@ def end_abruptly(_job: int) -> int:
 def test_a_killed_local_worker_is_one_message() -> None:
     with pytest.raises(SetClipError, match="a worker process was killed"):
         list(engines.local(end_abruptly, [1, 2], device="cpu", workers=2, threads=1))
-
-
-def test_a_device_that_is_not_here_is_a_usage_error() -> None:
-    with pytest.raises(SetClipError, match="device 'warp': cannot be used here") as caught:
-        engines.device_of("warp")
-    assert caught.value.exit_code == ExitCode.USAGE
-    assert engines.device_of("cpu").type == "cpu"
