@@ -190,11 +190,10 @@ def _million_write(folder: str, rows: str, dim: str, shard_rows: str) -> dict[st
         EmbeddedTower,
         EmbeddingsIndex,
         open_embeddings,
-        write_embedding_shard,
-        write_index,
     )
     from setclip_cli.embedding.faiss_index import write_faiss
     from setclip_cli.embedding.vectors import unit_vectors
+    from setclip_cli.embedding.writing import write_embedding_shard, write_index
 
     started, shards = time.perf_counter(), []
     for number, start in enumerate(range(0, int(rows), int(shard_rows))):
@@ -218,7 +217,7 @@ def _million_write(folder: str, rows: str, dim: str, shard_rows: str) -> dict[st
 
 def _million_search(folder: str) -> dict[str, Any]:
     from setclip_cli.embedding.embeddings import open_embeddings
-    from setclip_cli.embedding.vectors import nearest, unit_vectors
+    from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 
     vectors = unit_vectors(open_embeddings(Path(folder)), "caption", "train", cache_dir=Path(folder))
     query = np.asarray(vectors[12345]).copy()
@@ -228,7 +227,7 @@ def _million_search(folder: str) -> dict[str, Any]:
         started = time.perf_counter()
         vectors @ query
         between = time.perf_counter()
-        rows, _ = nearest(vectors, query, 10)
+        rows, _ = nearest_rows(vectors, query, 10)
         ours.append(time.perf_counter() - between)
         bare.append(between - started)
     assert rows[0] == 12345

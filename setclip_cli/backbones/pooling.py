@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from setclip_cli.errors import ExitCode, SetClipError
-
 
 class AttentionPooling(nn.Module):
     """Token weights softmax(log w + h q / √d), with w the weights of the mean and q learned.
@@ -42,17 +40,3 @@ class AttentionPooledText(nn.Module):
         hidden, mask = features["token_embeddings"], features["attention_mask"].float()
         weights = self.attention_pooling(hidden, mask / mask.sum(1, keepdim=True))
         return {**features, "sentence_embedding": torch.bmm(weights[:, None].to(hidden.dtype), hidden)[:, 0]}
-
-
-def refuse_untrained(pooling: str, *, key: str) -> None:
-    """Attention pooling of a backbone that nothing trains would be the mean under another name.
-
-    Raises:
-        SetClipError: ``pooling`` is attention.
-    """
-    if pooling == "attention":
-        raise SetClipError(
-            f"{key} 'attention': has a query to learn, and this backbone is not trained",
-            fix="choose another pooling, or train the tower (trainable = last-N, lora or full)",
-            exit_code=ExitCode.USAGE,
-        )

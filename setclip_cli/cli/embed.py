@@ -18,19 +18,25 @@ def embed(
     paths: Annotated[
         list[Path], typer.Argument(metavar="[RUN] DATASET", help="A RUN and a DATASET, or a DATASET with --backbone.")
     ],
-    out: Annotated[Path, typer.Option(help="The EMBEDDINGS folder to write.")],
+    out: Annotated[Path, typer.Option(help="Write the EMBEDDINGS to this folder.")],
     backbone: Annotated[
-        str | None, typer.Option(help="Without a RUN: raw features of this backbone, such as esm:esm2_t6_8M_UR50D.")
+        str | None,
+        typer.Option(help="Write the raw features of this backbone, such as esm:esm2_t6_8M_UR50D, without a RUN."),
     ] = None,
-    weights: Annotated[str, typer.Option(help="With --backbone: auto, a path, package:NAME or hub.")] = "auto",
+    weights: Annotated[
+        str, typer.Option(help="With --backbone: load its weights from auto, a path, package:NAME or hub.")
+    ] = "auto",
     pooling: Annotated[
-        str, typer.Option(help="With --backbone: default; esm: mean or cls; timm: avg or cls; texts: mean or cls.")
+        str,
+        typer.Option(
+            help="With --backbone: make one vector of its tokens by default, mean (esm, texts), avg (timm) or cls."
+        ),
     ] = "default",
     *,
     options: EmbedOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Embed a DATASET with a RUN, shard by shard. Run again, it makes only the shards that are missing.
+    """Embed a DATASET with a RUN, shard by shard. Run it again to make only the shards that are missing.
 
     Examples:
 
@@ -40,27 +46,22 @@ def embed(
 
       RAY_ADDRESS=auto setclip embed runs/rs data/rs --out embeddings/rs --engine ray
     """
-    needs, count = ("a DATASET alone with --backbone", 1) if backbone else ("a RUN and a DATASET", 2)
+    if backbone:
+        needs, count, not_used = "a DATASET alone with --backbone", 1, {"--modality": options.modality is not None}
+    else:
+        needs, count = "a RUN and a DATASET", 2
+        not_used = {"--weights": weights != "auto", "--pooling": pooling != "default"}
     if len(paths) != count:
         raise SetClipError(
-            f"embed: needs {needs}, got {len(paths)} paths",
-            fix="see `setclip embed --help`",
-            exit_code=ExitCode.USAGE,
+            f"embed: needs {needs}, got {len(paths)} paths", fix="see `setclip embed --help`", exit_code=ExitCode.USAGE
         )
-    ignored = "--modality" if backbone and options.modality else ""
-    if not backbone and (weights, pooling) != ("auto", "default"):
-        ignored = "--weights" if weights != "auto" else "--pooling"
-    if ignored:
-        needs = "a RUN, whose towers it chooses from" if backbone else "--backbone; a RUN has its own"
-        raise SetClipError(f"{ignored}: only goes with {needs}", fix=f"leave {ignored} out", exit_code=ExitCode.USAGE)
-    from setclip_cli.dataset.dataset import open_dataset
-
-    dataset = open_dataset(paths[-1])
-    from setclip_cli.embedding.embed import embed as run
-    from setclip_cli.embedding.embed import embed_backbone
+    for flag in (flag for flag, given in not_used.items() if given):
+        works_with = "a RUN, whose towers it chooses from" if backbone else "--backbone; a RUN has its own"
+        raise SetClipError(f"{flag}: works only with {works_with}", fix=f"leave {flag} out", exit_code=ExitCode.USAGE)
+    from setclip_cli.embedding import embed as embedding
 
     if backbone:
-        result = embed_backbone(backbone, dataset, out, weights=weights, pooling=pooling, options=options)
+        result = embedding.embed_backbone(backbone, paths[0], out, weights=weights, pooling=pooling, options=options)
     else:
-        result = run(paths[0], dataset, out, options=options)
+        result = embedding.embed(paths[0], paths[1], out, options=options)
     show(result, as_json)

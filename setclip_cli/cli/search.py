@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from setclip_cli.cli.flags import with_options
 from setclip_cli.cli.output import AsJson, show
+from setclip_cli.embedding.options import SearchOptions
 
 
+@with_options(SearchOptions)
 def search(
     embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="A folder that `setclip embed` wrote.")],
     query: Annotated[str, typer.Argument(help="A text, a protein sequence, or the path of an image.")],
-    top: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 10,
-    query_modality: Annotated[
-        Literal["protein", "image", "caption"] | None,
-        typer.Option("--as", help="What the query is, when it should not be told from the query."),
-    ] = None,
-    modality: Annotated[
-        Literal["protein", "image", "caption"] | None,
-        typer.Option("--in", help="What to search; the other modality than the query's when left out."),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Only this split; all when left out.")] = None,
-    run: Annotated[Path | None, typer.Option(help="The RUN, when it has moved since.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The DATASET, when it has moved since.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write the images found to this PNG.")] = None,
+    *,
+    options: SearchOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Find the rows of the other modality nearest to a query: exact search by cosine.
+    """Find the rows nearest to a query by cosine. Every row of the searched modality is compared.
 
     Examples:
 
@@ -36,17 +28,6 @@ def search(
 
       setclip search embeddings/rs photo.jpg --top 5 --json
     """
-    from setclip_cli.embedding.search import search as run_search
+    from setclip_cli.embedding.search import search as run
 
-    result = run_search(
-        embeddings,
-        query,
-        top=top,
-        query_modality=query_modality,
-        modality=modality,
-        split=split,
-        run=run,
-        data=data,
-        sheet=sheet,
-    )
-    show(result, as_json)
+    show(run(embeddings, query, options=options), as_json)

@@ -21,29 +21,34 @@ from setclip_cli.errors import ExitCode, SetClipError, argument
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
-Job = TypeVar("Job")
+Input = TypeVar("Input")
 Result = TypeVar("Result")
 
-RETRIES = 3  # of a shard whose worker was lost
+RETRIES = 3  # of a job whose worker was lost
 _worker_device: str | None = None  # set once in each worker process
 
 
-def device_of(name: str) -> torch.device:
-    """The device that ``auto`` or a torch device name stands for, in this process.
+def device_here(name: str) -> torch.device:
+    """The device of a name in this process: in a worker, ``auto`` and ``cuda`` are the GPU that it was given.
 
     Raises:
-        SetClipError: torch knows no such device here.
+        SetClipError: as `resolve_device` does.
     """
     if name in ("auto", "cuda") and _worker_device:
         name = _worker_device
     return resolve_device(name, setting=argument("device"))
 
 
-def local(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, workers: int) -> Iterator[Result]:
-    """Yields results as they come: from this process when one worker is enough, else from ``workers`` processes.
+def run_locally(
+    work: Callable[[Input], Result], jobs: Sequence[Input], *, device: str, workers: int
+) -> Iterator[Result]:
+    """Yields each result as soon as it is there: from this process if one worker is enough, else from several.
 
     Args:
-        workers: 0 is one a GPU, or one without GPUs.
+        work: A function that other processes can import.
+        jobs: Its inputs.
+        device: ``auto``, or a torch device; with ``auto`` or ``cuda`` each process takes one GPU.
+        workers: Processes; 0 is one for each GPU, or one without GPUs.
 
     Raises:
         SetClipError: a worker process was killed.
@@ -65,8 +70,8 @@ def local(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str, wo
                 yield future.result()
         except BrokenProcessPool as error:
             raise SetClipError(
-                "a worker process was killed, most often because memory ran out",
-                fix="run the same command again with fewer --workers; finished shards are kept",
+                "a worker process was killed, most likely because memory ran out",
+                fix=f"run the same command again with fewer {argument('workers')}; finished shards are kept",
             ) from error
         finally:
             for future in pending:
@@ -82,18 +87,19 @@ def _start_worker(devices: Queue[str], threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """Ends this worker when its parent ends; it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str) -> Iterator[Result]:
-    """Yields results from a Ray cluster as they come; a shard whose worker or node is lost is run again elsewhere.
+def run_on_ray(work: Callable[[Input], Result], jobs: Sequence[Input], *, device: str) -> Iterator[Result]:
+    """Yields each result of a Ray cluster as soon as it is there. A job whose worker or node is lost runs again.
 
-    Uses the cluster that ``RAY_ADDRESS`` names or that runs on this machine; without one, Ray starts here. Each task
-    takes one GPU where the cluster has any, else ``threads`` CPUs. All machines must see the same paths.
+    The cluster is the one that ``RAY_ADDRESS`` names, or the one that runs on this machine; if there is none, Ray
+    starts here. Each job takes one GPU if the cluster has GPUs, else as many CPUs as torch uses here. All machines must
+    see the same paths.
 
     Raises:
         SetClipError: Ray is not installed.
@@ -102,7 +108,9 @@ def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str) -> I
         cluster: Any = importlib.import_module("ray")
     except ImportError as error:
         raise SetClipError(
-            "--engine ray: Ray is not installed", fix="pip install 'setclip[ray]'", exit_code=ExitCode.USAGE
+            f"{argument('engine')} ray: Ray is not installed",
+            fix="pip install 'setclip[ray]'",
+            exit_code=ExitCode.USAGE,
         ) from error
     if not cluster.is_initialized():
         cluster.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -112,8 +120,8 @@ def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str) -> I
 
     folder = Path.cwd()
 
-    def task(job: Job) -> Result:
-        os.chdir(folder)  # a relative path means what it means here
+    def task(job: Input) -> Result:
+        os.chdir(folder)  # so that relative paths are the same as here
         torch.set_num_threads(threads)
         return work(job)
 
@@ -130,7 +138,7 @@ def ray(work: Callable[[Job], Result], jobs: Sequence[Job], *, device: str) -> I
 
 
 def _fetch(cluster: Any, reference: Any) -> Any:
-    """A task's result; a user's mistake comes back as itself, not wrapped in the cluster's error."""
+    """A task's result. Raises the task's own SetClipError, without Ray's error around it."""
     try:
         return cluster.get(reference)
     except cluster.exceptions.RayTaskError as error:

@@ -1,8 +1,9 @@
-"""The options of `setclip embed`."""
+"""The options of `setclip embed` and `setclip search`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from setclip_cli.dataset.modality import Modality
@@ -14,7 +15,7 @@ Engine = Literal["local", "ray"]
 
 
 def count_or_auto(text: str) -> int | None:
-    """A positive count; ``auto`` is None."""
+    """A positive count; None for ``auto``."""
     if text == "auto":
         return None
     if not text.isdigit() or int(text) == 0:
@@ -24,32 +25,71 @@ def count_or_auto(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class EmbedOptions(Options):
-    """What to embed, and how; only ``dtype`` and ``precision`` change the values."""
+    """What to embed, and how. Of these, only ``dtype`` and ``precision`` change the values."""
 
-    modality: Annotated[Modality | None, Flag("Embed only this modality (default: those of both towers).")] = None
-    split: Annotated[str | None, Flag("Embed only this split (default: all).")] = None
-    dtype: Annotated[Dtype, Flag("Type of the written values.")] = "float32"
+    modality: Annotated[
+        Modality | None, Flag("Embed only this modality of a RUN (default: each one that has a tower and rows).")
+    ] = None
+    split: Annotated[str | None, Flag("Embed only this split (default: all splits).")] = None
+    dtype: Annotated[Dtype, Flag("Write the values in this type.")] = "float32"
     precision: Annotated[
-        Precision, Flag("Type of the backbone's matrix products; the two half types are for GPUs.")
+        Precision, Flag("Compute the backbone's matrix products in this type. The two half types are for GPUs.")
     ] = "float32"
-    device: Annotated[str, Flag("Where to compute: auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    device: Annotated[str, Flag("Compute on this device: auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     tokens_per_batch: Annotated[
         int | None,
-        Flag("Padded tokens of proteins or texts in one forward pass.", metavar="N|auto", parse=count_or_auto),
+        Flag(
+            "Put at most this many tokens, padding included, of proteins or texts in a batch (default: auto).",
+            metavar="N|auto",
+            parse=count_or_auto,
+        ),
     ] = None
     rows_per_batch: Annotated[
-        int | None, Flag("Rows in one forward pass.", name="--batch-size", metavar="N|auto", parse=count_or_auto)
+        int | None,
+        Flag(
+            "Put at most this many rows in a batch (default: auto).",
+            name="--batch-size",
+            metavar="N|auto",
+            parse=count_or_auto,
+        ),
     ] = None
     compile: Annotated[
-        bool, Flag("Compile the backbone first: the start takes minutes, the rest is faster.", name="--compile")
+        bool, Flag("Compile the backbone first. The start takes minutes; the rest is faster.", name="--compile")
     ] = False
     max_bad_fraction: Annotated[
         float,
-        Flag("Share of rows that may be unreadable (listed and left out) before the run stops.", least=0, most=1),
+        Flag(
+            "Stop if more than this share of the rows cannot be read; fewer are listed and left out.", least=0, most=1
+        ),
     ] = 0.01
-    engine: Annotated[Engine, Flag("local: processes and GPUs of this machine; ray: a Ray cluster.")] = "local"
-    workers: Annotated[int, Flag("Processes of the local engine; 0 takes one for each GPU, or one.", least=0)] = 0
+    engine: Annotated[Engine, Flag("Work in processes of this machine (local) or on a Ray cluster (ray).")] = "local"
+    workers: Annotated[
+        int, Flag("Use this many processes of this machine; 0 is one for each GPU, or one without GPUs.", least=0)
+    ] = 0
     faiss: Annotated[
-        bool,
-        Flag("Also write a FAISS index of each modality and split (needs the search extra).", name="--faiss"),
+        bool, Flag("Also write a FAISS index of each modality and split. It needs the search extra.", name="--faiss")
     ] = False
+
+
+@dataclass(frozen=True)
+class SearchOptions(Options):
+    """What to search, and what to show of the rows found."""
+
+    top: Annotated[int, Flag("Show this many rows.", least=1)] = 10
+    query_modality: Annotated[
+        Modality | None, Flag("Type of the query (default: detected from the query).", name="--as")
+    ] = None
+    modality: Annotated[
+        Modality | None, Flag("Search rows of this modality (default: another one than the query's).", name="--in")
+    ] = None
+    split: Annotated[str | None, Flag("Search only this split (default: all splits).")] = None
+    run: Annotated[
+        str | Path | None, Flag("Path of the RUN (default: where it was at embedding).", metavar="RUN", parse=Path)
+    ] = None
+    data: Annotated[
+        str | Path | None,
+        Flag("Path of the DATASET (default: where it was at embedding).", metavar="DATASET", parse=Path),
+    ] = None
+    sheet: Annotated[
+        str | Path | None, Flag("Write the images found to this PNG file.", metavar="FILE", parse=Path)
+    ] = None

@@ -1,4 +1,4 @@
-"""Search EMBEDDINGS with a text, a protein sequence or an image: the nearest rows of the other modality."""
+"""Search EMBEDDINGS with a text, a protein sequence or an image: the rows of another modality nearest to it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings, open_embeddings
-from setclip_cli.embedding.vectors import nearest, unit_vectors
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.embedding.options import SearchOptions
+from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
+from setclip_cli.errors import ExitCode, SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.run.model import load_model
 
@@ -29,7 +30,7 @@ _SHOWN = {"caption": "text", "protein": "description", "image": None}
 
 @dataclass(frozen=True)
 class Hit:
-    """One row found. ``score`` is the cosine with the query; ``shown`` its text or description, where there is one."""
+    """One row found. ``score`` is its cosine with the query, ``shown`` its text or description, if it has one."""
 
     rank: int
     id: str
@@ -41,9 +42,19 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchResult:
+    """The rows found.
+
+    Attributes:
+        query_modality: What the query was taken for.
+        modality: What was searched.
+        searched: How many rows were compared.
+        hits: The rows found, nearest first.
+        sheet: The PNG file that was written.
+    """
+
     query_modality: Modality
     modality: Modality
-    searched: int  # rows
+    searched: int
     hits: list[Hit]
     sheet: Path | None = None
 
@@ -60,54 +71,45 @@ class SearchResult:
         return "\n".join(lines)
 
 
-def search(
-    folder: Path,
-    query: str,
-    *,
-    top: int = 10,
-    query_modality: Modality | None = None,
-    modality: Modality | None = None,
-    split: str | None = None,
-    run: Path | None = None,
-    data: Path | None = None,
-    sheet: Path | None = None,
-    cache_dir: Path | None = None,
-) -> SearchResult:
-    """The rows of another modality nearest to a query, by cosine, exactly.
+def search(embeddings: str | Path, query: str, *, options: SearchOptions = SearchOptions()) -> SearchResult:
+    """The rows nearest to a query by cosine. Every row is compared.
 
     Args:
+        embeddings: The EMBEDDINGS folder.
         query: A text, a protein sequence, or the path of an image.
-        query_modality: What the query is; None tells it from the query.
-        modality: What to search; None takes the other modality than the query's, or the only one there is.
-        run: Where the RUN is now; None is where it was at embedding.
-        data: Where the DATASET is now, for texts and images of the rows; None is where it was at embedding.
-        sheet: Write the images found to this PNG.
+        options: What to search, and what to show.
 
     Raises:
         SetClipError: the query's modality has no tower, the RUN is not the one that made the embeddings, or a contact
-            sheet is asked for rows that are no images.
+            sheet is asked for but the rows are not images.
     """
-    embeddings = open_embeddings(folder)
-    asked = query_modality or guess_modality(query, embeddings)
-    wanted = modality or _other_modality(embeddings, asked)
+    opened = open_embeddings(embeddings)
+    asked = options.query_modality or guess_modality(query, opened)
+    wanted = options.modality or _other_modality(opened, asked)
+    run, data, sheet = (None if path is None else Path(path) for path in (options.run, options.data, options.sheet))
     if sheet and wanted != "image":
+        flag = argument("sheet")
         raise SetClipError(
-            f"--sheet: {wanted} rows have no images to show",
-            fix="leave --sheet out, or search images with --in image",
+            f"{flag}: {wanted} rows have no images to show",
+            fix=f"leave {flag} out" + _search_images_instead(opened),
             exit_code=ExitCode.USAGE,
         )
-    vectors = unit_vectors(embeddings, wanted, split, cache_dir=cache_dir)
-    rows, scores = nearest(vectors, embed_query(embeddings, query, asked, run=run), top)
-    hits, images = _look_up(embeddings, wanted, split, rows, scores, data=data, images=sheet is not None)
+    vectors = unit_vectors(opened, wanted, options.split)
+    rows, scores = nearest_rows(vectors, embed_query(opened, query, asked, run=run), options.top)
+    hits, images = _look_up(opened, wanted, options.split, rows, scores, data=data, images=sheet is not None)
     if sheet:
         atomic.write_bytes(sheet, contact_sheet(hits, images))
     return SearchResult(asked, wanted, len(vectors), hits, sheet)
 
 
-def guess_modality(query: str, embeddings: Embeddings) -> Modality:
-    """An existing file is an image; twelve or more capitals and nothing else are a sequence; the rest is text.
+def _search_images_instead(embeddings: Embeddings) -> str:
+    return f", or search images with {argument('modality', '--in')} image" if "image" in embeddings.modalities() else ""
 
-    With one tower, the query is of its modality.
+
+def guess_modality(query: str, embeddings: Embeddings) -> Modality:
+    """What a query is: the path of a file is an image, twelve or more capitals alone are a sequence, the rest is text.
+
+    If there is only one tower, the query is of its modality.
     """
     towers = list(embeddings.index.towers)
     if len(towers) == 1:
@@ -132,10 +134,10 @@ def _other_modality(embeddings: Embeddings, asked: Modality) -> Modality:
 
 
 def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: Path | None) -> Vectors:
-    """(d,) unit vector of the query through the tower that made the embeddings.
+    """(d,) float32 unit vector of the query, from the tower that made the embeddings.
 
     Raises:
-        SetClipError: no such tower, the RUN or its weights have changed, or the query cannot be read.
+        SetClipError: there is no such tower, the RUN or its weights have changed, or the query cannot be read.
     """
     index = embeddings.index
     if index.run is None:
@@ -143,7 +145,7 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
         if tower is None:
             raise SetClipError(
                 f"{embeddings.root}: raw {', '.join(index.towers)} features cannot be searched with a {modality}",
-                fix="search with an item of the same kind, or embed with a RUN of both towers",
+                fix=f"search with a {' or '.join(index.towers)}, or embed with a RUN that has both towers",
                 exit_code=ExitCode.USAGE,
             )
         backbone = load_backbone(tower.spec, modality=modality, weights=tower.weights, pooling=tower.pooling)
@@ -154,18 +156,22 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
             towers = " and ".join(name for name in MODALITIES if name in model.encoders)
             raise SetClipError(
                 f"{run or index.run}: has no {modality} tower, only {towers}",
-                fix="say what the query is with --as",
+                fix=f"say what the query is with {argument('query_modality', '--as')}",
                 exit_code=ExitCode.USAGE,
             )
         backbone, encoder, found = model.load_backbone(modality), model.encoders[modality], model.identity
     if found != index.model:
         raise SetClipError(
             f"{embeddings.root}: was not made by {run or index.run or 'these weights'}",
-            fix="name the RUN that made it with --run, or embed again",
+            fix=f"name the RUN that made it with {argument('run')}, or embed again",
         )
     encoded = backbone.encode([Path(query).read_bytes()] if modality == "image" else [query])
     for reason in encoded.failed.values():
-        raise SetClipError(f"query {query[:60]!r}: {reason}", fix="mend the query", exit_code=ExitCode.USAGE)
+        raise SetClipError(
+            f"query {query[:60]!r}: {reason}",
+            fix=f"change the query, or say what it is with {argument('query_modality', '--as')}",
+            exit_code=ExitCode.USAGE,
+        )
     with torch.inference_mode():
         features = encoded.features if encoder is None else encoder(encoded.features)
     return torch.nn.functional.normalize(features[0].float(), dim=0).numpy()
@@ -181,7 +187,7 @@ def _look_up(
     data: Path | None,
     images: bool,
 ) -> tuple[list[Hit], list[bytes]]:
-    """Ids and labels of row numbers, and from the DATASET, where it is still there, their texts and images."""
+    """Ids and labels of rows by number, and their texts or images if the DATASET is still there."""
     shards = embeddings.shards(modality, split)
     ends = np.cumsum([shard.rows for shard in shards])
     root = data or Path(embeddings.index.dataset)
@@ -215,12 +221,12 @@ def _source(dataset: Dataset, shard: EmbeddedShard) -> Shard:
             return source
     raise SetClipError(
         f"{dataset.root}: does not hold the {shard.path} that was embedded",
-        fix="name the DATASET that was embedded with --data, or embed again",
+        fix=f"name the DATASET that was embedded with {argument('data')}, or embed again",
     )
 
 
 def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, columns: int = 5) -> bytes:
-    """PNG bytes of the images in a grid, each with its rank, score, label and id."""
+    """The images in a grid, each with its rank, score, label and id, as the bytes of a PNG file."""
     from PIL import Image, ImageDraw, ImageFont
 
     from setclip_cli.backbones.timm_image import open_rgb

@@ -1,4 +1,7 @@
-"""Unit vectors of EMBEDDINGS as one memory map, and exact search over it."""
+"""The rows of EMBEDDINGS as unit vectors in one memory map, and exact search over it.
+
+`encoders.neighbours` holds its pool in memory and may be approximate; this search does neither.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,11 @@ def unit_vectors(
 ) -> Vectors:
     """(n, d) float32 rows of length 1, memory-mapped, in the order of the shards.
 
-    Parquet cannot be mapped as plain numbers, so the first call writes them once to the cache, named by the hashes of
-    the shards; it holds some rows in memory at a time. A row of zeros stays zero.
+    Parquet cannot be mapped as plain numbers, so the first call writes the rows to the cache, block by block, under the
+    hashes of the shards. A row of zeros stays zero.
 
     Raises:
-        SetClipError: no such rows, or a shard cannot be read.
+        SetClipError: there are no such rows, a shard cannot be read, or the cache cannot be written.
     """
     shards = embeddings.shards(modality, split)
     key = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
@@ -44,10 +47,18 @@ def unit_vectors(
     return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dim))
 
 
-def nearest(vectors: Vectors, query: Vectors, top: int) -> tuple[list[int], list[float]]:
-    """The rows with the largest inner product, best first, and those products; of equals the earlier row.
+def nearest_rows(vectors: Vectors, query: Vectors, top: int) -> tuple[list[int], list[float]]:
+    """The rows with the largest inner products, and these products, best first; of equal ones the earlier row first.
 
-    Exact: every row is compared, in blocks, so memory does not grow with n.
+    Every row is compared, in blocks: memory does not grow with n.
+
+    Args:
+        vectors: (n, d).
+        query: (d,).
+        top: How many rows.
+
+    Returns:
+        min(top, n) row numbers, and as many products.
 
     Raises:
         ValueError: ``top`` is not positive, or the query has another width.

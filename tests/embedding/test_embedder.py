@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from setclip_cli.backbones import load_backbone
 from setclip_cli.cli.app import app
 from setclip_cli.dataset.dataset import open_dataset
-from setclip_cli.embedding import embed as embedder
+from setclip_cli.embedding import worker
 from setclip_cli.embedding.embed import EmbedResult, embed, embed_backbone
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.options import EmbedOptions
@@ -129,7 +129,7 @@ def test_a_machine_that_cannot_compile_says_so_and_embeds_the_same_bytes(
     features(data, tmp_path / "plain", tiny_esm2)
     monkeypatch.setattr(torch, "compile", no_compiler)
     features(data, tmp_path / "compiled", tiny_esm2, EmbedOptions(compile=True))
-    assert "--compile: this machine cannot (no C++ compiler)" in capsys.readouterr().err
+    assert "--compile: this machine cannot compile (no C++ compiler)" in capsys.readouterr().err
     assert tree(tmp_path / "compiled") == tree(tmp_path / "plain")
 
 
@@ -276,9 +276,9 @@ def test_a_modality_the_run_or_the_dataset_lacks_is_named(run: Path, tmp_path: P
         (["--tokens-per-batch", "many"], "neither a"),
         (["--dtype", "int8"], "int8"),
         (["--backbone", "esm:esm2_t6_8M"], "did you mean"),
-        (["--backbone", ESM, "--pooling", "max"], "pooling 'max'"),
-        (["--backbone", ESM, "--modality", "protein"], "--modality: only goes with a RUN"),
-        (["{data}", "--weights", "hub"], "--weights: only goes with --backbone"),
+        (["--backbone", ESM, "--pooling", "max"], "error: --pooling 'max': esm backbones do not have it"),
+        (["--backbone", ESM, "--modality", "protein"], "--modality: works only with a RUN"),
+        (["{data}", "--weights", "hub"], "--weights: works only with --backbone"),
     ],
 )
 def test_a_wrong_command_line_exits_2_and_writes_nothing(
@@ -295,7 +295,7 @@ def test_the_command_prints_one_json_object(data: Path, tmp_path: Path, tiny_esm
     arguments = ["embed", "--backbone", ESM, "--weights", str(tiny_esm2), str(data), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*arguments, "--json", "--batch-size", "auto"])
     assert json.loads(result.stdout)["rows"] == 10
-    assert embedder.load_tower.cache_info().currsize == 1
+    assert worker.load_tower.cache_info().currsize == 1
 
 
 def test_faiss_opens_the_index_and_finds_what_numpy_finds(data: Path, tmp_path: Path, tiny_esm2: Path) -> None:
@@ -333,7 +333,7 @@ import contextlib, os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)  # a pool of threads does not survive a fork
-from setclip_cli.embedding.embed import embed_backbone, load_tower
+from setclip_cli.embedding.embed import embed_backbone
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.dataset.dataset import open_dataset
 data, out, weights = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

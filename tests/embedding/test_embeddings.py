@@ -12,24 +12,21 @@ import pytest
 from setclip_cli.embedding.embeddings import (
     EmbeddedShard,
     EmbeddedTower,
+    EmbeddingSettings,
     EmbeddingsIndex,
-    Making,
-    finished_shards,
     open_embeddings,
-    record_finished,
-    write_embedding_shard,
-    write_index,
 )
+from setclip_cli.embedding.writing import finished_shards, record_finished, write_embedding_shard, write_index
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 
-MAKING = Making(model="m" * 64, method="clip", dim=3)
+SETTINGS = EmbeddingSettings(model="m" * 64, method="clip", dim=3)
 IDS = ["a", "b", "c", "d"]
 LABELS = ["x", None, "y", "x"]
 VALUES = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
 
 
-def make(root: Path, *, making: Making = MAKING, shards: int = 2) -> EmbeddingsIndex:
+def make(root: Path, *, settings: EmbeddingSettings = SETTINGS, shards: int = 2) -> EmbeddingsIndex:
     """Writes the four rows in ``shards`` shards, and the index."""
     entries = []
     for number, rows in enumerate(np.array_split(np.arange(4), shards)):
@@ -40,7 +37,7 @@ def make(root: Path, *, making: Making = MAKING, shards: int = 2) -> EmbeddingsI
             ids=[IDS[row] for row in rows],
             embeddings=VALUES[rows],
             labels=[LABELS[row] for row in rows],
-            dtype=making.dtype,
+            dtype=settings.dtype,
         )
         entries.append(
             EmbeddedShard(
@@ -53,16 +50,16 @@ def make(root: Path, *, making: Making = MAKING, shards: int = 2) -> EmbeddingsI
                 input_sha256="0",
             )
         )
-        record_finished(root, making, entries[-1])
+        record_finished(root, settings, entries[-1])
     tower = EmbeddedTower(spec="sentence-transformers:x", pooling="default", identity="i")
-    index = EmbeddingsIndex(**making.model_dump(), dataset="data", towers={"caption": tower}, shards=entries)
+    index = EmbeddingsIndex(**settings.model_dump(), dataset="data", towers={"caption": tower}, shards=entries)
     write_index(root, index)
     return index
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 1e-3)])
 def test_what_is_written_is_what_is_loaded(tmp_path: Path, dtype: str, tolerance: float) -> None:
-    make(tmp_path, making=MAKING.model_copy(update={"dtype": dtype}))
+    make(tmp_path, settings=SETTINGS.model_copy(update={"dtype": dtype}))
     table = open_embeddings(tmp_path).load("caption", "test")
     assert (table.ids, table.labels, table.embeddings.dtype) == (IDS, LABELS, np.float32)
     np.testing.assert_allclose(table.embeddings, VALUES, atol=tolerance)
@@ -141,16 +138,16 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_shard(tmp_path: Path, mon
     ("changed", "words"),
     [({"model": "n" * 64}, "another model"), ({"dtype": "float16"}, "another dtype"), ({"dim": 4}, "another dim")],
 )
-def test_another_making_is_refused_finished_or_not(tmp_path: Path, changed: dict[str, object], words: str) -> None:
+def test_other_settings_is_refused_finished_or_not(tmp_path: Path, changed: dict[str, object], words: str) -> None:
     shard = make(tmp_path / "finished").shards[0]
-    record_finished(tmp_path / "killed", MAKING, shard)
+    record_finished(tmp_path / "killed", SETTINGS, shard)
     for folder in ("finished", "killed"):
         with pytest.raises(SetClipError, match=words):
-            finished_shards(tmp_path / folder, MAKING.model_copy(update=changed))
+            finished_shards(tmp_path / folder, SETTINGS.model_copy(update=changed))
 
 
 def test_opening_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(SetClipError, match=r"no EMBEDDINGS folder \(no embeddings\.json\)"):
+    with pytest.raises(SetClipError, match=r"is not an EMBEDDINGS folder \(it has no embeddings\.json\)"):
         open_embeddings(tmp_path)
     index = make(tmp_path)
     embeddings = open_embeddings(tmp_path)

@@ -16,9 +16,10 @@ import tiny
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.embedding import embed as embedder
 from setclip_cli.embedding import engines
-from setclip_cli.embedding.embed import EmbedResult, Job, embed_backbone, embed_shard
+from setclip_cli.embedding.embed import EmbedResult, embed_backbone
 from setclip_cli.embedding.embeddings import EmbeddedShard
 from setclip_cli.embedding.options import EmbedOptions
+from setclip_cli.embedding.worker import ShardToEmbed, embed_shard
 from setclip_cli.errors import ExitCode, SetClipError
 
 ESM = "esm:esm2_t6_8M_UR50D"
@@ -49,16 +50,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     running.shutdown()
 
 
-def lost_once(marker: Path) -> Callable[[Job], EmbeddedShard]:
+def lost_once(marker: Path) -> Callable[[ShardToEmbed], EmbeddedShard]:
     """Embeds a shard; the first worker that wrote one is killed before it could record it."""
 
     def die(*_: object) -> None:  # nested functions travel by value: a worker cannot import the tests
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def work(job: Job) -> EmbeddedShard:
+    def work(job: ShardToEmbed) -> EmbeddedShard:
         with suppress(FileExistsError):
             marker.touch(exist_ok=False)
-            mock.patch("setclip_cli.embedding.embed.record_finished", die).start()
+            mock.patch("setclip_cli.embedding.worker.record_finished", die).start()
         return embed_shard(job)
 
     return work
@@ -110,4 +111,4 @@ def end_abruptly(_job: int) -> int:
 @pytest.mark.slow
 def test_a_killed_local_worker_is_one_message() -> None:
     with pytest.raises(SetClipError, match="a worker process was killed"):
-        list(engines.local(end_abruptly, [1, 2], device="cpu", workers=2, threads=1))
+        list(engines.run_locally(end_abruptly, [1, 2], device="cpu", workers=2))

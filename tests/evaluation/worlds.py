@@ -23,9 +23,8 @@ from setclip_cli.embedding.embeddings import (
     EmbeddedShard,
     EmbeddedTower,
     EmbeddingsIndex,
-    write_embedding_shard,
-    write_index,
 )
+from setclip_cli.embedding.writing import write_embedding_shard, write_index
 from setclip_cli.files import atomic
 
 COLOURS = {"forest": (34, 102, 51), "desert": (214, 178, 112), "lake": (52, 98, 150), "snow": (236, 240, 243)}

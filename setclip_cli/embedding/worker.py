@@ -1,0 +1,151 @@
+"""What a process does to embed a shard: load the tower once, embed the rows, write the shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from setclip_cli.backbones import load_backbone
+from setclip_cli.backbones.compiling import compile_blocks
+from setclip_cli.backbones.devices import resolve_precision
+from setclip_cli.console import note
+from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
+from setclip_cli.dataset.modality import Modality
+from setclip_cli.embedding import engines
+from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingSettings
+from setclip_cli.embedding.options import EmbedOptions
+from setclip_cli.embedding.writing import record_finished, write_embedding_shard
+from setclip_cli.run.model import load_model
+
+if TYPE_CHECKING:
+    from setclip_cli.backbones.base import Backbone
+    from setclip_cli.encoders.encoders import Encoder
+
+ROWS_PER_CALL = 4096  # rows of a shard that are encoded at once: enough to sort by length, few enough for memory
+
+
+@dataclass(frozen=True)
+class TowerSource:
+    """Where a process loads a tower from: a RUN, or a backbone with its weights."""
+
+    modality: Modality
+    run: Path | None = None
+    backbone: str = ""
+    weights: str = "auto"
+    pooling: str = "default"
+
+
+@dataclass(frozen=True)
+class ShardToEmbed:
+    """One shard of the DATASET. It is plain data: any process on a machine with the same paths can embed it."""
+
+    dataset: Path
+    out: Path
+    shard: Shard
+    tower: TowerSource
+    options: EmbedOptions
+
+
+@dataclass(frozen=True)
+class LoadedTower:
+    """A backbone, the RUN's encoder (None for raw features), and what the index says about them."""
+
+    backbone: Backbone
+    encoder: Encoder | None
+    settings: EmbeddingSettings
+    description: EmbeddedTower
+
+
+@lru_cache(maxsize=2)
+def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
+    """Loads a tower. The process keeps it for its next shards.
+
+    Raises:
+        SetClipError: the RUN or the weights are missing or changed, or the device cannot be used.
+    """
+    device = engines.device_here(options.device)
+    encoder = None
+    if source.run is None:
+        backbone = load_backbone(
+            source.backbone, modality=source.modality, weights=source.weights, pooling=source.pooling, device=device
+        )
+        identity, method, dim, weights = backbone.identity, "features", backbone.dim, source.weights
+    else:
+        model = load_model(source.run)
+        backbone = model.load_backbone(source.modality, device)
+        encoder = model.encoders[source.modality]
+        identity, method, dim = model.identity, model.config.method, encoder.dim
+        weights = model.config.towers[source.modality].weights
+    if options.tokens_per_batch and backbone.budget.tokens:
+        backbone.budget.tokens = options.tokens_per_batch
+    if options.rows_per_batch:
+        backbone.budget.rows = options.rows_per_batch
+    backbone.precision = resolve_precision(options.precision, device)
+    if options.compile and (reason := compile_blocks(backbone)):
+        note(f"note: --compile: this machine cannot compile ({reason}); the rows are embedded without it")
+    settings = EmbeddingSettings(
+        model=identity, method=method, dim=dim, dtype=options.dtype, precision=options.precision
+    )
+    description = EmbeddedTower(
+        spec=backbone.spec,
+        weights=weights,
+        pooling=backbone.pooling,
+        identity=backbone.identity,
+        preprocessing=backbone.preprocessing,
+        encoder=None if encoder is None else encoder.describe(),
+    )
+    return LoadedTower(backbone, encoder, settings, description)
+
+
+def embed_shard(job: ShardToEmbed) -> EmbeddedShard:
+    """Embeds the rows of one shard and writes a whole shard or none.
+
+    Raises:
+        SetClipError: the input shard is missing or damaged, or the disk is full.
+    """
+    tower = load_tower(job.tower, job.options)
+    backbone = tower.backbone
+    dataset = Dataset(job.dataset, DatasetIndex(shards=[job.shard]))  # to read the whole index for each shard is slow
+    table = dataset.read_verified(job.shard, ["id", "label", backbone.column])
+    ids: list[str] = table["id"].to_pylist()
+    parts: list[np.ndarray[Any, Any]] = []
+    windows: list[int] = []
+    bad: dict[int, str] = {}
+    truncated = replaced_letters = 0
+    for start in range(0, max(1, len(ids)), ROWS_PER_CALL):
+        encoded = backbone.encode(table[backbone.column].slice(start, ROWS_PER_CALL).to_pylist())
+        with torch.inference_mode():
+            values = encoded.features if tower.encoder is None else tower.encoder(encoded.features)
+        parts.append(values.numpy())
+        windows += encoded.windows or []
+        bad |= {start + position: reason for position, reason in encoded.failed.items()}
+        truncated += encoded.truncated
+        replaced_letters += encoded.replaced_letters
+    embeddings = np.concatenate(parts).astype(job.options.dtype)
+    for position in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist():
+        bad.setdefault(position, f"its embedding is not finite in {job.options.dtype}")
+    good = [position for position in range(len(ids)) if position not in bad]
+    size, sha256 = write_embedding_shard(
+        job.out,
+        job.shard.path,
+        ids=[ids[position] for position in good],
+        embeddings=embeddings[good],
+        labels=table["label"].take(good).to_pylist() if good else [],
+        windows=[windows[position] for position in good] if windows else None,
+        dtype=job.options.dtype,
+    )
+    finished = EmbeddedShard(
+        **{**job.shard.model_dump(), "rows": len(good), "bytes": size, "sha256": sha256},
+        input_sha256=job.shard.sha256,
+        truncated=truncated,
+        windowed=sum(count > 1 for count in windows),
+        replaced_letters=replaced_letters,
+        bad={ids[position]: reason for position, reason in sorted(bad.items())},
+    )
+    record_finished(job.out, tower.settings, finished)
+    return finished

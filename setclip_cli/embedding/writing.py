@@ -1,0 +1,162 @@
+"""How EMBEDDINGS are written: whole shards, a record of each one, and the index at the end.
+
+EMBEDDINGS/.finished/<modality>/<split>-00000.json   a shard that is whole; a run that was killed goes on from these
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from setclip_cli.embedding.embeddings import (
+    FINISHED,
+    INDEX_NAME,
+    ROWS_PER_GROUP,
+    EmbeddedShard,
+    EmbeddingSettings,
+    EmbeddingsIndex,
+    read_document,
+)
+from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files import atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from setclip_cli.embedding.options import Dtype
+
+_ARROW = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+class FinishedShard(BaseModel):
+    """The record of a shard that is whole, until the index is written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: EmbeddingSettings = Field(alias="making")  # the key in the file
+    shard: EmbeddedShard
+
+
+def write_embedding_shard(
+    root: Path,
+    relative: str,
+    *,
+    ids: Sequence[str],
+    embeddings: np.ndarray[Any, Any],
+    labels: Sequence[str | None],
+    windows: Sequence[int] | None = None,
+    dtype: Dtype = "float32",
+) -> tuple[int, str]:
+    """Writes one shard whole or not at all. Equal rows give equal bytes.
+
+    Args:
+        root: The EMBEDDINGS folder.
+        relative: The shard's path in it.
+        ids: n ids.
+        embeddings: (n, d) finite values.
+        labels: n labels; None for a row without one.
+        windows: n counts of windows, for proteins.
+        dtype: Type of the written values.
+
+    Returns:
+        The file's size in bytes and its sha256.
+
+    Raises:
+        ValueError: lengths differ, or a value is not finite in ``dtype``: NaN is never written.
+        SetClipError: the disk is full.
+    """
+    values = np.ascontiguousarray(embeddings, dtype=dtype)
+    if not (len(ids) == len(values) == len(labels)) or values.ndim != 2 or not np.isfinite(values).all():
+        raise ValueError(f"{relative}: needs (n, d) finite embeddings and as many ids and labels, got {values.shape}")
+    columns = {
+        "id": pa.array(ids, pa.string()),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), _ARROW[dtype]), values.shape[1]),
+        "label": pa.array(labels, pa.string()),
+    }
+    if windows is not None:
+        columns["windows"] = pa.array(windows, pa.int32())
+    path = root / relative
+    try:
+        with atomic.atomic_path(path) as temporary:
+            pq.write_table(
+                pa.table(columns),
+                temporary,
+                compression="zstd",
+                row_group_size=ROWS_PER_GROUP,
+                use_dictionary=["label"],  # ids and embeddings do not repeat, and a dictionary of them takes memory
+            )
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise SetClipError(
+            f"{path}: the disk is full", fix="free some space and run the same command again; finished shards are kept"
+        ) from error
+    return path.stat().st_size, atomic.sha256_file(path)
+
+
+def record_finished(root: Path, settings: EmbeddingSettings, shard: EmbeddedShard) -> None:
+    """Records that a shard is whole, so that the next run keeps it."""
+    record = FinishedShard(making=settings, shard=shard)
+    atomic.write_json(_record_path(root, shard.path), record.model_dump(by_alias=True))
+
+
+def finished_shards(root: Path, settings: EmbeddingSettings) -> dict[str, EmbeddedShard]:
+    """The shards that earlier runs finished in this folder, by path. The files themselves are not checked here.
+
+    Raises:
+        SetClipError: the folder was made by another model or with other settings.
+    """
+    found: dict[str, EmbeddedShard] = {}
+    index_path = root / INDEX_NAME
+    records = sorted((root / FINISHED).rglob("*.json")) if (root / FINISHED).is_dir() else []
+    if index_path.exists():
+        index = read_document(index_path, EmbeddingsIndex)
+        _require_same(root, index.settings(), settings)
+        found = {shard.path: shard for shard in index.shards}
+    for path in records:
+        record = read_document(path, FinishedShard)
+        _require_same(root, record.settings, settings)
+        found[record.shard.path] = record.shard
+    return found
+
+
+def write_index(root: Path, index: EmbeddingsIndex) -> None:
+    """Writes embeddings.json if it changed, with the towers of earlier runs; then removes the records of its shards."""
+    path = root / INDEX_NAME
+    earlier = read_document(path, EmbeddingsIndex) if path.exists() else None
+    if earlier is not None:
+        index = index.model_copy(update={"towers": {**earlier.towers, **index.towers}})
+    if index != earlier:
+        atomic.write_json(path, index.model_dump(mode="json"))
+    for shard in index.shards:
+        _record_path(root, shard.path).unlink(missing_ok=True)
+    for folder in [*sorted((root / FINISHED).rglob("*"), reverse=True), root / FINISHED]:
+        with suppress(OSError):  # it is missing, or holds records of shards that are not in the index
+            folder.rmdir()
+
+
+def is_whole(root: Path, shard: EmbeddedShard) -> bool:
+    """Whether the shard's file holds the bytes that were written."""
+    path = root / shard.path
+    return path.is_file() and path.stat().st_size == shard.bytes and atomic.sha256_file(path) == shard.sha256
+
+
+def _record_path(root: Path, relative: str) -> Path:
+    return (root / FINISHED / relative).with_suffix(".json")
+
+
+def _require_same(root: Path, found: EmbeddingSettings, wanted: EmbeddingSettings) -> None:
+    different = [name for name in EmbeddingSettings.model_fields if getattr(found, name) != getattr(wanted, name)]
+    if different:
+        name = different[0]
+        raise SetClipError(
+            f"{root}: was made with another {name} ({getattr(found, name)}, now {getattr(wanted, name)})",
+            fix=f"choose another {argument('out')}, or remove the folder first",
+        )
