@@ -30,7 +30,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from setclip_cli.dataset.dataset import SCHEMAS
-from setclip_cli.ingest.ingest import SHARD_BYTES, SHARD_ROWS, ingest
+from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS
+from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.options import IngestOptions
 
 PARTS = ("proteins", "images", "second-run")
 
@@ -124,7 +126,7 @@ def work(task: str, source: Path, out: Path) -> None:
     elif task == "images_bare":
         images_bare(source, out)
     else:
-        ingest([source], modality="protein" if task == "proteins" else "image", out=out)
+        ingest(source, out, IngestOptions(modality="protein" if task == "proteins" else "image"))
     wall_s = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_SELF)
     peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -15,12 +15,14 @@ import csv
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.training.align import align
 
@@ -46,11 +48,12 @@ def prepare(data: Path, work: Path, *, seed: int) -> Dataset:
     captions, caption_labels = _answering_captions(data / "rsicd_captions" / "dataset_rsicd.json", work)
     out = work / f"dataset-{seed}"
     images = data / "rsscn7"
-    ingest([images / "images"], modality="image", out=out, labels=images / "labels.csv", split=SPLIT)
-    ingest([captions], modality="caption", out=out, labels=caption_labels, split=SPLIT)
+    ingest(images / "images", out, IngestOptions(modality="image", labels=images / "labels.csv", split=SPLIT))
+    options = IngestOptions(modality="caption", labels=caption_labels, split=SPLIT)
+    ingest(captions, out, options)
     pairs = work / f"pairs-{seed}.csv"
     _write_csv(pairs, ("left_modality", "left_id", "right_modality", "right_id"), _draw_pairs(open_dataset(out), seed))
-    ingest([captions], modality="caption", out=out, labels=caption_labels, split=SPLIT, pairs=pairs)
+    ingest(captions, out, replace(options, pairs=pairs))
     return open_dataset(out)
 
 

@@ -7,96 +7,36 @@ from typing import Annotated
 
 import typer
 
+from setclip_cli.cli.flags import with_options
 from setclip_cli.cli.output import AsJson, show
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.ingest.options import IngestOptions
 
 
+@with_options(IngestOptions)
 def ingest(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="[SOURCE...]",
-            help="Files, folders or archives of one modality; or data manifests (.toml). None adds --pairs to --out.",
+            help="Files, folders or archives of one modality; or data manifests (.toml). Without a SOURCE, the pairs "
+            "are added to the DATASET.",
             show_default=False,
         ),
     ] = None,
-    modality: Annotated[
-        str | None, typer.Option(help="What the sources hold: protein, image or caption. Manifests say it themselves.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The DATASET folder; a new one, or one to add to.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV id,label: classes for evaluation, never for training.")
-    ] = None,
-    pairs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|N",
-            help="CSV left_modality,left_id,right_modality,right_id: the known pairs; "
-            "or how many to draw from what the captions' groups say.",
-        ),
-    ] = None,
-    pairs_from_group: Annotated[
-        bool, typer.Option("--pairs-from-group", help="Take each caption's group (its image's id) as a known pair.")
-    ] = False,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="'auto': as the source says, else train; 'train' marks the whole source; "
-            "'as-captions': as the captions that describe it; "
-            "'train=0.8,val=0.1,test=0.1' draws by hash of the id.  [default: auto]"
-        ),
-    ] = None,
-    split_by: Annotated[
-        str,
-        typer.Option(
-            help="What a drawn split keeps together: auto or group (a caption's group), id, label, "
-            "cluster (proteins of similar sequence)."
-        ),
-    ] = "auto",
-    captions_from: Annotated[
-        str | None,
-        typer.Option(help="Proteins: also write captions, from name,function,keywords,go,ec (one or more of them)."),
-    ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Captions: the column or field that holds the text.")] = None,
-    sequence_column: Annotated[str | None, typer.Option(help="Proteins: the column that holds the residues.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Images in Parquet: the column that holds them.")] = None,
-    layout: Annotated[
-        str | None, typer.Option("--format", help="Read files as .csv, .jsonl, .fasta, ... whatever their suffix.")
-    ] = None,
-    tile: Annotated[int | None, typer.Option(help="GeoTIFF: cut scenes into tiles of this many pixels.")] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="GeoTIFF: from one tile to the next; the tile when left out.")
-    ] = None,
-    bands: Annotated[str | None, typer.Option(help="GeoTIFF: bands for red,green,blue, counted from 1.")] = None,
-    stretch: Annotated[
-        str | None, typer.Option(help="GeoTIFF: percentiles that become black and white; 2,98 unless 8-bit.")
-    ] = None,
-    keep_duplicates: Annotated[
-        bool, typer.Option("--keep-duplicates", help="Keep exact repeats, which are otherwise kept once.")
-    ] = False,
-    near_duplicates: Annotated[
-        str, typer.Option(help="Images that look alike: keep (do not look), flag (in a column) or drop.")
-    ] = "keep",
-    max_bad_fraction: Annotated[
-        float, typer.Option(min=0, max=1, help="Fail when more than this share of a source's records is bad.")
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of the pairs that --pairs N draws.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read; the result does not depend on it.")] = 2,
-    from_folder: Annotated[
-        Path | None, typer.Option("--from", help="Manifests: take the files from this folder, download nothing.")
-    ] = None,
-    croissant: Annotated[
-        bool, typer.Option("--croissant", help="Also write croissant.json, which describes the DATASET to others.")
-    ] = False,
+    out: Annotated[Path | None, typer.Option(help="The DATASET folder: a new one, or one to add to.")] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check every hash of the DATASET named as SOURCE; write nothing.")
+        bool, typer.Option("--verify", help="Check every hash of the DATASET given as SOURCE; write nothing.")
     ] = False,
+    *,
+    options: IngestOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Build Parquet shards of one modality from raw files.
+    """Build a DATASET, Parquet shards of each modality, from raw files.
 
-    Every record is taken, or stands in rejects.parquet with its reason. docs/ingest.md lists formats and decisions.
+    Records that cannot be used are written to rejects.parquet with the reason. docs/ingest.md lists the formats.
 
-    Killed and run again, it goes on where it was; what is there unchanged is not read again.
+    If the command was killed, run it again: it continues where it stopped. Unchanged sources are not read again.
 
     Examples:
 
@@ -114,33 +54,20 @@ def ingest(
 
       setclip ingest --verify data/rs
     """
-    from setclip_cli.ingest.command import run
+    paths = sources or []
+    if verify:
+        from setclip_cli.dataset.verify import verify as check
 
-    result = run(
-        sources or [],
-        modality=modality,
-        out=out,
-        verify_only=verify,
-        from_folder=from_folder,
-        croissant=croissant,
-        labels=labels,
-        pairs=pairs,
-        pairs_from_group=pairs_from_group,
-        split=split,
-        split_by=split_by,
-        keep_duplicates=keep_duplicates,
-        near_duplicates=near_duplicates,
-        max_bad_fraction=max_bad_fraction,
-        seed=seed,
-        workers=workers,
-        captions_from=captions_from,
-        text_column=text_column,
-        sequence_column=sequence_column,
-        image_column=image_column,
-        layout=layout,
-        tile=tile,
-        stride=stride,
-        bands=bands,
-        stretch=stretch,
-    )
-    show(result, as_json)
+        if len(paths) != 1:
+            raise _usage(f"--verify: give one DATASET, not {len(paths)} paths", "setclip ingest --verify DATASET")
+        show(check(paths[0]), as_json)
+        return
+    if out is None:
+        raise _usage("--out is missing", "setclip ingest SOURCE... --modality MODALITY --out DATASET")
+    from setclip_cli.ingest.ingest import ingest as run
+
+    show(run(paths, out, options), as_json)
+
+
+def _usage(problem: str, fix: str) -> SetClipError:
+    return SetClipError(problem, fix=fix, exit_code=ExitCode.USAGE)

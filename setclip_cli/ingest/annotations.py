@@ -1,8 +1,9 @@
-"""What a user knows beside the data: labels for evaluation, and the few known pairs."""
+"""What a user gives beside the data: labels for evaluation, and the few known pairs."""
 
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.dataset.dataset import Pair
@@ -11,7 +12,6 @@ from setclip_cli.errors import SetClipError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from setclip_cli.ingest.sources.base import Record
 
@@ -20,8 +20,8 @@ _LABEL_COLUMNS = ("label", "class", "category")
 _PAIR_COLUMNS = ("left_modality", "left_id", "right_modality", "right_id")
 
 
-class StatedPair(NamedTuple):
-    """A pair as a user or a group states it, before its ids are looked up."""
+class UnresolvedPair(NamedTuple):
+    """A pair as a file or a group gives it, before its ids are looked up among the rows."""
 
     location: str
     left_modality: Modality
@@ -31,10 +31,14 @@ class StatedPair(NamedTuple):
 
 
 class Labels:
-    """Labels by id, by the last part of an id's path where that is unambiguous, or by a caption's group."""
+    """Labels by id, by the last part of an id's path, or by the group of a caption.
 
-    def __init__(self, path: Path | None) -> None:
-        self._labels = read_labels(path) if path is not None else {}
+    Attributes:
+        used: The ids that were found in the records so far.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self._labels = read_labels(Path(path)) if path is not None else {}
         self.used: set[str] = set()
 
     def __len__(self) -> int:
@@ -51,31 +55,31 @@ class Labels:
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Reads a CSV with the columns ``id,label``; ``filename`` also names an id, and ``class`` a label.
+    """Reads a CSV with the columns ``id,label``; their names may also be ``filename`` and ``class``.
 
     Raises:
-        SetClipError: unreadable, no such columns, an id or a label left empty, one id with two labels.
+        SetClipError: the file cannot be read, a column is missing, a value is empty, or one id has two labels.
     """
     labels: dict[str, str] = {}
     for line, row in _rows(path, (_ID_COLUMNS, _LABEL_COLUMNS)):
         identifier, label = row
         if not identifier or not label:
-            raise SetClipError(f"{path}: line {line}: empty id or label", fix="fill it in, or delete the line")
+            raise SetClipError(f"{path}: line {line}: empty id or label", fix="write both, or delete the line")
         if labels.setdefault(identifier, label) != label:
             raise SetClipError(
-                f"{path}: line {line}: {identifier!r} is labelled {label!r}, before {labels[identifier]!r}",
+                f"{path}: line {line}: {identifier!r} has the label {label!r}, but before {labels[identifier]!r}",
                 fix="keep one label for each id",
             )
     if not labels:
-        raise SetClipError(f"{path}: no labels in it", fix="write a header id,label and one line for each id")
+        raise SetClipError(f"{path}: there are no labels in it", fix="write a header id,label and one line for each id")
     return labels
 
 
-def read_pairs(path: Path) -> list[StatedPair]:
+def read_pairs(path: Path) -> list[UnresolvedPair]:
     """Reads a CSV with the columns ``left_modality,left_id,right_modality,right_id``, in either order of modality.
 
     Raises:
-        SetClipError: unreadable, a column missing, an unknown modality, or both sides of one modality.
+        SetClipError: the file cannot be read, a column is missing, a modality is unknown, or both sides have the same.
     """
     pairs = []
     for line, row in _rows(path, tuple((name,) for name in _PAIR_COLUMNS)):
@@ -83,12 +87,12 @@ def read_pairs(path: Path) -> list[StatedPair]:
         for modality in (left, right):
             if modality not in MODALITIES:
                 raise SetClipError(
-                    f"{path}: line {line}: {modality!r} is no modality{nearest(modality, MODALITIES)}",
-                    fix=f"one of: {', '.join(MODALITIES)}",
+                    f"{path}: line {line}: {modality!r} is not a modality{nearest(modality, MODALITIES)}",
+                    fix=f"write one of: {', '.join(MODALITIES)}",
                 )
         if left == right:
-            raise SetClipError(f"{path}: line {line}: both sides are {left}", fix="a pair joins two modalities")
-        pairs.append(_stated(f"line {line}", (_modality(left), left_id), (_modality(right), right_id)))
+            raise SetClipError(f"{path}: line {line}: both sides are {left}", fix="pair two modalities")
+        pairs.append(_ordered(f"line {line}", (_modality(left), left_id), (_modality(right), right_id)))
     return pairs
 
 
@@ -96,21 +100,25 @@ def _modality(name: str) -> Modality:
     return next(modality for modality in MODALITIES if modality == name)
 
 
-def _stated(location: str, one: tuple[Modality, str], other: tuple[Modality, str]) -> StatedPair:
+def _ordered(location: str, one: tuple[Modality, str], other: tuple[Modality, str]) -> UnresolvedPair:
     """Puts the two sides in the order of the towers."""
     left, right = sorted((one, other), key=lambda side: MODALITIES.index(side[0]))
-    return StatedPair(location, *left, *right)
+    return UnresolvedPair(location, *left, *right)
 
 
-def pairs_of_groups(captions: Iterable[tuple[str, str | None]], modality: Modality) -> Iterator[StatedPair]:
-    """One stated pair for each (caption id, group) that has a group."""
+def pairs_of_groups(captions: Iterable[tuple[str, str | None]], modality: Modality) -> Iterator[UnresolvedPair]:
+    """One pair for each (caption id, group) that has a group."""
     for identifier, group in captions:
         if group:
-            yield _stated(f"group of {identifier}", (modality, group), ("caption", identifier))
+            yield _ordered(f"group of {identifier}", (modality, group), ("caption", identifier))
 
 
-class Known:
-    """The ids of one modality and their splits; looks an id up whole, else by the last part of its path."""
+class IdLookup:
+    """Finds ids of one modality, by the whole id or else by the last part of its path.
+
+    Args:
+        splits: id -> split of its row.
+    """
 
     def __init__(self, splits: Mapping[str, str]) -> None:
         self._splits = splits
@@ -120,18 +128,18 @@ class Known:
             self._by_name[name] = None if name in self._by_name else identifier
 
     def find(self, identifier: str) -> tuple[str, str] | None:
-        """Returns (id, split), or None when no row, or more than one, answers to the name."""
+        """Returns (id, split), or None if no row, or more than one, has the name."""
         if identifier in self._splits:
             return identifier, self._splits[identifier]
         found = self._by_name.get(identifier)
         return None if found is None else (found, self._splits[found])
 
 
-def resolve(stated: Iterable[StatedPair], known: Mapping[Modality, Known]) -> Iterator[Pair | tuple[str, str]]:
-    """Looks both ids of each pair up; yields the Pair, or (location, reason) where it cannot stand."""
-    for pair in stated:
-        left = known[pair.left_modality].find(pair.left_id)
-        right = known[pair.right_modality].find(pair.right_id)
+def resolve(unresolved: Iterable[UnresolvedPair], ids: Mapping[Modality, IdLookup]) -> Iterator[Pair | tuple[str, str]]:
+    """Looks up both ids of each pair; yields the Pair, or (location, reason) if there is no such pair of rows."""
+    for pair in unresolved:
+        left = ids[pair.left_modality].find(pair.left_id)
+        right = ids[pair.right_modality].find(pair.right_id)
         if left is None or right is None:
             modality, missing = (
                 (pair.left_modality, pair.left_id) if left is None else (pair.right_modality, pair.right_id)
@@ -144,7 +152,7 @@ def resolve(stated: Iterable[StatedPair], known: Mapping[Modality, Known]) -> It
 
 
 def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line number, the wanted columns) of a CSV with a header."""
+    """Yields (line number, values of the wanted columns) of a CSV with a header."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
@@ -163,13 +171,13 @@ def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[in
                     continue
                 if len(row) <= max(places):
                     raise SetClipError(
-                        f"{path}: line {reader.line_num}: {len(row)} fields, {max(places) + 1} wanted",
-                        fix="give each line every column of the header",
+                        f"{path}: line {reader.line_num}: has {len(row)} fields, but needs {max(places) + 1}",
+                        fix="write a value for every column of the header",
                     )
                 yield reader.line_num, [row[place].strip() for place in places]
     except UnicodeDecodeError as error:
         raise SetClipError(f"{path}: not UTF-8 ({error.reason})", fix="save it as UTF-8") from error
     except csv.Error as error:
-        raise SetClipError(f"{path}: not CSV ({error})", fix="save it as plain CSV") from error
+        raise SetClipError(f"{path}: not CSV ({error})", fix="save it as CSV again") from error
     except OSError as error:
         raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error

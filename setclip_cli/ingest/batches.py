@@ -1,4 +1,4 @@
-"""Units of work: runs of a source's records, decided one by one and written as whole shards."""
+"""Batches of a source's records: decided one by one, written as whole shards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from setclip_cli.dataset.dataset import OPTIONAL_COLUMNS, REJECTS_SCHEMA, SCHEMAS, Shard, write_shard
 from setclip_cli.dataset.modality import Modality
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.ingest.result import count_rows
 from setclip_cli.ingest.sources.base import Record, Reject
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from setclip_cli.ingest.dedup import Admitted
+    from setclip_cli.ingest.dedup import Kept
 
 MAX_SPLITS = 16
-MAX_UNIT_REJECTS = 100_000
-Names = dict[tuple[Modality, str], str]  # (modality, split) -> the shard's path
+MAX_BATCH_REJECTS = 100_000
+ShardNames = dict[tuple[Modality, str], str]  # (modality, split) -> the shard's path
 
 
-class Unit:
-    """Rows and rejects since the last unit ended.
+class RowBatch:
+    """The rows and rejects that are written next.
 
     Attributes:
-        columns: (modality, split) -> the values of each column; the last holds what goes into optional columns.
+        columns: (modality, split) -> the values of each column; the last holds the values of optional columns.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class Unit:
         self.repairs: Counter[str] = Counter()
         self.count = self.distinct = self.crossing = self.payload_bytes = 0
 
-    def add(self, admitted: Admitted, source: str) -> None:
-        record = admitted.record
+    def add(self, kept: Kept, source: str) -> None:
+        record = kept.record
         row = (
             record.id,
-            admitted.split,
+            kept.split,
             source,
             record.sha256,
             record.label,
@@ -51,97 +51,99 @@ class Unit:
             *record.columns,
             record.extra,
         )
-        columns = self.columns.get((record.modality, admitted.split))
+        columns = self.columns.get((record.modality, kept.split))
         if columns is None:
-            columns = self.columns[record.modality, admitted.split] = [[] for _ in row]
+            columns = self.columns[record.modality, kept.split] = [[] for _ in row]
         for column, value in zip(columns, row, strict=True):
             column.append(value)
         self.count += 1
-        self.distinct += admitted.fresh
-        self.crossing += admitted.crossing
+        self.distinct += kept.distinct
+        self.crossing += kept.crossing
         self.payload_bytes += len(record.payload)
         if record.repairs:
             self.repairs.update(record.repairs)
 
 
-def cut_units(
+def cut_batches(
     found: Iterable[Record | Reject],
-    decide: Callable[[Record], Admitted | Reject],
+    decide: Callable[[Record], Kept | Reject],
     source: Path,
     *,
     start: int,
     splits: Iterable[str],
-    rows: int,
-    payload_bytes: int,
-) -> Iterator[tuple[Unit, int, bool]]:
-    """Yields (unit, items of the source up to its end, whether it is the last).
+    max_rows: int,
+    max_bytes: int,
+) -> Iterator[tuple[RowBatch, int, bool]]:
+    """Yields (batch, records of the source up to its end, whether it is the last); rejects count as records.
 
     Args:
-        found: What the source yields, from item ``start`` on.
+        found: What the source yields, from record ``start`` on.
         decide: Whether a record is kept.
         source: For messages and for the ``source`` column.
-        start: Items before the first of ``found``.
-        splits: Those that the DATASET has.
-        rows: A unit ends with this many rows,
-        payload_bytes: or with this many bytes of payload.
+        start: Number of records before the first of ``found``.
+        splits: The splits that the DATASET has.
+        max_rows: A batch ends with this many rows,
+        max_bytes: or with this many bytes of payload.
 
     Raises:
-        SetClipError: more than ``MAX_SPLITS`` splits, so that each shard would hold next to nothing.
+        SetClipError: more than ``MAX_SPLITS`` splits, so that each shard would hold very few rows.
     """
-    unit, items, name = Unit(), start, source.name
+    batch, records, name = RowBatch(), start, source.name
     known = set(splits)
-    for item in found:
-        items += 1
-        decision = item if item.__class__ is Reject else decide(item)  # type: ignore[arg-type]
+    for record in found:
+        records += 1
+        decision = record if record.__class__ is Reject else decide(record)  # type: ignore[arg-type]
         if isinstance(decision, Reject):
-            unit.rejects.append(decision)
+            batch.rejects.append(decision)
         else:
-            unit.add(decision, name)
+            batch.add(decision, name)
             if decision.split not in known:
                 known.add(decision.split)
                 _check_splits(source, known)
-        if unit.count >= rows or unit.payload_bytes >= payload_bytes or len(unit.rejects) >= MAX_UNIT_REJECTS:
-            yield unit, items, False
-            unit = Unit()
-    yield unit, items, True
+        if batch.count >= max_rows or batch.payload_bytes >= max_bytes or len(batch.rejects) >= MAX_BATCH_REJECTS:
+            yield batch, records, False
+            batch = RowBatch()
+    yield batch, records, True
 
 
 def _check_splits(source: Path, known: set[str]) -> None:
     if len(known) > MAX_SPLITS:
         some = ", ".join(sorted(known)[:4])
         raise SetClipError(
-            f"{source}: states more than {MAX_SPLITS} splits: {some}, ...",
-            fix="give one with --split train, or draw them with --split train=0.8,test=0.2",
+            f"{source}: its records have more than {MAX_SPLITS} splits: {some}, ...",
+            fix=f"{argument('split')} train for all rows, or {argument('split')} train=0.8,test=0.2 to draw them",
         )
 
 
-def write_unit(unit: Unit, names: Names, source: str, out: Path, part: Path) -> tuple[list[Shard], dict[str, Any]]:
-    """Writes a unit's shards below ``out`` and its rejects, if any, to ``part``.
+def write_batch(
+    batch: RowBatch, names: ShardNames, source: str, out: Path, rejects: Path
+) -> tuple[list[Shard], dict[str, Any]]:
+    """Writes the shards of a batch below ``out``, and its rejects, if any, to the file ``rejects``.
 
     Returns:
-        The shards, and the unit's tally: what ``ingest_summary.merge_tallies`` adds up.
+        The shards, and the counts of the batch, which ``result.add_counts`` adds up.
     """
     shards = []
-    tally: dict[str, Any] = {
-        "read": unit.count + len(unit.rejects),
-        "rejects": dict(Counter(reject.kind for reject in unit.rejects)),
-        "bad": sum(reject.bad for reject in unit.rejects),
-        "repairs": dict(unit.repairs),
-        "distinct": unit.distinct,
-        "crossing": unit.crossing,
+    counts: dict[str, Any] = {
+        "read": batch.count + len(batch.rejects),
+        "rejects": dict(Counter(reject.kind for reject in batch.rejects)),
+        "bad": sum(reject.bad for reject in batch.rejects),
+        "repairs": dict(batch.repairs),
+        "distinct": batch.distinct,
+        "crossing": batch.crossing,
         "rows": {},
     }
     for (modality, split), relative in names.items():
-        table = _table(unit.columns[modality, split], modality)
+        table = _table(batch.columns[modality, split], modality)
         shards.append(write_shard(out, relative, table, modality=modality, split=split))
-        tally["rows"].setdefault(modality, {})[split] = count_rows(table)
-    if unit.rejects:
-        write_table(part, rejects_table(source, unit.rejects))
-    return shards, tally
+        counts["rows"].setdefault(modality, {})[split] = count_rows(table)
+    if batch.rejects:
+        write_table(rejects, rejects_table(source, batch.rejects))
+    return shards, counts
 
 
 def _table(columns: list[list[Any]], modality: Modality) -> pa.Table:
-    """A table of the modality's schema, and the optional columns that any of the rows has."""
+    """A table with the schema of the modality, and with the optional columns that any of the rows has."""
     schema = SCHEMAS[modality]
     *columns, extras = columns
     arrays = [pa.array(column, part.type) for column, part in zip(columns, schema, strict=True)]
@@ -171,5 +173,5 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def _printable(text: str) -> str:
-    """A name out of a file as UTF-8 can hold it: half surrogates, from names in no encoding, are escaped."""
+    """A name as UTF-8 can hold it: half surrogates, from names in an unknown encoding, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -13,24 +13,24 @@ _SIDE = 8
 _BANDS = 5  # one more than MAX_DISTANCE: then at least one band of two near hashes is equal
 
 
-class Seen(NamedTuple):
+class SeenImage(NamedTuple):
     order: int
     id: str
     split: str
 
 
 def perceptual_hash(content: bytes) -> int | None:
-    """64 bits that say where an image grows brighter from left to right (difference hash, Krawetz 2013).
+    """64 bits that say where an image becomes brighter from left to right (difference hash, Krawetz 2013).
 
     Returns:
-        The hash of the upright image in grey at 9 x 8 pixels, or None for bytes that cannot be decoded, and for a flat
-        image, whose hash would be that of every other flat image.
+        The hash of the upright image in grey at 9 x 8 pixels; None for bytes that cannot be decoded, and for a flat
+        image, because all flat images have the same hash.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.draft("L", (_SIDE * 8, _SIDE * 8))
             grey = ImageOps.exif_transpose(image).convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
-    except Exception:  # whatever Pillow meets in damaged data; the image was admitted by its header
+    except Exception:  # Pillow raises anything on damaged data; only the header was checked
         return None
     samples = np.asarray(grey, dtype=np.int16)
     brighter = samples[:, 1:] > samples[:, :-1]
@@ -40,21 +40,21 @@ def perceptual_hash(content: bytes) -> int | None:
 
 
 class LookAlikes:
-    """The hashes seen so far, found again within ``MAX_DISTANCE`` bits (Manku, Jain and Das Sarma 2007)."""
+    """The hashes of the images so far, found within ``MAX_DISTANCE`` bits (Manku, Jain and Das Sarma 2007)."""
 
     def __init__(self) -> None:
         self._bands: list[dict[int, list[int]]] = [{} for _ in range(_BANDS)]
-        self._seen: dict[int, Seen] = {}
+        self._seen: dict[int, SeenImage] = {}
 
-    def find(self, value: int) -> Seen | None:
-        """The image nearest to a hash, the one seen first among equals; None when none is near."""
+    def find(self, value: int) -> SeenImage | None:
+        """The image whose hash is nearest, the first of equally near ones; None if no hash is near."""
         candidates = {near for band, key in enumerate(_keys(value)) for near in self._bands[band].get(key, ())}
         best = min(candidates, key=lambda near: ((near ^ value).bit_count(), self._seen[near].order), default=None)
         return None if best is None or (best ^ value).bit_count() > MAX_DISTANCE else self._seen[best]
 
     def add(self, value: int, identifier: str, split: str) -> None:
         if value not in self._seen:
-            self._seen[value] = Seen(len(self._seen), identifier, split)
+            self._seen[value] = SeenImage(len(self._seen), identifier, split)
             for band, key in enumerate(_keys(value)):
                 self._bands[band].setdefault(key, []).append(value)
 

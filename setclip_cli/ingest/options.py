@@ -1,61 +1,150 @@
-"""How one source becomes rows: the options of an ingest that change what the DATASET holds."""
+"""The options of `setclip ingest`: each option is written here once.
+
+`ReadOptions` are what a reader needs. `SourceSettings` add what decides which rows a source gives; they are part of
+dataset.json. `IngestOptions` add what concerns the whole command.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
-from setclip_cli.ingest.dedup import NearDuplicates, SplitBy
-from setclip_cli.ingest.sources.base import ReadOptions
+from setclip_cli.options import Flag, Options
+
+SplitBy = Literal["auto", "id", "label", "group", "cluster"]
+NearDuplicates = Literal["keep", "flag", "drop"]
+
+
+def file_or_count(text: str) -> Path | int:
+    """A number, or else the path of a file."""
+    return int(text) if text.isdecimal() else Path(text)
 
 
 @dataclass(frozen=True)
-class Options:
-    """How one source becomes rows; part of what decides whether the DATASET already holds it as asked."""
+class ReadOptions(Options):
+    """How a source is read, if its name and its content do not say it."""
 
-    modality: Modality
-    split: str = "auto"
-    split_by: SplitBy = "auto"
-    labels: Path | None = None
-    keep_duplicates: bool = False
-    near_duplicates: NearDuplicates = "keep"
-    max_bad_fraction: float = 0.5
-    read: ReadOptions = field(default_factory=ReadOptions)
+    modality: Annotated[
+        Modality | None, Flag("What the sources hold: protein, image or caption. A manifest says it itself.")
+    ] = None
+    text_column: Annotated[str | None, Flag("Captions: the column or field that holds the text.")] = None
+    sequence_column: Annotated[str | None, Flag("Proteins: the column that holds the residues.")] = None
+    image_column: Annotated[str | None, Flag("Images in Parquet: the column that holds them.")] = None
+    layout: Annotated[
+        str | None,
+        Flag("Format of the files, such as csv, jsonl or fasta, if their suffix does not say it.", name="--format"),
+    ] = None
+    captions_from: Annotated[
+        str | None,
+        Flag("Proteins: also write captions, from one or more of name,function,keywords,go,ec.", metavar="PARTS"),
+    ] = None
+    tile: Annotated[int | None, Flag("GeoTIFF: cut scenes into tiles of this many pixels.", least=1)] = None
+    stride: Annotated[
+        int | None, Flag("GeoTIFF: pixels from one tile to the next (default: the size of a tile).", least=1)
+    ] = None
+    bands: Annotated[
+        str | None, Flag("GeoTIFF: the bands for red,green,blue; the first band is 1.", metavar="R,G,B")
+    ] = None
+    stretch: Annotated[
+        str | None,
+        Flag("GeoTIFF: percentiles that become black and white (default: 2,98 if not 8-bit).", metavar="LOW,HIGH"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layout is not None:  # csv, .csv and .CSV are the same
+            object.__setattr__(self, "layout", f".{self.layout.lower().lstrip('.')}")
+
+
+@dataclass(frozen=True)
+class SourceSettings(ReadOptions):
+    """All that decides which rows one source gives: if it changes, the source is read again."""
+
+    labels: Annotated[
+        Path | str | None,
+        Flag("CSV id,label: classes for evaluation. Training never sees them.", metavar="FILE", parse=Path),
+    ] = None
+    split: Annotated[
+        str | None,
+        Flag(
+            "'auto': as the source says, else train. 'train': all rows. 'as-captions': images take the split of "
+            "their captions. 'train=0.8,val=0.1,test=0.1': drawn by hash of the id. (default: auto)"
+        ),
+    ] = None
+    split_by: Annotated[
+        SplitBy,
+        Flag(
+            "What a drawn split keeps together: rows of one group (auto, group), id, label, or cluster (proteins "
+            "with similar sequences)."
+        ),
+    ] = "auto"
+    keep_duplicates: Annotated[
+        bool, Flag("Keep exact repeats (default: each content is kept once).", name="--keep-duplicates")
+    ] = False
+    near_duplicates: Annotated[
+        NearDuplicates, Flag("Images that look alike: keep them, flag them in a column, or drop them.")
+    ] = "keep"
+
+    @staticmethod
+    def of_entry(entry: dict[str, Any]) -> SourceSettings:
+        """The settings with which a source in dataset.json was read."""
+        known = {**entry["options"], "modality": entry["modality"]}
+        return SourceSettings(**{part.name: known[part.name] for part in fields(SourceSettings)})
 
     def identity(self) -> dict[str, Any]:
-        """JSON for dataset.json: all that changes the rows (the labels by their content)."""
+        """JSON for dataset.json, with the labels by their content."""
+        settings = {part.name: getattr(self, part.name) for part in fields(SourceSettings) if part.name != "modality"}
+        labels = None if self.labels is None else Path(self.labels)
         return {
-            "split": self.split,
-            "split_by": self.split_by,
-            "labels": None if self.labels is None else str(self.labels.resolve()),
-            "labels_sha256": None if self.labels is None else sha256_of(self.labels),
-            "keep_duplicates": self.keep_duplicates,
-            "near_duplicates": self.near_duplicates,
-            **asdict(self.read),
+            **settings,
+            "split": self.split or "auto",
+            "labels": None if labels is None else str(labels.resolve()),
+            "labels_sha256": None if labels is None else sha256_of(labels),
         }
 
 
-def options_of(entry: dict[str, Any], max_bad_fraction: float) -> Options:
-    """The options that a source of a DATASET was read with."""
-    known = entry["options"]
-    return Options(
-        modality=entry["modality"],
-        split=known["split"],
-        split_by=known["split_by"],
-        labels=None if known["labels"] is None else Path(known["labels"]),
-        keep_duplicates=known["keep_duplicates"],
-        near_duplicates=known["near_duplicates"],
-        max_bad_fraction=max_bad_fraction,
-        read=ReadOptions(**{part.name: known[part.name] for part in fields(ReadOptions)}),
-    )
+@dataclass(frozen=True)
+class IngestOptions(SourceSettings):
+    """Everything that `setclip ingest` takes beside its sources and the DATASET folder."""
+
+    pairs: Annotated[
+        Path | str | int | None,
+        Flag(
+            "The known pairs: a CSV left_modality,left_id,right_modality,right_id; or how many to draw from the "
+            "pairs that the captions' groups give.",
+            metavar="FILE|N",
+            parse=file_or_count,
+        ),
+    ] = None
+    pairs_from_group: Annotated[
+        bool,
+        Flag("Each caption and the image or protein of its group are a known pair.", name="--pairs-from-group"),
+    ] = False
+    max_bad_fraction: Annotated[
+        float, Flag("Stop if a larger share of a source's records cannot be used.", least=0, most=1)
+    ] = 0.5
+    seed: Annotated[int, Flag("Random seed for --pairs N.")] = 0
+    workers: Annotated[int, Flag("Threads that read files. They do not change the result.", least=1)] = 2
+    from_folder: Annotated[
+        Path | str | None,
+        Flag(
+            "Manifests: take the files from this folder and download nothing.",
+            name="--from",
+            metavar="FOLDER",
+            parse=Path,
+        ),
+    ] = None
+    croissant: Annotated[
+        bool, Flag("Also write croissant.json, which describes the DATASET to other programs.", name="--croissant")
+    ] = False
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file the user named. Raises SetClipError when it cannot be read."""
+    """The hash of a file that the user gave. Raises SetClipError if it cannot be read."""
     try:
         return atomic.sha256_file(path)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""What a source's options add to its records before it is decided which are kept."""
+"""What the settings of a source add to its records before it is decided which records are kept."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest.near_duplicates import perceptual_hash
 from setclip_cli.ingest.pairing import splits_of_groups
 from setclip_cli.ingest.sources.base import Record, Reject
@@ -16,64 +16,64 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.ingest.annotations import Labels
-    from setclip_cli.ingest.options import Options
+    from setclip_cli.ingest.options import SourceSettings
     from setclip_cli.ingest.sources.base import Source
 
 
 def prepared(
-    items: Iterator[Record | Reject], options: Options, labels: Labels, written: Dataset, workers: int
+    records: Iterator[Record | Reject], settings: SourceSettings, labels: Labels, dataset: Dataset, workers: int
 ) -> Iterator[Record | Reject]:
-    """The items with perceptual hashes, labels and the splits of captions, as far as the options ask for them.
+    """The records with perceptual hashes, labels and the splits of captions, if the settings ask for them.
 
     Args:
-        items: What the source yields.
-        options: Of the source.
-        labels: Those the user gave.
-        written: All rows so far, of which the captions may say an image's split.
+        records: What the source yields.
+        settings: Those of the source.
+        labels: Those that the user gave.
+        dataset: All rows so far; its captions can say the split of an image.
         workers: Threads that hash images.
 
     Raises:
-        SetClipError: splits are to come from captions and there are none.
+        SetClipError: splits must come from captions, and there are none.
     """
-    if options.near_duplicates != "keep":
-        items = ordered_map(_with_hash, items, workers)
+    if settings.near_duplicates != "keep":
+        records = ordered_map(_with_hash, records, workers)
     if len(labels):
-        items = (item._replace(label=labels.of(item)) if isinstance(item, Record) else item for item in items)
-    if parse_split(options.split).as_captions:
-        items = _with_caption_splits(items, splits_of_groups(written))
-    return items
+        records = (each._replace(label=labels.of(each)) if isinstance(each, Record) else each for each in records)
+    if parse_split(settings.split).as_captions:
+        records = _with_caption_splits(records, splits_of_groups(dataset))
+    return records
 
 
-def _with_hash(item: Record | Reject) -> Record | Reject:
-    """The record with its image's perceptual hash among its optional columns."""
-    if not isinstance(item, Record) or not isinstance(item.payload, bytes):
-        return item
-    return item._replace(extra={**(item.extra or {}), "perceptual_hash": perceptual_hash(item.payload)})
+def _with_hash(record: Record | Reject) -> Record | Reject:
+    """The record with the perceptual hash of its image as an optional column."""
+    if not isinstance(record, Record) or not isinstance(record.payload, bytes):
+        return record
+    return record._replace(extra={**(record.extra or {}), "perceptual_hash": perceptual_hash(record.payload)})
 
 
-def _with_caption_splits(items: Iterator[Record | Reject], splits: dict[str, str]) -> Iterator[Record | Reject]:
-    """Each record with the split of the captions that name it, by its whole id or the last part of its path."""
-    for item in items:
-        if isinstance(item, Record):
-            yield item._replace(split=splits.get(item.id) or splits.get(item.id.rpartition("/")[2]))
+def _with_caption_splits(records: Iterator[Record | Reject], splits: dict[str, str]) -> Iterator[Record | Reject]:
+    """Each record with the split of the captions whose group is its id, or the last part of its id's path."""
+    for record in records:
+        if isinstance(record, Record):
+            yield record._replace(split=splits.get(record.id) or splits.get(record.id.rpartition("/")[2]))
         else:
-            yield item
+            yield record
 
 
-def clusters_of(source: Source, rule: SplitRule, options: Options) -> tuple[dict[str, str] | None, str | None]:
-    """Maps protein ids to the first id of their cluster, when the split is drawn by clusters."""
-    if options.split_by != "cluster" or not rule.drawn:
+def clusters_of(source: Source, rule: SplitRule, settings: SourceSettings) -> tuple[dict[str, str] | None, str | None]:
+    """(protein id -> first id of its cluster, how they were found), if the split is drawn by clusters."""
+    if settings.split_by != "cluster" or not rule.drawn:
         return None, None
-    if options.modality != "protein":
+    if settings.modality != "protein":
         raise SetClipError(
-            f"--split-by cluster: clusters are of protein sequences, {source.path} holds {options.modality} rows",
-            fix="--split-by group",
+            f"{argument('split_by')} cluster: {source.path} holds {settings.modality} rows, not proteins",
+            fix=f"{argument('split_by')} group",
         )
     from setclip_cli.ingest.protein_clusters import cluster_sequences
 
     proteins = (
-        (item.id, item.payload)
-        for item in source.items(0, 1)
-        if isinstance(item, Record) and isinstance(item.payload, str) and item.modality == "protein"
+        (record.id, record.payload)
+        for record in source.records(0, 1)
+        if isinstance(record, Record) and isinstance(record.payload, str) and record.modality == "protein"
     )
     return cluster_sequences(proteins)

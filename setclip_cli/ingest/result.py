@@ -1,4 +1,4 @@
-"""What an ingest did, counted: for dataset.json, for ``--json`` and for the reader of the terminal."""
+"""What an ingest did, counted: for dataset.json, for ``--json`` and for the summary in the terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
     The histogram's key is the lower edge of a bin from one power of two to the next, in residues, pixels of width, or
     characters.
     """
-    import pyarrow.compute as pc  # 0.1 s that a run which finds nothing to do need not pay
+    import pyarrow.compute as pc  # it takes 0.1 s, which a run without new rows saves
 
     payload = table.column_names[5]
     sizes = table[_SIZE_COLUMN[payload]]
@@ -41,18 +41,18 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
     }
 
 
-def merge_tallies(tallies: list[dict[str, Any]]) -> dict[str, Any]:
-    """Adds up the tallies of a source's units into its entry in dataset.json."""
+def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """Adds up the counts of a source's batches for its entry in dataset.json."""
     rejects: Counter[str] = Counter()
     repairs: Counter[str] = Counter()
     rows: dict[str, dict[str, int]] = {}
     labels: dict[str, Counter[str]] = {}
     sizes: dict[str, Counter[str]] = {}
     near_duplicates = 0
-    for tally in tallies:
-        rejects.update(tally["rejects"])
-        repairs.update(tally["repairs"])
-        for modality, splits in tally["rows"].items():
+    for batch in batches:
+        rejects.update(batch["rejects"])
+        repairs.update(batch["repairs"])
+        for modality, splits in batch["rows"].items():
             for split, counts in splits.items():
                 of_modality = rows.setdefault(modality, {})
                 of_modality[split] = of_modality.get(split, 0) + counts["rows"]
@@ -60,12 +60,12 @@ def merge_tallies(tallies: list[dict[str, Any]]) -> dict[str, Any]:
                 labels.setdefault(modality, Counter()).update(counts["labels"])
                 sizes.setdefault(modality, Counter()).update(counts["sizes"])
     return {
-        "read": sum(tally["read"] for tally in tallies),
-        "bad": sum(tally["bad"] for tally in tallies),
-        "distinct": sum(tally["distinct"] for tally in tallies),
-        "crossing": sum(tally["crossing"] for tally in tallies),
+        "read": sum(batch["read"] for batch in batches),
+        "bad": sum(batch["bad"] for batch in batches),
+        "distinct": sum(batch["distinct"] for batch in batches),
+        "crossing": sum(batch["crossing"] for batch in batches),
         "near_duplicates": near_duplicates,
-        **tallies[-1]["about"],
+        **batches[-1]["about"],
         "rows": {modality: dict(sorted(splits.items())) for modality, splits in sorted(rows.items())},
         "rejects": dict(sorted(rejects.items())),
         "repairs": dict(sorted(repairs.items())),
@@ -90,8 +90,8 @@ class IngestResult:
     """What one ingest command did."""
 
     out: Path
-    new: list[dict[str, Any]]  # entries of dataset.json that this command wrote
-    unchanged: list[dict[str, Any]]  # those it found there, not read again
+    new: list[dict[str, Any]]  # entries of dataset.json for the sources that were read
+    unchanged: list[dict[str, Any]]  # entries for the sources that were there and were not read again
     index: DatasetIndex
     pair_rejects: dict[str, int]
     unused_labels: int
@@ -119,12 +119,12 @@ class IngestResult:
         }
 
     def summary(self) -> str:
-        """For a person: each source with what was taken, repaired and left out, then the DATASET's totals."""
+        """Text for a person: what was taken, changed and left out of each source, then the totals of the DATASET."""
         lines = [f"{entry['path']}: unchanged, not read again" for entry in self.unchanged]
         for entry in self.new:
             lines += _entry_lines(entry)
         if self.unused_labels:
-            lines.append(f"  {self.unused_labels:,} labels name no record of these sources")
+            lines.append(f"  {self.unused_labels:,} labels do not belong to a record of these sources")
         for reason, count in self.pair_rejects.items():
             lines.append(f"  {count:,} pairs left out: {reason}")
         lines.append(f"{self.out}: {sum(shard.bytes for shard in self.index.shards) / 1e6:,.1f} MB")
@@ -144,9 +144,9 @@ def _entry_lines(entry: dict[str, Any]) -> list[str]:
     if entry["distinct"] < taken:
         lines.append(f"  {entry['distinct']:,} distinct contents among those taken")
     if entry["crossing"]:
-        lines.append(f"  {entry['crossing']:,} taken whose content also stands in another split, as the source states")
+        lines.append(f"  {entry['crossing']:,} taken with a content that, as the source says, is also in another split")
     if entry["near_duplicates"]:
-        lines.append(f"  {entry['near_duplicates']:,} flagged: look like an earlier image")
+        lines.append(f"  {entry['near_duplicates']:,} flagged, because they look like an earlier image")
     if "clusters" in entry:
         lines.append(f"  split by {entry['clusters']:,} clusters ({entry['clustered_by']})")
     for labels in entry["labels"].values():

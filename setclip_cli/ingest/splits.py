@@ -1,4 +1,4 @@
-"""Which split a record goes to: all to one, as its source says, or drawn by hash."""
+"""The split of a record: the same for all, as its source says, or drawn by hash."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import ExitCode, SetClipError, argument
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -17,7 +17,7 @@ class SplitRule:
 
     Attributes:
         fixed: The split of every record, or None.
-        as_captions: Take the split of the captions that describe the record.
+        as_captions: Whether records take the split of the captions that describe them.
         shares: (split, upper bound of its share in [0, 1]) in the order given, when the split is drawn.
     """
 
@@ -30,27 +30,27 @@ class SplitRule:
         return bool(self.shares)
 
     def draw(self, key: str) -> str:
-        """The split that the hash of ``key`` draws: the same on every machine and in every run."""
+        """The split that the hash of ``key`` gives: the same on every machine and in every run."""
         position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
         return next((name for name, bound in self.shares if position < bound), self.shares[-1][0])
 
 
-def parse_split(text: str) -> SplitRule:
-    """Parses ``auto``, ``as-captions``, a split's name, or shares such as ``train=0.8,val=0.1,test=0.1``.
+def parse_split(text: str | None) -> SplitRule:
+    """Parses ``auto``, ``as-captions``, the name of a split, or shares such as ``train=0.8,val=0.1,test=0.1``.
 
-    ``auto`` takes the split that the source states for a record, and ``train`` where it states none; ``as-captions``
-    that of the captions which describe the record, and ``train`` where there are none.
+    ``auto`` (also None) takes the split that the source gives a record; ``as-captions`` takes that of the captions
+    which describe the record. In both cases the split is ``train`` if there is none.
 
     Raises:
         SetClipError: a name that cannot be part of a file name, or shares that do not add up to 1.
     """
-    if text == "auto":
+    if text is None or text == "auto":
         return SplitRule(None)
     if text == "as-captions":
         return SplitRule(None, as_captions=True)
     if "=" not in text:
         if not SPLIT_NAME.fullmatch(text):
-            raise _bad(text, "a split's name has letters, digits, '-' and '_' only")
+            raise _bad(text, "the name of a split may have letters, digits, '-' and '_' only")
         return SplitRule(text)
     shares: list[tuple[str, float]] = []
     total = 0.0
@@ -59,11 +59,11 @@ def parse_split(text: str) -> SplitRule:
         try:
             share = float(share_text)
         except ValueError:
-            raise _bad(text, f"{share_text!r} is no number") from None
+            raise _bad(text, f"{share_text!r} is not a number") from None
         if not SPLIT_NAME.fullmatch(name) or name in dict(shares):
-            raise _bad(text, f"{name!r} is no split's name, or stands there twice")
+            raise _bad(text, f"{name!r} is not the name of a split, or is there twice")
         if not 0 < share <= 1:
-            raise _bad(text, f"the share of {name!r} must lie in (0, 1]")
+            raise _bad(text, f"the share of {name!r} must be over 0 and at most 1")
         total += share
         shares.append((name, total))
     if abs(total - 1) > 1e-6:
@@ -73,7 +73,7 @@ def parse_split(text: str) -> SplitRule:
 
 def _bad(text: str, why: str) -> SetClipError:
     return SetClipError(
-        f"--split {text}: {why}",
-        fix="--split train, --split as-captions, or --split train=0.8,val=0.1,test=0.1",
+        f"{argument('split')} {text}: {why}",
+        fix="give a name such as train; as-captions; or shares such as train=0.8,val=0.1,test=0.1",
         exit_code=ExitCode.USAGE,
     )

@@ -23,6 +23,7 @@ from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.quickstart.source import SPLITS, write_source
 from setclip_cli.recipe.presets import Method
 from setclip_cli.recipe.recipe import load_recipe
@@ -100,7 +101,9 @@ def _dataset(out: Path) -> Dataset:
         f"source   {source}: {images} images, {captions} captions, {made['pairs']} pairs, {len(made['images'])} scenes"
     )
     for split in SPLITS:
-        ingest([source / "images" / split], modality="image", out=target, labels=source / "labels.csv", split=split)
-    result = ingest([source / "captions.jsonl"], modality="caption", out=target, pairs=source / "pairs.csv")
+        options = IngestOptions(modality="image", labels=source / "labels.csv", split=split)
+        ingest(source / "images" / split, target, options)
+    options = IngestOptions(modality="caption", pairs=source / "pairs.csv")
+    result = ingest(source / "captions.jsonl", target, options)
     note(f"ingest   {result.summary().splitlines()[-1].strip()}")
     return open_dataset(target)

@@ -8,7 +8,7 @@ import pytest
 
 from setclip_cli.dataset.dataset import Pair
 from setclip_cli.errors import SetClipError
-from setclip_cli.ingest.annotations import Known, StatedPair, read_labels, read_pairs, resolve
+from setclip_cli.ingest.annotations import IdLookup, UnresolvedPair, read_labels, read_pairs, resolve
 
 HEADER = "left_modality,left_id,right_modality,right_id\n"
 
@@ -29,10 +29,10 @@ def test_labels_are_found_by_the_names_of_their_columns(tmp_path: Path, header: 
     ("content", "words"),
     [
         ("", "no column 'id'"),
-        ("id,label\n", "no labels in it"),
+        ("id,label\n", "there are no labels in it"),
         ("id,label\na,\n", "line 2: empty id or label"),
-        ("id,label\na,x\na,y\n", "line 3: 'a' is labelled 'y', before 'x'"),
-        ("id,label\na\n", "line 2: 1 fields, 2 wanted"),
+        ("id,label\na,x\na,y\n", "line 3: 'a' has the label 'y', but before 'x'"),
+        ("id,label\na\n", "line 2: has 1 fields, but needs 2"),
     ],
 )
 def test_bad_labels_name_the_line(tmp_path: Path, content: str, words: str) -> None:
@@ -55,7 +55,10 @@ def test_pairs_may_be_written_in_either_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("imag,a,caption,b", "'imag' is no modality.*did you mean 'image'"), ("image,a,image,b", "both sides are image")],
+    [
+        ("imag,a,caption,b", "'imag' is not a modality.*did you mean 'image'"),
+        ("image,a,image,b", "both sides are image"),
+    ],
 )
 def test_bad_pairs_name_the_line(tmp_path: Path, line: str, words: str) -> None:
     with pytest.raises(SetClipError, match=f"line 2: {words}"):
@@ -63,17 +66,17 @@ def test_bad_pairs_name_the_line(tmp_path: Path, line: str, words: str) -> None:
 
 
 def test_a_name_that_two_rows_share_finds_neither() -> None:
-    known = Known({"a/1.jpg": "train", "b/1.jpg": "train", "b/2.jpg": "test"})
+    known = IdLookup({"a/1.jpg": "train", "b/1.jpg": "train", "b/2.jpg": "test"})
     assert known.find("1.jpg") is None
     assert known.find("2.jpg") == ("b/2.jpg", "test")
     assert known.find("a/1.jpg") == ("a/1.jpg", "train")
 
 
 def test_pairs_resolve_or_say_why_not() -> None:
-    known = {"image": Known({"x/1.jpg": "train"}), "caption": Known({"c": "train", "t": "test"})}
+    known = {"image": IdLookup({"x/1.jpg": "train"}), "caption": IdLookup({"c": "train", "t": "test"})}
     stated = [
-        StatedPair("line 2", "image", "1.jpg", "caption", "c"),
-        StatedPair("line 3", "image", "1.jpg", "caption", "t"),
+        UnresolvedPair("line 2", "image", "1.jpg", "caption", "c"),
+        UnresolvedPair("line 3", "image", "1.jpg", "caption", "t"),
     ]
     assert list(resolve(stated, known)) == [  # type: ignore[arg-type]
         Pair("image", "x/1.jpg", "caption", "c", "train"),

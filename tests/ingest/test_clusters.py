@@ -15,6 +15,7 @@ from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.near_duplicates import MAX_DISTANCE, LookAlikes, perceptual_hash
+from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.ingest.protein_clusters import cluster_sequences, minhash_clusters, signature
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -79,7 +80,9 @@ def test_a_split_by_clusters_puts_no_family_on_both_sides(tmp_path: Path) -> Non
             base = protein(generator)
             for member in range(4):
                 file.write(f">{family}-{member}\n{mutated(base, 0.95, generator)}\n")
-    result = ingest([source], modality="protein", out=tmp_path / "out", split="train=0.5,test=0.5", split_by="cluster")
+    result = ingest(
+        [source], tmp_path / "out", IngestOptions(modality="protein", split="train=0.5,test=0.5", split_by="cluster")
+    )
     rows = open_dataset(tmp_path / "out").table("protein", None, ["id", "split"]).to_pylist()
     sides = {(row["id"].partition("-")[0], row["split"]) for row in rows}
     assert len(sides) == 60
@@ -89,8 +92,12 @@ def test_a_split_by_clusters_puts_no_family_on_both_sides(tmp_path: Path) -> Non
 
 def test_clusters_are_for_proteins(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("one\n")
-    with pytest.raises(SetClipError, match="clusters are of protein sequences"):
-        ingest([tmp_path / "c.txt"], modality="caption", out=tmp_path / "o", split="a=0.5,b=0.5", split_by="cluster")
+    with pytest.raises(SetClipError, match=r"c\.txt holds caption rows, not proteins"):
+        ingest(
+            [tmp_path / "c.txt"],
+            tmp_path / "o",
+            IngestOptions(modality="caption", split="a=0.5,b=0.5", split_by="cluster"),
+        )
 
 
 def photo(seed: int, side: int = 96) -> Image.Image:
@@ -152,7 +159,10 @@ def test_look_alikes_are_kept_flagged_or_dropped_and_share_a_split(tmp_path: Pat
         (root / f"{seed:02d}-a.jpg").write_bytes(encoded(photo(seed), quality=95))
         (root / f"{seed:02d}-b.jpg").write_bytes(encoded(photo(seed), quality=70))
     result = ingest(
-        [root], modality="image", out=tmp_path / "out", split="train=0.5,test=0.5", near_duplicates=mode, shard_rows=5
+        [root],
+        tmp_path / "out",
+        IngestOptions(modality="image", split="train=0.5,test=0.5", near_duplicates=mode),
+        shard_rows=5,
     )
     dataset = open_dataset(tmp_path / "out")
     rows = dataset.table("image", None, ["id", "split"]).to_pylist()
@@ -165,7 +175,7 @@ def test_look_alikes_are_kept_flagged_or_dropped_and_share_a_split(tmp_path: Pat
             for kind in "ab"
         }
         assert len({(row["id"][:2], row["split"]) for row in rows}) == 12
-        assert "12 flagged: look like an earlier image" in result.summary()
+        assert "12 flagged, because they look like an earlier image" in result.summary()
     if mode == "drop":
         assert result.new[0]["rejects"] == {"looks like an image already taken": 12}
 

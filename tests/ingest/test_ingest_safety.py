@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,12 +21,15 @@ from setclip_cli.dataset.verify import verify
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.options import IngestOptions
 
 INGEST = (
-    "import sys; from pathlib import Path; from setclip_cli.ingest.ingest import ingest\n"
+    "import sys\n"
+    "from setclip_cli.ingest.ingest import ingest\n"
+    "from setclip_cli.ingest.options import IngestOptions\n"
     "print('ready', flush=True)\n"
-    "ingest([Path(p) for p in sys.argv[2:]], modality='protein', out=Path(sys.argv[1]), shard_rows=50,"
-    " split='train=0.7,test=0.3')\n"
+    "options = IngestOptions(modality='protein', split='train=0.7,test=0.3')\n"
+    "ingest(sys.argv[2:], sys.argv[1], options, shard_rows=50)\n"
 )
 
 
@@ -49,7 +51,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def test_killed_at_25_random_moments_it_ends_with_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None:
     sources = [fasta(tmp_path / "a.fasta", 1200, 0), fasta(tmp_path / "b.fasta", 800, 1)]
     started = time.monotonic()
-    ingest(sources, modality="protein", out=tmp_path / "unbroken", shard_rows=50, split="train=0.7,test=0.3")
+    ingest(sources, tmp_path / "unbroken", IngestOptions(modality="protein", split="train=0.7,test=0.3"), shard_rows=50)
     unbroken_s = time.monotonic() - started
     generator = random.Random(7)
     killed = 0
@@ -69,7 +71,7 @@ def test_killed_at_25_random_moments_it_ends_with_the_bytes_of_an_unbroken_run(t
             unbroken_s *= 0.9
         if (out / "dataset.json").exists():
             verify(out)
-        ingest(sources, modality="protein", out=out, shard_rows=50, split="train=0.7,test=0.3")
+        ingest(sources, out, IngestOptions(modality="protein", split="train=0.7,test=0.3"), shard_rows=50)
         assert contents(out) == contents(tmp_path / "unbroken"), f"moment {moment}"
         if killed == 25:
             break
@@ -80,7 +82,7 @@ def test_stopped_after_any_write_a_second_run_does_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     sources = [fasta(tmp_path / "a.fasta", 300, 0), fasta(tmp_path / "b.fasta", 200, 1)]
-    ingest(sources, modality="protein", out=tmp_path / "unbroken", shard_rows=50)
+    ingest(sources, tmp_path / "unbroken", IngestOptions(modality="protein"), shard_rows=50)
     real = os.replace
     written: list[Path] = []
     allowed = writes
@@ -95,14 +97,14 @@ def test_stopped_after_any_write_a_second_run_does_only_what_is_missing(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
-            ingest(sources, modality="protein", out=tmp_path / "out", shard_rows=50)
+            ingest(sources, tmp_path / "out", IngestOptions(modality="protein"), shard_rows=50)
     first = {path.name for path in written[:writes] if path.parent.name == "protein"}
     units = (tmp_path / "out/.ingest/journal.jsonl").read_text().count("\n")
     written.clear()
     allowed = 10**6
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
-        ingest(sources, modality="protein", out=tmp_path / "out", shard_rows=50)
+        ingest(sources, tmp_path / "out", IngestOptions(modality="protein"), shard_rows=50)
     again = {path.name for path in written if path.parent.name == "protein"} & first
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
     assert len(again) <= 1  # the shard whose line in the journal the stop had cut off
@@ -123,12 +125,12 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_partial_shard(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(SetClipError, match=r"out: disk full .*only whole shards were kept"):
-            ingest([source], modality="protein", out=tmp_path / "out", shard_rows=50)
+        with pytest.raises(SetClipError, match=r"out: the disk is full .*only whole shards were kept"):
+            ingest([source], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=50)
     assert not list((tmp_path / "out").rglob("*.tmp"))
     for shard in (tmp_path / "out/protein").iterdir():
         assert pq.read_table(shard).num_rows == 50
-    ingest([source], modality="protein", out=tmp_path / "out", shard_rows=50)
+    ingest([source], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=50)
     verify(tmp_path / "out")
 
 
@@ -151,27 +153,27 @@ def test_a_file_size_limit_is_met_as_a_full_disk_is(tmp_path: Path) -> None:
         check=False,
     )
     assert "SetClipError" in limited.stderr
-    assert "disk full" in limited.stderr
+    assert "the disk is full" in limited.stderr
     assert not (tmp_path / "out/dataset.json").exists()
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     source = fasta(tmp_path / "a.fasta", 5, 0)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SetClipError, match=r"cannot be written|is no folder"):
-        ingest([source], modality="protein", out=tmp_path / "file" / "out")
+    with pytest.raises(SetClipError, match=r"cannot be written"):
+        ingest([source], tmp_path / "file" / "out", IngestOptions(modality="protein"))
     with pytest.raises(SetClipError, match="cannot be written"):
-        ingest([source], modality="protein", out=Path("/proc/setclip"))
+        ingest([source], Path("/proc/setclip"), IngestOptions(modality="protein"))
 
 
 def test_a_changed_source_and_all_after_it_are_read_again(tmp_path: Path) -> None:
     one, two = fasta(tmp_path / "a.fasta", 100, 0), fasta(tmp_path / "b.fasta", 80, 1)
-    ingest([one], modality="protein", out=tmp_path / "out", shard_rows=30)
-    ingest([two], modality="protein", out=tmp_path / "out", shard_rows=30)
+    ingest([one], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=30)
+    ingest([two], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=30)
     fasta(one, 50, 3)
-    result = ingest([one], modality="protein", out=tmp_path / "out", shard_rows=30)
+    result = ingest([one], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=30)
     assert [Path(entry["path"]).name for entry in result.new] == ["a.fasta", "b.fasta"]
-    ingest([one, two], modality="protein", out=tmp_path / "fresh", shard_rows=30)
+    ingest([one, two], tmp_path / "fresh", IngestOptions(modality="protein"), shard_rows=30)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
     verify(tmp_path / "out")
 
@@ -180,29 +182,29 @@ def test_a_stop_while_a_changed_source_is_read_again_loses_no_later_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = fasta(tmp_path / "a.fasta", 100, 0), fasta(tmp_path / "b.fasta", 80, 1)
-    ingest([one, two], modality="protein", out=tmp_path / "out", shard_rows=30)
+    ingest([one, two], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=30)
     fasta(one, 50, 3)
     with monkeypatch.context() as patch:
-        patch.setattr("setclip_cli.ingest.journal.append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("setclip_cli.ingest.progress.Progress.add", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            ingest([one], modality="protein", out=tmp_path / "out", shard_rows=30)
+            ingest([one], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=30)
     open_dataset(tmp_path / "out")  # whole, though short of what is being read again
-    ingest([one], modality="protein", out=tmp_path / "out", shard_rows=30)
-    ingest([one, two], modality="protein", out=tmp_path / "fresh", shard_rows=30)
+    ingest([one], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=30)
+    ingest([one, two], tmp_path / "fresh", IngestOptions(modality="protein"), shard_rows=30)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
 def test_other_options_for_a_source_replace_its_rows(tmp_path: Path) -> None:
     source = fasta(tmp_path / "a.fasta", 40, 0)
-    ingest([source], modality="protein", out=tmp_path / "out")
-    result = ingest([source], modality="protein", out=tmp_path / "out", split="test")
+    ingest([source], tmp_path / "out", IngestOptions(modality="protein"))
+    result = ingest([source], tmp_path / "out", IngestOptions(modality="protein", split="test"))
     assert set(result.rows["protein"]) == {"test"}
     assert [path.name for path in (tmp_path / "out/protein").iterdir()] == ["test-00000.parquet"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "rejects", "row"])
 def test_verify_finds_any_damage(tmp_path: Path, damage: str) -> None:
-    ingest([fasta(tmp_path / "a.fasta", 80, 0)], modality="protein", out=tmp_path / "out")
+    ingest([fasta(tmp_path / "a.fasta", 80, 0)], tmp_path / "out", IngestOptions(modality="protein"))
     result = verify(tmp_path / "out")
     assert (result.shards, result.rows) == (1, open_dataset(tmp_path / "out").index.shards[0].rows)
     shard = tmp_path / "out/protein/train-00000.parquet"
@@ -232,14 +234,14 @@ def test_stopped_just_before_the_index_a_second_run_reads_nothing_and_ends_the_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = fasta(tmp_path / "a.fasta", 200, 0)
-    options: dict[str, Any] = {"split": "train=0.5,test=0.5", "split_by": "cluster", "modality": "protein"}
-    ingest([source], out=tmp_path / "unbroken", **options)
+    options = IngestOptions(split="train=0.5,test=0.5", split_by="cluster", modality="protein")
+    ingest([source], tmp_path / "unbroken", options)
     with monkeypatch.context() as patch:
         patch.setattr("setclip_cli.files.atomic.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            ingest([source], out=tmp_path / "out", **options)
-    monkeypatch.setattr("setclip_cli.ingest.sources.protein.Fasta.items", lambda *_: pytest.fail("was read again"))
-    ingest([source], out=tmp_path / "out", **options)
+            ingest([source], tmp_path / "out", options)
+    monkeypatch.setattr("setclip_cli.ingest.sources.protein.Fasta.records", lambda *_: pytest.fail("was read again"))
+    ingest([source], tmp_path / "out", options)
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
 
@@ -261,18 +263,18 @@ def test_the_rejects_on_disk_are_those_the_index_counts_through_failures_and_cha
     )
     empty, digit = "empty sequence", "holds what is no amino-acid code: '1'"
     unknown = "pair names an unknown protein id: z"
-    ingest([one], modality="protein", out=out)
+    ingest([one], out, IngestOptions(modality="protein"))
     check([empty])
-    ingest([words], modality="caption", out=out, pairs=pairs)
+    ingest([words], out, IngestOptions(modality="caption", pairs=pairs))
     check([empty, unknown])
-    ingest([two], modality="protein", out=out)
+    ingest([two], out, IngestOptions(modality="protein"))
     check([empty, digit, unknown])
     bad = tmp_path / "bad.fasta"
     bad.write_text(">e\n1\n")
     with pytest.raises(SetClipError):
-        ingest([bad], modality="protein", out=out)
+        ingest([bad], out, IngestOptions(modality="protein"))
     check([empty, digit, unknown])
     one.write_text(">b\n\n>x\n\n>y\nLL\n>w\nLLL\n")  # the paired protein has gone
-    result = ingest([one], modality="protein", out=out)
+    result = ingest([one], out, IngestOptions(modality="protein"))
     check([empty, empty, digit, unknown, "pair names an unknown protein id: a"])
     assert result.pairs == 0

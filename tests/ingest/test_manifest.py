@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from setclip_cli.cli.app import app
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.errors import SetClipError
-from setclip_cli.ingest.manifest import downloads_folder, ingest_manifest, load_manifest
+from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.manifest import downloads_folder, load_manifest
+from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.ingest.sources.uniprot import parse_aspects
 from setclip_cli.ingest.splits import parse_split
 
@@ -91,16 +93,16 @@ def test_a_manifest_is_followed_from_download_to_dataset(
 ) -> None:
     monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
     path = publish(server, tmp_path)
-    ingest_manifest(path, out=tmp_path / "out", pairs_from_group=True)
+    ingest(path, tmp_path / "out", IngestOptions(pairs_from_group=True))
     dataset = open_dataset(tmp_path / "out")
     assert dataset.modalities() == ["protein", "caption"]
     assert [(pair.left_id, pair.right_id) for pair in dataset.pairs()] == [("p1", "p1#0"), ("p2", "p2#0")]
     (recorded,) = dataset.index.manifests
     assert (recorded["title"], recorded["licence"]) == ("Two proteins and their words", "CC0-1.0")
     assert recorded["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert "2 records read, the manifest expects 3" in capsys.readouterr().err
+    assert "2 records read, but the manifest says 3" in capsys.readouterr().err
     asked = len(server.asked)
-    ingest_manifest(path, out=tmp_path / "out", pairs_from_group=True)
+    ingest(path, tmp_path / "out", IngestOptions(pairs_from_group=True))
     assert len(server.asked) == asked
     assert len(open_dataset(tmp_path / "out").index.manifests) == 1
 
@@ -114,8 +116,8 @@ def test_from_a_folder_nothing_is_fetched_everything_is_verified_and_nothing_is_
     path = publish(server, tmp_path)
     folder = tmp_path / "have"
     folder.mkdir()
-    with pytest.raises(SetClipError, match=r"have: two\.fasta\.gz, words\.zip not there"):
-        ingest_manifest(path, out=tmp_path / "out", from_folder=folder)
+    with pytest.raises(SetClipError, match=r"have: two\.fasta\.gz, words\.zip: not there"):
+        ingest(path, tmp_path / "out", IngestOptions(from_folder=folder))
     for name, content in server.files.items():
         (folder / name.strip("/")).write_bytes(content)
     result = CliRunner().invoke(
@@ -127,7 +129,7 @@ def test_from_a_folder_nothing_is_fetched_everything_is_verified_and_nothing_is_
     assert sorted(entry.name for entry in folder.iterdir()) == ["two.fasta.gz", "words.zip"]
     (folder / "two.fasta.gz").write_bytes(b"\0" * (folder / "two.fasta.gz").stat().st_size)
     with pytest.raises(SetClipError, match="not the published file"):
-        ingest_manifest(path, out=tmp_path / "out2", from_folder=folder)
+        ingest(str(path), str(tmp_path / "out2"), IngestOptions(from_folder=str(folder)))
 
 
 def change(old: str, new: str) -> Any:
@@ -138,15 +140,15 @@ def change(old: str, new: str) -> Any:
     ("edit", "words"),
     [
         (change('title = "Two', 'titel = "Two'), "title: Field required; titel: Extra inputs"),
-        (change('unknown = "made in the test"', ""), "'unknown' says why"),
-        (change('licence = "CC0-1.0"', 'licence = "unknown"'), "'licence_note' says why"),
-        (change('file = "words.zip"', 'file = "sword.zip"'), "'sword.zip', which is none of the files"),
-        (change('urls = ["{url}/words.zip"]', ""), "'obtain' says how"),
+        (change('unknown = "made in the test"', ""), "'unknown' must say why"),
+        (change('licence = "CC0-1.0"', 'licence = "unknown"'), "'licence_note' must say why"),
+        (change('file = "words.zip"', 'file = "sword.zip"'), "'sword.zip', which is not one of the files"),
+        (change('urls = ["{url}/words.zip"]', ""), "'obtain' must say how"),
         (change('urls = ["{url}/words.zip"]', 'urls = ["file:///etc/passwd"]'), "neither https nor http"),
-        (change('name = "words.zip"', 'name = "../words.zip"'), "no plain file name"),
-        (change("[[files]]", "[[files"), "no TOML"),
+        (change('name = "words.zip"', 'name = "../words.zip"'), "not a plain file name"),
+        (change("[[files]]", "[[files"), "is not valid TOML"),
         (change('modality = "protein"', 'modality = "protien"'), "parts.0.modality"),
-        (change("rows = 2", "options.textcolumn = 'x'"), "no such option: textcolumn"),
+        (change("rows = 2", "options.textcolumn = 'x'"), "there is no option textcolumn"),
     ],
 )
 def test_a_mistake_in_a_manifest_is_named(tmp_path: Path, edit: Any, words: str) -> None:
@@ -164,18 +166,18 @@ def test_a_file_that_no_address_gives_says_how_to_get_it(tmp_path: Path, monkeyp
     )
     path = tmp_path / "m.toml"
     path.write_text(text)
-    with pytest.raises(SetClipError, match=r"words\.zip not there(.|\n)*ask the authors; put the files in a folder"):
-        ingest_manifest(path, out=tmp_path / "out")
+    with pytest.raises(SetClipError, match=r"words\.zip: not there(.|\n)*ask the authors; put the files into a folder"):
+        ingest(path, tmp_path / "out")
     assert downloads_folder(path) == tmp_path / "cache/downloads/m"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["x.toml", "--modality", "image", "--out", "o"], "manifests come alone"),
+        (["x.toml", "--modality", "image", "--out", "o"], "a manifest goes with other manifests only"),
         (["x.fasta", "--out", "o"], "--modality is missing"),
         (["x.fasta", "--modality", "protein"], "--out is missing"),
-        (["--verify", "a", "b"], "one DATASET, got 2 paths"),
+        (["--verify", "a", "b"], "give one DATASET, not 2 paths"),
     ],
 )
 def test_options_that_do_not_go_together_are_usage_errors(arguments: list[str], words: str) -> None:

@@ -1,37 +1,42 @@
-"""Readers of real formats. Each yields records and rejects; which reader fits is decided here."""
+"""Readers of file formats. Each yields records and rejects. This file chooses the reader of a path."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setclip_cli.errors import SetClipError
-from setclip_cli.ingest.sources.base import ReadOptions
+from setclip_cli.errors import ExitCode, SetClipError, argument
 from setclip_cli.ingest.sources.streams import inner_suffix
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.ingest.options import ReadOptions
     from setclip_cli.ingest.sources.base import Source
 
 
-def open_source(path: Path, modality: Modality, options: ReadOptions | None = None) -> Source:
-    """Chooses the reader for a path by the modality and the suffix. Reads nothing yet.
+def open_source(path: Path, options: ReadOptions) -> Source:
+    """Chooses the reader of a path by its modality and suffix. Reads nothing yet.
 
     Raises:
-        SetClipError: no such path, an empty folder, a suffix no reader of that modality knows, or a bad option.
+        SetClipError: the modality is missing, the path is not there, the folder is empty, no reader of the modality
+            knows the suffix, or an option is bad.
     """
-    options = options or ReadOptions()
+    if options.modality is None:
+        shown = argument("modality")
+        raise SetClipError(
+            f"{path}: {shown} is missing", fix=f"{shown} protein, image or caption", exit_code=ExitCode.USAGE
+        )
     if not path.exists():
         raise SetClipError(f"{path}: no such file or folder", fix="check the path")
     if path.is_dir() and not any(path.iterdir()):
-        raise SetClipError(f"{path}: empty folder", fix="check the path")
-    if path.is_dir() and modality != "image":
+        raise SetClipError(f"{path}: the folder is empty", fix="check the path")
+    if path.is_dir() and options.modality != "image":
         raise SetClipError(
-            f"{path}: a folder, but {modality} rows are read from files", fix=f"name the files: {path}/*"
+            f"{path}: is a folder, but {options.modality} rows are read from files", fix=f"give its files: {path}/*"
         )
     suffix = options.layout or inner_suffix(path)
-    opener = {"protein": _open_proteins, "image": _open_images, "caption": _open_captions}[modality]
+    opener = {"protein": _open_proteins, "image": _open_images, "caption": _open_captions}[options.modality]
     return opener(path, suffix, options)
 
 
@@ -89,6 +94,6 @@ def _open_captions(path: Path, suffix: str, options: ReadOptions) -> Source:
 def _unknown(path: Path, modality: Modality, suffixes: tuple[str, ...]) -> SetClipError:
     found = inner_suffix(path)
     return SetClipError(
-        f"{path}: {f'suffix {found!r}' if found else 'no suffix'} says nothing about {modality} data",
-        fix=f"rename it to one of: {' '.join(suffixes)}; or say what it is with --format",
+        f"{path}: {modality} rows are not read from files with {f'the suffix {found!r}' if found else 'no suffix'}",
+        fix=f"say what it is with {argument('layout', '--format')}; known are: {' '.join(suffixes)}",
     )

@@ -1,8 +1,8 @@
-"""Images and captions inside .zip and .tar archives, read in place: nothing is ever unpacked to disk.
+"""Images and captions in .zip and .tar archives, read in place: nothing is unpacked to disk.
 
-A member with an absolute name, a ``..`` in its path, a link, a device, an encrypted member, and one that would expand
-more than ``MAX_EXPANSION``-fold (a zip bomb) or past the size cap is rejected, each with its reason. Folders give
-labels as they do on disk. WebDataset shards are tars whose members share a key up to the first dot: ``.cls`` gives
+These members are rejects: those with an absolute name or a ``..`` in their path, links, devices, encrypted members, and
+those that would grow more than ``MAX_EXPANSION``-fold (a zip bomb) or over the size limit. Folders give labels as they
+do on disk. WebDataset shards are tars whose members share a key up to the first dot: ``.cls`` gives
 an image's label, ``.txt`` and the ``caption`` in ``.json`` give captions whose group is the image's member name.
 """
 
@@ -37,7 +37,7 @@ _HEADER_TYPES = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-_FREE_BYTES = 1 << 20  # a member this small may compress as well as it likes
+_FREE_BYTES = 1 << 20  # the limit does not hold for a member this small
 
 
 class Member(NamedTuple):
@@ -46,7 +46,7 @@ class Member(NamedTuple):
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file name says zip or tar, the tar compressed or not."""
+    """Whether a file name says zip or tar; a tar may be compressed."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     return bool(suffixes) and (
         suffixes[-1] in ARCHIVE_SUFFIXES or (suffixes[-1] in COMPRESSIONS and suffixes[0] == ".tar")
@@ -62,7 +62,7 @@ class ImageArchive:
     def files(self) -> Sequence[FileStamp]:
         return [stamp(self.path)]
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         names, labels = _survey(self.path)
         labelled = len({name.rpartition("/")[0] for name in names}) > 1
 
@@ -91,11 +91,11 @@ class CaptionArchive:
     def files(self) -> Sequence[FileStamp]:
         return [stamp(self.path)]
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers
-        yield from islice(self._items(), start, None)
+        yield from islice(self._records(), start, None)
 
-    def _items(self) -> Iterator[Record | Reject]:
+    def _records(self) -> Iterator[Record | Reject]:
         images = {_key(name): name for name in _survey(self.path)[0]}
         for member in members(self.path, (".txt", ".json", ".caption"), MAX_SIDECAR_BYTES):
             if isinstance(member, Reject):
@@ -116,7 +116,7 @@ class CaptionArchive:
                     continue
                 found = fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None
                 if not isinstance(found, str):
-                    continue  # metadata without a caption is no record
+                    continue  # metadata without a caption
                 text = found
             yield caption_record(text, member.name, member.name, group=group)
 
@@ -125,7 +125,7 @@ def members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[M
     """Yields the members with one of the suffixes, and for every other file a Reject ``no member of ...``.
 
     Raises:
-        SetClipError: the archive is damaged, cut short, or no archive.
+        SetClipError: the file is damaged, cut short, or not an archive.
     """
     return (
         _zip_members(path, suffixes, max_bytes)
@@ -210,11 +210,11 @@ def _tar_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Itera
 
 
 class _BoundedInfo(tarfile.TarInfo):
-    """Refuses extended headers so large that reading one would fill the memory, and archives without an end."""
+    """Refuses headers so large that they would fill the memory, and archives without an end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if not buf:  # tarfile takes a file cut between two members for whole
+        if not buf:  # tarfile accepts a file that is cut between two members
             raise tarfile.ReadError("no end-of-archive marker")
         return super().frombuf(buf, encoding, errors)
 

@@ -1,10 +1,9 @@
-"""What every reader yields: a record, or the reason why there is none."""
+"""What every reader yields: a record, or the reason why one cannot be used."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from setclip_cli.errors import SetClipError
@@ -19,46 +18,31 @@ MAX_ID_CHARS = 1024
 
 
 class Record(NamedTuple):
-    """One row that a source offers. Whether it is kept (duplicates, taken ids) is for ingest to say."""
+    """One row that a source offers. Ingest decides whether it is kept: it may be a repeat."""
 
     modality: Modality
     id: str
     payload: str | bytes  # residues, image bytes or text
-    sha256: str  # of the payload, in UTF-8 where it is text
+    sha256: str  # of the payload; of its UTF-8 if it is text
     label: str | None = None
-    split: str | None = None  # as the source states it
+    split: str | None = None  # as the source says
     group: str | None = None  # what a caption describes: its image's or protein's id
     columns: tuple[object, ...] = ()  # the modality's columns after its payload, in the order of the schema
     repairs: tuple[str, ...] = ()  # what was changed for the user, counted in the summary
-    extra: Mapping[str, object] | None = None  # optional columns, of shards.OPTIONAL_COLUMNS
+    extra: Mapping[str, object] | None = None  # values of dataset.OPTIONAL_COLUMNS
 
 
 class Reject(NamedTuple):
-    """One record not taken."""
+    """One record that is not taken."""
 
     location: str  # inside its source: "line 12", "record 3", a member's path
     reason: str
-    bad: bool = True  # False: no data was lost (a file that is no image, a repeated record)
+    bad: bool = True  # False: no data was lost (a file that is not an image, a repeat)
 
     @property
     def kind(self) -> str:
-        """The reason without what is particular to one record, for counting."""
+        """The reason without the details of this record, for counting."""
         return self.reason.partition(": ")[0]
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How a source is read, where its suffixes and names do not tell."""
-
-    text_column: str | None = None  # of captions
-    sequence_column: str | None = None  # of proteins
-    image_column: str | None = None
-    layout: str | None = None  # a suffix such as .csv, for a file that has another
-    captions_from: str | None = None  # parts of a protein's entry that become captions: name,function,...
-    tile: int | None = None  # cut GeoTIFF scenes into tiles of this many pixels
-    stride: int | None = None  # from one tile's corner to the next; the tile's size when left out
-    bands: str | None = None  # of a GeoTIFF, 1-based, as red,green,blue
-    stretch: str | None = None  # percentiles of a GeoTIFF that become black and white
 
 
 class FileStamp(NamedTuple):
@@ -70,7 +54,7 @@ class FileStamp(NamedTuple):
 
 
 class Source(Protocol):
-    """One thing the user named: a file, a folder or an archive."""
+    """What the user gave: a file, a folder or an archive."""
 
     @property
     def path(self) -> Path: ...
@@ -79,11 +63,11 @@ class Source(Protocol):
         """Everything that is read, in a fixed order; cheap enough for 10,000 files in a second."""
         ...
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        """Yields all items but the first ``start``, in one order whatever ``workers`` is.
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        """Yields each record, or why it cannot be used, from number ``start`` on, in an order that never changes.
 
         Raises:
-            SetClipError: the source as a whole cannot be read; items already yielded stay valid.
+            SetClipError: the source as a whole cannot be read; what was yielded before stays valid.
         """
         ...
 
@@ -93,7 +77,7 @@ def sha256_text(text: str) -> str:
 
 
 def stamp(path: Path, name: str | None = None) -> FileStamp:
-    """Raises SetClipError when there is no such file."""
+    """Size and time of a file. Raises SetClipError if it is not there."""
     try:
         status = path.stat()
     except OSError as error:
@@ -102,7 +86,7 @@ def stamp(path: Path, name: str | None = None) -> FileStamp:
 
 
 def usable_id(identifier: str) -> str | None:
-    """Why a string cannot be an id, or None when it can."""
+    """Why a string cannot be an id, or None if it can."""
     if not identifier:
         return "empty id"
     if len(identifier) > MAX_ID_CHARS:

@@ -1,7 +1,7 @@
 """Captions: jsonl, csv, tsv, Parquet, one a line, and the published JSON layouts (RSICD, UCM, RSITMD; COCO).
 
-Rejected, with the reason: an empty caption, one over ``MAX_CAPTION_CHARS``, a line that is not UTF-8 or not of its
-format, a record without a text field. White space at both ends of a caption is dropped. A byte-order mark is skipped.
+These are rejects: an empty caption, one over ``MAX_CAPTION_CHARS``, a line that is not UTF-8 or not of its format, and
+a record without a text field. White space at both ends of a caption is dropped. A byte-order mark is skipped.
 
 Ids: the record's ``id`` when it has one; else ``<group>#<n>``, n counting the group's captions from 0; else
 ``<file>:<line>``. A group is the id of the image (or protein) that the caption describes.
@@ -35,12 +35,12 @@ _SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val", "restval": "t
 
 
 class CaptionFile:
-    """One file of captions, its layout taken from its suffix, or as told.
+    """One file of captions. Its suffix, or ``layout``, says how it is read.
 
     Args:
         path: The file.
-        text_column: The column or field of the captions; one of ``TEXT_FIELDS`` when left out.
-        layout: A suffix such as ``.csv``, where the file's own does not tell.
+        text_column: The column or field of the captions; by default one of ``TEXT_FIELDS``.
+        layout: A suffix such as ``.csv``, if that of the file does not say the layout.
     """
 
     def __init__(self, path: Path, *, text_column: str | None = None, layout: str | None = None) -> None:
@@ -51,7 +51,7 @@ class CaptionFile:
     def files(self) -> Sequence[FileStamp]:
         return [stamp(self.path)]
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers  # one stream, one reader
         if self._layout == ".json":
             found = self._json()
@@ -71,7 +71,7 @@ class CaptionFile:
     def _rows(self) -> Iterator[Record | Reject]:
         columns = rows.columns_of(self.path, self._layout)
         if columns and not set(columns) & set(self._text_fields):
-            raise rows.missing_column(self.path, self._text_fields, columns, "--text-column")
+            raise rows.missing_column(self.path, self._text_fields, columns, "text_column")
         counts: Counter[str] = Counter()
         for location, fields in rows.read_rows(self.path, self._layout):
             yield fields if isinstance(fields, Reject) else self._from_fields(fields, location, counts)
@@ -80,14 +80,17 @@ class CaptionFile:
         with open_bytes(self.path) as file:
             content = read_up_to(file, MAX_JSON_BYTES)
         if len(content) > MAX_JSON_BYTES:
-            raise SetClipError(f"{self.path}: over {MAX_JSON_BYTES:,} bytes of JSON", fix="turn it into .jsonl")
+            raise SetClipError(
+                f"{self.path}: is JSON of over {MAX_JSON_BYTES:,} bytes",
+                fix="write one record a line into a .jsonl file",
+            )
         rows.refuse_utf16(self.path, content[:2])
         try:
             whole = json.loads(content.removeprefix(codecs.BOM_UTF8).decode())
         except UnicodeDecodeError as error:
             raise rows.not_utf8(self.path, f"byte 0x{content[error.start]:02x} at offset {error.start:,}") from error
         except (ValueError, RecursionError) as error:
-            raise SetClipError(f"{self.path}: not JSON ({error})", fix="fetch or export the file again") from error
+            raise SetClipError(f"{self.path}: not JSON ({error})", fix="download or export the file again") from error
         if isinstance(whole, dict) and isinstance(whole.get("annotations"), list):
             yield from _coco(whole)
         elif isinstance(whole, dict) and isinstance(whole.get("images"), list):
@@ -103,7 +106,7 @@ class CaptionFile:
                     yield Reject(f"entry {number}", "no object")
         else:
             raise SetClipError(
-                f"{self.path}: neither a list, nor 'images' with 'sentences', nor COCO's 'annotations'",
+                f"{self.path}: is neither a list, nor has it 'images' with 'sentences' or COCO's 'annotations'",
                 fix='write one {"text": ...} a line into a .jsonl file',
             )
 
@@ -138,7 +141,7 @@ def caption_record(
     label: str | None = None,
     split: str | None = None,
 ) -> Record | Reject:
-    """Builds a record from a caption as it stands in a file, or says why it cannot."""
+    """Makes a record from a caption as it is in a file, or says why it cannot."""
     if unusable := usable_id(identifier) or (group is not None and usable_id(group)) or None:
         return Reject(location, unusable)
     stripped = text.strip()
@@ -178,7 +181,7 @@ def _published(images: Sequence[Any]) -> Iterator[Record | Reject]:
     names = [
         image["filename"] for image in images if isinstance(image, dict) and isinstance(image.get("filename"), str)
     ]
-    labelled = len({class_of_name(name) for name in names} - {None}) > 1  # img_1.jpg, img_2.jpg ... name no class
+    labelled = len({class_of_name(name) for name in names} - {None}) > 1  # not so for img_1.jpg, img_2.jpg
     for number, image in enumerate(images, 1):
         location = f"image {number}"
         if not isinstance(image, dict) or not isinstance(image.get("filename"), str):

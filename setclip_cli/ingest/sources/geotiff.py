@@ -3,8 +3,8 @@
 Each tile is one PNG whose id is ``<path>#<column>_<row>`` (pixels of the scene), or the path alone when the scene is
 not cut. ``crs`` and ``transform`` (rasterio's a, b, c, d, e, f: the affine map from the tile's pixels to the ground)
 go into columns of their own. The stretch is taken from the whole scene, read at low resolution, so that neighbouring
-tiles stay comparable; nodata pixels are left out of it and become black. A tile more than half of which is nodata is
-listed as not taken; so is a scene smaller than a tile. The right and lower rest of a scene that fills no tile is cut.
+tiles can be compared; nodata pixels are left out of it and become black. A tile is not taken if more than half of it is
+nodata, and a scene is not taken if it is smaller than a tile. What remains at the right and lower edge is cut off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import ExitCode, SetClipError, argument
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.image import MAX_PIXELS, ImageFolder, folder_label, image_record
 
@@ -33,7 +33,7 @@ _OVERVIEW_PX = 1024  # longest side of the reading that the stretch is taken fro
 
 
 class GeoFolder(ImageFolder):
-    """A folder of scenes, or one scene; other images beside them are read as usual."""
+    """A folder of scenes, or one scene; other images in the folder are read as usual."""
 
     def __init__(
         self,
@@ -48,15 +48,15 @@ class GeoFolder(ImageFolder):
         try:
             import rasterio  # noqa: F401
         except ImportError as error:
-            raise SetClipError(f"{path}: GeoTIFF scenes need rasterio", fix="pip install 'setclip[geo]'") from error
-        if (tile is not None and tile < 1) or (stride is not None and stride < 1):
-            raise _usage("--tile and --stride are counts of pixels, 1 or more")
+            raise SetClipError(
+                f"{path}: GeoTIFF scenes need the package rasterio", fix="pip install 'setclip[geo]'"
+            ) from error
         self._tile = tile
         self._stride = stride or tile
         self._bands = _parse_bands(bands)
         self._stretch = _parse_stretch(stretch)
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers  # GDAL reads with threads of its own
         yield from islice(self._all(), start, None)
 
@@ -68,8 +68,8 @@ class GeoFolder(ImageFolder):
                 yield self._read(root, file.name, labelled)
                 continue
             label = folder_label(file.name) if labelled else None
-            for item in self._scene(root / file.name, file.name):
-                yield item._replace(label=label) if isinstance(item, Record) else item
+            for record in self._scene(root / file.name, file.name):
+                yield record._replace(label=label) if isinstance(record, Record) else record
 
     def _scene(self, path: Path, name: str) -> Iterator[Record | Reject]:
         import rasterio
@@ -158,7 +158,7 @@ def _parse_bands(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         bands = ()
     if len(bands) not in (1, 3) or min(bands) < 1:
-        raise _usage(f"--bands {text}: one band, or three as red,green,blue, counted from 1")
+        raise _usage("bands", text, "give one band, or three for red,green,blue; the first band is 1", "4,3,2")
     return bands
 
 
@@ -170,9 +170,11 @@ def _parse_stretch(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         low, high = 1.0, 0.0
     if not 0 <= low < high <= 100:
-        raise _usage(f"--stretch {text}: two percentiles, such as 2,98")
+        raise _usage("stretch", text, "give two percentiles, the lower one first", "2,98")
     return low, high
 
 
-def _usage(problem: str) -> SetClipError:
-    return SetClipError(problem, fix="--tile 256 --stride 256 --bands 4,3,2 --stretch 2,98", exit_code=ExitCode.USAGE)
+def _usage(name: str, text: str, fix: str, example: str) -> SetClipError:
+    return SetClipError(
+        f"{argument(name)} {text}: cannot be read", fix=f"{fix}, such as {example}", exit_code=ExitCode.USAGE
+    )

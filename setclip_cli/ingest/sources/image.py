@@ -1,12 +1,12 @@
-"""Images as they are: checked by their headers, never decoded unless they must be re-encoded.
+"""Images: their headers are checked; they are decoded only if they must be encoded again.
 
-JPEG, PNG and WebP bytes are kept untouched. TIFF, BMP, GIF and the rest are re-encoded losslessly as PNG (counted),
-and so are images no tower can read as they stand: 16-bit and 32-bit samples are scaled to 8 bits, counted too.
-Palette, grey and CMYK images in the three kept formats stay as they are: a reader converts them to RGB.
-EXIF orientation is applied when an image is read, so ``width`` and ``height`` are those of the upright image.
+JPEG, PNG and WebP bytes are not changed. TIFF, BMP, GIF and others are encoded again as PNG without loss, and so are
+images that no tower can read: 16-bit and 32-bit samples are scaled to 8 bits. Both are counted.
+Palette, grey and CMYK images in the three formats stay as they are: the towers read them as RGB.
+EXIF orientation is applied when an image is read: ``width`` and ``height`` are those of the upright image.
 
-Rejected, with the reason: an empty file, no image at all, one that is cut short (no JPEG end marker, no PNG end chunk,
-a WebP shorter than it says), one over ``MAX_PIXELS``, one whose header cannot be parsed.
+These are rejects: an empty file, a file that is not an image, one that is cut short (no JPEG end marker, no PNG end
+chunk, a WebP shorter than it says), one over ``MAX_PIXELS``, and one whose header cannot be read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "Y
 
 
 class UnusableImageError(ValueError):
-    """Why some bytes are no image we take."""
+    """Why some bytes are not an image that can be used."""
 
 
 class CheckedImage(NamedTuple):
@@ -53,10 +53,10 @@ class CheckedImage(NamedTuple):
 
 
 def check_image(content: bytes) -> CheckedImage:
-    """Checks image bytes by their header and their end, and re-encodes what no tower reads.
+    """Checks the header and the end of image bytes, and encodes again what no tower can read.
 
     Raises:
-        UnusableImageError: the bytes are not an image we take; the message is the reason.
+        UnusableImageError: the bytes are not an image that can be used; the message is the reason.
     """
     if not content:
         raise UnusableImageError("empty file")
@@ -137,7 +137,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a plain JPEG from its markers, or None where Pillow should look (EXIF, odd markers).
+    """Width and height of a plain JPEG from its markers, or None if Pillow must look (EXIF, unusual markers).
 
     Pillow's own header parse costs more than hashing the file; this one reads a handful of bytes.
 
@@ -202,7 +202,7 @@ def _webp_end(content: bytes) -> None:
 
 
 def image_record(identifier: str, content: bytes, location: str, label: str | None = None) -> Record | Reject:
-    """Builds a record from the bytes of an image file, or says why it cannot."""
+    """Makes a record from the bytes of an image file, or says why it cannot."""
     if unusable := usable_id(identifier):
         return Reject(location, unusable)
     try:
@@ -228,9 +228,9 @@ def folder_label(name: str) -> str | None:
 class ImageFolder:
     """A folder of image files, read recursively; or one image file.
 
-    The id is the path below the folder. When the images lie in two sub-folders or more, the name of the folder an
-    image lies in is its label. Hidden files and folders are left out; files without an image suffix are listed as
-    not taken; linked folders are not followed.
+    The id is the path below the folder. If the images are in two folders or more, the name of its folder is the
+    label of an image. Hidden files and folders are left out. Files without an image suffix are listed as not taken.
+    Links to folders are not followed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -242,7 +242,7 @@ class ImageFolder:
             self._files = sorted(_walk(self.path)) if self.path.is_dir() else [_single(self.path)]
         return self._files
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         root = self.path if self.path.is_dir() else self.path.parent
         labelled = self._labelled()
         names = (file.name for file in islice(self.files(), start, None))
@@ -304,9 +304,9 @@ def _walk(root: Path) -> Iterator[FileStamp]:
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Maps in threads, results in the order of the items, with a bounded number in flight.
+    """Maps in threads; yields results in the order of the items, with a limited number in work.
 
-    Files are small and Python's share of each is not, so a task is a run of 16 items.
+    A task is 16 items, because one small file is too little work for a task.
     """
     if workers <= 1:
         yield from map(function, items)

@@ -1,4 +1,4 @@
-"""Images inside Parquet files, as Hugging Face data sets hold them: bytes, or a struct of bytes and path."""
+"""Images in Parquet files, as Hugging Face data sets have them: bytes, or a struct of bytes and path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ID_FIELDS = ("id", "filename", "file_name", "path", "image_id")
 
 
 class ImageTable:
-    """A Parquet file with an image column. Integer labels take their names from the file's own metadata."""
+    """A Parquet file with an image column. The metadata of the file gives the names of integer labels."""
 
     def __init__(self, path: Path, *, image_column: str | None = None) -> None:
         self.path = path
@@ -29,10 +29,10 @@ class ImageTable:
     def files(self) -> Sequence[FileStamp]:
         return [stamp(self.path)]
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         columns = rows.columns_of(self.path, ".parquet") or []
         if not set(columns) & set(self._image_fields):
-            raise rows.missing_column(self.path, self._image_fields, columns, "--image-column")
+            raise rows.missing_column(self.path, self._image_fields, columns, "image_column")
         names = class_names(self.path)
 
         def check(row: rows.Located) -> Record | Reject:
@@ -63,7 +63,7 @@ def _label(value: Any, names: Sequence[str]) -> str | None:
 
 
 def class_names(path: Path) -> list[str]:
-    """The names behind the integers of a ``label`` column, from the ``huggingface`` entry of the file's metadata."""
+    """The names of the integers in a ``label`` column, from the ``huggingface`` entry of the file's metadata."""
     with rows.opened_parquet(path) as file:
         metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
     try:

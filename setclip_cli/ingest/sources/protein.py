@@ -1,10 +1,9 @@
 """Proteins from FASTA: UniProt, NCBI and bare headers.
 
-What is taken, and what is changed on the way (each change is counted in the summary):
-    lower-case residues are upper-cased; one trailing ``*`` (a stop codon) is stripped; white space inside a
-    sequence is dropped; line ends may be LF, CRLF or CR, mixed; the last line may lack one.
-What is rejected, with its reason: an empty sequence, any residue that is no letter (an inner ``*``, a gap, a digit;
-    all 26 letters are IUPAC codes), a header without an id, a record over ``MAX_RECORD_BYTES``.
+Changed and counted: lower-case residues become upper case; one ``*`` at the end (a stop codon) is dropped.
+White space inside a sequence is dropped. Line ends may be LF, CRLF or CR, also mixed; the last line may have none.
+These are rejects: an empty sequence, a residue that is not a letter (an inner ``*``, a gap, a digit; all 26 letters are
+IUPAC codes), a header without an id, and a record over ``MAX_RECORD_BYTES``.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def parse_header(line: str) -> Header:
 
 
 def protein_record(identifier: str, residues: bytes, description: str, location: str) -> Record | Reject:
-    """Builds a record from residues as they stand in a file, or says why it cannot."""
+    """Makes a record from residues as they are in a file, or says why it cannot."""
     if unusable := usable_id(identifier):
         return Reject(location, unusable)
     sequence = residues.translate(None, _SPACE)
@@ -97,7 +96,7 @@ def protein_record(identifier: str, residues: bytes, description: str, location:
 
 
 class Fasta:
-    """A FASTA file, plain or compressed. Memory stays at a few blocks whatever the file holds."""
+    """A FASTA file, plain or compressed. It takes the memory of a few blocks, however large the file is."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,7 +104,7 @@ class Fasta:
     def files(self) -> Sequence[FileStamp]:
         return [stamp(self.path)]
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers  # one stream, one reader
         for number, entry in enumerate(_entries(self.path)):
             if number < start:
@@ -127,13 +126,13 @@ class Fasta:
 
 
 def _entries(path: Path) -> Iterator[bytes | None]:
-    """Cuts a FASTA stream into records, header line included; None stands for one over the cap."""
+    """Cuts a FASTA stream into records with their header lines; None means that a record is over the limit."""
     rest = b""
     overflowing = False
     first = True
     with open_bytes(path) as file:
         for raw in blocks(file):
-            # a CRLF parted by a block boundary becomes an empty line, which a sequence does not mind
+            # a CRLF in two blocks becomes an empty line, which does not change a sequence
             block = raw.replace(b"\r", b"\n") if b"\r" in raw else raw
             pieces = (rest + block).split(b"\n>")
             rest = pieces.pop()

@@ -1,4 +1,4 @@
-"""Rows with named fields out of jsonl, csv, tsv and Parquet files."""
+"""Rows with named fields, from jsonl, csv, tsv and Parquet files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from setclip_cli.errors import SetClipError, nearest
+from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.ingest.sources.base import Reject
 from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
 
@@ -29,14 +29,14 @@ Located = tuple[str, "Mapping[str, Any] | Reject"]
 
 
 def read_rows(path: Path, layout: str | None = None) -> Iterator[Located]:
-    """Yields (location, fields or the reason there are none) for each row; empty fields are left out.
+    """Yields (location, fields or the reason why there are none) for each row; empty fields are left out.
 
     Args:
-        path: A file, its layout told by its suffix; compressed text is fine.
-        layout: ``.csv`` and so on, where the suffix does not tell.
+        path: A file; text may be compressed.
+        layout: A suffix such as ``.csv``, if the suffix of the file does not say the layout.
 
     Raises:
-        SetClipError: the file is UTF-16, no Parquet file, or cut short.
+        SetClipError: the file is UTF-16, not a Parquet file, or cut short.
     """
     suffix = layout or inner_suffix(path)
     if suffix == ".parquet":
@@ -52,7 +52,7 @@ def first_named(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def text_of(value: Any) -> str | None:
-    """A label, split or id as text; None stays None, and so does what is no scalar."""
+    """A label, split or id as text; None if it is neither text nor a number."""
     return str(value) if isinstance(value, str | int | float) else None
 
 
@@ -60,12 +60,12 @@ def missing_column(path: Path, wanted: Sequence[str], found: Sequence[str], opti
     return SetClipError(
         f"{path}: no column {' or '.join(map(repr, wanted))} among {', '.join(map(repr, found[:20]))}"
         f"{nearest(wanted[0], found)}",
-        fix=f"name it {wanted[0]!r}, or pass {option} NAME",
+        fix=f"say which column it is with {argument(option)}, or rename it to {wanted[0]!r}",
     )
 
 
 def text_lines(path: Path) -> Iterator[tuple[str, str | Reject]]:
-    """Yields (location, a line's text or the reason there is none), from line 1."""
+    """Yields (location, text of a line or the reason why there is none), from line 1."""
     with open_bytes(path) as file:
         for number, raw in enumerate(lines(file, MAX_LINE_BYTES), 1):
             location = f"line {number}"
@@ -82,7 +82,7 @@ def text_lines(path: Path) -> Iterator[tuple[str, str | Reject]]:
 
 
 def refuse_utf16(path: Path, start: bytes) -> None:
-    """Raises SetClipError when a file begins as UTF-16 does: Excel and Notepad write it."""
+    """Raises SetClipError if a file begins as UTF-16 does, which Excel and Notepad write."""
     if start.startswith(_UTF16_MARKS):
         raise not_utf8(path, "starts as UTF-16 does")
 
@@ -144,7 +144,7 @@ def _separated(path: Path, separator: str) -> Iterator[Located]:
 
 
 def columns_of(path: Path, layout: str | None = None) -> list[str] | None:
-    """The names of a table's columns; None for jsonl, whose rows name their own."""
+    """The names of the columns of a table; None for jsonl, where each row has its own."""
     suffix = layout or inner_suffix(path)
     if suffix == ".parquet":
         with opened_parquet(path) as file:
@@ -162,11 +162,11 @@ def opened_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise _no_parquet(path, error) from error
+        raise _not_parquet(path, error) from error
 
 
-def _no_parquet(path: Path, error: Exception) -> SetClipError:
-    return SetClipError(f"{path}: no readable Parquet file ({error})", fix="fetch or copy the file again")
+def _not_parquet(path: Path, error: Exception) -> SetClipError:
+    return SetClipError(f"{path}: is not a readable Parquet file ({error})", fix="download or copy the file again")
 
 
 def _parquet(path: Path) -> Iterator[Located]:
@@ -175,7 +175,8 @@ def _parquet(path: Path) -> Iterator[Located]:
             size = file.metadata.row_group(number).total_byte_size
             if size > MAX_ROW_GROUP_BYTES:
                 raise SetClipError(
-                    f"{path}: row group {number} holds {size:,} bytes", fix="write it again with smaller row groups"
+                    f"{path}: row group {number} has {size:,} bytes, over the limit of {MAX_ROW_GROUP_BYTES:,}",
+                    fix="write the file again with smaller row groups",
                 )
         row = 0
         try:
@@ -184,4 +185,4 @@ def _parquet(path: Path) -> Iterator[Located]:
                     row += 1
                     yield f"row {row}", fields
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise _no_parquet(path, error) from error
+            raise _not_parquet(path, error) from error

@@ -1,4 +1,4 @@
-"""Byte streams out of plain and compressed files, cut into pieces of bounded size."""
+"""Byte streams from plain and compressed files, cut into pieces of limited size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Zstandard:
 
 
 def inner_suffix(path: Path) -> str:
-    """The suffix that says the format, lower-case, past any compression: ``.fasta`` for ``x.FASTA.gz``."""
+    """The suffix of the format, in lower case and without that of a compression: ``.fasta`` for ``x.FASTA.gz``."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -45,8 +45,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """Opens a file for reading, decompressed as its last suffix says.
 
     Raises:
-        SetClipError: the file cannot be opened or read, or is cut short; also for errors inside the with block,
-            since that is where the reading happens.
+        SetClipError: the file cannot be opened or read, or is cut short; also inside the with block, where it is read.
     """
     suffix = path.suffix.lower()
     try:
@@ -72,8 +71,8 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 def damaged(path: Path, error: Exception) -> SetClipError:
     return SetClipError(
-        f"{path}: cut short or damaged ({error})",
-        fix="fetch or copy the file again; what came before the damage was not kept either",
+        f"{path}: is cut short or damaged ({error})",
+        fix="download or copy it again; nothing of it was kept",
     )
 
 
@@ -83,7 +82,7 @@ def blocks(file: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
 
 
 def read_up_to(file: IO[bytes], max_bytes: int) -> bytes:
-    """Reads at most ``max_bytes`` + 1, so that too long shows. ``file.read(n)`` would set n bytes aside at once."""
+    """Reads at most ``max_bytes`` + 1, so that a longer file shows. ``file.read(n)`` would allocate n bytes at once."""
     parts: list[bytes] = []
     left = max_bytes + 1
     while left and (part := file.read(min(left, BLOCK_BYTES))):
@@ -102,7 +101,7 @@ def lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | None]:
     after_cr = False
     for raw in blocks(file):
         block = raw
-        if after_cr and block.startswith(b"\n"):  # the LF of a CRLF that a block boundary had parted
+        if after_cr and block.startswith(b"\n"):  # the LF of a CRLF that is in two blocks
             block = block[1:]
         after_cr = raw.endswith(b"\r")
         if b"\r" in block:

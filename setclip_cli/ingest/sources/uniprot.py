@@ -1,8 +1,8 @@
-"""UniProtKB flat files (.dat) and tables of proteins (UniProt TSV, CSV, jsonl, Parquet), with captions on request.
+"""UniProtKB flat files (.dat) and tables of proteins (UniProt TSV, CSV, jsonl, Parquet), with captions if asked.
 
 A caption of a protein is one of ``ASPECTS`` as plain text; its group is the protein's accession, so that
-``--pairs-from-group`` or ``--pairs N`` can join the two. Evidence codes (``{ECO:...}``) and literature
-references (``(PubMed:...)``) are taken out of captions, since no reader of the text would write them.
+``--pairs-from-group`` or ``--pairs N`` can pair the two. Captions have no evidence codes (``{ECO:...}``) and no
+literature references (``(PubMed:...)``), because people do not write them in a text.
 Field codes: UniProtKB user manual, https://web.expasy.org/docs/userman.html
 """
 
@@ -12,7 +12,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, stamp
 from setclip_cli.ingest.sources.caption import caption_record, usual_split
@@ -40,7 +40,7 @@ _ASPECT_FIELDS: dict[Aspect, tuple[str, ...]] = {
 }
 _EVIDENCE = re.compile(r"\s*\{(?:ECO|EC:ECO)[^{}]*\}")
 _REFERENCE = re.compile(r"\s*\((?:PubMed:\d+(?:, )?)+\)")
-_TWO_STOPS = re.compile(r"(?<!\.)\.\.(?!\.)")  # what "text. {ECO:...}." leaves
+_TWO_STOPS = re.compile(r"(?<!\.)\.\.(?!\.)")  # what remains of "text. {ECO:...}."
 _GO_ID = re.compile(r"\s*\[GO:\d+\]")
 
 
@@ -58,7 +58,7 @@ def parse_aspects(text: str | None) -> tuple[Aspect, ...]:
     """Parses ``--captions-from name,function``.
 
     Raises:
-        SetClipError: a word that is none of ``ASPECTS``.
+        SetClipError: a word is not one of ``ASPECTS``.
     """
     chosen: list[Aspect] = []
     for word in (text or "").split(","):
@@ -67,8 +67,8 @@ def parse_aspects(text: str | None) -> tuple[Aspect, ...]:
         known = next((aspect for aspect in ASPECTS if aspect == word.strip()), None)
         if known is None:
             raise SetClipError(
-                f"--captions-from {word.strip()}: no such part of an entry{nearest(word.strip(), ASPECTS)}",
-                fix=f"one or more of: {','.join(ASPECTS)}",
+                f"{argument('captions_from')} {word.strip()}: is not known{nearest(word.strip(), ASPECTS)}",
+                fix=f"give one or more of: {','.join(ASPECTS)}",
                 exit_code=ExitCode.USAGE,
             )
         chosen.append(known)
@@ -102,20 +102,20 @@ class NamedFasta(Fasta):
         self._chosen = chosen
         if other := [aspect for aspect in chosen if aspect != "name"]:
             raise SetClipError(
-                f"{path}: FASTA headers hold no {other[0]}",
-                fix="--captions-from name, or ingest the UniProtKB flat file (.dat.gz) of the same proteins",
+                f"{path}: FASTA headers do not hold the {other[0]} of a protein",
+                fix=f"{argument('captions_from')} name, or ingest their UniProtKB flat file (.dat.gz)",
             )
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers
         yield from islice(self._both(), start, None)
 
     def _both(self) -> Iterator[Record | Reject]:
-        for item in super().items(0, 1):
-            yield item
-            if isinstance(item, Record) and isinstance(description := item.columns[1], str):
+        for record in super().records(0, 1):
+            yield record
+            if isinstance(record, Record) and isinstance(description := record.columns[1], str):
                 yield from caption_records(
-                    item.id, {"name": parse_header(f"{item.id} {description}").name}, self._chosen, item.id
+                    record.id, {"name": parse_header(f"{record.id} {description}").name}, self._chosen, record.id
                 )
 
 
@@ -129,11 +129,11 @@ class FlatFile:
     def files(self) -> Sequence[FileStamp]:
         return [stamp(self.path)]
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers
-        yield from islice(self._items(), start, None)
+        yield from islice(self._records(), start, None)
 
-    def _items(self) -> Iterator[Record | Reject]:
+    def _records(self) -> Iterator[Record | Reject]:
         for number, entry in enumerate(_entries(self.path), 1):
             location = f"entry {number}"
             if isinstance(entry, str):
@@ -204,7 +204,7 @@ def _comment(comments: Sequence[str], topic: str) -> str:
 
 
 def _entries(path: Path) -> Iterator[list[str] | str]:
-    """Cuts a flat file at its ``//`` lines; yields the entry's lines, or the reason there are none."""
+    """Cuts a flat file at its ``//`` lines; yields the lines of each entry, or the reason why there are none."""
     entry: list[str] = []
     size = 0
     trouble: str | None = None
@@ -245,14 +245,14 @@ class ProteinTable:
     def files(self) -> Sequence[FileStamp]:
         return [stamp(self.path)]
 
-    def items(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers
-        yield from islice(self._items(), start, None)
+        yield from islice(self._records(), start, None)
 
-    def _items(self) -> Iterator[Record | Reject]:
+    def _records(self) -> Iterator[Record | Reject]:
         columns = rows.columns_of(self.path, self._layout)
         if columns and not set(columns) & set(self._sequence_fields):
-            raise rows.missing_column(self.path, self._sequence_fields, columns, "--sequence-column")
+            raise rows.missing_column(self.path, self._sequence_fields, columns, "sequence_column")
         for location, fields in rows.read_rows(self.path, self._layout):
             if isinstance(fields, Reject):
                 yield fields

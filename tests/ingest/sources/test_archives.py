@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from setclip_cli.errors import SetClipError
+from setclip_cli.ingest.options import ReadOptions
 from setclip_cli.ingest.sources import archive, open_source
 from setclip_cli.ingest.sources.archive import CaptionArchive, ImageArchive
 from setclip_cli.ingest.sources.base import Record, Reject
@@ -66,20 +67,20 @@ def reasons(items: list[Record | Reject]) -> dict[str, str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_come_out_with_their_paths_and_class_folders(tmp_path: Path, kind: str) -> None:
     path = make(tmp_path / kind, {"lake/1.png": png(1), "field/2.png": png(2), "field/notes.md": b"x"})
-    source = open_source(path, "image")
-    items = list(source.items(0, 2))
+    source = open_source(path, ReadOptions(modality="image"))
+    items = list(source.records(0, 2))
     assert sorted((record.id, record.label, record.payload) for record in records(items)) == [
         ("field/2.png", "field", png(2)),
         ("lake/1.png", "lake", png(1)),
     ]
     assert reasons(items) == {"field/notes.md": "no image suffix"}
-    assert list(source.items(1, 1)) == items[1:]
+    assert list(source.records(1, 1)) == items[1:]
 
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar"])
 def test_names_that_would_leave_the_folder_are_rejected(tmp_path: Path, kind: str) -> None:
     names = ["../up.png", "/etc/cron.png", "a/../../b.png", "C:\\x.png", "fine.png"]
-    items = list(ImageArchive(make(tmp_path / kind, dict.fromkeys(names, png(1)))).items(0, 1))
+    items = list(ImageArchive(make(tmp_path / kind, dict.fromkeys(names, png(1)))).records(0, 1))
     assert [record.id for record in records(items)] == ["fine.png"]
     assert set(reasons(items).values()) == {"absolute name in the archive", "'..' in the member's name"}
     assert len(reasons(items)) == 4
@@ -91,7 +92,7 @@ def test_links_and_devices_in_a_tar_are_rejected(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             file.addfile(info)
-    items = list(ImageArchive(tmp_path / "a.tar").items(0, 1))
+    items = list(ImageArchive(tmp_path / "a.tar").records(0, 1))
     assert reasons(items) == dict.fromkeys(["s.png", "h.png", "d.png"], "link or device in the archive")
 
 
@@ -100,13 +101,13 @@ def test_a_link_in_a_zip_is_rejected(tmp_path: Path) -> None:
         info = zipfile.ZipInfo("link.png")
         info.external_attr = 0o120777 << 16
         file.writestr(info, "/etc/passwd")
-    assert reasons(list(ImageArchive(tmp_path / "a.zip").items(0, 1))) == {"link.png": "link in the archive"}
+    assert reasons(list(ImageArchive(tmp_path / "a.zip").records(0, 1))) == {"link.png": "link in the archive"}
 
 
 def test_a_zip_bomb_is_rejected_from_its_directory(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", {"bomb.png": b"\0" * (20 << 20), "ok.png": png(1)})
     assert path.stat().st_size < 1 << 20
-    items = list(ImageArchive(path).items(0, 1))
+    items = list(ImageArchive(path).records(0, 1))
     assert "would expand to 20,971,520 bytes" in reasons(items)["bomb.png"]
     assert [record.id for record in records(items)] == ["ok.png"]
 
@@ -118,7 +119,7 @@ def test_a_zip_that_lies_about_its_sizes_is_read_to_the_cap_only(
     path = make_zip(tmp_path / "a.zip", {"big.png": bytes(5000)})
     content = path.read_bytes().replace((5000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     path.write_bytes(content)
-    assert len(reasons(list(ImageArchive(path).items(0, 1)))) == 1
+    assert len(reasons(list(ImageArchive(path).records(0, 1)))) == 1
 
 
 def test_a_tar_header_that_claims_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_tar_header_that_claims_gigabytes_is_refused_before_it_is_read(tmp_pat
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 8 << 30
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
     with pytest.raises(SetClipError, match="a header of 8,589,934,592 bytes"):
-        list(ImageArchive(tmp_path / "a.tar").items(0, 1))
+        list(ImageArchive(tmp_path / "a.tar").records(0, 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,7 +135,7 @@ def test_an_archive_cut_short_is_one_clear_error(tmp_path: Path, kind: str) -> N
     path = make(tmp_path / kind, {f"{number}.png": png(number, 60) for number in range(30)})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SetClipError, match="cut short or damaged"):
-        list(open_source(path, "image").items(0, 1))
+        list(open_source(path, ReadOptions(modality="image")).records(0, 1))
 
 
 def test_an_encrypted_member_is_named(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_an_encrypted_member_is_named(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    assert reasons(list(ImageArchive(path).items(0, 1))) == {"a.png": "encrypted"}
+    assert reasons(list(ImageArchive(path).records(0, 1))) == {"a.png": "encrypted"}
 
 
 def test_a_webdataset_shard_gives_images_labels_and_captions(tmp_path: Path) -> None:
@@ -158,10 +159,10 @@ def test_a_webdataset_shard_gives_images_labels_and_captions(tmp_path: Path) -> 
             "004.txt": b"caf\xe9",
         },
     )
-    pictures = list(open_source(path, "image").items(0, 2))
+    pictures = list(open_source(path, ReadOptions(modality="image")).records(0, 2))
     assert [(record.id, record.label) for record in records(pictures)] == [("001.png", "lake"), ("002.png", None)]
     assert reasons(pictures) == {}
-    texts = list(CaptionArchive(path).items(0, 1))
+    texts = list(CaptionArchive(path).records(0, 1))
     assert [(record.payload, record.group) for record in records(texts)] == [
         ("a lake", "001.png"),
         ("a field", "002.png"),

@@ -14,7 +14,7 @@ from setclip_cli.ingest.sources.caption import CaptionFile, class_of_name
 
 def read(path: Path, content: bytes | str, **options: str) -> list[Record | Reject]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(CaptionFile(path, **options).items(0, 1))
+    return list(CaptionFile(path, **options).records(0, 1))
 
 
 def texts(items: list[Record | Reject]) -> list[object]:

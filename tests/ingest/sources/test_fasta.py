@@ -15,7 +15,7 @@ from setclip_cli.ingest.sources.protein import Fasta, parse_header
 
 def read(path: Path, content: bytes) -> list[Record | Reject]:
     path.write_bytes(content)
-    return list(Fasta(path).items(0, 1))
+    return list(Fasta(path).records(0, 1))
 
 
 def sequences(items: list[Record | Reject]) -> dict[str, object]:
@@ -112,16 +112,16 @@ def test_block_boundaries_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     content = b"\r\n>a one\r\nMKV\r\nLAA\r\n\r\n>b\nGG>G\n>c\nmk*\n>\n>d\nAA"
     whole = read(tmp_path / "a.fasta", content)
     monkeypatch.setattr(protein, "blocks", lambda file: iter(lambda: file.read(block), b""))
-    assert list(Fasta(tmp_path / "a.fasta").items(0, 1)) == whole
+    assert list(Fasta(tmp_path / "a.fasta").records(0, 1)) == whole
 
 
 def test_starting_later_yields_the_same_rest(tmp_path: Path) -> None:
     items = read(tmp_path / "a.fasta", b">a\nM\n>b\n\n>c\nK\n")
-    assert list(Fasta(tmp_path / "a.fasta").items(1, 1)) == items[1:]
+    assert list(Fasta(tmp_path / "a.fasta").records(1, 1)) == items[1:]
 
 
 def test_a_gzip_cut_short_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "a.fasta.gz"
     path.write_bytes(gzip.compress(b">a\n" + bytes(range(65, 90)) * 4000)[:-20])
-    with pytest.raises(SetClipError, match=r"a\.fasta\.gz: cut short or damaged"):
-        list(Fasta(path).items(0, 1))
+    with pytest.raises(SetClipError, match=r"a\.fasta\.gz: is cut short or damaged"):
+        list(Fasta(path).records(0, 1))

@@ -29,8 +29,9 @@ from PIL import Image
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.annotations import read_labels, read_pairs
 from setclip_cli.ingest.manifest import load_manifest
+from setclip_cli.ingest.options import ReadOptions
 from setclip_cli.ingest.sources import open_source
-from setclip_cli.ingest.sources.base import ReadOptions, Record, Reject
+from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.image import UnusableImageError, check_image
 from setclip_cli.ingest.sources.protein import parse_header
 
@@ -143,10 +144,10 @@ fuzzed = settings(
 def read(path: Path, modality: Any, content: bytes) -> list[Record | Reject]:
     """Reads a file with whatever its reader offers; checks what every item must hold."""
     path.write_bytes(content)
-    options = ReadOptions(captions_from="name" if modality == "protein" else None)
+    options = ReadOptions(modality=modality, captions_from="name" if modality == "protein" else None)
     items: list[Record | Reject] = []
     try:
-        for item in open_source(path, modality, options).items(0, 1):
+        for item in open_source(path, options).records(0, 1):
             items.append(item)  # noqa: PERF402  # those before an error count too
     except SetClipError:
         pass

@@ -132,7 +132,7 @@ def test_a_folder_gives_paths_as_ids_and_its_sub_folders_as_labels(tmp_path: Pat
     source = ImageFolder(
         folder(tmp_path, "b/field/1.png", "b/lake/1.png", "b/lake/2.PNG.png", "b/readme.txt", ".x/3.png")
     )
-    items = list(source.items(0, 2))
+    items = list(source.records(0, 2))
     assert [(i.id, i.label) for i in items if isinstance(i, Record)] == [
         ("b/field/1.png", "field"),
         ("b/lake/1.png", "lake"),
@@ -142,15 +142,15 @@ def test_a_folder_gives_paths_as_ids_and_its_sub_folders_as_labels(tmp_path: Pat
 
 
 def test_one_folder_of_images_gives_no_labels(tmp_path: Path) -> None:
-    items = list(ImageFolder(folder(tmp_path, "images/1.png", "images/2.png", "labels.csv")).items(0, 1))
+    items = list(ImageFolder(folder(tmp_path, "images/1.png", "images/2.png", "labels.csv")).records(0, 1))
     assert {item.label for item in items if isinstance(item, Record)} == {None}
 
 
 def test_the_order_does_not_depend_on_the_workers_and_a_later_start_gives_the_rest(tmp_path: Path) -> None:
     source = ImageFolder(folder(tmp_path, *(f"{number:03d}.png" for number in range(100))))
-    items = list(source.items(0, 1))
-    assert list(source.items(0, 7)) == items
-    assert list(source.items(33, 3)) == items[33:]
+    items = list(source.records(0, 1))
+    assert list(source.records(0, 7)) == items
+    assert list(source.records(33, 3)) == items[33:]
 
 
 def test_ordered_map_stops_reading_ahead_when_nobody_takes_its_results() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.options import IngestOptions, ReadOptions
 from setclip_cli.ingest.sources import open_source
-from setclip_cli.ingest.sources.base import ReadOptions, Record, Reject
+from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.uniprot import parse_entry
 
 ENTRY = """\
@@ -46,7 +48,7 @@ SQ   SEQUENCE   20 AA;  2141 MW;  15E13666573BBBAE CRC64;
 
 def items(path: Path, content: str | bytes, **options: Any) -> list[Record | Reject]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(open_source(path, "protein", ReadOptions(**options)).items(0, 1))
+    return list(open_source(path, ReadOptions(modality="protein", **options)).records(0, 1))
 
 
 def test_an_entry_gives_accession_name_organism_and_all_aspects() -> None:
@@ -101,7 +103,7 @@ def test_named_columns_in_other_tables(tmp_path: Path, suffix: str) -> None:
         path.write_text("id,aa,label\na,MKV,x\nb,,\n")
     else:
         path.write_text('{"id": "a", "aa": "MKV", "label": "x"}\n{"id": "b"}\n')
-    good, bad = open_source(path, "protein", ReadOptions(sequence_column="aa")).items(0, 1)
+    good, bad = open_source(path, ReadOptions(modality="protein", sequence_column="aa")).records(0, 1)
     assert isinstance(good, Record)
     assert (good.id, good.payload, good.label) == ("a", "MKV", "x")
     assert isinstance(bad, Reject)
@@ -117,7 +119,7 @@ def test_fasta_headers_give_names_only(tmp_path: Path) -> None:
     content = ">sp|P1|X_Y Some kinase OS=Homo sapiens\nMKV\n>p2\nGG\n"
     found = items(tmp_path / "a.fasta", content, captions_from="name")
     assert [item.payload for item in found if isinstance(item, Record)] == ["MKV", "Some kinase", "GG"]
-    with pytest.raises(SetClipError, match="FASTA headers hold no function"):
+    with pytest.raises(SetClipError, match="FASTA headers do not hold the function"):
         items(tmp_path / "a.fasta", content, captions_from="function")
     with pytest.raises(SetClipError, match="did you mean 'function'") as caught:
         items(tmp_path / "a.fasta", content, captions_from="functoin")
@@ -131,15 +133,15 @@ def test_captions_make_pairs_only_when_asked_and_as_many_as_asked(tmp_path: Path
     entries = entries.replace("Involved in", "Is part of")
     source = tmp_path / "a.dat"
     source.write_text(entries)
-    options = ReadOptions(captions_from="function")
-    ingest([source], modality="protein", out=tmp_path / "none", read=options)
+    options = IngestOptions(modality="protein", captions_from="function")
+    ingest([source], tmp_path / "none", options)
     assert open_dataset(tmp_path / "none").modalities() == ["protein", "caption"]
     assert open_dataset(tmp_path / "none").pairs() == []
     for name in ("one", "two"):
-        ingest([source], modality="protein", out=tmp_path / name, read=options, pairs=7, seed=3)
+        ingest([source], tmp_path / name, replace(options, pairs=7, seed=3))
     pairs = open_dataset(tmp_path / "one").pairs()
     assert len(set(pairs)) == 7
     assert all(pair.right_id == f"{pair.left_id}#0" for pair in pairs)
     assert pairs == open_dataset(tmp_path / "two").pairs()
-    with pytest.raises(SetClipError, match="state only 30 pairs"):
-        ingest([source], modality="protein", out=tmp_path / "many", read=options, pairs=31)
+    with pytest.raises(SetClipError, match="give only 30 pairs"):
+        ingest([source], tmp_path / "many", replace(options, pairs=31))

@@ -1,0 +1,94 @@
+"""Files -> DATASET: every record becomes a row, or a line of rejects.parquet with the reason.
+
+The records of a source are read in batches of up to ``SHARD_ROWS`` rows or ``SHARD_BYTES`` of payload. The shards of a
+batch are written whole, then its line is added to the record of progress; dataset.json is written last. A batch depends
+only on the records before it. So a killed ingest that is run again gives the same bytes as an unbroken one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.ingest.annotations import Labels, read_pairs
+from setclip_cli.ingest.contents import Contents
+from setclip_cli.ingest.options import IngestOptions, SourceSettings, sha256_of
+from setclip_cli.ingest.pairing import PairTable
+from setclip_cli.ingest.progress import Progress, locked
+from setclip_cli.ingest.read_source import SourceReader
+from setclip_cli.ingest.result import IngestResult
+from setclip_cli.ingest.sources import open_source
+from setclip_cli.ingest.splits import parse_split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from setclip_cli.ingest.annotations import UnresolvedPair
+
+SHARD_ROWS = 100_000
+SHARD_BYTES = 64 << 20  # of payload
+
+
+def build_dataset(
+    paths: Iterable[Path],
+    out: Path,
+    options: IngestOptions,
+    *,
+    manifest: dict[str, Any] | None = None,
+    shard_rows: int = SHARD_ROWS,
+    shard_bytes: int = SHARD_BYTES,
+) -> IngestResult:
+    """Adds the rows of files, folders and archives of one modality to a DATASET, then the known pairs.
+
+    Arguments and errors are those of ``ingest``; ``manifest`` is recorded in dataset.json.
+    """
+    paths = list({path.resolve(): path for path in paths}.values())  # each once
+    parse_split(options.split)
+    labels = Labels(options.labels)
+    file_pairs = read_pairs(Path(options.pairs)) if isinstance(options.pairs, str | Path) else []
+    for path in paths:
+        open_source(path, options)  # a bad path fails before anything is written
+    if not paths:
+        open_dataset(out)  # or there is nothing to pair
+    with locked(out) as work:
+        contents, progress = Contents(out), Progress(work)
+        reader = SourceReader(
+            contents, progress, shard_rows=shard_rows, shard_bytes=shard_bytes, workers=options.workers
+        )
+        for path in paths:
+            reader.add(path, options, labels, options.max_bad_fraction)
+        while progress.to_read_again:
+            entry = progress.to_read_again[0]
+            settings = SourceSettings.of_entry(entry)
+            reader.add(Path(entry["path"]), settings, Labels(settings.labels), options.max_bad_fraction)
+        pairs = _paired(contents, options, file_pairs)
+        contents.finish(pairs, manifest)
+        progress.clear()
+        return IngestResult(
+            out=out,
+            new=contents.new,
+            unchanged=reader.unchanged,
+            index=contents.index,
+            pairs=len(pairs.pairs),
+            pair_rejects=pairs.reject_counts(),
+            unused_labels=len(labels) - len(labels.used) if paths and contents.new and not reader.resumed else 0,
+        )
+
+
+def _paired(contents: Contents, options: IngestOptions, file_pairs: list[UnresolvedPair]) -> PairTable:
+    """The pairs that the DATASET has and those that the options add."""
+    dataset, rows_added = contents.dataset(), bool(contents.new)
+    pairs = PairTable(dataset.pairs(), contents.index.pairs)
+    if isinstance(options.pairs, str | Path):
+        path = Path(options.pairs)
+        origin = {"from": str(path.resolve()), "sha256": sha256_of(path)}
+        if rows_added or origin not in pairs.origins:
+            pairs.add(dataset, file_pairs, origin)
+    elif options.pairs is not None:
+        pairs.add_groups(dataset, count=options.pairs, seed=options.seed, again=rows_added)
+    if options.pairs_from_group:
+        pairs.add_groups(dataset, count=None, seed=None, again=rows_added)
+    if contents.rows_removed:
+        pairs.drop_unknown(dataset)
+    return pairs

@@ -1,0 +1,164 @@
+"""What a DATASET holds while an ingest adds to it: shards, sources, rejects; and dataset.json, written last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from setclip_cli.dataset.dataset import INDEX_NAME, PAIRS_SCHEMA, Dataset, DatasetIndex, Shard, open_dataset
+from setclip_cli.dataset.modality import MODALITIES
+from setclip_cli.files import atomic
+from setclip_cli.ingest.batches import rejects_table, write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from setclip_cli.ingest.pairing import PairTable
+    from setclip_cli.ingest.sources.base import Reject
+
+
+class Contents:
+    """The contents of a DATASET folder: those that dataset.json lists, and those that this ingest adds.
+
+    Attributes:
+        index: dataset.json as it was last written.
+        shards: All shards on disk that count.
+        sources: An entry of dataset.json for each source that is read.
+        new: Those of the entries that this ingest added.
+        rows_removed: Whether this ingest removed rows that the DATASET had.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.index = open_dataset(out).index if (out / INDEX_NAME).exists() else DatasetIndex(shards=[])
+        self.shards = list(self.index.shards)
+        self.sources = [dict(entry) for entry in self.index.sources]
+        self.new: list[dict[str, Any]] = []
+        self.rows_removed = False
+        self._new_rejects: list[Path] = []
+
+    def dataset(self) -> Dataset:
+        """The DATASET with all rows so far."""
+        return Dataset(self.out, DatasetIndex(shards=self.shards))
+
+    def position_of(self, described: dict[str, Any]) -> int | None:
+        """The place of the entry with the path and modality of ``described`` among the sources."""
+        places = (place for place, entry in enumerate(self.sources) if is_same_source(entry, described))
+        return next(places, None)
+
+    def holds(self, entry: dict[str, Any], described: dict[str, Any]) -> bool:
+        """Whether an entry is as described, and the shards of its source are on disk with their sizes."""
+        sizes = {shard.path: shard.bytes for shard in self.shards}
+        same = all(entry[key] == value for key, value in described.items())
+        return same and all(size_of(self.out / path) == sizes.get(path) for path in entry["shards"])
+
+    def add_batch(self, shards: Iterable[Shard], rejects: Path | None) -> None:
+        """Adds the shards of a batch, and the file that holds its rejects."""
+        self.shards.extend(shards)
+        if rejects is not None:
+            self._new_rejects.append(rejects)
+
+    def add_source(self, entry: dict[str, Any]) -> None:
+        self.sources.append(entry)
+        self.new.append(entry)
+
+    def remove_sources(self, position: int) -> None:
+        """Writes the DATASET of the sources before ``position``; shards of the others stay on disk until the end."""
+        kept, removed = self.sources[:position], self.sources[position:]
+        paths = {path for entry in kept for path in entry["shards"]}
+        self.sources = list(kept)  # this list grows; the one in the index does not
+        self.shards = [shard for shard in self.shards if shard.path in paths]
+        of_sources, of_pairs = self._indexed_rejects()
+        counts = Counter(self.index.rejects)
+        counts.subtract(_reject_counts(removed))
+        kept_rejects = of_sources.slice(0, _reject_counts(kept).total())
+        write_table(self.out / "rejects.parquet", pa.concat_tables([kept_rejects, of_pairs]))
+        self._write_index(shards=self.shards, sources=kept, rejects=dict(sorted((+counts).items())))
+        self.rows_removed = True
+
+    def finish(self, pairs: PairTable, manifest: dict[str, Any] | None) -> None:
+        """Writes pairs.parquet, rejects.parquet and, last, dataset.json; nothing if nothing has changed."""
+        manifests = self.index.manifests
+        if manifest is not None and manifest not in manifests:
+            manifests = [*manifests, manifest]
+        if not (self.new or pairs.changed or manifests != self.index.manifests):
+            return
+        if pairs.changed:
+            rows = [pair._asdict() for pair in pairs.pairs]
+            write_table(self.out / "pairs.parquet", pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
+        self._write_rejects(pairs.rejects)
+        self._write_index(
+            shards=sorted(self.shards, key=lambda shard: shard.path),
+            rejects=dict(
+                sorted((Counter(self.index.rejects) + _reject_counts(self.new) + pairs.reject_counts()).items())
+            ),
+            sources=self.sources,
+            manifests=manifests,
+            pairs=pairs.origins,
+        )
+        self._remove_leftovers()
+
+    def list_rejects_of_failure(self) -> None:
+        """Adds the new rejects to rejects.parquet although the ingest fails; a DATASET that was there stays whole."""
+        self._write_rejects(None)
+        if (self.out / INDEX_NAME).exists():
+            self._write_index()
+
+    def _write_index(self, **changes: Any) -> None:
+        """Writes dataset.json with the changes, and with the hashes of the two files beside it."""
+        present = [name for name in ("pairs.parquet", "rejects.parquet") if (self.out / name).exists()]
+        files = {name: atomic.sha256_file(self.out / name) for name in present}
+        self.index = self.index.model_copy(update={**changes, "files": files})
+        atomic.write_json(self.out / INDEX_NAME, self.index.model_dump(mode="json"))
+
+    def _write_rejects(self, of_new_pairs: list[Reject] | None) -> None:
+        """Rejects of the sources in their order, then those of the pairs; last those of a command that failed."""
+        of_sources, of_pairs = self._indexed_rejects()
+        new = [pq.read_table(path) for path in self._new_rejects]
+        if of_new_pairs is None:
+            tables = [of_sources, of_pairs, *new]
+        else:
+            tables = [of_sources, *new, of_pairs, rejects_table("pairs", of_new_pairs)]
+        write_table(self.out / "rejects.parquet", pa.concat_tables(tables))
+
+    def _indexed_rejects(self) -> tuple[pa.Table, pa.Table]:
+        """The rows of rejects.parquet that the index counts: those of its sources, those of its pairs."""
+        total, of_sources = sum(self.index.rejects.values()), _reject_counts(self.index.sources).total()
+        if not total:
+            return rejects_table("", []), rejects_table("", [])
+        table = pq.read_table(self.out / "rejects.parquet")
+        return table.slice(0, of_sources), table.slice(of_sources, total - of_sources)
+
+    def _remove_leftovers(self) -> None:
+        """Removes half-written files of killed runs, and shards of a source that was read again."""
+        listed = {shard.path for shard in self.shards}
+        for half_written in [*self.out.glob(".*.tmp"), *self.out.glob("*/.*.tmp")]:
+            half_written.unlink()
+        for modality in MODALITIES:
+            for path in (self.out / modality).glob("*-[0-9][0-9][0-9][0-9][0-9].parquet"):
+                if f"{modality}/{path.name}" not in listed:
+                    path.unlink()
+
+
+def is_same_source(entry: dict[str, Any], described: dict[str, Any]) -> bool:
+    return bool(entry["path"] == described["path"] and entry["modality"] == described["modality"])
+
+
+def size_of(path: Path) -> int | None:
+    """The size of a file in bytes, or None if it is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _reject_counts(entries: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Rejects by reason over entries of dataset.json."""
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        counts.update(entry["rejects"])
+    return counts

@@ -1,0 +1,142 @@
+"""What an ingest has finished so far, so that a killed one continues where it stopped.
+
+DATASET/.lock                    held while an ingest runs; a crash frees it
+DATASET/.ingest/journal.jsonl    one WrittenBatch a line, added and fsynced after its shards are on disk
+DATASET/.ingest/pending.json     the sources to read again, because a source before them has changed
+DATASET/.ingest/rejects-*.parquet
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from setclip_cli.dataset.dataset import INDEX_NAME, Shard
+from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files import atomic
+from setclip_cli.files.folders import refuse_foreign
+from setclip_cli.files.lock import exclusive
+from setclip_cli.ingest.contents import size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WORK_NAME = ".ingest"
+
+
+class WrittenBatch(BaseModel):
+    """Consecutive records of one source, whose shards are all on disk."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    source: str  # hash of the path, settings and file stamps of its source
+    base: str  # hash of the sources that the DATASET held before it
+    records: int = Field(validation_alias="items", serialization_alias="items")  # up to its end
+    shards: list[Shard]
+    rejects: str | None  # name of the file in the work folder
+    counts: dict[str, Any] = Field(validation_alias="tally", serialization_alias="tally")
+    last: bool  # the source ends here
+
+
+class Progress:
+    """The batches that this ingest and a killed one before it have written, and the sources still to read again.
+
+    Args:
+        folder: The work folder, which is removed when the DATASET is finished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._journal, self._pending = folder / "journal.jsonl", folder / "pending.json"
+        self._batches = self._read_journal()
+        self._used = 0  # batches that are part of the DATASET of this run
+        has_pending = self._pending.exists()
+        self.to_read_again: list[dict[str, Any]] = (
+            json.loads(self._pending.read_bytes())["sources"] if has_pending else []
+        )
+
+    def _read_journal(self) -> list[WrittenBatch]:
+        """The batches on record, up to the first line that a kill left half-written."""
+        batches: list[WrittenBatch] = []
+        for line in self._journal.read_bytes().splitlines() if self._journal.exists() else []:
+            try:
+                batches.append(WrittenBatch.model_validate_json(line))
+            except ValidationError:
+                break
+        return batches
+
+    def resume(self, source: str, base: str, out: Path) -> list[WrittenBatch]:
+        """The batches of a source that a killed run has written into ``out``; what follows them is forgotten."""
+        finished: list[WrittenBatch] = []
+        for batch in self._batches[self._used :]:
+            whole = all(size_of(out / shard.path) == shard.bytes for shard in batch.shards)
+            if (batch.source, batch.base) != (source, base) or not whole:
+                break
+            finished.append(batch)
+            if batch.last:
+                break
+        self._used += len(finished)
+        if not (finished and finished[-1].last):
+            self._batches = self._batches[: self._used]
+        atomic.write_text(self._journal, "".join(_line(batch) for batch in self._batches))
+        return finished
+
+    def add(self, batch: WrittenBatch) -> None:
+        """Adds a batch whose shards are on disk."""
+        with self._journal.open("a") as journal:
+            journal.write(_line(batch))
+            journal.flush()
+            os.fsync(journal.fileno())
+        self._batches.append(batch)
+        self._used += 1
+
+    def read_again(self, entries: list[dict[str, Any]]) -> None:
+        """Puts sources before those that are still to be read again."""
+        self.to_read_again = [*entries, *self.to_read_again]
+        atomic.write_json(self._pending, {"sources": self.to_read_again})
+
+    def clear(self) -> None:
+        """Forgets everything: the DATASET is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _line(batch: WrittenBatch) -> str:
+    return batch.model_dump_json(by_alias=True) + "\n"
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[Path]:
+    """Locks a DATASET folder for one ingest and yields its work folder.
+
+    Raises:
+        SetClipError: the folder is a file, holds other things, cannot be written, or another process writes to it.
+    """
+    refuse_foreign(out, "a DATASET folder", (INDEX_NAME, WORK_NAME))
+    try:
+        with exclusive(out):
+            work = out / WORK_NAME
+            work.mkdir(exist_ok=True)
+            yield work
+    except OSError as error:
+        raise write_error(out, error) from error
+
+
+def write_error(out: Path, error: OSError) -> SetClipError:
+    """What the user is told when a folder cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return SetClipError(
+            f"{out}: the disk is full ({os.strerror(error.errno)}); only whole shards were kept",
+            fix="free some space and run the same command again: it continues where it stopped",
+        )
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return SetClipError(
+        f"{error.filename or out}: cannot be written ({reason})",
+        fix=f"choose another {argument('out')}, or change its permissions",
+    )

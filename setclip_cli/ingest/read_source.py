@@ -1,0 +1,238 @@
+"""Reads one source into the shards of a DATASET, batch by batch, and continues where a killed run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setclip_cli import console
+from setclip_cli.errors import SetClipError, argument
+from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
+from setclip_cli.ingest.contents import is_same_source
+from setclip_cli.ingest.dedup import NO_LOSS, Dedup, KeepRules
+from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
+from setclip_cli.ingest.prepare import clusters_of, prepared
+from setclip_cli.ingest.progress import WrittenBatch
+from setclip_cli.ingest.result import add_counts
+from setclip_cli.ingest.sources import open_source
+from setclip_cli.ingest.sources.rows import not_utf8
+from setclip_cli.ingest.splits import parse_split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from setclip_cli.ingest.annotations import Labels
+    from setclip_cli.ingest.contents import Contents
+    from setclip_cli.ingest.dedup import Kept
+    from setclip_cli.ingest.options import SourceSettings
+    from setclip_cli.ingest.progress import Progress
+    from setclip_cli.ingest.sources.base import Record, Reject, Source
+
+    Decide = Callable[[Record], Kept | Reject]
+
+
+class SourceReader:
+    """Adds sources to the contents of a DATASET, one after the other.
+
+    Attributes:
+        unchanged: The entries of sources that the DATASET holds as asked.
+        resumed: Whether a source was begun by a killed run; then it is not known which labels were used.
+    """
+
+    def __init__(
+        self, contents: Contents, progress: Progress, *, shard_rows: int, shard_bytes: int, workers: int
+    ) -> None:
+        self._contents, self._progress = contents, progress
+        self._shard_rows, self._shard_bytes, self._workers = shard_rows, shard_bytes, workers
+        self._dedup: Dedup | None = None
+        self.unchanged: list[dict[str, Any]] = []
+        self.resumed = False
+
+    def add(self, path: Path, settings: SourceSettings, labels: Labels, max_bad_fraction: float) -> None:
+        """Reads one source, unless the DATASET holds it unchanged.
+
+        Raises:
+            SetClipError: the source cannot be read, or holds nothing usable or too many bad records.
+        """
+        source = open_source(path, settings)
+        described = _described(source, settings)
+        pending = self._progress.to_read_again
+        self._progress.to_read_again = [entry for entry in pending if not is_same_source(entry, described)]
+        position = self._contents.position_of(described)
+        if position is not None:
+            entry = self._contents.sources[position]
+            if self._contents.holds(entry, described):
+                self.unchanged.append(entry)
+                return
+            console.note(f"{path}: changed since {self._contents.out} was made; it and all after it are read again")
+            self._forget_from(position)
+        entry = {**described, **self._read(source, described, settings, labels)}
+        self._contents.add_source(entry)
+        self._check(path, entry, max_bad_fraction)
+
+    def _forget_from(self, position: int) -> None:
+        """Removes a source and those after it from the DATASET; those after it are to be read again."""
+        later = self._contents.sources[position + 1 :]
+        for entry in later:
+            if not Path(entry["path"]).exists():
+                raise SetClipError(
+                    f"{entry['path']}: is not there any more; it must be read again, because a source before it has "
+                    "changed",
+                    fix=f"put it back, or choose a new {argument('out')}",
+                )
+        self._progress.read_again(later)
+        self._contents.remove_sources(position)
+        self._dedup = None
+
+    def _read(
+        self, source: Source, described: dict[str, Any], settings: SourceSettings, labels: Labels
+    ) -> dict[str, Any]:
+        """Reads a source from its start, or from where a killed run stopped; returns the rest of its entry."""
+        contents, progress = self._contents, self._progress
+        identity = _hash(described)
+        base = _hash([contents.sources, self._shard_rows, self._shard_bytes])
+        finished = progress.resume(identity, base, contents.out)
+        for earlier in finished:
+            self._take(earlier)
+        start = finished[-1].records if finished else 0
+        self.resumed = self.resumed or start > 0
+        if not (finished and finished[-1].last):
+            numbers = Counter((shard.modality, shard.split) for shard in contents.shards)
+            decide, about = self._decision(source, settings)
+            with ThreadPoolExecutor(1) as writer:  # writes one batch while the next one is read
+                written: Future[WrittenBatch] | None = None
+                for batch, records, last in self._batches(source, start, decide, labels, settings):
+                    if written is not None:
+                        finished.append(self._take(written.result()))
+                    names: ShardNames = {}
+                    for modality, split in sorted(batch.columns):
+                        names[modality, split] = f"{modality}/{split}-{numbers[modality, split]:05d}.parquet"
+                        numbers[modality, split] += 1
+                    write = partial(self._write, source=identity, base=base, records=records, last=last, about=about)
+                    written = writer.submit(write, batch, names, source.path.name)
+                if written is not None:
+                    finished.append(self._take(written.result()))
+        return {
+            **add_counts([each.counts for each in finished]),
+            "shards": [shard.path for each in finished for shard in each.shards],
+        }
+
+    def _take(self, batch: WrittenBatch) -> WrittenBatch:
+        self._contents.add_batch(batch.shards, self._progress.folder / batch.rejects if batch.rejects else None)
+        return batch
+
+    def _batches(
+        self, source: Source, start: int, decide: Decide, labels: Labels, settings: SourceSettings
+    ) -> Iterator[tuple[RowBatch, int, bool]]:
+        rows = self._contents.dataset()
+        records = prepared(source.records(start, self._workers), settings, labels, rows, self._workers)
+        with console.progress(records, label=source.path.name, unit="records") as found:
+            yield from cut_batches(
+                found,
+                decide,
+                source.path,
+                start=start,
+                splits={shard.split for shard in rows.index.shards},
+                max_rows=self._shard_rows,
+                max_bytes=self._shard_bytes,
+            )
+
+    def _write(
+        self,
+        batch: RowBatch,
+        names: ShardNames,
+        source_name: str,
+        *,
+        source: str,
+        base: str,
+        records: int,
+        last: bool,
+        about: dict[str, Any],
+    ) -> WrittenBatch:
+        """Writes the shards and rejects of a batch, then records it as written."""
+        rejects = f"rejects-{source[:16]}-{records:012d}.parquet"
+        shards, counts = write_batch(batch, names, source_name, self._contents.out, self._progress.folder / rejects)
+        written = WrittenBatch(
+            source=source,
+            base=base,
+            records=records,
+            shards=shards,
+            rejects=rejects if batch.rejects else None,
+            counts={**counts, "about": about},
+            last=last,
+        )
+        self._progress.add(written)
+        return written
+
+    def _decision(self, source: Source, settings: SourceSettings) -> tuple[Decide, dict[str, Any]]:
+        """What decides about each record, and what the entry says about clusters."""
+        if self._dedup is None or (settings.near_duplicates != "keep" and self._dedup.look_alikes is None):
+            self._dedup = self._dedup_of_rows(settings)
+        rule = parse_split(settings.split)
+        clusters, clustered_by = clusters_of(source, rule, settings)
+        rules = KeepRules(
+            rule,
+            split_by=settings.split_by,
+            clusters=clusters,
+            keep_duplicates=settings.keep_duplicates,
+            near_duplicates=settings.near_duplicates,
+        )
+        about = {} if clusters is None else {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
+        return partial(self._dedup.decide, rules=rules), about
+
+    def _dedup_of_rows(self, settings: SourceSettings) -> Dedup:
+        """A Dedup that knows all rows on disk."""
+        look_alikes = LookAlikes() if settings.near_duplicates != "keep" else None
+        dedup, dataset = Dedup(look_alikes), self._contents.dataset()
+        for shard in dataset.index.shards:
+            if look_alikes is not None and shard.modality == "image":
+                for row in dataset.read(shard, ["id", "split", "image"]).to_pylist():
+                    value = perceptual_hash(row["image"])
+                    if value is not None and look_alikes.find(value) is None:
+                        look_alikes.add(value, row["id"], row["split"])
+            columns = ["id", "split", "sha256", *(["group"] if shard.modality == "caption" else [])]
+            dedup.remember(shard.modality, dataset.read(shard, columns))
+        return dedup
+
+    def _check(self, path: Path, entry: dict[str, Any], max_bad_fraction: float) -> None:
+        """Refuses a source that gave nothing, or too much that cannot be used."""
+        read, bad, modality = entry["read"], entry["bad"], entry["modality"]
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in Counter(entry["rejects"]).most_common(3))
+        check = "check that this is the file you meant"
+        if not read:
+            raise SetClipError(f"{path}: there are no {modality} records in it", fix=check)
+        if bad > max_bad_fraction * read or bad == read:
+            self._contents.list_rejects_of_failure()
+            badly_encoded = any(reason.startswith("not UTF-8") for reason in entry["rejects"])
+            fix = not_utf8(path, reasons).fix if badly_encoded else "look at the list, and repair these records"
+            if bad < read:
+                more = min(1.0, bad / read + 0.01)
+                fix += f"; or leave them out: {argument('max_bad_fraction')} {more:.2f}"
+            raise SetClipError(
+                f"{path}: {bad:,} of {read:,} records are bad ({reasons}); "
+                f"{self._contents.out / 'rejects.parquet'} lists all of them",
+                fix=fix,
+            )
+        if not entry["rows"] and not NO_LOSS & set(entry["rejects"]):
+            raise SetClipError(f"{path}: there are no {modality} records in it ({reasons})", fix=check)
+
+
+def _described(source: Source, settings: SourceSettings) -> dict[str, Any]:
+    """The part of a source's entry in dataset.json that is known before it is read."""
+    files = source.files()
+    return {
+        "path": str(source.path.resolve()),
+        "modality": settings.modality,
+        "options": settings.identity(),
+        "files": len(files),
+        "fingerprint": _hash([tuple(file) for file in files]),
+    }
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
