@@ -39,8 +39,10 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.sampling import generator
-from setclip_cli.training.gradient_cache import Embedded
-from setclip_cli.training.tower import Pool, Tower, Tuned
+from setclip_cli.training.batches import Batches
+from setclip_cli.training.build import build_training
+from setclip_cli.training.embedded import EmbeddedPart
+from setclip_cli.training.tower import Pool, TrainingTower, TunedBackbone
 from setclip_cli.training.training import Training
 
 CHUNK = 128
@@ -84,14 +86,14 @@ def frozen_share(folder: Path, steps: int) -> float:
     left, right = torch.randn(POOL, 256, generator=draw), torch.randn(POOL, 256, generator=draw)
     pairs = torch.arange(64).repeat(2, 1).T.contiguous()
     recipe = recipe_of(folder, batch=WIDE, pca=256)
-    training = Training(recipe, Pool(left), Pool(right), pairs)
+    training = build_training(recipe, Pool(left), Pool(right), pairs)
     training.advance()
     spent = Spent()
     with (
-        spent.inside(Tower, "embed"),
+        spent.inside(TrainingTower, "embed"),
         spent.inside(type(training.objective), "forward"),
         spent.inside(torch.autograd, "grad"),
-        spent.inside(Embedded, "backward"),
+        spent.inside(EmbeddedPart, "backward"),
     ):
         started = time.perf_counter()
         for _ in range(steps):
@@ -113,7 +115,7 @@ def epoch_speedup(folder: Path, _steps: int) -> float:
         features = backbone.encode(values).features
         seconds += time.perf_counter() - started
         sides.append(Pool(features))
-    training = Training(recipe_of(folder, batch=64, pca=64), *sides, torch.arange(21).repeat(2, 1).T.contiguous())
+    training = build_training(recipe_of(folder, batch=64, pca=64), *sides, torch.arange(21).repeat(2, 1).T.contiguous())
     training.advance()
     started = time.perf_counter()
     for _ in range(EPOCHS * EPOCH // 64):
@@ -125,7 +127,7 @@ def loader_wait(folder: Path, steps: int) -> float:
     training = full(folder, batch=TUNED)
     training.advance()
     spent = Spent()
-    with spent.inside(Training, "_lots"):
+    with spent.inside(Batches, "take"):
         started = time.perf_counter()
         for _ in range(steps):
             training.advance()
@@ -136,7 +138,7 @@ def loader_wait(folder: Path, steps: int) -> float:
 def caching_memory(_folder: Path, _steps: int) -> float:
     """Peaks are of whole processes, so each batch size has one."""
     large, small = (peak_of(batch) for batch in (LARGE, CHUNK))
-    embeddings = 4 * 2 * 4 * LARGE * 256  # float32 embeddings and gradients: two sides, two lots each
+    embeddings = 4 * 2 * 4 * LARGE * 256  # float32 embeddings and gradients: two sides, two parts each
     return large / (small + embeddings)
 
 
@@ -159,9 +161,9 @@ def full(folder: Path, *, batch: int) -> Training:
         backbone = backbone_of(folder, modality)
         features = torch.randn(2048, backbone.dim, generator=generator(0, modality))
         make_trainable(backbone, "full")
-        sides.append(Pool(features, tuned=Tuned(backbone, InMemory(values))))  # type: ignore[arg-type]
+        sides.append(Pool(features, tuned=TunedBackbone(backbone, InMemory(values))))  # type: ignore[arg-type]
     pairs = torch.arange(64).repeat(2, 1).T.contiguous()
-    return Training(recipe_of(folder, batch=batch, pca=32), *sides, pairs)
+    return build_training(recipe_of(folder, batch=batch, pca=32), *sides, pairs)
 
 
 class InMemory:

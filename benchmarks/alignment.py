@@ -22,7 +22,7 @@ import torch
 from scipy.stats import t as student
 
 from setclip_cli.recipe.recipe import load_recipe
-from setclip_cli.training import training
+from setclip_cli.training.fit import fit
 
 RECIPE = Path(__file__).with_name("alignment.toml")
 METHODS = (
@@ -38,7 +38,7 @@ def measure(problem: measured.Draw, method: str, pairs: int, seed: int) -> dict[
     """Fits one method to one problem and scores it."""
     recipe = load_recipe(RECIPE, [f'method="{method}"', f"seed={seed}", f"pairs={pairs}"])
     started = time.perf_counter()
-    fitted = training.fit(recipe, problem.left.features, problem.right.features, problem.pairs)
+    fitted = fit(recipe, problem.left.features, problem.right.features, problem.pairs)
     wall_s = time.perf_counter() - started
     with torch.no_grad():
         left, right = (

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.recipe.recipe import load_recipe
-from setclip_cli.training import training
+from setclip_cli.training.fit import fit
 
 RECIPE = Path(__file__).with_name("alignment.toml")
 SETTINGS = {
@@ -69,7 +69,7 @@ def measure(left: Tensor, right: Tensor, pairs: int, seed: int, settings: list[s
     order = torch.randperm(len(left), generator=torch.Generator().manual_seed(seed))
     scored, pool = order[:SCORED], order[SCORED : SCORED + POOL]
     recipe = load_recipe(RECIPE, [f"seed={seed}", f"pairs={pairs}", *settings])
-    fitted = training.fit(recipe, left[pool], right[pool], torch.arange(pairs).repeat(2, 1).T)
+    fitted = fit(recipe, left[pool], right[pool], torch.arange(pairs).repeat(2, 1).T)
     with torch.no_grad():
         a, b = (encoder(side[scored]) for encoder, side in zip(fitted.encoders, (left, right), strict=True))
     return (recall_at_10(a, b) + recall_at_10(b, a)) / 2

@@ -38,9 +38,9 @@ def align(
 
     dataset = open_dataset(data)
     if dry_run:
-        from setclip_cli.training.dry_run import plan
+        from setclip_cli.training.dry_run import plan_align
 
-        planned = plan(settings, dataset, out)
+        planned = plan_align(settings, dataset, out)
         show(planned, as_json)
         return
     from setclip_cli.training.align import align as run

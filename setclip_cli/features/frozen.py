@@ -1,4 +1,4 @@
-"""Features of frozen backbones, computed once and kept under the hash of everything they depend on."""
+"""Features of frozen backbones: computed once, then read from the cache under the hash of all they depend on."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ROWS_PER_CALL = 512  # rows encoded between two moves of the progress bar
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features of one modality and split, in the order of the shards. No labels: what trains on them must not see any.
+    """Features of one modality and split, in the order of the shards. No labels: training must not see any.
 
     Attributes:
         features: (n, p) float32.
-        truncated: Texts longer than the backbone reads.
-        windowed: Proteins read in more than one window.
-        replaced_letters: Residues read as X.
+        truncated: Number of texts that are longer than the backbone reads.
+        windowed: Number of proteins that were read in more than one window.
+        replaced_letters: Number of residues that were read as X.
     """
 
     ids: list[str]
@@ -121,7 +121,7 @@ def _compute(backbone: Backbone, table: pa.Table, shard: Shard) -> tuple[Tensor,
         for position, reason in encoded.failed.items():
             raise SetClipError(
                 f"{shard.path}: row {table['id'][start + position].as_py()!r}: {reason}",
-                fix="remove it from its source and ingest again",
+                fix="remove this row from its source and ingest again",
             )
         features[start : start + ROWS_PER_CALL] = encoded.features
         windowed = sum(count > 1 for count in encoded.windows or ())
@@ -129,7 +129,7 @@ def _compute(backbone: Backbone, table: pa.Table, shard: Shard) -> tuple[Tensor,
     bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten().tolist()
     if bad:
         raise SetClipError(
-            f"{shard.path}: {backbone.spec} gives no finite features for {len(bad)} rows, "
+            f"{shard.path}: {backbone.spec} gives features that are not finite for {len(bad)} rows, "
             f"the first {table['id'][bad[0]].as_py()!r}",
             fix="check the weights: `setclip doctor`",
         )
@@ -137,7 +137,7 @@ def _compute(backbone: Backbone, table: pa.Table, shard: Shard) -> tuple[Tensor,
 
 
 def _cached(path: Path, *, rows: int, dim: int) -> tuple[Tensor, list[int]] | None:
-    """What the cache has, or None when it has nothing whole."""
+    """Features and counts from the cache, or None if they are missing or damaged there."""
     try:
         with safe_open(path, framework="pt") as file:
             features, counts = file.get_tensor("features"), file.get_tensor("counts").tolist()

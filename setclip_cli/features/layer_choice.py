@@ -1,7 +1,7 @@
-"""``layer = "best"``: the pair of layers, one a tower, that put the same pairs' items nearest to each other.
+"""``layer = "best"``: the pair of layers, one of each tower, whose features see the most neighbours in common.
 
-Measured by mutual nearest neighbours (Huh et al. 2024, arXiv 2405.07987) over known pairs: without pairs nothing says
-which item of one side a neighbourhood of the other is to be compared with.
+The measure is that of mutual nearest neighbours (Huh et al. 2024, arXiv:2405.07987), over known pairs: it compares the
+neighbours of an item with the neighbours of its partner.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from setclip_cli.recipe.recipe import Recipe
 
 NEIGHBOURS = 10
-PAIRS_NEEDED = 50  # five times the neighbours: with fewer, chance alone gives a fifth of the neighbours in common
+PAIRS_NEEDED = 50  # five times the neighbours: with 50, a fifth of the neighbours is in common by chance
 PAIRS_AT_MOST = 512
 
 
@@ -43,9 +43,9 @@ class LayerChoice:
         layers: Of the left and the right tower, counted from 1.
         of: How many layers each of them has.
         similarity: Share of the nearest neighbours in common, in [0, 1].
-        last_similarity: The same of both last layers (or the one fixed by the recipe).
-        pairs: Known pairs it was measured on, no item in two of them.
-        neighbours: How many nearest neighbours of each item were compared.
+        last_similarity: The same for both last layers (or the layer that the recipe fixes).
+        pairs: Number of known pairs in the measurement; no item is in two of them.
+        neighbours: Number of nearest neighbours of each item that were compared.
     """
 
     layers: tuple[int, int]
@@ -74,13 +74,13 @@ def wants_best(recipe: Recipe) -> bool:
 
 
 def fixed_layers(recipe: Recipe) -> tuple[int, ...]:
-    """The layers that a recipe without ``best`` names, of the left and the right tower."""
+    """The layers of the left and the right tower in a recipe without ``best``."""
     named = (recipe.towers[modality].layer for modality in recipe.modalities())
     return tuple(layer for layer in named if layer != "best")
 
 
 def layer_pairs(recipe: Recipe, pairs: Sequence[Pair]) -> list[Pair]:
-    """The known pairs that layers are compared on: the first ``PAIRS_AT_MOST`` in which no item comes up twice.
+    """The known pairs that layers are compared on: the first ``PAIRS_AT_MOST`` in which no item occurs twice.
 
     Raises:
         SetClipError: fewer than ``PAIRS_NEEDED``.
@@ -96,8 +96,7 @@ def layer_pairs(recipe: Recipe, pairs: Sequence[Pair]) -> list[Pair]:
     if len(kept) < PAIRS_NEEDED:
         key = next(f"towers.{modality}.layer" for modality, tower in recipe.towers.items() if tower.layer == "best")
         raise SetClipError(
-            f"{key} = 'best': is measured on {PAIRS_NEEDED} known pairs or more, each of other items; there are "
-            f"{len(kept)}",
+            f"{key} = 'best': needs {PAIRS_NEEDED} known pairs or more that share no item; there are {len(kept)}",
             fix=f"--set {key}=-1 for the last layer, or add pairs with `setclip ingest --pairs`",
             exit_code=ExitCode.USAGE,
         )
@@ -112,7 +111,7 @@ def choose_layers(
     *,
     cache_dir: Path | None = None,
 ) -> LayerChoice:
-    """Measures every pair of layers of the towers with ``layer = "best"``; a fixed layer stays.
+    """Compares every layer of a tower with ``layer = "best"`` with those of the other tower; a fixed layer stays.
 
     The choice is kept in the cache under the hash of everything it depends on.
 
@@ -126,7 +125,7 @@ def choose_layers(
     modalities = recipe.modalities()
     chosen = layer_pairs(recipe, pairs)
     ids = ([pair.left_id for pair in chosen], [pair.right_id for pair in chosen])
-    backbones = [_whole(recipe, modality, device) for modality in modalities]
+    backbones = [load_tower_backbone(recipe, modality, device) for modality in modalities]
     shards = [shard.sha256 for modality in modalities for shard in dataset.shards(modality, recipe.train.split)]
     ways = [recipe.towers[modality].layer for modality in modalities]
     known = [[backbone.identity for backbone in backbones], ways, shards, ids, NEIGHBOURS]
@@ -157,17 +156,27 @@ def choose_layers(
     return choice
 
 
-def _whole(recipe: Recipe, modality: Modality, device: torch.device) -> Backbone:
-    """The tower's backbone up to its fixed layer, or with all of them where the best is looked for."""
+def load_tower_backbone(
+    recipe: Recipe, modality: Modality, device: torch.device, *, layer: int | None = None
+) -> Backbone:
+    """The backbone of a tower as the recipe describes it.
+
+    Args:
+        layer: The last layer to load; None for the recipe's, which is the last of all for ``best``.
+
+    Raises:
+        SetClipError: the weights are missing, or the backbone does not have the layer.
+    """
     tower = recipe.towers[modality]
-    layer = -1 if tower.layer == "best" else tower.layer
+    if layer is None:
+        layer = -1 if tower.layer == "best" else tower.layer
     return load_backbone(
         tower.backbone, modality=modality, weights=tower.weights, pooling=tower.pooling, layer=layer, device=device
     )
 
 
 def _items(dataset: Dataset, split: str, backbone: Backbone, ids: Sequence[str]) -> list[Any]:
-    """The raw items of these ids, in their order."""
+    """The raw rows of these ids, in the order of the ids."""
     wanted: dict[str, Any] = dict.fromkeys(ids)
     for shard in dataset.shards(backbone.modality, split):
         table = dataset.read_verified(shard, ["id", backbone.column])
@@ -178,9 +187,9 @@ def _items(dataset: Dataset, split: str, backbone: Backbone, ids: Sequence[str])
 
 
 def _neighbours_by_layer(backbone: Backbone, items: list[Any], *, every: bool) -> Tensor:
-    """(layers, n, n) who is among whose nearest, the first layer first; the last alone unless ``every``.
+    """(layers, n, n) `nearest_mask` of each layer, the first layer first; of the last layer only unless ``every``.
 
-    The backbone is cut down layer by layer and of no further use.
+    The backbone is cut down layer by layer: do not use it afterwards.
     """
     layers = range(backbone.layers, 0 if every else backbone.layers - 1, -1)
     masks = []
@@ -191,12 +200,12 @@ def _neighbours_by_layer(backbone: Backbone, items: list[Any], *, every: bool) -
 
 
 def _counted(row: int, measured: int, of: int) -> int:
-    """The layer of a row of the table, whose last row is the last layer."""
+    """The number of the layer in a row of the table. The last row is the last layer."""
     return of - measured + 1 + row
 
 
 def nearest_mask(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """(n, n) float32: 1 where the column's row is among the row's nearest others by cosine, else 0."""
+    """(n, n) float32: entry i, j is 1 if row j is among the nearest others of row i by cosine, else 0."""
     unit = F.normalize(features, dim=1)
     cosine = (unit @ unit.T).fill_diagonal_(-torch.inf)
     return torch.zeros_like(cosine).scatter_(1, cosine.topk(neighbours, dim=1).indices, 1.0)

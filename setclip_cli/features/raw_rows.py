@@ -1,4 +1,4 @@
-"""Raw items of a split by row number, for training towers: an uncompressed copy on disk, mapped into memory."""
+"""Raw rows of a split by their number, for tuned backbones: an uncompressed copy on disk, mapped into memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.modality import Modality
 
 
-class Items:
-    """One column of a modality's rows in the order of its shards; reading a row reads that row alone."""
+class RawRows:
+    """One column of a split, in the order of the shards. Reading a row reads nothing else from the disk."""
 
     def __init__(self, path: Path) -> None:
         self._file = pa.memory_map(str(path))
@@ -31,7 +31,7 @@ class Items:
         return len(self._column)
 
     def lengths(self) -> list[int]:
-        """Bytes of each row."""
+        """Length of each row in bytes."""
         counted: list[int] = pc.binary_length(self._column).to_pylist()
         return counted
 
@@ -40,10 +40,10 @@ class Items:
         return values
 
 
-def open_items(
+def open_raw_rows(
     dataset: Dataset, modality: Modality, split: str, column: str, *, cache_dir: Path | None = None
-) -> Items:
-    """Opens the rows of a split, after copying them to the cache the first time.
+) -> RawRows:
+    """Opens the rows of a split. The first time, they are copied to the cache.
 
     Args:
         cache_dir: Default ``$SETCLIP_CACHE``, else ``~/.cache/setclip``.
@@ -60,4 +60,4 @@ def open_items(
                 writer.write_table(table, max_chunksize=1024)
             if writer is not None:
                 writer.close()
-    return Items(path)
+    return RawRows(path)

@@ -22,8 +22,8 @@ class ObjectiveValue:
         total: Scalar, the weighted sum of the terms.
         terms: Each active term's own value, unweighted, by name.
         weights: The weight each of them had in this step.
-        density_gap: Scalar without gradient, mean |log p_X - log p_Y| over the points of both sides, with the
-            settings of the sdd term where that is active, else its default ones.
+        density_gap: Scalar without gradient, mean |log p_X - log p_Y| over the points of both sides at the default
+            bandwidth, whatever the settings of the sdd term are.
     """
 
     total: Tensor
@@ -75,8 +75,10 @@ class TrainingObjective(nn.Module):
         total = left.embeddings.new_zeros(())
         for name, value in values.items():
             total = total + weights[name] * value
-        density = self.losses["sdd"] if "sdd" in values else None
-        gap = density.gap if isinstance(density, SddTerm) else density_gap(left.embeddings, right.embeddings)
+        sdd = self.losses["sdd"] if "sdd" in values else None
+        gap = sdd.gap if isinstance(sdd, SddTerm) else None
+        if gap is None:
+            gap = density_gap(left.embeddings, right.embeddings)
         return ObjectiveValue(total, values, weights, gap)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from setclip_cli.defaults import SDD_BANDWIDTH
 from setclip_cli.losses import published
 from setclip_cli.losses.clip import clip, shared_partners
 from setclip_cli.losses.mk_mmd import mk_mmd
@@ -69,10 +70,10 @@ class SddTerm(nn.Module):
     """``losses.sdd.sdd`` on the unpaired rows, against a queue of earlier batches when ``queue`` > 0.
 
     Attributes:
-        gap: The density gap of the last call, which it has at hand.
+        gap: The density gap of the last call; None unless the settings are the defaults, since others do not give it.
     """
 
-    gap: Tensor
+    gap: Tensor | None
 
     def __init__(self, bandwidths: Sequence[float], *, leave_one_out: bool = False, queue: int = 0) -> None:
         super().__init__()
@@ -90,7 +91,8 @@ class SddTerm(nn.Module):
         )
         self.left_queue.push(left.embeddings)
         self.right_queue.push(right.embeddings)
-        self.gap = mean_size(over_left, over_right)
+        default = self.bandwidths == (SDD_BANDWIDTH,) and not self.leave_one_out and not self.left_queue.size
+        self.gap = mean_size(over_left, over_right) if default else None
         return over_left.mean() + over_right.mean()
 
 

@@ -29,7 +29,7 @@ _NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on exactly where it stopped.
+    """What a training needs to go on exactly where it stopped.
 
     Attributes:
         step: Steps already taken.
@@ -62,9 +62,9 @@ def load(path: Path) -> Checkpoint:
     """Reads a checkpoint.
 
     Raises:
-        SetClipError: the file is cut short, or was written by another version of the format.
+        SetClipError: the file is damaged, or was written in another version of the format.
     """
-    tensors, header = load_tensors(path)
+    tensors, header = load_tensors(path, fix="remove this file; the checkpoint before it is then used, if there is one")
     if header.get("schema_version") != SCHEMA_VERSION:
         raise SetClipError(
             f"{path}: has schema version {header.get('schema_version')!r}, this setclip reads {SCHEMA_VERSION}",
@@ -81,28 +81,28 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         save_file(ordered, temporary, metadata={"setclip": json.dumps(dict(header or {}), sort_keys=True)})
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads tensors and header back.
+def load_tensors(path: Path, *, fix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save_tensors` wrote.
+
+    Args:
+        fix: What the user can do if the file is missing or damaged.
 
     Raises:
-        SetClipError: no such file, or it is cut short or no safetensors file of ours.
+        SetClipError: the file is missing, cut short, or not a safetensors file of setclip.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("setclip", "{}"))
-            names = file.keys()  # a safetensors file is no mapping: it cannot be iterated itself
+            names = file.keys()  # the file itself cannot be iterated
             return {name: file.get_tensor(name) for name in names}, header
     except FileNotFoundError as error:
-        raise SetClipError(f"{path}: no such file", fix="run `setclip align` again") from error
+        raise SetClipError(f"{path}: no such file", fix=fix) from error
     except (SafetensorError, ValueError) as error:
-        raise SetClipError(
-            f"{path}: cannot be read as safetensors ({error})",
-            fix="remove this file; an earlier checkpoint beside it is used instead, else train again",
-        ) from error
+        raise SetClipError(f"{path}: cannot be read as safetensors ({error})", fix=fix) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments as ``optimizer.<parameter number>.<name>``; settings come from the recipe."""
+    """The moments of the optimizer as ``optimizer.<parameter number>.<name>``. Its settings come from the recipe."""
     return {
         f"optimizer.{number}.{name}": value
         for number, state in optimizer.state_dict()["state"].items()
@@ -111,7 +111,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Puts the moments back that `optimizer_tensors` gave."""
+    """Restores the moments that `optimizer_tensors` gave."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, _, rest = key.partition(".")

@@ -1,4 +1,4 @@
-"""The RUN folder: what is in it, and whether a command may write there."""
+"""The RUN folder: the names of its files, and whether `align` may write there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.run import checkpoint
 from setclip_cli.run.model import CONFIG_NAME, load_config
 
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
 
 METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.toml"
-SELECTION_NAME = "selection.json"  # what method = "auto" chose, and by how much
+SELECTION_NAME = "selection.json"  # which method "auto" chose, and why
 CHECKPOINTS_NAME = "checkpoints"
 
-
-# What a resumed run may change without becoming another experiment.
+# What may change when a RUN is resumed, without making it another experiment.
 SAFE_TO_CHANGE = {
     "train.steps",
     "train.checkpoint_every",
@@ -37,23 +37,17 @@ SAFE_TO_CHANGE = {
 
 
 def is_finished(out: Path, recipe: Recipe) -> bool:
-    """Whether the RUN is done with this very recipe; one that was resumed with more steps is not."""
+    """Whether the folder holds a finished RUN of exactly this recipe."""
     return (out / CONFIG_NAME).exists() and not _changed_keys(_recipe_text(out), recipe)
 
 
 def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) -> None:
-    """Refuses a RUN folder that is not ours or belongs to another experiment, before anything is touched.
+    """Refuses an output folder that is not a RUN, or a RUN of another experiment, before anything is written.
 
     Raises:
-        SetClipError: with what stands there and how to go on.
+        SetClipError: says what the folder holds and how to go on.
     """
-    if out.is_file() or (
-        out.is_dir()
-        and any(out.iterdir())
-        and not (out / RECIPE_NAME).exists()
-        and {path.name for path in out.iterdir()} != {".lock"}
-    ):
-        raise SetClipError(f"{out}: exists and is no RUN", fix="choose another --out, or remove it yourself")
+    refuse_foreign(out, "a RUN folder", [RECIPE_NAME])
     if not (out / RECIPE_NAME).exists():
         return
     changed = _changed_keys(_recipe_text(out), recipe)
@@ -61,7 +55,8 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
     if unsafe := [key for key in changed if key not in safe or not resume]:
         raise SetClipError(
             f"{out}: holds a RUN of another recipe ({', '.join(unsafe)} differ)",
-            fix=f"choose another --out, or remove the RUN yourself; --resume lets {', '.join(sorted(safe))} change",
+            fix=f"choose another {argument('out')}, or remove the RUN yourself; with {argument('resume')} these may "
+            f"change: {', '.join(sorted(safe))}",
             exit_code=ExitCode.USAGE,
         )
     newest = checkpoint.latest(out / CHECKPOINTS_NAME)
@@ -73,11 +68,13 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
         trained_on = checkpoint.load(newest).header["dataset_sha256"]
     if trained_on not in (None, data_identity):
         raise SetClipError(
-            f"{out}: holds a RUN of this recipe on other data", fix="choose another --out, or remove the RUN yourself"
+            f"{out}: holds a RUN of this recipe on other data",
+            fix=f"choose another {argument('out')}, or remove the RUN yourself",
         )
     if newest is not None and not finished and not resume:
         raise SetClipError(
-            f"{out}: holds an unfinished RUN ({newest.name})", fix="add --resume to go on, or choose another --out"
+            f"{out}: holds an unfinished RUN ({newest.name})",
+            fix=f"add {argument('resume')} to go on, or choose another {argument('out')}",
         )
 
 
@@ -86,9 +83,10 @@ def _recipe_text(out: Path) -> str:
 
 
 def _changed_keys(before: str, recipe: Recipe) -> list[str]:
-    """Dotted keys whose values differ from those of a RUN's recipe; one that an earlier version lacked had its default.
+    """Dotted keys whose values differ from those of a RUN's recipe.
 
-    A key that this version no longer has, or a value that it refuses, counts as changed.
+    A key that an earlier version did not have had its default. A key that this version does not have any more, or a
+    value that it refuses, counts as changed.
     """
     written = tomllib.loads(before)
     with suppress(ValidationError):

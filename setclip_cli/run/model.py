@@ -1,9 +1,9 @@
-"""A trained pair of towers, and how it lies in a RUN folder.
+"""A trained pair of towers, and its files in a RUN folder.
 
 RUN/config.json            method, and for each tower its backbone and the description of its encoder
 RUN/model.safetensors      the encoders' tensors, "<modality>.<tensor>"
-RUN/initial.safetensors    the same before training: what the report's "before" shows
-RUN/tuned-<modality>.safetensors   the backbone's weights that training changed, for a tower that is not frozen
+RUN/initial.safetensors    the same before training, for the "before" of the report
+RUN/tuned-<modality>.safetensors   the weights of the backbone that training changed, for a tower that is not frozen
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
 INITIAL_NAME = "initial.safetensors"
 TUNED_NAME = "tuned-{modality}.safetensors"
+RESTORE = "restore the file from a copy of this RUN, or train again with `setclip align` into another folder"
 
 
 class TowerConfig(BaseModel):
@@ -49,9 +50,9 @@ class TowerConfig(BaseModel):
     spec: str
     weights: str
     pooling: str
-    layer: int = -1  # whose features, counted from 1
-    preprocessing: dict[str, Any] | None = None  # the backbone's at training; None in a RUN of before this was kept
-    identity: str  # of the backbone as found: the same weights must be found again to embed
+    layer: int = -1  # the layer that gives the features, counted from 1
+    preprocessing: dict[str, Any] | None = None  # of the backbone at training; None in a RUN of an early version
+    identity: str  # of the backbone before training: embedding needs the same weights again
     trainable: str = "frozen"
     lora_rank: int = 8
     tuned_sha256: str | None = None  # of TUNED_NAME, where training changed the backbone
@@ -61,7 +62,7 @@ class TowerConfig(BaseModel):
 
     @property
     def trained_identity(self) -> str:
-        """Of the backbone as training left it; ``identity`` itself for a frozen one."""
+        """The identity of the backbone after training; ``identity`` itself for a frozen one."""
         return self.identity if self.tuned_sha256 is None else f"{self.identity}+{self.tuned_sha256}"
 
 
@@ -159,14 +160,13 @@ class Model:
     def load_backbone(
         self, modality: Modality, device: torch.device | str = "cpu", *, initial: bool = False
     ) -> Backbone:
-        """The tower's backbone, with the very weights that training left it with.
+        """The backbone of a tower, with the weights that it had after training.
 
         Args:
-            initial: The weights before training instead: what the `initial` encoders go with.
+            initial: Take the weights before training instead, for the `initial` encoders.
 
         Raises:
-            SetClipError: the weights are not to be found, or they or what is done to an item before them are not those
-                of the training.
+            SetClipError: the weights are missing, or they or the preprocessing are not those of the training.
         """
         from setclip_cli.backbones import load_backbone
 
@@ -192,15 +192,15 @@ class Model:
         return backbone
 
     def tuned_tensors(self, modality: Modality) -> dict[str, torch.Tensor]:
-        """The backbone's weights that training changed; empty for a frozen one.
+        """The weights of the backbone that training changed; empty for a frozen one.
 
         Raises:
-            SetClipError: they are not those that config.json names.
+            SetClipError: the file is missing or damaged, or not the one that config.json names.
         """
         path, expected = self.run / TUNED_NAME.format(modality=modality), self.config.towers[modality].tuned_sha256
         if expected is None:
             return {}
-        tensors, _ = checkpoint.load_tensors(path)
+        tensors, _ = checkpoint.load_tensors(path, fix=RESTORE)
         if atomic.sha256_file(path) != expected:
             raise SetClipError(
                 f"{path}: is not the file that {CONFIG_NAME} names", fix="restore both files from the same RUN"
@@ -223,7 +223,7 @@ def _file_bytes(image: ImageLike) -> bytes:
 
 
 def _require_same_preprocessing(run: Path, modality: Modality, tower: TowerConfig, backbone: Backbone) -> None:
-    """Features of images of another size, or of texts cut elsewhere, are not those the encoder was trained on."""
+    """Raises SetClipError if items would be prepared in another way than at training, such as in another size."""
     then, now = tower.preprocessing, json.loads(json.dumps(backbone.preprocessing))
     different = [] if then is None else sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
     if then is not None and different:
@@ -253,7 +253,7 @@ def load_model(run: Path | str) -> Model:
     """Opens a finished RUN.
 
     Raises:
-        SetClipError: no RUN there, not finished, or its files do not belong together.
+        SetClipError: there is no RUN, it is not finished, or its files do not belong together.
     """
     run = Path(run)
     config = load_config(run)
@@ -271,7 +271,7 @@ def load_config(run: Path) -> ModelConfig:
     if not path.exists():
         started = (run / "recipe.toml").exists()
         raise SetClipError(
-            f"{run}: {'its training has not finished' if started else 'is no RUN (it has no ' + CONFIG_NAME + ')'}",
+            f"{run}: {'its training has not finished' if started else 'is not a RUN (it has no ' + CONFIG_NAME + ')'}",
             fix=f"setclip align RECIPE --data DATASET --out {run}" + (" --resume" if started else ""),
         )
     try:
@@ -285,7 +285,7 @@ def load_config(run: Path) -> ModelConfig:
 
 
 def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[Modality, Encoder]:
-    tensors, _ = checkpoint.load_tensors(path)
+    tensors, _ = checkpoint.load_tensors(path, fix=RESTORE)
     encoders: dict[Modality, Encoder] = {}
     for modality in (modality for modality in MODALITIES if modality in descriptions):
         prefix = f"{modality}."

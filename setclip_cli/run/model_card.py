@@ -1,4 +1,4 @@
-"""RUN/README.md: what the model is, what it was trained on, how well it did, how to use it, whom to cite."""
+"""RUN/README.md: what the model is, its data, its figures, how to use it, and what to cite."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def model_card(
     """The card as Markdown. It holds no date and no path of this machine: equal runs give equal cards.
 
     Args:
-        records: What metrics.jsonl has of the steps up to the weights that are kept; none of a method without steps.
-        findings: What the method learned of its own result.
+        records: The lines of metrics.jsonl up to the step whose weights are kept; empty for a method without steps.
+        findings: What the method measured of its own result.
     """
     left, right = recipe.modalities()
     lines = [
@@ -109,7 +109,7 @@ def _terms(recipe: Recipe) -> str:
 
 
 def _layers(config: ModelConfig, modalities: Sequence[Modality]) -> list[str]:
-    """What ``layer = "best"`` chose, as a paragraph."""
+    """A paragraph about the layers that ``layer = "best"`` chose."""
     if config.layer_choice is None:
         return []
     choice = config.layer_choice
@@ -125,12 +125,12 @@ def _layers(config: ModelConfig, modalities: Sequence[Modality]) -> list[str]:
 
 
 def _figures(records: Sequence[Mapping[str, float]], findings: Mapping[str, float], recipe: Recipe) -> list[str]:
-    """The last step's losses and density gap, and the last validation: nothing where nothing was measured."""
+    """The losses and density gap of the last step, and the last validation, if there are any."""
     if not records and not findings:
         return []
     last = records[-1] if records else {}
-    told = [name for name in last if name.startswith("loss/") or name == "density_gap"]
-    rows = [(name, last[name], f"the batch of step {last['step']}") for name in told]
+    shown = [name for name in last if name.startswith("loss/") or name == "density_gap"]
+    rows = [(name, last[name], f"the batch of step {last['step']}") for name in shown]
     rows += [(name, value, "the result") for name, value in findings.items()]
     validated = next((record for record in reversed(records) if "validation/criterion" in record), {})
     of = f"split `{recipe.validation.split}`, step {validated.get('step', 0)}"
@@ -142,20 +142,20 @@ def _figures(records: Sequence[Mapping[str, float]], findings: Mapping[str, floa
         "| --- | --- | --- |",
         *(f"| {name} | {value:.4f} | {where} |" for name, value, where in rows),
         "",
-        "Losses of a batch tell that training went on, not how good the alignment is: `setclip evaluate` does.",
+        "The losses of a batch do not show how good the alignment is: `setclip evaluate` measures that.",
         "",
     ]
 
 
 def _data(recipe: Recipe, dataset: Dataset) -> list[str]:
-    """Rows by split, and what the manifests say of origin and licence."""
+    """The number of rows in each split, and what the manifests say about origin and licence."""
     rows = []
     for modality in recipe.modalities():
         counts: dict[str, int] = {}
         for shard in dataset.shards(modality):
             counts[shard.split] = counts.get(shard.split, 0) + shard.rows
-        told = ", ".join(f"{count} in `{split}`" for split, count in counts.items())
-        rows.append(f"- {modality} rows: {told}; trained on `{recipe.train.split}`.")
+        splits = ", ".join(f"{count} in `{split}`" for split, count in counts.items())
+        rows.append(f"- {modality} rows: {splits}; trained on `{recipe.train.split}`.")
     licences = []
     for manifest in dataset.index.manifests:
         remark = f" ({manifest['licence_note']})" if manifest.get("licence_note") else ""
@@ -177,7 +177,7 @@ def _snippet(left: Modality, right: Modality) -> list[str]:
 
 
 def _citations(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:
-    """The method, the backbones and the data, each with its own paper where one is known."""
+    """The papers of the method, the backbones and the data, as far as they are known."""
     found = [PAPERS[recipe.method]] if recipe.method in PAPERS else []
     kinds = dict.fromkeys(tower.spec.partition(":")[0] for tower in config.towers.values())
     found += [BACKBONE_PAPERS[kind] for kind in kinds]

@@ -12,8 +12,7 @@ from torch import Tensor
 from setclip_cli.errors import ExitCode, SetClipError, argument
 from setclip_cli.recipe.recipe import Recipe
 from setclip_cli.recipe.sections import Tower
-from setclip_cli.training.training import fit as fit_recipe
-from setclip_cli.training.training import resolved
+from setclip_cli.training.fit import fit as fit_recipe
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -89,9 +88,8 @@ def fit(
     known = _known_rows(pairs, len(left), len(right))
     base = recipe or Recipe(schema_version=1, towers=_TOWERS)
     asked = base.with_settings(method=method, seed=seed, **({} if len(known) else {"pairs": 0}))
-    chosen = resolved(asked, left, right, known).recipe
-    fitted = fit_recipe(chosen, left, right, known)
-    return Aligned(chosen.method, fitted.encoders, fitted.findings, fitted.warnings)
+    fitted = fit_recipe(asked, left, right, known)
+    return Aligned(fitted.method, fitted.encoders, fitted.findings, fitted.warnings)
 
 
 def _matrix(values: npt.ArrayLike | Tensor, name: str) -> Tensor:

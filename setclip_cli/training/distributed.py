@@ -1,4 +1,4 @@
-"""Training on several processes: every one embeds its own rows, all see the losses of the whole batch.
+"""Training on several processes: each embeds its own rows, and all compute the losses of the whole batch.
 
 A step needs two exchanges. The embeddings of all ranks are gathered, so each rank computes the same losses and the same
 gradient at every embedding; it sends back the gradient of its own rows and the parameter gradients are summed. That is
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together; one alone when torchrun did not start us."""
+    """The processes that train together; a group of one without torchrun."""
 
     rank: int = 0
     world: int = 1
 
     @property
     def main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes the files and the messages."""
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
-        """The contiguous rows of a batch that are this rank's; shares differ by one row at most."""
+        """This rank's rows of a batch. They are contiguous, and two ranks differ by one row at most."""
         return self._share(self.rank, rows)
 
     def gather(self, own: Tensor, rows: int) -> Tensor:
-        """(rows, d) from every rank's share of it, without gradient."""
+        """(rows, d): the shares of all ranks together, without gradient."""
         if self.world == 1:
             return own
         longest = -(-rows // self.world)
@@ -66,7 +66,7 @@ class Group:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process goes through first, the others after it."""
+        """The main process runs the block first, then the others do."""
         if not self.main:
             self.wait()
         yield
@@ -74,7 +74,7 @@ class Group:
             self.wait()
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Returns when all ranks have called it."""
         if self.world > 1:
             dist.barrier()
 

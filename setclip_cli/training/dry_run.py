@@ -1,4 +1,4 @@
-"""``align --dry-run``: everything that can be checked without loading weights, and what a real run would do."""
+"""`align --dry-run`: checks all that can be checked without loading weights, and says what `align` would do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AlignPlan:
     """What `align` would do."""
 
     recipe: Recipe
@@ -73,11 +73,11 @@ class Plan:
         )
 
 
-def plan(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> Plan:
+def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> AlignPlan:
     """Checks a recipe against its data and this machine. `align` makes the same plan before it starts.
 
     Raises:
-        SetClipError: everything found wrong, in one message.
+        SetClipError: everything that is wrong, in one message.
     """
     problems: list[SetClipError] = []
     rows: dict[Modality, int] = {}
@@ -114,14 +114,14 @@ def plan(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -
     if problems:
         raise SetClipError(
             "\n".join(str(problem) for problem in problems),
-            fix="mend these, then check again with --dry-run",
+            fix="repair these, then check again with --dry-run",
             exit_code=problems[0].exit_code,
         )
-    return Plan(recipe, out, rows, pairs, _notes(recipe, rows), weights)
+    return AlignPlan(recipe, out, rows, pairs, _notes(recipe, rows), weights)
 
 
 def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
-    """What is no mistake and yet may not be what the user thinks."""
+    """What is not a mistake, but may not be what the user expects."""
     if recipe.method in TRAINING_FREE_METHODS:
         return []
     return [

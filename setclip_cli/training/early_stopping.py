@@ -1,9 +1,9 @@
 """Early stopping: how the encoders do on rows that training does not see.
 
-With known pairs in the validation split the criterion is their recall; without any it is the density gap plus the
-neighbourhood term. The latter tells that training still changes something, not that the alignment is right: a wrong
+If the validation split has known pairs, the criterion is their recall. Otherwise it is the density gap plus the
+neighbourhood term. That sum shows whether training still changes something, not whether the alignment is right: a wrong
 permutation of clusters can match densities as well, and no criterion without pairs chose the better of several runs
-(benchmarks/results.md). It is for stopping, not for choosing.
+(benchmarks/results.md). Use it to stop, not to choose.
 """
 
 from __future__ import annotations
@@ -15,27 +15,25 @@ import torch
 
 from setclip_cli.losses.neighbourhood import neighbourhood
 from setclip_cli.losses.objective import density_gap
-from setclip_cli.training.known_pairs import pair_rows
+from setclip_cli.training.tower import under
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.recipe.recipe import Recipe
-    from setclip_cli.training.tower import Tower
+    from setclip_cli.training.tower import TrainingTower
     from setclip_cli.training.training import Training
 
 RECALL_AT = 1
-ROWS = 2048  # rows of each side at most: the two terms are quadratic in them
+ROWS = 2048  # at most, of each side: the density gap and the neighbourhood term are quadratic in them
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ValidationRows:
     """One side of the validation split.
 
     Attributes:
         features: (n, p) of the backbone as it was found.
-        items: The raw items, where the backbone is trained.
+        items: The raw rows, if the backbone is tuned.
     """
 
     ids: list[str]
@@ -44,24 +42,23 @@ class HeldOut:
 
 
 class Validation:
-    """Scores a `Training` on held-out rows.
+    """Scores a `Training` on held-out rows."""
 
-    Attributes:
-        pairs: (b, 2) int64 rows of the known pairs of the split; b may be 0.
-    """
-
-    def __init__(self, recipe: Recipe, dataset: Dataset, left: HeldOut, right: HeldOut) -> None:
-        """Raises SetClipError when a validation pair names a row that the split does not have."""
-        self.sides = (left, right)
-        modalities = recipe.modalities()
-        split = recipe.validation.split
-        known = [pair for pair in dataset.pairs(split) if (pair.left_modality, pair.right_modality) == modalities]
-        self.pairs = pair_rows(known, left.ids, right.ids, split=split)
-        self.feature_temperature = recipe.objective.neighbourhood.feature_temperature
-        self.temperature = recipe.objective.neighbourhood.temperature
+    def __init__(
+        self,
+        left: ValidationRows,
+        right: ValidationRows,
+        pairs: Tensor,
+        *,
+        feature_temperature: float,
+        temperature: float,
+    ) -> None:
+        """``pairs``: (b, 2) int64 rows of the known pairs, b may be 0; the temperatures of the neighbourhood term."""
+        self.sides, self.pairs = (left, right), pairs
+        self.feature_temperature, self.temperature = feature_temperature, temperature
 
     def score(self, training: Training) -> dict[str, float]:
-        """The metrics by key; ``validation/criterion`` is the one to lower."""
+        """The metrics by key. Lower is better for ``validation/criterion``."""
         with torch.no_grad():
             embedded = [
                 self._embed(training, tower, side) for tower, side in zip(training.towers, self.sides, strict=True)
@@ -86,7 +83,7 @@ class Validation:
                 found["validation/criterion"] = found["validation/density_gap"] + found["validation/neighbourhood"]
         return found
 
-    def _embed(self, training: Training, tower: Tower, side: HeldOut) -> tuple[Tensor, Tensor]:
+    def _embed(self, training: Training, tower: TrainingTower, side: ValidationRows) -> tuple[Tensor, Tensor]:
         """(transformed frozen features, embeddings) of the split, by the weights as they are now."""
         frozen = tower.transform(side.features.to(tower.features.device))
         transformed = frozen
@@ -97,10 +94,10 @@ class Validation:
 
 
 class EarlyStopping:
-    """Remembers the best state and tells when training has gone long enough without a better one.
+    """Validates, keeps the best state, and says when training has gone long enough without a better one.
 
     Attributes:
-        best: The lowest criterion seen, and the step after which it was seen; None before the first.
+        best: The lowest criterion so far, and the step after which it was measured; None before the first validation.
     """
 
     def __init__(self, validation: Validation, *, every: int, patience: int) -> None:
@@ -108,8 +105,8 @@ class EarlyStopping:
         self.best: tuple[float, int] | None = None
         self._state: dict[str, Tensor] = {}
 
-    def look(self, training: Training) -> dict[str, float]:
-        """Validates when it is time to; the metrics, or nothing."""
+    def validate_if_due(self, training: Training) -> dict[str, float]:
+        """The metrics if a validation is due after this step, else nothing."""
         if training.taken % self.every:
             return {}
         metrics = self.validation.score(training)
@@ -118,11 +115,12 @@ class EarlyStopping:
             self._state = {name: value.clone() for name, value in training.tensors().items()}
         return metrics
 
-    def done(self, training: Training) -> bool:
+    def should_stop(self, training: Training) -> bool:
+        """Whether the last ``patience`` validations were not better than the best one."""
         return self.best is not None and training.taken - self.best[1] >= self.patience * self.every
 
-    def put_back(self, training: Training) -> None:
-        """The best state, where one was seen."""
+    def restore_best(self, training: Training) -> None:
+        """Restores the best state in ``training``, if there was a validation."""
         if self.best is not None:
             training.restore(self.best[1], self._state)
 
@@ -133,12 +131,10 @@ class EarlyStopping:
         return {} if self.best is None else {"best_criterion": repr(self.best[0]), "best_step": str(self.best[1])}
 
     def restore(self, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-        """Puts back what `tensors` and `header` gave."""
+        """Restores what `tensors` and `header` gave."""
         if "best_step" in header:
             self.best = float(header["best_criterion"]), int(header["best_step"])
-            self._state = {
-                name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")
-            }
+            self._state = under("best.", tensors)
 
 
 def _recall(left: Tensor, right: Tensor, pairs: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between two steps, never inside one: what is saved then is a state that training went through."""
+"""Stops on Ctrl-C and SIGTERM between two steps, never within one, so that the state of a whole step is saved."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class BetweenSteps:
-    """Holds signals back until `check` is called. A second Ctrl-C is not held back.
+    """Holds signals back until `check` is called. A second signal is not held back.
 
-    Outside the main thread Python delivers no signals, and nothing is changed.
+    Python delivers signals to the main thread only; in other threads this changes nothing.
     """
 
     def __init__(self) -> None:

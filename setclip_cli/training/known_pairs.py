@@ -1,4 +1,4 @@
-"""Which of the known pairs a recipe trains on: nested subsets of one seeded order, so more pairs only ever add."""
+"""Which known pairs a recipe trains on: the first ones of a seeded order, so a larger number only adds pairs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from setclip_cli.dataset.dataset import Dataset, Pair
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.recipe.recipe import Recipe
 
 
@@ -25,12 +26,7 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> list[Pair]:
         SetClipError: more pairs are asked for than exist, or the method needs pairs and there are none.
     """
     left, right = recipe.modalities()
-    found: list[Pair] = []
-    for pair in dataset.pairs(recipe.train.split):
-        if (pair.left_modality, pair.right_modality) == (right, left):
-            pair = pair.swapped()
-        if (pair.left_modality, pair.right_modality) == (left, right):
-            found.append(pair)
+    found = pairs_between(dataset, recipe.train.split, (left, right))
     wanted = _count(recipe.pairs, len(found))
     if wanted > len(found):
         raise SetClipError(
@@ -42,11 +38,19 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> list[Pair]:
     if not wanted and recipe.pairs != 0:
         raise SetClipError(
             f"{dataset.root}: has no {left}-{right} pairs in split {recipe.train.split!r}, "
-            f"and the recipe says pairs = {recipe.pairs!r}",
+            f"and the recipe asks for pairs = {recipe.pairs!r}",
             fix="add a few with `setclip ingest --pairs`, or align without any: --set pairs=0",
         )
     order = torch.randperm(len(found), generator=generator(recipe.seed, "pairs", "subset"))
     return [found[index] for index in order[:wanted].tolist()]
+
+
+def pairs_between(dataset: Dataset, split: str, modalities: tuple[Modality, Modality]) -> list[Pair]:
+    """All pairs of a split that join these two modalities, each with its left side first."""
+    left, right = modalities
+    found = dataset.pairs(split)
+    turned = [pair.swapped() if pair.left_modality == right else pair for pair in found]
+    return [pair for pair in turned if (pair.left_modality, pair.right_modality) == (left, right)]
 
 
 def pair_rows(pairs: Sequence[Pair], left_ids: Sequence[str], right_ids: Sequence[str], *, split: str) -> Tensor:

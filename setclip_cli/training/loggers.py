@@ -1,4 +1,4 @@
-"""What a run tells of every step: metrics.jsonl always, and the loggers that the recipe names. Never weights."""
+"""Where the metrics of every step go: to metrics.jsonl, and to the loggers that the recipe names. Never weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAP_ROWS = 1000  # of each side in a map
 
 
 class Logger(Protocol):
-    """Where records go."""
+    """A place for metrics beside metrics.jsonl."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -36,7 +36,7 @@ class Logger(Protocol):
 
 
 class RunLog:
-    """Appends a record a step. Started at a step, it first drops what an earlier process wrote after that step."""
+    """Appends one record a step. A log that goes on from a step first drops what was written after that step."""
 
     def __init__(self, run: Path, *, step: int, loggers: Sequence[str], recipe: Mapping[str, Any]) -> None:
         path = run / METRICS_NAME
@@ -56,7 +56,7 @@ class RunLog:
             logger.picture(step, left[:MAP_ROWS], right[:MAP_ROWS], gaps)
 
     def flush(self) -> None:
-        """Before a checkpoint: a checkpoint at step n counts on n lines."""
+        """Call it before a checkpoint: a checkpoint at step n needs n lines."""
         self._metrics.flush()
         for logger in self._loggers:
             logger.flush()
@@ -96,7 +96,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Scalars to a Weights & Biases run that goes on when the RUN does."""
+    """Scalars to a Weights & Biases run. A resumed RUN goes on in the same one."""
 
     def __init__(self, run: Path, _step: int, recipe: Mapping[str, Any]) -> None:
         wandb = _imported("wandb")
@@ -107,10 +107,10 @@ class WeightsAndBiases:
         self._run.log(dict(values), step=step)
 
     def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
-        """Scalars only."""
+        """Does nothing: scalars only."""
 
     def flush(self) -> None:
-        """It sends in the background."""
+        """Does nothing: wandb sends in the background."""
 
     def close(self) -> None:
         self._run.finish()
@@ -128,10 +128,10 @@ class MLflow:
         self._mlflow.log_metrics(dict(values), step=step)
 
     def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
-        """Scalars only."""
+        """Does nothing: scalars only."""
 
     def flush(self) -> None:
-        """It writes at once."""
+        """Does nothing: mlflow writes at once."""
 
     def close(self) -> None:
         self._mlflow.end_run()
@@ -154,7 +154,7 @@ def _imported(package: str) -> Any:
 
 
 def _map(left: Tensor, right: Tensor) -> Any:
-    """Both sides on the two principal axes of their union."""
+    """A figure of both sides on the two principal axes of their union."""
     import torch
     from matplotlib.figure import Figure
 

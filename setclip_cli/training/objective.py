@@ -1,4 +1,4 @@
-"""From the sections of a recipe to the objective: the one place that unpacks them into plain numbers."""
+"""From the recipe's [objective] to the losses: here its sections become plain numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ LEAST_SHARE = 0.3  # of the weight of the pairs, however few they are
 
 
 def build_objective(section: sections.Objective, *, pairs: int) -> TrainingObjective:
-    """The objective a recipe asks for, where so many pairs are known; terms of weight 0 are left out."""
+    """The objective that a recipe asks for, without the terms of weight 0.
+
+    Args:
+        pairs: Number of known pairs, on which the weight of the clip term depends.
+    """
     clip, sdd, mmd, views = section.clip, section.sdd, section.mk_mmd, section.self_supervised
     widths = sdd.bandwidth if isinstance(sdd.bandwidth, list) else [sdd.bandwidth]
     modules: dict[str, nn.Module] = {

@@ -9,8 +9,8 @@ from typing import Literal
 def rate_at(step: int, steps: int, schedule: Literal["constant", "cosine", "linear"], warmup_steps: int) -> float:
     """The factor, in (0, 1], on the learning rate in a step.
 
-    It rises linearly over ``warmup_steps`` and is full at the last of them; then it stays, or falls to 0 just after the
-    last step, along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983) or a straight line.
+    It rises linearly over ``warmup_steps`` and is 1 at the last of them. Then it stays, or falls along half a cosine
+    (Loshchilov & Hutter 2017, arXiv:1608.03983) or a straight line, to reach 0 one step after the last.
 
     Args:
         step: 0-based.

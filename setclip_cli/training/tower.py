@@ -1,10 +1,10 @@
-"""One side in training: where the features of its rows come from, and the heads over them."""
+"""One side in training: where the features of its rows come from, and the heads that map them."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,16 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.features.raw_rows import Items
-    from setclip_cli.recipe.recipe import Recipe
+    from setclip_cli.features.raw_rows import RawRows
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A backbone whose weights change, and the raw items it reads."""
+class TunedBackbone:
+    """A backbone whose weights change, and the raw rows that it reads."""
 
     backbone: Backbone
-    items: Items
-    lengths: Tensor | None = None  # (n,) of the items, where their batches are padded to the longest
+    raw_rows: RawRows
+    lengths: Tensor | None = None  # (n,) of the rows, if a batch of them is padded to the longest
 
 
 @dataclass(frozen=True)
@@ -41,56 +40,82 @@ class Pool:
     Attributes:
         features: (n, p) float32 of the backbone as it was found.
         views: (k, n, p) features of k augmented views of the same rows; None makes views by noise on the features.
-        tuned: The backbone, where it is trained.
+        tuned: The backbone, if its weights change.
     """
 
     features: Tensor
     views: Tensor | None = None
-    tuned: Tuned | None = None
+    tuned: TunedBackbone | None = None
 
 
 @dataclass(frozen=True)
-class Start:
-    """Weights of another run to start from: its encoder and what it tuned of the backbone."""
+class InitialWeights:
+    """Weights of another RUN to start from: its encoder, and what it tuned of the backbone."""
 
     encoder: Encoder
     tuned: dict[str, Tensor]
 
 
-class Tower:
-    """A side's transform, heads and, where it is trained, backbone.
+class TrainingTower:
+    """The transform and heads of a side, and its backbone if that is tuned.
 
     Attributes:
         side: "left" or "right": part of the name of each of its random streams.
         features: (n, q) the pool's features, transformed.
+        heads: One for each member of the ensemble.
     """
 
-    def __init__(self, recipe: Recipe, side: str, pool: Pool) -> None:
+    def __init__(
+        self,
+        side: str,
+        pool: Pool,
+        *,
+        head: Literal["mlp", "linear"],
+        dim: int,
+        axes: int,
+        members: int,
+        seed: int,
+        noise: float,
+        chunk: int,
+        tf32: bool,
+    ) -> None:
+        """Fits the transform and draws the weights of the heads.
+
+        Args:
+            head: Kind of the heads.
+            dim: Width of the embeddings of one head.
+            axes: Principal axes kept of the features; 0 keeps them all.
+            members: Number of heads.
+            seed: Decides the weights of the heads.
+            noise: Length of the noise that makes a second view, where the mean length of the features is 1.
+            chunk: Rows whose activations a tuned backbone holds at once.
+            tf32: Whether matrix products may use TensorFloat-32 on CUDA.
+        """
         device = pool.features.device
-        self.side, self.pool, self.dim = side, pool, recipe.projection.dim
-        self.noise = recipe.objective.self_supervised.noise
-        self.chunk = recipe.train.chunk if pool.tuned else None
-        self._tf32 = recipe.train.tf32
-        self.transform = FeatureTransform.fit(pool.features, recipe.projection.pca).to(device)
+        self.side, self.pool, self.dim = side, pool, dim
+        self.noise = noise
+        self.chunk = chunk if pool.tuned else None
+        self._tf32 = tf32
+        self.transform = FeatureTransform.fit(pool.features, axes).to(device)
         with torch.no_grad():
             self.features = self.transform(pool.features)
         self.heads = nn.ModuleList(
             ProjectionHead(
                 self.features.shape[1],
-                recipe.projection.dim,
-                head=recipe.projection.kind,
-                seed=generator(recipe.seed, "init", side, member).initial_seed(),
+                dim,
+                head=head,
+                seed=generator(seed, "init", side, member).initial_seed(),
             )
-            for member in range(recipe.ensemble)
+            for member in range(members)
         ).to(device)
 
-    def start_from(self, encoder: Encoder, tuned: dict[str, Tensor]) -> None:
-        """Takes the transform and heads of another run, and the backbone's tuned weights where it has any.
+    def start_from(self, initial: InitialWeights) -> None:
+        """Takes the transform and heads of another RUN, and the weights of the backbone that it tuned.
 
         Raises:
-            SetClipError: the other run's encoder is of another kind or size, or other weights were tuned.
+            SetClipError: the encoder of the other RUN has another kind or size, or it tuned other weights.
         """
-        own, encoder = self.encoder(), trained_part(encoder)
+        own, encoder, tuned = self.encoder(), trained_part(initial.encoder), initial.tuned
         if encoder.describe() != own.describe():
             raise SetClipError(
                 f"init_from: its {self.side} encoder is {encoder.describe()}, the recipe makes {own.describe()}",
@@ -119,13 +144,13 @@ class Tower:
                 trained[name].copy_(value)
 
     def prepare(self, rows: Tensor, part: slice, view_seed: int | None = None) -> Any:
-        """What `embed` takes for a part of these rows, or for another view of them; needs no weights.
+        """What `embed` takes for a part of these rows, or for another view of them. It uses no weights.
 
         The view of a row depends on its place among all ``rows``, not on the part that it is prepared in.
         """
         draw = None if view_seed is None else torch.Generator().manual_seed(view_seed)
         if self.pool.tuned is not None:
-            items = self.pool.tuned.items.take(rows[part].tolist())
+            items = self.pool.tuned.raw_rows.take(rows[part].tolist())
             seeds = None if draw is None else torch.randint(2**31, (len(rows),), generator=draw)[part].tolist()
             return self.pool.tuned.backbone.prepare(items, views=seeds)
         own = rows[part].to(self.features.device)
@@ -140,7 +165,7 @@ class Tower:
         return self.features[own] + self.noise / width**0.5 * noise
 
     def by_length(self, rows: Tensor) -> Tensor:
-        """Unpaired rows, whose order means nothing, by their lengths: a chunk then needs little padding."""
+        """The same rows, shortest first, so that a chunk needs little padding. For unpaired rows only."""
         tuned = self.pool.tuned
         if tuned is None or tuned.lengths is None:
             return rows
@@ -150,7 +175,7 @@ class Tower:
         """(n, d) embeddings of prepared rows, with gradient.
 
         Args:
-            dropout_seed: Runs the backbone with dropout from this seed: part of what makes another view of a text.
+            dropout_seed: The backbone runs with dropout from this seed: part of what makes another view of a text.
         """
         with self.matmuls():
             if self.pool.tuned is None:
@@ -163,7 +188,7 @@ class Tower:
                 return self._head(member, self.transform(backbone.features(prepared)))
 
     def matmuls(self) -> AbstractContextManager[object]:
-        """In which the tower goes forward and backward: TensorFloat-32 where the recipe asks for it."""
+        """The context for forward and backward passes of the tower: with TensorFloat-32, or without it."""
         return tf32(self.features.device, self._tf32)
 
     def _head(self, member: int, transformed: Tensor) -> Tensor:
@@ -171,7 +196,7 @@ class Tower:
         return embeddings
 
     def encoder(self, averages: dict[str, Tensor] | None = None) -> Composed:
-        """The heads as they are now, or with averaged weights in their place: a copy, so later steps leave it alone."""
+        """A copy of the transform and heads as they are now, or with averaged weights in place of theirs."""
         modules = copy.deepcopy(self.heads)
         if averages:
             modules.load_state_dict({**modules.state_dict(), **averages})
@@ -180,11 +205,20 @@ class Tower:
         return Composed(copy.deepcopy(self.transform), joined).cpu().eval()
 
     def tuned_parameters(self) -> dict[str, Tensor]:
-        """The backbone's trained weights by name; none for a frozen one."""
+        """The weights of the backbone that training changes, by name; none for a frozen one."""
         if self.pool.tuned is None:
             return {}
         return {
             name: value for name, value in self.pool.tuned.backbone.module.named_parameters() if value.requires_grad
+        }
+
+    def weights(self, member: int | None = None) -> dict[str, Tensor]:
+        """All that training changes, by name: the heads (of one member, or of all), then the backbone's weights."""
+        heads = self.heads if member is None else self.heads[member]
+        place = "heads" if member is None else f"heads.{member}"
+        return {
+            **{f"{self.side}.{place}.{name}": value for name, value in heads.named_parameters()},
+            **{f"{self.side}.backbone.{name}": value for name, value in self.tuned_parameters().items()},
         }
 
 

@@ -16,7 +16,8 @@ from setclip_cli.backbones.tuning import apply_tuned, make_trainable
 from setclip_cli.dataset.dataset import SCHEMAS, Dataset, DatasetIndex, write_shard
 from setclip_cli.errors import SetClipError
 from setclip_cli.recipe.recipe import Recipe, load_recipe
-from setclip_cli.training.tower import Pool, Tuned
+from setclip_cli.training.build import build_training
+from setclip_cli.training.tower import Pool, TunedBackbone
 from setclip_cli.training.training import Training
 
 SEQUENCES = ["GKKLVACD" * (2 + row % 3) + "ACDEFGHIKLMNPQRSTVWY"[: row + 1] for row in range(12)]
@@ -78,13 +79,13 @@ def training_of(recipe: Recipe, weights: dict[str, Path]) -> Training:
         backbone = backbone_of(weights, modality)
         features = backbone.encode(values).features
         make_trainable(backbone, recipe.towers[modality].trainable)  # type: ignore[index]
-        sides.append(Pool(features, tuned=Tuned(backbone, ListItems(values))))  # type: ignore[arg-type]
-    return Training(recipe, sides[0], sides[1], torch.arange(4).repeat(2, 1).T.contiguous())
+        sides.append(Pool(features, tuned=TunedBackbone(backbone, ListItems(values))))  # type: ignore[arg-type]
+    return build_training(recipe, sides[0], sides[1], torch.arange(4).repeat(2, 1).T.contiguous())
 
 
 def gradients(training: Training) -> dict[str, Tensor]:
     training.advance()
-    return {name: value.grad.clone() for name, value in training._parameters().items() if value.grad is not None}
+    return {name: value.grad.clone() for name, value in training.updater.weights.items() if value.grad is not None}
 
 
 @pytest.mark.parametrize("method", ["set-clip-plus", "clip"])
@@ -193,7 +194,7 @@ def test_views_of_text_and_protein_depend_on_the_seed_alone() -> None:
 def test_items_come_back_by_row_without_reading_all(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from setclip_cli.features.raw_rows import open_items
+    from setclip_cli.features.raw_rows import open_raw_rows
 
     rows = [
         {"id": f"p{row}", "split": "train", "source": "s", "sha256": "0", "label": None, "sequence": text}
@@ -208,6 +209,6 @@ def test_items_come_back_by_row_without_reading_all(tmp_path: Path) -> None:
     ]
     dataset = Dataset(tmp_path, DatasetIndex(shards=shards))
     for _ in range(2):  # made, then found
-        items = open_items(dataset, "protein", "train", "sequence", cache_dir=tmp_path / "cache")
+        items = open_raw_rows(dataset, "protein", "train", "sequence", cache_dir=tmp_path / "cache")
         assert len(items) == 12
         assert items.take([11, 0, 5]) == [SEQUENCES[11], SEQUENCES[0], SEQUENCES[5]]

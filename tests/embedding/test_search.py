@@ -138,7 +138,7 @@ def test_a_run_or_dataset_that_moved_is_found_where_the_user_says(world: Path, t
     index = json.loads((moved / "embeddings" / "embeddings.json").read_text())
     index["run"], index["dataset"] = "/no/run", "/no/data"
     (moved / "embeddings" / "embeddings.json").write_text(json.dumps(index))
-    with pytest.raises(SetClipError, match=r"/no/run: is (no|not a) RUN"):
+    with pytest.raises(SetClipError, match="/no/run: is not a RUN"):
         search(moved / "embeddings", "sea")
     result = search(moved / "embeddings", "sea", options=SearchOptions(modality="caption", run=moved / "run"))
     assert result.hits[0].shown is None

@@ -258,7 +258,7 @@ def test_an_embedding_that_is_not_finite_is_named(tmp_path, value):
 def test_what_is_no_target_is_named(world, tmp_path):
     data = worlds.open_dataset(world / "data")
     assert "no such folder" in fails([tmp_path / "nothing"], data, tmp_path / "report")
-    assert "is no RUN" in fails([world / "data"], data, tmp_path / "report")
+    assert "is not a RUN" in fails([world / "data"], data, tmp_path / "report")
     assert "given more than once" in fails([world / "good", world / "good"], data, tmp_path / "report")
     assert "is no REPORT" in fails([world / "good"], data, world / "data")
 

@@ -93,7 +93,7 @@ def test_a_row_that_cannot_be_read_is_named(backbone: Esm2Backbone, tmp_path: Pa
 def test_features_that_are_not_finite_are_never_cached(
     backbone: Esm2Backbone, dataset: Dataset, tmp_path: Path
 ) -> None:
-    backbone.module.final_norm.bias[0] = float("nan")
-    with pytest.raises(SetClipError, match="gives no finite features for 4 rows, the first 'protein-0'"):
+    backbone.module.emb_layer_norm_after.bias[0] = float("nan")
+    with pytest.raises(SetClipError, match="gives features that are not finite for 4 rows, the first 'protein-0'"):
         frozen_features(backbone, dataset, "protein", None, cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache" / "features").exists()

@@ -141,7 +141,7 @@ def test_fixed_layers_need_no_pairs_and_are_part_of_the_run(world: Path, tmp_pat
 @pytest.mark.parametrize("extra", [(), ("--dry-run",)])
 def test_too_few_pairs_are_counted(world: Path, tmp_path: Path, extra: tuple[str, ...]) -> None:
     told = align(world, tmp_path / "run", "pairs=20", code=2, extra=extra)
-    assert f"'best': is measured on {PAIRS_NEEDED} known pairs or more, each of other items; there are 20" in told
+    assert f"'best': needs {PAIRS_NEEDED} known pairs or more that share no item; there are 20" in told
     assert not (tmp_path / "run/recipe.toml").exists()
 
 
@@ -149,10 +149,10 @@ def test_too_few_pairs_are_counted(world: Path, tmp_path: Path, extra: tuple[str
     ("settings", "words"),
     [
         (["towers.protein.layer=0"], "layer = 0: layers count from 1"),
-        (["towers.protein.layer=bset"], "towers.protein.layer: must be a number or 'best', found 'bset'"),
-        (["pairs=0"], "'best': is measured on known pairs, and pairs = 0"),
+        (["towers.protein.layer=bset"], "towers.protein.layer: must be a whole number or best, found 'bset'"),
+        (["pairs=0"], "'best': this is measured on known pairs, and pairs = 0"),
         (["towers.protein.layer=4"], "towers.protein.layer = 4: esm:esm2_t6_8M_UR50D has layers 1 to 3"),
-        (["towers.protein.pooling=attention"], "'attention': has a query to learn, and the tower is frozen"),
+        (["towers.protein.pooling=attention"], "'attention': its query has to be trained, and the tower is frozen"),
         (["towers.caption.pooling=avg"], "choose one of: default, mean, cls, attention"),
     ],
 )

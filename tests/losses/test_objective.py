@@ -131,8 +131,16 @@ def test_the_density_gap_is_zero_for_equal_sets_and_needs_no_term() -> None:
     left = side(1)
     assert float(density_gap(left.embeddings, left.embeddings[torch.randperm(8)])) == pytest.approx(0, abs=1e-5)
     without = TrainingObjective({"clip": WeightedTerm(ClipTerm(0.07), 1.0)})(left, side(9), 0).density_gap
-    with_term = TrainingObjective({"sdd": WeightedTerm(SddTerm(BANDWIDTHS), 1.0)})(left, side(9), 0).density_gap
-    torch.testing.assert_close(without, with_term)
+    settings = (
+        SddTerm(BANDWIDTHS),
+        SddTerm([0.05]),
+        SddTerm(BANDWIDTHS, leave_one_out=True),
+        SddTerm(BANDWIDTHS, queue=5),
+    )
+    for term in settings:  # they do not change the figure
+        objective = TrainingObjective({"sdd": WeightedTerm(term, 1.0)})
+        for step in range(2):  # in the second one the queue holds rows
+            torch.testing.assert_close(objective(left, side(9), step).density_gap, without)
 
 
 def test_published_terms_see_the_pairs_first_and_then_the_rest() -> None:

@@ -12,7 +12,7 @@ from setclip_cli.encoders.encoders import Composed, Concatenated, FeatureTransfo
 from setclip_cli.methods import distil
 from setclip_cli.methods.extra_encoders import trained_part
 from setclip_cli.recipe.recipe import Recipe, load_recipe
-from setclip_cli.training import training
+from setclip_cli.training.fit import fit
 
 
 def pool(n: int, width: int, seed: int) -> Tensor:
@@ -81,8 +81,8 @@ def test_a_recipe_that_distils_gives_an_encoder_of_one_width(recipe: Recipe, met
     left, right = pool(200, 12, 0), pool(180, 16, 1)
     pairs = torch.arange(8).repeat(2, 1).T.contiguous()
     recipe = recipe.with_settings(method=method)
-    whole = training.fit(recipe, left, right, pairs)
-    one = training.fit(recipe.with_settings(ensemble_distil=True), left, right, pairs)
+    whole = fit(recipe, left, right, pairs)
+    one = fit(recipe.with_settings(ensemble_distil=True), left, right, pairs)
     assert [trained_part(fitted.encoders[0]).dim for fitted in (one, whole)] == [24, 3 * 24]
     assert one.encoders[0].dim < whole.encoders[0].dim
     assert one.findings["distil/correlation"] > 0.95
@@ -93,8 +93,8 @@ def test_a_recipe_that_distils_gives_an_encoder_of_one_width(recipe: Recipe, met
 
 
 def test_a_head_that_does_not_follow_its_ensemble_is_told(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "DISTIL_WARNING", 1.1)
+    monkeypatch.setattr("setclip_cli.training.fit.DISTIL_WARNING", 1.1)
     left, right = pool(60, 12, 0), pool(50, 16, 1)
     pairs = torch.arange(8).repeat(2, 1).T.contiguous()
-    fitted = training.fit(recipe.with_settings(method="clip", ensemble_distil=True), left, right, pairs)
+    fitted = fit(recipe.with_settings(method="clip", ensemble_distil=True), left, right, pairs)
     assert "ensemble_distil = false" in fitted.warnings[0]

@@ -116,10 +116,10 @@ def test_a_run_of_another_recipe_is_not_overwritten(world: Path, run: Path) -> N
     assert "another recipe (seed differ" in stderr
 
 
-def test_a_folder_that_is_no_run_is_not_touched(world: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_not_touched(world: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     code, _, stderr = align(world, tmp_path)
-    assert (code, "exists and is no RUN" in stderr) == (3, True)
+    assert (code, "exists but is not a RUN folder" in stderr) == (3, True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -503,16 +503,19 @@ def test_a_tuned_tower_reads_its_chunks_by_length(world: Path) -> None:
     import torch
 
     from setclip_cli.backbones import load_backbone
-    from setclip_cli.features.raw_rows import open_items
+    from setclip_cli.features.raw_rows import open_raw_rows
     from setclip_cli.recipe.recipe import load_recipe
-    from setclip_cli.training.tower import Pool, Tower, Tuned
+    from setclip_cli.training.build import build_tower
+    from setclip_cli.training.tower import Pool, TunedBackbone
 
     dataset = open_dataset(world / "data")
-    items = open_items(dataset, "protein", "train", "sequence")
+    items = open_raw_rows(dataset, "protein", "train", "sequence")
     recipe = load_recipe(world / "recipe.toml")
     backbone = load_backbone("esm:esm2_t6_8M_UR50D", modality="protein", weights=recipe.towers["protein"].weights)
     lengths = torch.tensor(items.lengths())
-    tower = Tower(recipe, "left", Pool(torch.randn(36, backbone.dim), tuned=Tuned(backbone, items, lengths)))
+    tower = build_tower(
+        recipe, "left", Pool(torch.randn(36, backbone.dim), tuned=TunedBackbone(backbone, items, lengths))
+    )
     rows = torch.randperm(36)[:20]
     ordered = tower.by_length(rows)
     assert sorted(ordered.tolist()) == sorted(rows.tolist())

@@ -32,7 +32,7 @@ from pathlib import Path
 from setclip_cli.training.distributed import launched
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.training.tower import Pool
-from setclip_cli.training.training import Training
+from setclip_cli.training.build import build_training
 from tiny import pools
 
 with launched() as group:
@@ -40,11 +40,11 @@ with launched() as group:
     found = {{}}
     for method in ("set-clip-plus", "set-clip", "set-clip-published", "clip"):
         recipe = load_recipe(Path({recipe!r}), [f"method={{method}}"])
-        training = Training(recipe, Pool(left), Pool(right), pairs, group=group)
+        training = build_training(recipe, Pool(left), Pool(right), pairs, group=group)
         training.advance()
         found[method] = {{
             name: value.grad.flatten().tolist()
-            for name, value in training._parameters().items()
+            for name, value in training.updater.weights.items()
             if value.grad is not None
         }}
         found[method + "/records"] = [training.advance() for _ in range(5)]

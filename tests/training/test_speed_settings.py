@@ -16,7 +16,8 @@ from setclip_cli.backbones.batching import staged, tf32
 from setclip_cli.backbones.compiling import _blocks, compile_blocks
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.recipe.recipe import load_recipe
-from setclip_cli.training.tower import Pool, Tuned
+from setclip_cli.training.build import build_training
+from setclip_cli.training.tower import Pool, TunedBackbone
 from setclip_cli.training.training import Training
 
 SEQUENCES = ["GKKLVACD" * (2 + row % 3) + "ACDEFGHIKLMNPQRSTVWY"[: row + 1] for row in range(12)]
@@ -63,8 +64,8 @@ def training_of(folder: Path, *, compiled: bool) -> Training:
         make_trainable(backbone, "full" if modality == "protein" else "last-1")
         if compiled:
             assert compile_blocks(backbone) is None
-        sides.append(Pool(features, tuned=Tuned(backbone, ListItems(values))))  # type: ignore[arg-type]
-    return Training(load_recipe(recipe), sides[0], sides[1], torch.arange(4).repeat(2, 1).T.contiguous())
+        sides.append(Pool(features, tuned=TunedBackbone(backbone, ListItems(values))))  # type: ignore[arg-type]
+    return build_training(load_recipe(recipe), sides[0], sides[1], torch.arange(4).repeat(2, 1).T.contiguous())
 
 
 @pytest.mark.slow

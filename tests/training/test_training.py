@@ -15,10 +15,12 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.methods.extra_encoders import trained_part
 from setclip_cli.recipe.presets import Method
 from setclip_cli.recipe.recipe import Recipe, load_recipe
-from setclip_cli.training.gradient_cache import Embedded
+from setclip_cli.training.build import build_training
+from setclip_cli.training.embedded import EmbeddedPart
+from setclip_cli.training.fit import finish, fit, is_trained
 from setclip_cli.training.schedules import rate_at
 from setclip_cli.training.tower import Pool
-from setclip_cli.training.training import Training, fit, is_trained
+from setclip_cli.training.training import Training
 
 TRAINED: list[Method] = ["set-clip-plus", "set-clip", "clip"]
 
@@ -41,7 +43,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def training_of(recipe: Recipe, seed: int = 0) -> Training:
     left, right, pairs = pools(seed)
-    return Training(recipe, Pool(left), Pool(right), pairs)
+    return build_training(recipe, Pool(left), Pool(right), pairs)
 
 
 @pytest.mark.parametrize("method", TRAINED)
@@ -53,10 +55,10 @@ def test_the_step_takes_the_gradient_of_the_whole_objective(recipe: Recipe, meth
     got = [parameter.grad for tower in two_pass.towers for parameter in tower.heads.parameters()]
 
     sides = []
-    for column, (tower, lots) in enumerate(zip(one_pass.towers, one_pass._draw(0), strict=True)):
-        embedded = [Embedded(tower, 0, lot, one_pass.group) for lot in lots]
-        for part in embedded:
-            part.leaf = tower.embed(0, part.lot.chunks[0])  # with its graph
+    for column, (tower, batch) in enumerate(zip(one_pass.towers, one_pass.batches.draw(0), strict=True)):
+        embedded = {name: EmbeddedPart(tower, 0, part, one_pass.group) for name, part in batch.items()}
+        for part in embedded.values():
+            part.leaf = tower.embed(0, part.part.chunks[0])  # with its graph
         sides.append(one_pass._side(column, embedded))
     one_pass.objective(sides[0], sides[1], 0).total.backward()
     expected = [parameter.grad for tower in one_pass.towers for parameter in tower.heads.parameters()]
@@ -92,7 +94,7 @@ def test_a_restored_run_goes_on_bit_for_bit(recipe: Recipe, ensemble: int, stop:
     resumed.restore(stop, saved)
     assert [resumed.advance() for _ in range(straight.steps - stop)] == records[stop:]
     left = pools()[0]
-    assert torch.equal(resumed.fitted().encoders[0](left), straight.fitted().encoders[0](left))
+    assert torch.equal(*(finish(recipe, each, each.batches.pairs).encoders[0](left) for each in (resumed, straight)))
 
 
 @pytest.mark.parametrize("balance", [False, True])
@@ -102,8 +104,8 @@ def test_balanced_batches_hold_both_pools_classes_alike(recipe: Recipe, balance:
     fewer = torch.cat([torch.arange(6), torch.arange(6, 90)[(kinds[6:] == 0) | (torch.arange(6, 90) > 75)]])
     right, kinds = right[fewer], kinds[fewer]  # 30 rows of the first class, some 7 of the others
     train = recipe.train.model_dump() | {"balance": balance, "batch": 8}
-    training = Training(recipe.with_settings(train=train), Pool(left), Pool(right), pairs)
-    drawn = torch.cat([training._draw(step)[1][0].rows for step in range(12)])
+    training = build_training(recipe.with_settings(train=train), Pool(left), Pool(right), pairs)
+    drawn = torch.cat([training.batches.draw(step)[1]["unpaired"].rows for step in range(12)])
     share = float((kinds[drawn] == 0).float().mean())
     assert share < 0.5 if balance else share > 0.6
 
@@ -151,7 +153,7 @@ def test_without_pairs_the_distribution_terms_still_train(recipe: Recipe) -> Non
     none = torch.zeros(0, 2, dtype=torch.int64)
     recipe = recipe.with_settings(method="set-clip", pairs=0)
     assert is_trained(recipe, none)
-    training = Training(recipe, Pool(left), Pool(right), none)
+    training = build_training(recipe, Pool(left), Pool(right), none)
     gaps = [training.advance()["density_gap"] for _ in range(12)]
     assert gaps[-1] < gaps[0]
 
@@ -170,7 +172,7 @@ def test_noisy_views_have_the_noise_asked_for_and_belong_to_the_row(recipe: Reci
 def test_cached_views_are_used_instead_of_noise(recipe: Recipe) -> None:
     left, right, pairs = pools()
     views = torch.stack([left + 0.1, left - 0.1])
-    training = Training(recipe.with_settings(method="set-clip"), Pool(left, views=views), Pool(right), pairs)
+    training = build_training(recipe.with_settings(method="set-clip"), Pool(left, views=views), Pool(right), pairs)
     tower = training.towers[0]
     seen = tower.prepare(torch.arange(60), slice(0, 60), view_seed=3)
     candidates = [tower.transform(view) for view in views]
@@ -183,13 +185,13 @@ def test_cached_views_are_used_instead_of_noise(recipe: Recipe) -> None:
 def test_averaged_weights_follow_their_formula(recipe: Recipe) -> None:
     training = training_of(recipe.with_settings(optim={**recipe.optim.model_dump(), "ema": 0.9}))
     name = "left.heads.0.input.bias"
-    average = training._parameters()[name].detach().clone()
+    average = training.updater.weights[name].detach().clone()
     for _ in range(3):
         training.advance()
-        average = 0.9 * average + 0.1 * training._parameters()[name].detach()
-    torch.testing.assert_close(training.averages[name], average)
-    fitted = trained_part(training.fitted().encoders[0])
-    assert torch.equal(dict(fitted.named_parameters())["encoder.input.bias"], training.averages[name])
+        average = 0.9 * average + 0.1 * training.updater.weights[name].detach()
+    torch.testing.assert_close(training.updater.averages[name], average)
+    fitted = trained_part(finish(recipe, training, training.batches.pairs).encoders[0])
+    assert torch.equal(dict(fitted.named_parameters())["encoder.input.bias"], training.updater.averages[name])
 
 
 def test_the_gradient_is_clipped_and_the_rate_follows_the_schedule(recipe: Recipe) -> None:
@@ -200,7 +202,7 @@ def test_the_gradient_is_clipped_and_the_rate_follows_the_schedule(recipe: Recip
         [recipe.optim.lr * rate_at(step, 12, "cosine", 4) for step in range(12)]
     )
     assert records[0]["gradient_norm"] > 1e-3  # what is told is the norm before clipping
-    gradients = torch.cat([p.grad.flatten() for p in training._trained(0) if p.grad is not None])
+    gradients = torch.cat([p.grad.flatten() for p in training._trained(0).values() if p.grad is not None])
     assert gradients.norm() <= 1.001e-3
 
 
@@ -242,14 +244,14 @@ def test_a_gradient_that_turns_non_finite_behind_the_losses_names_the_tower(reci
 
 def test_a_half_precision_step_that_overflows_is_skipped_and_can_be_logged(recipe: Recipe) -> None:
     training = training_of(recipe)
-    training.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    training.updater.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     hook = next(training.towers[0].heads.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    before = {name: value.clone() for name, value in training._parameters().items()}
+    before = {name: value.clone() for name, value in training.updater.weights.items()}
     record = training.advance()
     assert "gradient_norm" not in record
     json.dumps(record, allow_nan=False)
-    assert all(training._parameters()[name].equal(value) for name, value in before.items())
-    assert training.scaler.get_scale() == 2.0
+    assert all(training.updater.weights[name].equal(value) for name, value in before.items())
+    assert training.updater.scaler.get_scale() == 2.0
     hook.remove()
     assert training.advance()["gradient_norm"] > 0
 

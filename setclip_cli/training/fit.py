@@ -1,0 +1,125 @@
+"""`fit`: a recipe's method on features in memory. `align` does the same with features that it reads from a DATASET."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from setclip_cli.methods import closed_form, no_pairs
+from setclip_cli.methods.auto import Choice, choose
+from setclip_cli.methods.distil import distil
+from setclip_cli.methods.extra_encoders import accompanied
+from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
+from setclip_cli.training.build import build_tower, build_training
+from setclip_cli.training.tower import Pool, under
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from setclip_cli.encoders.encoders import Encoder
+    from setclip_cli.recipe.recipe import Recipe
+    from setclip_cli.training.training import Training
+
+DISTIL_WARNING = 0.9  # correlation with the ensemble below which the user is warned
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Encoders of both sides, as fitted and as they were before.
+
+    Attributes:
+        method: The method that was fitted; never "auto".
+        findings: What the method measured of its own result, such as how far to trust it, by metric key.
+        warnings: The same in words for the user, if there is a reason to warn.
+    """
+
+    method: str
+    encoders: tuple[Encoder, Encoder]
+    initial: tuple[Encoder, Encoder]
+    findings: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
+    """Fits the recipe's method to features in memory.
+
+    Args:
+        left: (n, p) float32 frozen features of the left side.
+        right: (m, q) float32 frozen features of the right side. The order of the rows means nothing.
+        pairs: (b, 2) int64: a row of ``left`` and the row of ``right`` that belongs to it; b may be 0.
+
+    Raises:
+        SetClipError: the method needs pairs and there are none, a pair names a row that is not there, there are too
+            few rows, or a step of the training is not finite.
+    """
+    return fit_method(resolved(recipe, left, right, pairs).recipe, left, right, pairs)
+
+
+def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Choice:
+    """The recipe with a method in place of "auto", chosen on held-out pairs; any other method stays."""
+    if recipe.method != "auto":
+        return Choice(recipe, len(pairs), {}, None)
+    return choose(recipe, left, right, pairs, _encoders)
+
+
+def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
+    """`fit` of any method but "auto"."""
+    if is_trained(recipe, pairs):
+        training = build_training(recipe, Pool(left), Pool(right), pairs)
+        while training.taken < training.steps:
+            training.advance()
+        return finish(recipe, training, pairs)
+    initial = (build_tower(recipe, "left", Pool(left)).encoder(), build_tower(recipe, "right", Pool(right)).encoder())
+    if len(pairs):
+        encoders = closed_form.fit(recipe.method, left, right, pairs, axes=recipe.projection.pca)
+        return Fitted(recipe.method, encoders, initial)
+    matched = no_pairs.fit(left, right, seed=recipe.seed, axes=recipe.projection.pca)
+    findings = {"consensus/agreement": matched.agreement}
+    return Fitted(recipe.method, matched.encoders, initial, findings, matched.warnings())
+
+
+def is_trained(recipe: Recipe, pairs: Tensor) -> bool:
+    """Whether the method takes gradient steps: the training-free ones and matching without any pair do not."""
+    without_pairs = recipe.method == "set-clip-plus" and not len(pairs)
+    return recipe.method not in TRAINING_FREE_METHODS and not without_pairs
+
+
+def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
+    """The encoders of a training as it is now, with averages in place of weights, distilled and joined as asked.
+
+    Args:
+        pairs: (b, 2) int64, rows of the known pairs.
+    """
+    towers = training.towers
+    heads = (
+        towers[0].encoder(under("left.heads.", training.updater.averages)),
+        towers[1].encoder(under("right.heads.", training.updater.averages)),
+    )
+    findings, warnings = {}, []
+    if recipe.ensemble_distil:
+        heads, correlation = distil(
+            heads, towers[0].pool.features.cpu(), towers[1].pool.features.cpu(), seed=recipe.seed
+        )
+        findings["distil/correlation"] = correlation
+        if correlation < DISTIL_WARNING:
+            warnings.append(
+                f"the cosines of the one head correlate with those of the ensemble by {correlation:.2f} only; "
+                "ensemble_distil = false keeps the ensemble, a larger projection.dim follows it better"
+            )
+    encoders: tuple[Encoder, Encoder] = heads
+    if not any(tower.pool.tuned for tower in towers):  # extra encoders are fitted to the features as they are
+        extra = recipe.extra_encoders
+        encoders = accompanied(
+            heads,
+            (towers[0].features.cpu(), towers[1].features.cpu()),
+            pairs.cpu(),
+            linear=extra.linear,
+            diffused=extra.diffused,
+            shifted=extra.shifted,
+            seed=recipe.seed,
+        )
+    return Fitted(recipe.method, encoders, training.initial, findings, warnings)
+
+
+def _encoders(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> tuple[Encoder, Encoder]:
+    return fit_method(recipe, left, right, pairs).encoders

@@ -1,0 +1,144 @@
+"""What `align` trains on: the backbones, their features of the DATASET's rows, rows for validation, initial weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from setclip_cli.backbones.compiling import compile_blocks
+from setclip_cli.backbones.devices import resolve_training_precision
+from setclip_cli.backbones.tuning import make_trainable
+from setclip_cli.console import note
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.features.frozen import augmented_features, frozen_features
+from setclip_cli.features.raw_rows import open_raw_rows
+from setclip_cli.run.model import load_model
+from setclip_cli.training.early_stopping import EarlyStopping, Validation, ValidationRows
+from setclip_cli.training.known_pairs import pair_rows, pairs_between
+from setclip_cli.training.tower import InitialWeights, Pool, TunedBackbone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from setclip_cli.backbones.base import Backbone
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class SideInput:
+    """One side: what its tower trains on.
+
+    Attributes:
+        identity: Of the backbone as it was found, before anything is trained.
+        ids: Of the unpaired rows, in the order of the features.
+        features: (n, p) float32 on the CPU.
+        pool: The same rows on the device of the training.
+        validation: Held-out rows, if the recipe validates.
+    """
+
+    modality: Modality
+    backbone: Backbone
+    identity: str
+    ids: list[str]
+    features: Tensor
+    pool: Pool
+    validation: ValidationRows | None
+
+
+def read_side(recipe: Recipe, dataset: Dataset, backbone: Backbone, *, announce: bool) -> SideInput:
+    """Reads the rows of a side and makes its backbone trainable if the recipe tunes it.
+
+    Features come from the cache, or from the backbone before its weights change.
+    """
+    modality, identity = backbone.modality, backbone.identity
+    table = frozen_features(backbone, dataset, modality, recipe.train.split)
+    validation = _validation_rows(recipe, dataset, backbone) if recipe.validation.every else None
+    device = backbone.device
+    features = table.features.to(device)
+    if recipe.towers[modality].frozen:
+        pool = Pool(features, views=_views(recipe, dataset, backbone, device))
+    else:
+        pool = Pool(features, tuned=_tuned(recipe, dataset, backbone, device, announce=announce))
+    return SideInput(modality, backbone, identity, table.ids, table.features, pool, validation)
+
+
+def build_early_stopping(recipe: Recipe, dataset: Dataset, sides: Sequence[SideInput]) -> EarlyStopping | None:
+    """None if the recipe does not validate.
+
+    Raises:
+        SetClipError: a known pair of the validation split names a row that the split does not have.
+    """
+    left, right = (side.validation for side in sides)
+    if left is None or right is None:
+        return None
+    split, structure = recipe.validation.split, recipe.objective.neighbourhood
+    known = pairs_between(dataset, split, recipe.modalities())
+    validation = Validation(
+        left,
+        right,
+        pair_rows(known, left.ids, right.ids, split=split),
+        feature_temperature=structure.feature_temperature,
+        temperature=structure.temperature,
+    )
+    return EarlyStopping(validation, every=recipe.validation.every, patience=recipe.validation.patience)
+
+
+def initial_weights(recipe: Recipe, sides: Sequence[SideInput]) -> tuple[InitialWeights, InitialWeights] | None:
+    """The weights of the RUN that ``init_from`` names; None without one.
+
+    Raises:
+        SetClipError: it is not a finished RUN, or its modalities or backbones are others.
+    """
+    if recipe.init_from is None:
+        return None
+    model = load_model(Path(recipe.init_from))
+    found = []
+    for side in sides:
+        tower = model.config.towers.get(side.modality)
+        if tower is None or tower.identity != side.identity:
+            raise SetClipError(
+                f"init_from = {recipe.init_from!r}: its {side.modality} tower is {tower.spec if tower else 'missing'}, "
+                f"not {recipe.towers[side.modality].backbone} with the same weights",
+                fix="start from a RUN of the same towers, or leave init_from out",
+                exit_code=ExitCode.USAGE,
+            )
+        found.append(InitialWeights(model.encoders[side.modality], model.tuned_tensors(side.modality)))
+    return found[0], found[1]
+
+
+def _views(recipe: Recipe, dataset: Dataset, backbone: Backbone, device: torch.device) -> Tensor | None:
+    """(k, n, p) features of augmented views; None if the recipe asks for none."""
+    term, split = recipe.objective.self_supervised, recipe.train.split
+    count = term.views if term.weight else 0
+    views = [augmented_features(backbone, dataset, backbone.modality, split, view=view) for view in range(count)]
+    return torch.stack(views).to(device) if views else None
+
+
+def _tuned(
+    recipe: Recipe, dataset: Dataset, backbone: Backbone, device: torch.device, *, announce: bool
+) -> TunedBackbone:
+    tower = recipe.towers[backbone.modality]
+    raw_rows = open_raw_rows(dataset, backbone.modality, recipe.train.split, backbone.column)
+    make_trainable(backbone, tower.trainable, lora_rank=tower.lora_rank, checkpointing=tower.gradient_checkpointing)
+    backbone.precision = resolve_training_precision(recipe.train.precision, device)
+    if recipe.train.compile and (reason := compile_blocks(backbone)) and announce:
+        note(f"note: train.compile: this machine cannot compile ({reason}); training goes on without it")
+    lengths = None if backbone.modality == "image" else torch.tensor(raw_rows.lengths())
+    return TunedBackbone(backbone, raw_rows, lengths)
+
+
+def _validation_rows(recipe: Recipe, dataset: Dataset, backbone: Backbone) -> ValidationRows:
+    modality, split = backbone.modality, recipe.validation.split
+    table = frozen_features(backbone, dataset, modality, split)
+    items = None
+    if not recipe.towers[modality].frozen:
+        raw_rows = open_raw_rows(dataset, modality, split, backbone.column)
+        items = raw_rows.take(range(len(raw_rows)))
+    return ValidationRows(table.ids, table.features, items)
