@@ -51,7 +51,8 @@ def main() -> None:
 
 def measure(case: str, rows: int, asked: int, dim: int) -> dict[str, object]:
     """Runs one case and reads the process's own peak memory."""
-    from setclip_cli.evaluation import metrics, relevance, similarity
+    from setclip_cli.evaluation import metrics, similarity
+    from setclip_cli.evaluation.relevance import relevance_by_key
 
     rng = np.random.default_rng(0)
     queries, gallery = (_unit(rng, count, dim) for count in (asked, rows))
@@ -65,7 +66,7 @@ def measure(case: str, rows: int, asked: int, dim: int) -> dict[str, object]:
             queries[start : start + step] @ columns
     else:
         names = [str(key) for key in keys[case]]
-        metrics.retrieve(queries, gallery, relevance.by_key(names[:asked], names))
+        metrics.retrieve(queries, gallery, relevance_by_key(names[:asked], names))
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {

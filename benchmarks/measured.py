@@ -24,9 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 from setclip_cli.backbones import load_backbone
-from setclip_cli.evaluation import metrics, relevance, zero_shot
+from setclip_cli.evaluation import metrics, zero_shot
+from setclip_cli.evaluation.relevance import relevance_by_key
 from setclip_cli.quickstart import maps
-from setclip_cli.quickstart.source import choose
+from setclip_cli.quickstart.source import choose_places
 
 RSICD_CLASSES = {
     "meadow": "grass",
@@ -123,7 +124,7 @@ def score(left: Tensor, right: Tensor, problem: Draw) -> dict[str, float]:
     prototypes = zero_shot.class_means(gallery, list(problem.right_scored.labels), classes)
     classified = zero_shot.classify(queries, list(problem.left_scored.labels), prototypes, classes)
     found = metrics.retrieve(
-        queries, gallery, relevance.by_key(list(problem.left_scored.labels), list(problem.right_scored.labels))
+        queries, gallery, relevance_by_key(list(problem.left_scored.labels), list(problem.right_scored.labels))
     )
     return {
         "zero_shot": 100 * float(classified.values["top1"].mean()),
@@ -172,7 +173,7 @@ def _remote_sensing(data: Path) -> tuple[Table, Table]:
 def _quickstart(_: Path) -> tuple[Table, Table]:
     """Held out by map cell, as the quickstart does, so that no tile or caption has a neighbour among those scored."""
     imagery = maps.blue_marble()
-    source = choose(maps.survey(), imagery)
+    source = choose_places(maps.survey(), imagery)
     tiles = [maps.tile(imagery, one.place) for one in source.images]
     image = load_backbone("timm:tf_efficientnet_lite0", modality="image")
     text = load_backbone("sentence-transformers:all-MiniLM-L6-v2", modality="caption")

@@ -21,6 +21,7 @@ from typing import Any
 
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.evaluation.evaluate import evaluate
+from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.recipe.recipe import load_recipe
@@ -67,8 +68,8 @@ def compare(data: Path, work: Path, methods: list[str], *, seeds: int) -> dict[s
         for method in methods:
             recipe = base.with_settings(method=method, seed=seed)
             runs.append(align(recipe, dataset, work / "runs" / f"{method}-{seed}").run)
-        report = evaluate(runs, dataset, work / f"report-{seed}", baselines=())
-        for method, target in zip(methods, report["targets"], strict=True):
+        report = evaluate(runs, dataset, work / f"report-{seed}", EvaluateOptions(baselines=()))
+        for method, target in zip(methods, report.content["targets"], strict=True):
             reports[method].append({key: metric["value"] for key, metric in target["metrics"].items()})
     return {
         method: {key: sum(found[key] for found in of_method) / seeds for key in KEYS}

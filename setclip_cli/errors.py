@@ -61,8 +61,9 @@ def argument(name: str, flag: str | None = None) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the known word closest to ``word``, or an empty string."""
-    close = get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    by_lower_case = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), by_lower_case, n=1)
+    return f" (did you mean {by_lower_case[close[0]]!r}?)" if close else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -37,11 +37,12 @@ def with_options(kind: type[Options]) -> Callable[[Callable[..., None]], Callabl
 
 
 def _parameter(field: Any, kind: Any, flag: Flag) -> inspect.Parameter:
-    repeated = get_origin(kind) is tuple
+    repeated = get_origin(kind) is tuple and flag.parse is None
     default = field.default if field.default is not MISSING else field.default_factory()
     settings: dict[str, Any] = {"help": flag.help, "metavar": flag.metavar}
     if flag.parse is not None:
         settings["parser"] = _parser(flag.parse, flag.metavar)
+        default = ",".join(default) if isinstance(default, tuple) else default
         kind = str | None if default is None else str
     else:
         settings |= {"min": flag.least, "max": flag.most}

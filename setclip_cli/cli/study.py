@@ -15,20 +15,18 @@ def study(
         Path, typer.Argument(metavar="STUDY", help="A TOML study: a file, or a name that `setclip studies` lists.")
     ],
     data: Annotated[Path, typer.Option(help="The DATASET to train and score on.")],
-    out: Annotated[Path, typer.Option(help="The folder for RUNs, table and plots.")],
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the CPU.")] = 1,
+    out: Annotated[Path, typer.Option(help="The folder to write RUNs, table and plots to.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes; they share the CPU.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run a grid of recipes and seeds, and write one table and its plots.
+    """Train and score many recipes and seeds, and write one table and its plots.
 
-    Cells that are finished are not run again; a cell that fails is shown, and the exit code is 1 at the end.
+    Finished runs are not trained again. If a run fails, the others go on, the table shows it and the exit code is 1.
 
     Examples:
 
       setclip study pairs --data quickstart-out/dataset --out studies-out/pairs --jobs 2
     """
-    from setclip_cli.dataset.dataset import open_dataset
     from setclip_cli.study.run import run_study
 
-    result = run_study(file, open_dataset(data), out, jobs=jobs)
-    show(result, as_json)
+    show(run_study(file, data, out, jobs=jobs), as_json)

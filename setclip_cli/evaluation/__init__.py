@@ -1,1 +1,1 @@
-"""From RUNs or EMBEDDINGS and a DATASET to a REPORT: what counts as a match, the metrics, the page."""
+"""From RUNs or EMBEDDINGS and a DATASET to a REPORT: right answers, metrics, baselines, gates and pages."""

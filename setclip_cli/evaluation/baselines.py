@@ -1,59 +1,82 @@
-"""What a user would try instead, fitted beside a RUN: same features, same pairs, same seeds, another method."""
+"""Baselines: other methods, aligned with the recipe, features, pairs and seeds of the first RUN."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from setclip_cli.errors import SetClipError
-from setclip_cli.evaluation import targets
-from setclip_cli.files import atomic
+from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
+from setclip_cli.evaluation.model_folders import averaged_names, open_model_folders
+from setclip_cli.recipe.presets import Method
+from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.run.folder import RECIPE_NAME
+from setclip_cli.run.model import load_config
+from setclip_cli.training.align import align
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.evaluation.targets import Target
-
-DEFAULT = ("clip", "asif", "cca", "procrustes")
+    from setclip_cli.evaluation.model_folders import ModelFolder
 
 
-def fit(opened: Sequence[Target], dataset: Dataset, out: Path, methods: Sequence[str]) -> tuple[list[Target], str]:
-    """Aligns each method with the recipe of the first RUN, once for each seed it was given with.
+def check_baseline_names(methods: Sequence[str]) -> None:
+    """Refuses a name that is not a method.
 
-    A baseline that is there already is used again. Methods that are among the targets are not fitted a second time.
+    Raises:
+        SetClipError: exit code 2, with the nearest known method.
+    """
+    known = get_args(Method)
+    for method in methods:
+        if method not in known:
+            raise SetClipError(
+                f"{argument('baselines')} {method}: is not a method{nearest(method, known)}",
+                fix=f"choose from: {', '.join(known)}; or none",
+                exit_code=ExitCode.USAGE,
+            )
+
+
+def align_baselines(
+    models: Sequence[ModelFolder], dataset: Dataset, out: Path, methods: Sequence[str]
+) -> tuple[list[ModelFolder], str]:
+    """Aligns each method once for each seed of the first RUN's method, under ``out``.
+
+    A baseline that is finished already is used again. A method that is among ``models`` is not aligned again.
 
     Returns:
-        The fitted RUNs, and why there are none where that is so.
+        The baselines, and the reasons why some or all are missing; empty if none is missing.
     """
-    missing = [method for method in methods if method not in {target.method for target in opened}]
+    missing = [method for method in methods if method not in {model.method for model in models}]
     if not missing:
-        return [], "" if methods else "left out as asked for"
-    first = opened[0]
+        return [], "" if methods else "you asked for none"
+    first = models[0]
     if first.kind != "run":
-        return [], f"{first.name} holds embeddings alone: there is no recipe to fit them with"
-    from setclip_cli.recipe.recipe import load_recipe
-    from setclip_cli.run.model import load_config
-    from setclip_cli.training.align import align
-
+        return [], f"{first.name} holds embeddings only, so there is no recipe to align them with"
     config = load_config(first.path)
     if not config.pairs:
-        return [], f"{first.name} was aligned without pairs, and baselines learn from pairs alone"
-    if config.dataset_sha256 != atomic.sha256_file(dataset.root / "dataset.json"):
-        return [], f"{first.name} was aligned on another dataset, whose pairs are not known here"
-    names = targets.group_names(opened)
-    peers = [target for target in opened if names[target.name] == names[first.name]]
-    found: list[Target] = []
+        return [], f"{first.name} was aligned without pairs, and baselines learn from pairs only"
+    if config.dataset_sha256 != dataset.identity():
+        return [], f"{first.name} was aligned on another dataset, and the pairs of that dataset are not known here"
+    names = averaged_names(models)
+    peers = [model for model in models if names[model.name] == names[first.name]]
+    aligned: list[ModelFolder] = []
+    reasons: list[str] = []
     for method in missing:
-        for peer in peers:
-            try:
-                recipe = load_recipe(peer.path / "recipe.toml").with_settings(method=method)
-                settings = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
-                place = out / settings / f"{method}-{peer.seed}"  # another recipe does not meet this one's RUN
-                align(recipe, dataset, place, resume=True)
-            except SetClipError as error:
-                return found, f"{method} could not be fitted: {' '.join(error.problem.split())}"
-            found.append(replace(targets.open_targets([place])[0], baseline=True))
-    return found, ""
+        try:
+            runs = [_align_like(peer, method, dataset, out) for peer in peers]
+        except SetClipError as error:
+            reasons.append(f"{method} could not be aligned: {' '.join(error.problem.split())}")
+        else:
+            aligned += [replace(open_model_folders([run])[0], baseline=True) for run in runs]
+    return aligned, "; ".join(reasons)
+
+
+def _align_like(peer: ModelFolder, method: str, dataset: Dataset, out: Path) -> Path:
+    """Aligns ``method`` with the recipe and seed of ``peer``; the folder's name depends on the recipe."""
+    recipe = load_recipe(peer.path / RECIPE_NAME).with_settings(method=method)
+    recipe_hash = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
+    run = out / recipe_hash / f"{method}-{peer.seed}"
+    align(recipe, dataset, run, resume=True)
+    return run

@@ -1,6 +1,6 @@
-"""How sure are we: resampling the queries with replacement (Efron 1979), the same draws for everything compared.
+"""Bootstrap intervals: the queries are resampled with replacement (Efron 1979), alike for everything that is compared.
 
-The intervals speak of the queries at hand; that another seed or another draw of pairs gives another model is a separate
+An interval holds for the queries at hand. Another seed or another draw of pairs gives another model; that is a separate
 spread, which the report shows as the standard deviation over RUNs.
 """
 
@@ -18,70 +18,73 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-TIMES = 1000
-LEVEL = 0.95
-_KEPT_VALUES = 2**22  # 32 MiB of resamples kept in memory
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+_CACHED_VALUES = 2**22  # counts kept in memory: 32 MiB
 
 
-def weights(rows: int, *, times: int = TIMES, seed: int = 0) -> Iterator[Floats]:
-    """Yields (rows,) how often each row is drawn, for each resample; the same rows and seed give the same resamples."""
-    if rows * times <= _KEPT_VALUES:
-        yield from _kept(rows, times, seed)
+def resample_counts(rows: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Floats]:
+    """For each resample, yields (rows,) how often each row is drawn. Equal arguments give equal resamples."""
+    if rows * resamples <= _CACHED_VALUES:
+        yield from _cached_counts(rows, resamples, seed)
     else:
-        yield from _drawn(rows, times, seed)
+        yield from _draw_counts(rows, resamples, seed)
 
 
-def _drawn(rows: int, times: int, seed: int) -> Iterator[Floats]:
+def _draw_counts(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
     rng = np.random.default_rng([seed, rows])
-    for _ in range(times):
+    for _ in range(resamples):
         yield np.bincount(rng.integers(rows, size=rows), minlength=rows).astype(np.float64)
 
 
 @lru_cache(maxsize=4)
-def _kept(rows: int, times: int, seed: int) -> tuple[Floats, ...]:
-    """Small test sets are resampled for every metric of every RUN: drawing once saves most of the time."""
-    kept = tuple(_drawn(rows, times, seed))
-    for drawn in kept:
-        drawn.flags.writeable = False
-    return kept
+def _cached_counts(rows: int, resamples: int, seed: int) -> tuple[Floats, ...]:
+    """Small evaluation sets are resampled for every metric of every RUN: one draw for all of them saves most time."""
+    cached = tuple(_draw_counts(rows, resamples, seed))
+    for counts in cached:
+        counts.flags.writeable = False
+    return cached
 
 
-def draws(
-    values: Mapping[str, Floats], *, medians: Mapping[str, str] | None = None, times: int = TIMES, seed: int = 0
+def resampled_means(
+    values: Mapping[str, Floats],
+    *,
+    medians: Mapping[str, str] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Floats]:
     """Bootstrap distribution of the mean of each metric.
 
-    Two calls for equally many queries and the same seed resample the same queries: the difference of what they return
-    is the paired bootstrap of the difference, their mean that of the mean over runs.
+    Two calls with equally many queries and the same seed resample the same queries. So the difference of their results
+    is the paired bootstrap of the difference, and the mean of their results is that of the mean over runs.
 
     Args:
         values: Metric name -> (q,) value of each query.
-        medians: New name -> the metric whose median is wanted under that name as well.
-        times: Resamples.
+        medians: New name -> the metric whose median is returned under that name, in addition to its mean.
 
     Returns:
-        Name -> (times,) values.
+        Name -> (resamples,) values.
     """
     stacked = np.stack(list(values.values()), axis=1)
     ordered = {name: (np.argsort(values[of]), np.sort(values[of])) for name, of in (medians or {}).items()}
-    found = {name: np.empty(times) for name in (*values, *ordered)}
-    for at, drawn in enumerate(weights(len(stacked), times=times, seed=seed)):
-        for name, value in zip(values, drawn @ stacked / len(stacked), strict=True):
-            found[name][at] = value
+    found = {name: np.empty(resamples) for name in (*values, *ordered)}
+    for number, counts in enumerate(resample_counts(len(stacked), resamples=resamples, seed=seed)):
+        for name, value in zip(values, counts @ stacked / len(stacked), strict=True):
+            found[name][number] = value
         for name, (order, ascending) in ordered.items():
-            found[name][at] = _median(drawn[order], ascending)
+            found[name][number] = _counted_median(counts[order], ascending)
     return found
 
 
-def interval(distribution: Floats) -> tuple[float, float]:
+def confidence_interval(distribution: Floats) -> tuple[float, float]:
     """The central 95% of a bootstrap distribution (percentile interval)."""
-    low, high = np.nanquantile(distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(distribution, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def _median(drawn: Floats, ascending: Floats) -> float:
-    """Median of ascending values, each taken as often as it was drawn."""
-    through = np.cumsum(drawn)
-    total = int(through[-1])
-    low, high = np.searchsorted(through, [(total - 1) // 2, total // 2], side="right")
+def _counted_median(counts: Floats, ascending: Floats) -> float:
+    """Median of ascending values, each of them taken as often as it was drawn."""
+    running = np.cumsum(counts)
+    total = int(running[-1])
+    low, high = np.searchsorted(running, [(total - 1) // 2, total // 2], side="right")
     return float(ascending[low] + ascending[high]) / 2

@@ -1,4 +1,4 @@
-"""What the numbers look like: the best and the worst answered queries, and the classes taken for each other."""
+"""Examples behind the numbers: the queries answered best and worst, and the classes that are confused most often."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from setclip_cli.evaluation import similarity
+from setclip_cli.evaluation.similarity import distinct_rows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,71 +19,70 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.evaluation.evaluation_set import Side
     from setclip_cli.evaluation.metrics import Retrieval
     from setclip_cli.evaluation.relevance import Relevance
-    from setclip_cli.evaluation.test_set import Side
     from setclip_cli.evaluation.zero_shot import ZeroShot
 
     Embeddings = npt.NDArray[np.float32]
 
-SHOWN = 5
-ANSWERS = 3
-_IMAGE_PX = 144  # shown at half of it on a sharp screen
-_RESIDUES = 30  # one line on a phone
-_TEXT = 180  # letters
+EXAMPLES_SHOWN = 5
+ANSWERS_SHOWN = 3
+_IMAGE_PX = 144  # twice the size on the page, for sharp screens
+_RESIDUES_SHOWN = 30  # one line on a phone
+_LETTERS_SHOWN = 180
 _UNIPROT_FIELDS = re.compile(r" OS=.*", re.DOTALL)  # organism, gene and versions, after the name in a FASTA header
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A gallery row in an example; ``alike`` further rows have the very same embedding, such as repeated captions."""
+    """A gallery row in an example; ``copies`` other rows have exactly the same embedding, such as repeated captions."""
 
     row: int
     rank: float
-    alike: int
+    copies: int
     relevant: bool
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query, what was found first, and where its best relevant row stands."""
+    """A query, the first answers of the ranking, and the right answer that is ranked best."""
 
     query: int
     average_precision: float
-    found: list[Answer]
-    right: Answer  # the nearest relevant row
+    answers: list[Answer]
+    best_relevant: Answer
 
 
-def best_and_worst(
-    queries: Embeddings, gallery: Embeddings, answers: Relevance, ranking: Retrieval, query_side: Side
+def best_and_worst_queries(
+    queries: Embeddings, gallery: Embeddings, relevance: Relevance, ranking: Retrieval, query_side: Side
 ) -> tuple[list[Example], list[Example]]:
-    """The queries of highest and of lowest average precision, at most one of each class while classes last.
+    """The queries of highest and of lowest average precision, one of each class; more if there are too few classes.
 
-    Equal precisions are ordered by id, so the choice does not depend on the order of the rows.
+    Queries of equal precision are ordered by id, so the choice does not depend on the order of the rows.
     """
     precision = ranking.values["map"]
     ids = np.array([query_side.ids[row] for row in ranking.queries])
     order = np.lexsort((ids, -precision))
     best = _one_of_each_class([int(place) for place in order], ranking, query_side)
-    first, inverse = similarity.distinct_rows(gallery)
-    copies = np.bincount(inverse)
+    first, inverse = distinct_rows(gallery)
+    repeats = np.bincount(inverse)
     order = np.lexsort((ids, precision))
     worst = _one_of_each_class([int(place) for place in order if place not in best], ranking, query_side)
 
     def example(place: int) -> Example:
         row = int(ranking.queries[place])
         scores = gallery @ queries[row]
-        relevant = answers.of(row)
-        nearest = first[np.argsort(-scores[first], kind="stable")[:ANSWERS]]
-        right = int(relevant[np.argmax(scores[relevant])])
+        relevant = relevance.of(row)
+        nearest = first[np.argsort(-scores[first], kind="stable")[:ANSWERS_SHOWN]]
+        best_relevant = int(relevant[np.argmax(scores[relevant])])
 
         def answer(found: int) -> Answer:
-            above, level = int((scores > scores[found]).sum()), int((scores == scores[found]).sum())
-            return Answer(
-                found, above + (level + 1) / 2, int(copies[inverse[found]]) - 1, bool((relevant == found).any())
-            )
+            above, tied = int((scores > scores[found]).sum()), int((scores == scores[found]).sum())
+            copies = int(repeats[inverse[found]]) - 1
+            return Answer(found, above + (tied + 1) / 2, copies, bool((relevant == found).any()))
 
-        return Example(row, float(precision[place]), [answer(int(found)) for found in nearest], answer(right))
+        return Example(row, float(precision[place]), [answer(int(found)) for found in nearest], answer(best_relevant))
 
     return [example(place) for place in best], [example(place) for place in worst]
 
@@ -95,14 +95,14 @@ def _one_of_each_class(places: list[int], ranking: Retrieval, side: Side) -> lis
         if label is None or label not in seen:
             chosen.append(place)
             seen.add(label)
-        if len(chosen) == SHOWN:
+        if len(chosen) == EXAMPLES_SHOWN:
             return chosen
-    return chosen + [place for place in places if place not in chosen][: SHOWN - len(chosen)]
+    return chosen + [place for place in places if place not in chosen][: EXAMPLES_SHOWN - len(chosen)]
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """A class taken for another: ``rows`` of ``total``, and the row that is surest of it."""
+    """A class that is taken for another: ``rows`` of ``total``. ``example`` is the row with the widest margin."""
 
     true: str
     taken: str
@@ -111,13 +111,13 @@ class Confusion:
     example: int
 
 
-def confusions(found: ZeroShot) -> list[Confusion]:
-    """The most frequent mistakes of the classification, at most ``SHOWN``."""
+def frequent_confusions(found: ZeroShot) -> list[Confusion]:
+    """The most frequent mistakes of the classification, at most ``EXAMPLES_SHOWN``."""
     wrong = found.confusion.copy()
     np.fill_diagonal(wrong, 0)
     totals = found.confusion.sum(axis=1)
     mistakes = []
-    for place in np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]:
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:EXAMPLES_SHOWN]:
         true, taken = np.unravel_index(place, wrong.shape)
         if wrong[true, taken]:
             members = np.flatnonzero((found.truth == true) & (found.taken == taken))
@@ -127,8 +127,8 @@ def confusions(found: ZeroShot) -> list[Confusion]:
     return mistakes
 
 
-def contents(dataset: Dataset, side: Side, split: str, rows: set[int]) -> dict[int, dict[str, Any]]:
-    """What a reader needs to see of some rows: a thumbnail, the first residues or the text, with id and label."""
+def displayed_rows(dataset: Dataset, side: Side, split: str, rows: set[int]) -> dict[int, dict[str, Any]]:
+    """What a reader sees of some rows: a thumbnail, the first residues or the text, with id and label."""
     columns: dict[Modality, list[str]] = {
         "protein": ["id", "sequence", "length", "description"],
         "image": ["id", "image"],
@@ -141,18 +141,18 @@ def contents(dataset: Dataset, side: Side, split: str, rows: set[int]) -> dict[i
         for place, name in enumerate(table["id"].to_pylist()):
             if name in wanted:
                 row = wanted[name]
-                shown[row] = {"id": name, "label": side.labels[row], **_content(side.modality, table, place)}
+                shown[row] = {"id": name, "label": side.labels[row], **_displayed(side.modality, table, place)}
     return shown
 
 
-def _content(modality: Modality, table: pa.Table, place: int) -> dict[str, Any]:
+def _displayed(modality: Modality, table: pa.Table, place: int) -> dict[str, Any]:
     if modality == "image":
         return {"image": _thumbnail(table["image"][place].as_py())}
     if modality == "caption":
         text = table["text"][place].as_py()
-        return {"text": text if len(text) <= _TEXT else text[: _TEXT - 1].rstrip() + "…"}
+        return {"text": text if len(text) <= _LETTERS_SHOWN else text[: _LETTERS_SHOWN - 1].rstrip() + "…"}
     sequence = table["sequence"][place].as_py()
-    first = sequence[:_RESIDUES] + ("…" if len(sequence) > _RESIDUES else "")
+    first = sequence[:_RESIDUES_SHOWN] + ("…" if len(sequence) > _RESIDUES_SHOWN else "")
     return {
         "residues": first,
         "length": table["length"][place].as_py(),
@@ -161,9 +161,7 @@ def _content(modality: Modality, table: pa.Table, place: int) -> dict[str, Any]:
 
 
 def _thumbnail(encoded: bytes) -> str:
-    """A small JPEG as a data address."""
-    from PIL import Image
-
+    """A small JPEG as a data URL."""
     with Image.open(io.BytesIO(encoded)) as image:
         small = image.convert("RGB")
         small.thumbnail((_IMAGE_PX, _IMAGE_PX))

@@ -1,4 +1,4 @@
-"""The report's figures as SVG text. Colours are CSS variables of the page, so a figure follows light and dark."""
+"""The figures of reports and studies, as SVG text. Colours are CSS variables, so a figure follows light and dark."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from setclip_cli.evaluation.maps import PlaneMap
+    from setclip_cli.evaluation.plane_map import PlaneMap
 
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 34
-SERIES = 8  # colours of methods; further ones start again
+SERIES_COLOURS = 8  # of methods; more methods start again with the first colour
 CLASS_COLOURS = 12
 
 
-def recall_curves(curves: Mapping[str, Sequence[tuple[int, float]]], *, chance: Sequence[tuple[int, float]]) -> str:
-    """Share of queries answered within the first k rows, k on a log axis; one line a method, chance dashed."""
+def recall_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, chance: Sequence[tuple[int, float]]) -> str:
+    """Share of queries with a right answer among the first k rows; k is on a log axis, chance is dashed."""
     last = max((k for curve in curves.values() for k, _ in curve), default=1)
 
     def x(k: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * math.log(k) / max(math.log(last), 1e-9)
 
-    parts = [_frame("first k rows (log scale)", "queries answered")]
+    parts = [_frame("first k rows (log scale)", "queries with a right answer")]
     ticks = [10**power for power in range(math.floor(math.log10(last)) + 1)] if last > 1 else [1]
     parts += [_x_tick(x(tick), f"{tick:,}") for tick in ticks]
     parts += [_y_tick(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
     parts.append(_line([(x(k), _y(share)) for k, share in chance], "chance"))
     parts += [
-        _line([(x(k), _y(share)) for k, share in curve], f"series s{place % SERIES}", title=name)
+        _line([(x(k), _y(share)) for k, share in curve], f"series s{place % SERIES_COLOURS}", title=name)
         for place, (name, curve) in enumerate(curves.items())
     ]
     best = ", ".join(f"{name} {curve[0][1]:.0%} at 1" for name, curve in curves.items())
     return _svg(parts, f"Recall curves: {best}.")
 
 
-def plane(drawn: PlaneMap, labels: tuple[Sequence[str | None], Sequence[str | None]], names: tuple[str, str],
+def map_figure(mapped: PlaneMap, labels: tuple[Sequence[str | None], Sequence[str | None]], names: tuple[str, str],
           colours: Mapping[str, int]) -> str:  # fmt: skip
-    """Dots for the left modality, rings for the right; a colour for each class that has one."""
+    """Dots for left rows, rings for right rows, in the colour of their class if it has one."""
     size, margin = 360, 10
 
     def marks(side: int) -> list[str]:
-        points = (drawn.left, drawn.right)[side]
+        points = (mapped.left, mapped.right)[side]
         shapes = []
         for (u, v), label in zip(points, labels[side], strict=True):
             at = f'cx="{margin + u * (size - 2 * margin):.1f}" cy="{size - margin - v * (size - 2 * margin):.1f}"'
@@ -57,12 +57,12 @@ def plane(drawn: PlaneMap, labels: tuple[Sequence[str | None], Sequence[str | No
         *marks(1),
         *marks(0),
     ]
-    counts = f"{len(drawn.left)} {names[0]} rows as dots and {len(drawn.right)} {names[1]} rows as rings"
-    return _svg(parts, f"{drawn.method} map of {counts}.", size=(size, size))
+    counts = f"{len(mapped.left)} {names[0]} rows as dots and {len(mapped.right)} {names[1]} rows as rings"
+    return _svg(parts, f"{mapped.method} map of {counts}.", size=(size, size))
 
 
-def densities(found: Mapping[str, Sequence[float]], names: tuple[str, str]) -> str:
-    """Densities of cosine similarity within each side and across."""
+def density_figure(found: Mapping[str, Sequence[float]], names: tuple[str, str]) -> str:
+    """Densities of cosine similarity within each side and between the sides."""
     grid = found["similarity"]
     highest = max(max(found[name]) for name in ("within_left", "within_right", "cross")) or 1.0
 
@@ -81,22 +81,22 @@ def densities(found: Mapping[str, Sequence[float]], names: tuple[str, str]) -> s
         / max(sum(found[name]), 1e-12)
         for name in ("within_left", "within_right", "cross")
     }
-    told = (
+    description = (
         f"mean similarity {means['within_left']:.2f} within {names[0]}s, {means['within_right']:.2f} within "
-        f"{names[1]}s, {means['cross']:.2f} across"
+        f"{names[1]}s, {means['cross']:.2f} between them"
     )
-    return _svg(parts, f"Similarity densities: {told}.")
+    return _svg(parts, f"Similarity densities: {description}.")
 
 
-def bands(
+def band_figure(
     curves: Mapping[str, Sequence[tuple[float, float, float]]], *, x_label: str, y_label: str, chance: float | None
 ) -> str:
-    """Lines with bands: for each name its (x, mean, sd) points. x is on a log axis when it spans more than tenfold."""
+    """A line through (x, mean, sd) points in a band of ± sd for each name. Log axis if x spans more than tenfold."""
     points = [point for curve in curves.values() for point in curve]
     xs = sorted({x for x, _, _ in points})
     positive = [x for x in xs if x > 0]
     log = len(positive) > 1 and positive[-1] / positive[0] > 10
-    zero = positive[0] / 2 if positive else 1.0  # where 0 stands on a log axis
+    zero = positive[0] / 2 if positive else 1.0  # the place of 0 on a log axis
 
     def place(value: float) -> float:
         return math.log(value if value > 0 else zero) if log else value
@@ -116,17 +116,19 @@ def bands(
     for number, (name, curve) in enumerate(curves.items()):
         upper = [(x(at), _y((mean + sd) / top)) for at, mean, sd in curve]
         lower = [(x(at), _y(max(mean - sd, 0) / top)) for at, mean, sd in reversed(curve)]
-        colour = f"s{number % SERIES}"
+        colour = f"s{number % SERIES_COLOURS}"
         parts.append(f'<path class="area {colour}" d="{_path([*upper, *lower])}Z"/>')
         parts.append(_line([(x(at), _y(mean / top)) for at, mean, _ in curve], f"series {colour}", title=name))
         for at, mean, _ in curve:
             parts.append(f'<circle class="mark {colour}" cx="{x(at):.1f}" cy="{_y(mean / top):.1f}" r="3"/>')
-    told = [f"{name} {', '.join(f'{mean:.3f} at {at:g}' for at, mean, _ in curve)}" for name, curve in curves.items()]
-    return _svg(parts, f"{y_label} against {x_label}: {'; '.join(told)}.")
+    values = [f"{name} {', '.join(f'{mean:.3f} at {at:g}' for at, mean, _ in curve)}" for name, curve in curves.items()]
+    return _svg(parts, f"{y_label} against {x_label}: {'; '.join(values)}.")
 
 
-def bars(rows: Sequence[tuple[str, float, float, float | None]], *, label: str, chance: float | None = None) -> str:
-    """A horizontal bar for each (name, mean, sd, value before training or None), the sd as a whisker."""
+def bar_figure(
+    rows: Sequence[tuple[str, float, float, float | None]], *, label: str, chance: float | None = None
+) -> str:
+    """A horizontal bar with a whisker of ± sd for each (name, mean, sd, value before training or None)."""
     line, left, width = 26, 172, WIDTH + 120
     ends = [mean + sd for _, mean, sd, _ in rows] + [before for *_, before in rows if before is not None]
     top = _round_up(max([*ends, chance or 0.0]))
@@ -150,7 +152,7 @@ def bars(rows: Sequence[tuple[str, float, float, float | None]], *, label: str, 
         if before is not None:
             parts.append(f'<circle class="before" cx="{x(before):.1f}" cy="{y}" r="4"><title>before</title></circle>')
         beside = x(mean + sd) + 7
-        if before is not None and beside - 12 < x(before) < beside + 45:  # the ring stands where the number would
+        if before is not None and beside - 12 < x(before) < beside + 45:  # the ring is where the number would be
             beside = x(before) + 9
         parts.append(f'<text class="tick" x="{beside:.1f}" y="{y + 4}">{mean:.3f}</text>')
     if chance is not None:
@@ -158,22 +160,22 @@ def bars(rows: Sequence[tuple[str, float, float, float | None]], *, label: str, 
     parts.append(
         f'<text class="axis" x="{(left + width) / 2}" y="{foot + 30}" text-anchor="middle">{escape(label)}</text>'
     )
-    told = ", ".join(f"{name} {mean:.3f}" for name, mean, _, _ in rows)
-    return _svg(parts, f"{label}: {told}.", size=(width, foot + 36))
+    description = ", ".join(f"{name} {mean:.3f}" for name, mean, _, _ in rows)
+    return _svg(parts, f"{label}: {description}.", size=(width, foot + 36))
 
 
-def style() -> str:
-    """The rules that the figures' classes need."""
+def figure_css() -> str:
+    """The rules for the classes of the figures."""
     return (Path(__file__).parent / "templates" / "figures.css").read_text(encoding="utf-8")
 
 
-def standalone(drawing: str, *, legend: Sequence[str] = (), note: str = "") -> str:
-    """A drawing as a file of its own, with its colours, a background and a legend of the series below."""
+def standalone_svg(drawing: str, *, legend: Sequence[str] = (), note: str = "") -> str:
+    """A figure as a file of its own: with its colours, a background and, below it, a legend of the series."""
     width, height = (int(part) for part in drawing.split('viewBox="0 0 ')[1].split('"')[0].split())
     entries = []
     for place, name in enumerate(legend):
         y = height + 14 + 18 * place
-        entries.append(f'<circle class="mark s{place % SERIES}" cx="{LEFT}" cy="{y - 4}" r="5"/>')
+        entries.append(f'<circle class="mark s{place % SERIES_COLOURS}" cx="{LEFT}" cy="{y - 4}" r="5"/>')
         entries.append(f'<text class="name" x="{LEFT + 12}" y="{y}">{escape(name)}</text>')
     bottom = height + 18 * len(legend) + (22 if note else 8)
     if note:
@@ -181,7 +183,7 @@ def standalone(drawing: str, *, legend: Sequence[str] = (), note: str = "") -> s
     inner = drawing.replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom}" width="{width * 2}">'
-        f'<style>{style()}</style><rect width="{width}" height="{bottom}" style="fill:var(--card)"/>'
+        f'<style>{figure_css()}</style><rect width="{width}" height="{bottom}" style="fill:var(--card)"/>'
         f"{inner}{''.join(entries)}</svg>\n"
     )
 

@@ -4,62 +4,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 
-def parse(wanted: Sequence[str]) -> dict[str, float]:
-    """``KEY=VALUE`` texts as numbers.
+def parse_thresholds(gates: Sequence[str]) -> dict[str, float]:
+    """``KEY=VALUE`` texts as metric key -> threshold.
 
     Raises:
-        SetClipError: exit code 2, when one is not of that form.
+        SetClipError: exit code 2, if one does not have that form.
     """
-    found = {}
-    for text in wanted:
-        key, equals, value = text.partition("=")
+    thresholds = {}
+    for text in gates:
+        key, _, value = text.partition("=")
         try:
-            found[key.strip()] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or not key.strip():
+            thresholds[key.strip()] = float(value)
+        except ValueError as error:
             raise SetClipError(
-                f"--fail-under {text!r}: is not of the form KEY=VALUE",
-                fix="write it as --fail-under image_to_caption/map=0.4",
+                f"{argument('fail_under')} {text!r}: does not have the form KEY=VALUE",
+                fix="write for example image_to_caption/map=0.4",
                 exit_code=ExitCode.USAGE,
-            )
-    return found
+            ) from error
+    return thresholds
 
 
-def judge(thresholds: Mapping[str, float], method: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each gate found of a method's means; where lower is better, being above the threshold falls short.
+def check_threshold_keys(thresholds: Mapping[str, float], known: Sequence[str]) -> None:
+    """Refuses a metric that the report will not have.
 
     Raises:
-        SetClipError: exit code 2, when a key is no metric of the report.
+        SetClipError: exit code 2, with the nearest known metric.
     """
-    found = []
-    for key, wanted in thresholds.items():
-        if key not in method["metrics"]:
+    for key in thresholds:
+        if key not in known:
             raise SetClipError(
-                f"--fail-under {key}: is no metric of this report{nearest(key, method['metrics'])}",
-                fix=f"choose one of: {', '.join(method['metrics'])}",
+                f"{argument('fail_under')} {key}: this report will not have such a metric{nearest(key, known)}",
+                fix=f"choose one of: {', '.join(known)}",
                 exit_code=ExitCode.USAGE,
             )
+
+
+def judge_gates(thresholds: Mapping[str, float], method: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Compares a method's means with the thresholds; a rank or distance must not be above, the rest not below."""
+    judged = []
+    for key, wanted in thresholds.items():
         value = method["metrics"][key]["mean"]
         met = value <= wanted if method["metrics"][key]["lower_is_better"] else value >= wanted
-        found.append({"metric": key, "method": method["name"], "wanted": wanted, "found": value, "met": met})
-    return found
-
-
-def enforce(judged: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Raises SetClipError with exit code 4 that names every gate that is not met."""
-    missed = [gate for gate in judged if not gate["met"]]
-    if missed:
-        lines = [f"{gate['metric']} is {gate['found']:.4g}, wanted {gate['wanted']:g}" for gate in missed]
-        raise SetClipError(
-            f"{out}: {missed[0]['method']} falls short: {'; '.join(lines)}",
-            fix=f"see {out / 'report.html'}, or lower --fail-under",
-            exit_code=ExitCode.GATE,
-        )
+        judged.append({"metric": key, "method": method["name"], "wanted": wanted, "found": value, "met": met})
+    return judged

@@ -1,8 +1,8 @@
 """Retrieval metrics: exact, over the full gallery, with several relevant rows and with ties.
 
-Each metric is its expectation when the rows of a tie class come in random order (McSherry and Najork, ECIR 2008). Two
-things follow: no order of the files can change a result, and a model that gives every row the same score gets exactly
-the chance level, which is computed by the same functions from one tie class that holds the whole gallery.
+Each metric is its expectation if the rows of a tie class come in random order (McSherry and Najork, ECIR 2008). Two
+things follow. The order of the files cannot change a result. A model that gives every row the same score gets exactly
+the chance level, which the same functions compute from one tie class that holds the whole gallery.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setclip_cli.evaluation import similarity
+from setclip_cli.evaluation.similarity import similarity_blocks
 from setclip_cli.evaluation.ties import TieClasses, chance_classes, tie_classes
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RECALL_AT = (1, 5, 10)
 HEADLINE_RECALLS = tuple(f"recall_at_{k}" for k in RECALL_AT)
-_CLASSES_AT_ONCE = 2**15  # tie classes scored together: what stays in cache
+_CLASSES_AT_ONCE = 2**15  # tie classes that are scored together: they fit into the processor's cache
 
 
 def first_rank(classes: TieClasses) -> Floats:
@@ -63,7 +63,7 @@ def precision(classes: TieClasses, k: int) -> Floats:
 def reciprocal_rank(classes: TieClasses) -> Floats:
     """Expected 1 / rank of the best relevant row: in (0, 1].
 
-    P(the first relevant row of a class stands at place i) = C(n - i, r - 1) / C(n, r).
+    P(the first relevant row of a class is at place i) = C(n - i, r - 1) / C(n, r).
     """
     at = classes.first
     triples, inverse = np.unique(
@@ -91,7 +91,7 @@ def average_precision(classes: TieClasses) -> Floats:
     """
     running = np.cumsum(classes.relevant) - classes.relevant
     earlier = running - np.repeat(running[classes.first], np.diff(classes.offsets))
-    share = (earlier + 1) / (classes.before + 1)  # of a row that ties with none: the common case, and the formula's
+    share = (earlier + 1) / (classes.before + 1)  # of a row that ties with no other: the common case
     tied = np.flatnonzero(classes.size > 1)
     before, size, relevant = classes.before[tied], classes.size[tied], classes.relevant[tied]
     harmonic = _harmonic(classes.gallery)
@@ -116,7 +116,7 @@ def ndcg(classes: TieClasses, k: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def _discounts(n: int) -> Floats:
-    """The discounted gain of 0 .. n relevant rows in front."""
+    """The discounted gain of a ranking that starts with 0 .. n relevant rows."""
     return np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, n + 2)))])
 
 
@@ -127,7 +127,7 @@ def _harmonic(n: int) -> Floats:
 
 
 def query_values(classes: TieClasses, recall_at: Sequence[int]) -> dict[str, Floats]:
-    """Every metric of every query, (q,) each. ``first_rank`` is what median and mean rank are taken of."""
+    """Every metric of every query, (q,) each. Median and mean rank are those of ``first_rank``."""
     return {
         **{f"recall_at_{k}": recall(classes, k) for k in recall_at},
         "map": average_precision(classes),
@@ -141,14 +141,14 @@ def query_values(classes: TieClasses, recall_at: Sequence[int]) -> dict[str, Flo
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One direction, every query against the whole gallery.
+    """One direction: every query against the whole gallery.
 
     Attributes:
         queries: (q,) rows of the query table that have a relevant row, ascending.
         values: Metric name -> (q,) value of each query.
         chance: The same for a model that cannot tell any two rows apart.
         gallery: Rows in the gallery, relevant to anything or not.
-        unanswered: Queries left out because nothing in the gallery is relevant to them.
+        unanswered: Queries that are left out because no gallery row is relevant to them.
     """
 
     queries: Ints
@@ -165,22 +165,22 @@ def retrieve(
 
     Args:
         queries: (q, d) unit rows.
-        gallery: (n, d) unit rows; equal rows are ties exactly.
-        relevance: What answers what.
+        gallery: (n, d) unit rows; equal rows tie exactly.
+        relevance: The right answers to each query.
         recall_at: The cutoffs of recall.
 
     Raises:
-        ValueError: shapes disagree, or no query has an answer.
+        ValueError: the shapes do not fit together, or no query has a right answer.
     """
     if len(queries) != len(relevance.answers) or len(gallery) != relevance.gallery:
-        raise ValueError(f"relevance speaks of {len(relevance.answers)} x {relevance.gallery} rows, got "
+        raise ValueError(f"relevance is for {len(relevance.answers)} x {relevance.gallery} rows, got "
                          f"{len(queries)} x {len(gallery)}")  # fmt: skip
     asked = relevance.queries
     if not len(asked):
         raise ValueError("no query has a relevant row")
     parts = []
     few = max(1, _CLASSES_AT_ONCE // int(relevance.counts().max()))
-    for start, scores in similarity.blocks(queries[asked], gallery):
+    for start, scores in similarity_blocks(queries[asked], gallery):
         for first in range(0, len(scores), few):
             rows = asked[start + first : start + min(first + few, len(scores))]
             classes = tie_classes(scores[first : first + few], [relevance.of(row) for row in rows])
@@ -190,17 +190,17 @@ def retrieve(
     return Retrieval(asked, values, chance, len(gallery), len(queries) - len(asked))
 
 
-def reduce(values: dict[str, Floats]) -> dict[str, float]:
-    """Means over queries, with the median and the mean of the first rank under their own names."""
+def mean_over_queries(values: dict[str, Floats]) -> dict[str, float]:
+    """Means over queries; of the first rank the median and the mean, under their own names."""
     means = {name: float(per_query.mean()) for name, per_query in values.items() if name != "first_rank"}
     ranks = values["first_rank"]
     return {**means, "median_rank": float(np.median(ranks)), "mean_rank": float(ranks.mean())}
 
 
 def recall_curve(first_ranks: Floats, gallery: int) -> list[tuple[int, float]]:
-    """(k, share of queries whose best relevant row stands within k), for k from 1 to the gallery on a log grid."""
+    """(k, share of queries whose best relevant row is among the first k), for k from 1 to the gallery on a log grid."""
     ordered = np.sort(first_ranks)
-    return [(k, float(np.searchsorted(ordered, k, side="right") / len(ordered))) for k in _cutoffs(gallery)]
+    return [(k, float(np.searchsorted(ordered, k, side="right") / len(ordered))) for k in _log_spaced_cutoffs(gallery)]
 
 
 def chance_curve(positives: Ints, gallery: int) -> list[tuple[int, float]]:
@@ -208,7 +208,7 @@ def chance_curve(positives: Ints, gallery: int) -> list[tuple[int, float]]:
     relevant, counts = np.unique(positives, return_counts=True)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, gallery + 1)))])
     curve = []
-    for k in _cutoffs(gallery):
+    for k in _log_spaced_cutoffs(gallery):
         left = gallery - relevant - k
         missed = (
             log_factorial[gallery - relevant]
@@ -219,5 +219,5 @@ def chance_curve(positives: Ints, gallery: int) -> list[tuple[int, float]]:
     return curve
 
 
-def _cutoffs(gallery: int, points: int = 40) -> list[int]:
+def _log_spaced_cutoffs(gallery: int, points: int = 40) -> list[int]:
     return [int(k) for k in np.unique(np.geomspace(1, max(gallery, 1), points).round())]

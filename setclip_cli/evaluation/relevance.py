@@ -1,4 +1,4 @@
-"""Which gallery rows answer which query: by a shared key (label or group) or by listed pairs."""
+"""Which gallery rows are right answers to which query: by a shared key (label or group) or by listed pairs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Relevance:
-    """Queries with the same answers share one list of them, so labels cost memory linear in the rows.
+    """The right answers to each query. Queries with the same answers share one list, so memory is linear in the rows.
 
     Attributes:
-        answers: (q,) which entry of ``members`` answers each query; -1 for a query that nothing answers.
-        members: Sorted gallery rows, one non-empty array for each distinct set of answers.
+        answers: (q,) for each query the entry of ``members`` that holds its right answers; -1 if it has none.
+        members: Sorted gallery rows, one non-empty array for each distinct set of right answers.
         gallery: How many rows the gallery has.
     """
 
@@ -31,22 +31,22 @@ class Relevance:
 
     @property
     def queries(self) -> Ints:
-        """The rows that have an answer: those a metric can be taken over."""
+        """The query rows that have a right answer; metrics are means over them."""
         return np.flatnonzero(self.answers >= 0)
 
     def counts(self) -> Ints:
-        """(queries,) how many gallery rows answer each of ``queries``."""
+        """(queries,) how many right answers each of ``queries`` has."""
         sizes = np.array([len(rows) for rows in self.members], np.int64)
         return sizes[self.answers[self.queries]]
 
     def of(self, query: int) -> Ints:
-        """The gallery rows that answer one query; empty when none does."""
+        """The right answers to one query, as gallery rows; may be empty."""
         answer = self.answers[query]
         return self.members[answer] if answer >= 0 else np.empty(0, np.int64)
 
 
-def by_key(query_keys: Sequence[str | None], gallery_keys: Sequence[str | None]) -> Relevance:
-    """Relevant means: the same key. A key of None matches nothing, not even another None."""
+def relevance_by_key(query_keys: Sequence[str | None], gallery_keys: Sequence[str | None]) -> Relevance:
+    """A right answer has the same key. A key of None matches nothing, not even another None."""
     rows: dict[str, list[int]] = {}
     for row, key in enumerate(gallery_keys):
         if key is not None:
@@ -57,8 +57,8 @@ def by_key(query_keys: Sequence[str | None], gallery_keys: Sequence[str | None])
     return Relevance(np.array(answers, np.int64), members, len(gallery_keys))
 
 
-def by_pairs(pairs: Iterable[tuple[int, int]], *, queries: int, gallery: int) -> Relevance:
-    """Relevant means: listed.
+def relevance_by_pairs(pairs: Iterable[tuple[int, int]], *, queries: int, gallery: int) -> Relevance:
+    """A right answer is listed.
 
     Args:
         pairs: (query row, gallery row), in any order; a pair listed twice counts once.

@@ -1,4 +1,4 @@
-"""All numbers of one pair of embedded sides: each with its chance level and its bootstrap distribution."""
+"""All metrics of one model: each with its chance level and its bootstrap distribution."""
 
 from __future__ import annotations
 
@@ -7,39 +7,57 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setclip_cli.evaluation import bootstrap, geometry, metrics, zero_shot
+from setclip_cli.evaluation import bootstrap, geometry
+from setclip_cli.evaluation.metrics import HEADLINE_RECALLS, RECALL_AT, Retrieval, mean_over_queries, retrieve
+from setclip_cli.evaluation.zero_shot import ZeroShot, class_means, classify
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
-    from setclip_cli.evaluation.test_set import TestSet
+    from setclip_cli.evaluation.evaluation_set import EvaluationSet
 
     Embeddings = npt.NDArray[np.float32]
     Floats = npt.NDArray[np.float64]
 
 LOWER_IS_BETTER = ("median_rank", "mean_rank", "modality_gap", "sdd", "mmd", "uniformity", "hubness", "foscttm",
                    "alignment")  # fmt: skip
-_CKA_TIMES = 200  # its resample costs n d², that of a mean costs n
+RETRIEVAL_METRICS = (*(f"recall_at_{k}" for k in RECALL_AT), "map", "mrr", "ndcg_at_10", "precision_at_1",
+                     "precision_at_10", "median_rank", "mean_rank")  # fmt: skip
+PAIRED_GEOMETRY = ("mutual_knn", "foscttm", "alignment", "cka")
+FEWEST_PAIRS = 3  # for the paired geometry
+_CKA_RESAMPLES = 200  # a resample costs n d², that of a mean costs n
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number.
+
+    Attributes:
+        chance: What a model that cannot tell any two rows apart gets.
+        resampled: Bootstrap distribution over queries.
+    """
+
+    value: float
+    chance: float
+    resampled: Floats
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was found for one target.
+    """What was found for one model.
 
     Attributes:
-        values: Metric key -> value.
-        chance: Metric key -> what a model that knows nothing gets; None where that has no meaning.
-        draws: Metric key -> bootstrap distribution over queries.
-        forward, backward: The rankings of left queries and of right queries.
+        metrics: By metric key.
+        left_to_right, right_to_left: The rankings of left queries and of right queries.
         zero_shot: The classification of the left rows; None without classes.
     """
 
-    values: dict[str, float]
-    chance: dict[str, float | None]
-    draws: dict[str, Floats]
-    forward: metrics.Retrieval
-    backward: metrics.Retrieval
-    zero_shot: zero_shot.ZeroShot | None
+    metrics: dict[str, Metric]
+    left_to_right: Retrieval
+    right_to_left: Retrieval
+    zero_shot: ZeroShot | None
 
 
 def lower_is_better(key: str) -> bool:
@@ -48,157 +66,182 @@ def lower_is_better(key: str) -> bool:
     return any(name == lower or name.startswith(f"{lower}_") for lower in LOWER_IS_BETTER)
 
 
-def score(
-    left: Embeddings, right: Embeddings, test: TestSet, prompted: tuple[list[str], Embeddings] | None = None
-) -> Scores:
-    """Retrieval both ways, zero-shot classes and geometry.
+def metric_keys(rows: EvaluationSet, *, prompted: bool = False) -> list[str]:
+    """The keys that `score` will find for these rows, known before anything is scored.
 
     Args:
-        left: (n, d) unit rows, in the order of ``test.left``.
-        right: (m, d) unit rows, in the order of ``test.right``.
-        test: What is known of the rows.
-        prompted: Classes, spelled as the left labels are, and a unit row (c, d) for each of them. Left out, the classes
-            that both sides have stand by the means of their right rows.
+        prompted: Whether a task set gives the classes.
     """
-    values: dict[str, float] = {}
-    chance: dict[str, float | None] = {}
-    draws: dict[str, Floats] = {}
-    there, back = test.relevance()
-    names = f"{test.left.modality}_to_{test.right.modality}", f"{test.right.modality}_to_{test.left.modality}"
-    rankings = metrics.retrieve(left, right, there), metrics.retrieve(right, left, back)
-    for name, found in zip(names, rankings, strict=True):
-        reduced, blind = metrics.reduce(found.values), metrics.reduce(found.chance)
-        resampled = bootstrap.draws(found.values, medians={"median_rank": "first_rank"})
-        resampled["mean_rank"] = resampled.pop("first_rank")
-        values |= {f"{name}/{metric}": value for metric, value in reduced.items()}
-        chance |= {f"{name}/{metric}": value for metric, value in blind.items()}
-        draws |= {f"{name}/{metric}": resampled[metric] for metric in reduced}
-    recalls = [f"{name}/{metric}" for name in names for metric in metrics.HEADLINE_RECALLS]
-    values["retrieval/mean_recall"] = float(np.mean([values[key] for key in recalls]))
-    chance["retrieval/mean_recall"] = float(np.mean([chance[key] or 0.0 for key in recalls]))
-    draws["retrieval/mean_recall"] = np.mean([draws[key] for key in recalls], axis=0)
-    classes, prototypes = prompted or (test.classes(), None)
-    classified = None
-    if len(classes) > 1:
-        if prototypes is None:
-            prototypes = zero_shot.class_means(right, test.right.labels, classes)
-        classified = zero_shot.classify(left, test.left.labels, prototypes, classes)
-        _add_zero_shot(classified, values, chance, draws)
-    _add_geometry(left, right, values, chance, draws)
-    paired = test.one_to_one()
-    if len(paired) > 2:
-        rows = np.array(paired)
-        _add_paired_geometry(left[rows[:, 0]], right[rows[:, 1]], values, chance, draws)
-    return Scores(values, chance, draws, *rankings, classified)
+    keys = [f"{direction}/{name}" for direction in rows.directions() for name in RETRIEVAL_METRICS]
+    keys.append("retrieval/mean_recall")
+    if prompted or len(rows.common_classes()) > 1:
+        keys += [f"zero_shot/{name}" for name in ("top1", "top5", "mean_per_class_recall")]
+    keys += [f"geometry/{name}" for name in ("sdd", "mmd", "modality_gap", "hubness_right", "hubness_left")]
+    keys += [
+        f"geometry/uniformity_{name}"
+        for name, side in (("left", rows.left), ("right", rows.right))
+        if len(side.ids) > 1
+    ]
+    if len(rows.first_partners()) >= FEWEST_PAIRS:
+        keys += [f"geometry/{name}" for name in PAIRED_GEOMETRY]
+    return keys
 
 
-def point_values(left: Embeddings, right: Embeddings, test: TestSet) -> dict[str, float]:
-    """The retrieval, zero-shot and density numbers alone, without chance and intervals: for what is only compared."""
+def score(
+    left: Embeddings, right: Embeddings, rows: EvaluationSet, prompted: tuple[list[str], Embeddings] | None = None
+) -> Scores:
+    """Retrieval in both directions, zero-shot classification and geometry.
+
+    Args:
+        left: (n, d) unit rows, in the order of ``rows.left``.
+        right: (m, d) unit rows, in the order of ``rows.right``.
+        prompted: Classes, spelled as the left labels are, and a unit row (c, d) for each of them. By default, the
+            classes that both sides have, each with the mean of its right rows.
+    """
+    rankings = _rank_both_directions(left, right, rows)
+    found: dict[str, Metric] = {}
+    for direction, ranking in zip(rows.directions(), rankings, strict=True):
+        found |= {f"{direction}/{name}": metric for name, metric in _retrieval_metrics(ranking).items()}
+    recalls = [found[f"{direction}/{name}"] for direction in rows.directions() for name in HEADLINE_RECALLS]
+    found["retrieval/mean_recall"] = Metric(
+        float(np.mean([one.value for one in recalls])),
+        float(np.mean([one.chance for one in recalls])),
+        np.mean([one.resampled for one in recalls], axis=0),
+    )
+    classified = _classify_left(left, right, rows, prompted)
+    if classified:
+        found |= {f"zero_shot/{name}": metric for name, metric in _zero_shot_metrics(classified).items()}
+    found |= {f"geometry/{name}": metric for name, metric in _set_geometry(left, right).items()}
+    partners = rows.first_partners()
+    if len(partners) >= FEWEST_PAIRS:
+        left_rows, right_rows = np.array(partners).T
+        paired = _paired_geometry(left[left_rows], right[right_rows])
+        found |= {f"geometry/{name}": metric for name, metric in paired.items()}
+    return Scores(found, *rankings, classified)
+
+
+def point_values(left: Embeddings, right: Embeddings, rows: EvaluationSet) -> dict[str, float]:
+    """The values of retrieval, zero-shot classification and set distances, without chance levels and intervals."""
     found: dict[str, float] = {}
-    there, back = test.relevance()
-    for queries, gallery, answers, (a, b) in (
-        (left, right, there, (test.left, test.right)),
-        (right, left, back, (test.right, test.left)),
-    ):
-        reduced = metrics.reduce(metrics.retrieve(queries, gallery, answers).values)
-        found |= {f"{a.modality}_to_{b.modality}/{name}": value for name, value in reduced.items()}
-    classes = test.classes()
-    if len(classes) > 1:
-        prototypes = zero_shot.class_means(right, test.right.labels, classes)
-        classified = zero_shot.classify(left, test.left.labels, prototypes, classes)
+    for direction, ranking in zip(rows.directions(), _rank_both_directions(left, right, rows), strict=True):
+        means = mean_over_queries(ranking.values)
+        found |= {f"{direction}/{name}": value for name, value in means.items()}
+    classified = _classify_left(left, right, rows)
+    if classified:
         found |= {f"zero_shot/{name}": float(values.mean()) for name, values in classified.values.items()}
     return found | {f"geometry/{name}": value for name, value in set_distances(left, right).items()}
 
 
 def set_distances(left: Embeddings, right: Embeddings) -> dict[str, float]:
-    """Modality gap, SDD and MMD of two unpaired sets."""
+    """Modality gap, SDD and MMD² of two unpaired sets."""
     return {
         "modality_gap": geometry.modality_gap(left, right),
-        "sdd": float(sum(part.mean() for part in geometry.sdd(left, right))),
-        "mmd": float(sum(part.mean() for part in geometry.mmd(left, right))),
+        "sdd": float(sum(shares.mean() for shares in geometry.sdd_shares(left, right))),
+        "mmd": float(sum(shares.mean() for shares in geometry.mmd_shares(left, right))),
     }
 
 
-def _add_zero_shot(
-    found: zero_shot.ZeroShot, values: dict[str, float], chance: dict[str, float | None], draws: dict[str, Floats]
-) -> None:
-    resampled = bootstrap.draws(found.values)
-    for name, per_row in found.values.items():
-        values[f"zero_shot/{name}"] = float(per_row.mean())
-        chance[f"zero_shot/{name}"] = found.chance[name]
-        draws[f"zero_shot/{name}"] = resampled[name]
+def _rank_both_directions(left: Embeddings, right: Embeddings, rows: EvaluationSet) -> tuple[Retrieval, Retrieval]:
+    to_left_queries, to_right_queries = rows.relevance()
+    return retrieve(left, right, to_left_queries), retrieve(right, left, to_right_queries)
+
+
+def _classify_left(
+    left: Embeddings, right: Embeddings, rows: EvaluationSet, prompted: tuple[list[str], Embeddings] | None = None
+) -> ZeroShot | None:
+    classes = prompted[0] if prompted else rows.common_classes()
+    if len(classes) < 2:
+        return None
+    prototypes = prompted[1] if prompted else class_means(right, rows.right.labels, classes)
+    return classify(left, rows.left.labels, prototypes, classes)
+
+
+def _retrieval_metrics(ranking: Retrieval) -> dict[str, Metric]:
+    values, chance = mean_over_queries(ranking.values), mean_over_queries(ranking.chance)
+    resampled = bootstrap.resampled_means(ranking.values, medians={"median_rank": "first_rank"})
+    resampled["mean_rank"] = resampled.pop("first_rank")
+    return {name: Metric(value, chance[name], resampled[name]) for name, value in values.items()}
+
+
+def _zero_shot_metrics(found: ZeroShot) -> dict[str, Metric]:
+    measured = _means(found.values, found.chance)
     members = {f"{place}": (found.truth == place).astype(np.float64) for place in np.unique(found.truth)}
-    hits = bootstrap.draws({name: inside * found.values["top1"] for name, inside in members.items()})
-    rows = bootstrap.draws(members)
+    hits = bootstrap.resampled_means({name: inside * found.values["top1"] for name, inside in members.items()})
+    rows = bootstrap.resampled_means(members)
     with np.errstate(invalid="ignore"):  # a class may be missing from a resample
         recalls = np.stack([hits[name] / rows[name] for name in members])
-    values["zero_shot/mean_per_class_recall"] = float(np.nanmean(found.per_class()))
-    chance["zero_shot/mean_per_class_recall"] = found.chance["top1"]
-    draws["zero_shot/mean_per_class_recall"] = np.nanmean(recalls, axis=0)
+    measured["mean_per_class_recall"] = Metric(
+        float(np.nanmean(found.per_class())), found.chance["top1"], np.nanmean(recalls, axis=0)
+    )
+    return measured
 
 
-def _add_geometry(
-    left: Embeddings,
-    right: Embeddings,
-    values: dict[str, float],
-    chance: dict[str, float | None],
-    draws: dict[str, Floats],
-) -> None:
-    blind = set_distances(*geometry.shuffled(left, right))
-    for name, parts in (("sdd", geometry.sdd(left, right)), ("mmd", geometry.mmd(left, right))):
-        values[f"geometry/{name}"] = float(sum(part.mean() for part in parts))
-        resampled = [bootstrap.draws({name: part}, seed=place)[name] for place, part in enumerate(parts)]
-        draws[f"geometry/{name}"] = resampled[0] + resampled[1]
-    values["geometry/modality_gap"] = geometry.modality_gap(left, right)
-    centres = [
-        np.stack([drawn @ side / len(side) for drawn in bootstrap.weights(len(side), seed=place)])
-        for place, side in enumerate((left, right))
-    ]
-    draws["geometry/modality_gap"] = np.linalg.norm(centres[0] - centres[1], axis=1)
-    chance |= {f"geometry/{name}": value for name, value in blind.items()}
-    for name, queries, gallery in (("right", left, right), ("left", right, left)):
-        nearest = geometry.neighbours(queries, gallery, geometry.NEIGHBOURS)
-        key = f"geometry/hubness_{name}"
-        values[key] = geometry.skewness(np.bincount(nearest.ravel(), minlength=len(gallery)).astype(np.float64))
-        chance[key] = geometry.chance_skewness(len(queries), len(gallery))
-        draws[key] = np.array(
-            [
-                geometry.skewness(
-                    np.bincount(nearest.ravel(), np.repeat(drawn, nearest.shape[1]), len(gallery)).astype(np.float64)
-                )
-                for drawn in bootstrap.weights(len(queries))
-            ]
+def _means(values: Mapping[str, Floats], chance: Mapping[str, float]) -> dict[str, Metric]:
+    """Metrics that are means over rows: name -> (n,) value of each row."""
+    resampled = bootstrap.resampled_means(values)
+    return {name: Metric(float(rows.mean()), chance[name], resampled[name]) for name, rows in values.items()}
+
+
+def _set_geometry(left: Embeddings, right: Embeddings) -> dict[str, Metric]:
+    chance = set_distances(*geometry.random_split_of_pool(left, right))
+    found = {}
+    for name, shares in (("sdd", geometry.sdd_shares(left, right)), ("mmd", geometry.mmd_shares(left, right))):
+        left_means, right_means = (
+            bootstrap.resampled_means({name: rows}, seed=side)[name] for side, rows in enumerate(shares)
         )
-    for name, side in (("left", left), ("right", right)):
-        if len(side) > 1:
-            density = geometry.mean_potential(side)
-            key = f"geometry/uniformity_{name}"
-            values[key] = float(np.log(density.mean()))
-            chance[key] = geometry.uniform_uniformity(side.shape[1])
-            draws[key] = np.log(bootstrap.draws({key: density})[key])
-
-
-def _add_paired_geometry(
-    left: Embeddings,
-    right: Embeddings,
-    values: dict[str, float],
-    chance: dict[str, float | None],
-    draws: dict[str, Floats],
-) -> None:
-    rows = {
-        "geometry/mutual_knn": geometry.mutual_knn(left, right),
-        "geometry/foscttm": geometry.foscttm(left, right),
-        "geometry/alignment": geometry.alignment(left, right),
-    }
-    values |= {key: float(per_row.mean()) for key, per_row in rows.items()}
-    draws |= bootstrap.draws(rows)
-    chance["geometry/mutual_knn"] = min(1.0, geometry.NEIGHBOURS / (len(left) - 1))
-    chance["geometry/foscttm"] = 0.5
-    chance["geometry/alignment"] = 2 - 2 * float(left.mean(0, dtype=np.float64) @ right.mean(0, dtype=np.float64))
-    values["geometry/cka"] = geometry.linear_cka(left, right)
-    chance["geometry/cka"] = geometry.linear_cka(left, np.random.default_rng(0).permutation(right))
-    resampled = [
-        geometry.linear_cka(*(np.repeat(side, drawn.astype(int), axis=0) for side in (left, right)))
-        for drawn in bootstrap.weights(len(left), times=_CKA_TIMES)
+        found[name] = Metric(float(sum(rows.mean() for rows in shares)), chance[name], left_means + right_means)
+    centres = [
+        np.stack([counts @ rows / len(rows) for counts in bootstrap.resample_counts(len(rows), seed=side)])
+        for side, rows in enumerate((left, right))
     ]
-    draws["geometry/cka"] = np.resize(resampled, bootstrap.TIMES)  # cycled, so that all distributions have one length
+    found["modality_gap"] = Metric(
+        geometry.modality_gap(left, right),
+        chance["modality_gap"],
+        np.linalg.norm(centres[0] - centres[1], axis=1),
+    )
+    found |= {"hubness_right": _hubness(left, right), "hubness_left": _hubness(right, left)}
+    for name, rows in (("left", left), ("right", right)):
+        if len(rows) > 1:
+            potential = geometry.mean_potential(rows)
+            resampled = np.log(bootstrap.resampled_means({name: potential})[name])
+            chance_level = geometry.uniform_uniformity(rows.shape[1])
+            found[f"uniformity_{name}"] = Metric(float(np.log(potential.mean())), chance_level, resampled)
+    return found
+
+
+def _hubness(queries: Embeddings, gallery: Embeddings) -> Metric:
+    """Skewness of how often each gallery row is among the nearest neighbours of a query."""
+    nearest = geometry.neighbours(queries, gallery, geometry.NEIGHBOURS)
+
+    def skewness(weights: Floats | None = None) -> float:
+        occurrences = np.bincount(nearest.ravel(), weights, len(gallery))
+        return geometry.skewness(occurrences.astype(np.float64))
+
+    resampled = [
+        skewness(np.repeat(counts, nearest.shape[1])) for counts in bootstrap.resample_counts(len(queries))
+    ]  # fmt: skip
+    return Metric(skewness(), geometry.chance_skewness(len(queries), len(gallery)), np.array(resampled))
+
+
+def _paired_geometry(left: Embeddings, right: Embeddings) -> dict[str, Metric]:
+    """Row i of ``left`` and row i of ``right`` are partners."""
+    rows = {
+        "mutual_knn": geometry.mutual_knn(left, right),
+        "foscttm": geometry.foscttm(left, right),
+        "alignment": geometry.alignment(left, right),
+    }
+    chance = {
+        "mutual_knn": min(1.0, geometry.NEIGHBOURS / (len(left) - 1)),
+        "foscttm": 0.5,
+        "alignment": 2 - 2 * float(left.mean(0, dtype=np.float64) @ right.mean(0, dtype=np.float64)),
+    }
+    resampled = [
+        geometry.linear_cka(*(np.repeat(side, counts.astype(int), axis=0) for side in (left, right)))
+        for counts in bootstrap.resample_counts(len(left), resamples=_CKA_RESAMPLES)
+    ]
+    cka = Metric(
+        geometry.linear_cka(left, right),
+        geometry.linear_cka(left, np.random.default_rng(0).permutation(right)),
+        np.resize(resampled, bootstrap.RESAMPLES),  # repeated, so that all distributions have one length
+    )
+    return _means(rows, chance) | {"cka": cka}

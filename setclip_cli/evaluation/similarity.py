@@ -1,4 +1,4 @@
-"""Similarities of two sets in blocks of rows, with equal rows scoring equal to the last bit."""
+"""Similarities of two sets in blocks of rows. Equal gallery rows score equal to the last bit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ if TYPE_CHECKING:
     Embeddings = npt.NDArray[np.float32]
     Ints = npt.NDArray[np.int64]
 
-BLOCK_VALUES = 2**24  # 64 MiB of float32 scores at a time
+BLOCK_VALUES = 2**24  # scores in memory at a time: 64 MiB of float32
+
+
+def unit_rows(rows: npt.NDArray[np.floating]) -> Embeddings:
+    """Rows scaled to length 1; a row of zeros stays zero."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Embeddings = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return scaled
 
 
 def distinct_rows(rows: Embeddings) -> tuple[Ints, Ints]:
     """Finds equal rows.
 
     Returns:
-        (first, inverse): ``rows[first]`` are the distinct rows in order of appearance; taking them at ``inverse`` gives
-        ``rows`` back.
+        (first, inverse): ``rows[first]`` are the distinct rows in order of appearance; ``rows[first][inverse]`` equals
+        ``rows``.
     """
     places: dict[bytes, int] = {}
     first: list[int] = []
@@ -37,11 +44,11 @@ def distinct_rows(rows: Embeddings) -> tuple[Ints, Ints]:
     return np.array(first, np.int64), inverse
 
 
-def blocks(queries: Embeddings, gallery: Embeddings) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+def similarity_blocks(queries: Embeddings, gallery: Embeddings) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Yields (first query row, scores (b, n)) for successive blocks of queries; scores are dot products.
 
-    A matrix product may round the same dot product differently in different columns, which would break ties between
-    equal captions by their place in the file. So it is taken over distinct gallery rows and spread out afterwards.
+    A matrix product may round the same dot product differently in different columns. Then the place in the file would
+    decide between equal captions. So the product is taken over distinct gallery rows, and its columns are copied.
     """
     first, inverse = distinct_rows(gallery)
     repeated = len(first) < len(gallery)

@@ -1,25 +1,26 @@
-"""Zero-shot task sets: what to call the classes of a data set, and the sentences to say it in.
+"""Zero-shot task sets: names for the classes of a data set, and the sentences that the names are put into.
 
-setclip_cli/evaluation/task_sets/NAME.toml     those that come with the package
+Those that come with the package are in the folder `task_sets`.
 """
 
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import ExitCode, SetClipError
-from setclip_cli.evaluation.zero_shot import unit
+from setclip_cli.evaluation.similarity import unit_rows
 from setclip_cli.files.shipped import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-    import numpy as np
     import numpy.typing as npt
 
     from setclip_cli.backbones.base import Backbone
@@ -32,9 +33,9 @@ class TaskSet(BaseModel):
     """A task set file.
 
     Attributes:
-        modality: What is classified.
+        modality: The modality that is classified.
         templates: Sentences with one ``{}``; their embeddings are averaged.
-        classes: Label -> one or several names, in the order they are shown.
+        classes: Label -> one or several names; the report shows the classes in this order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,30 +47,30 @@ class TaskSet(BaseModel):
     classes: Annotated[dict[str, str | list[str]], Field(min_length=2)]
 
     def prompts(self, label: str) -> list[str]:
-        """Every template with every name of the class."""
+        """Every template, filled with every name of the class."""
         names = self.classes[label]
         listed = [names] if isinstance(names, str) else names
         return [template.replace("{}", name) for template in self.templates for name in listed]
 
     def matching(self, labels: Iterable[str | None]) -> dict[str, str]:
-        """Label as the data spell it -> label of the task set; only letters and digits count, whatever their case."""
-        known = {_plain(label): label for label in self.classes}
-        spelled = {label for label in labels if label is not None}
-        return {label: known[_plain(label)] for label in sorted(spelled) if _plain(label) in known}
+        """Label as the data spell it -> label of the task set; case and all but letters and digits are ignored."""
+        known = {_letters_and_digits(label): label for label in self.classes}
+        spelled = sorted({label for label in labels if label is not None})
+        return {label: known[plain] for label in spelled if (plain := _letters_and_digits(label)) in known}
 
 
 def load_task_set(name: str | Path) -> TaskSet:
-    """Reads a shipped task set by its name, or a file by its path.
+    """Reads a task set by its path, or by the name of one that comes with the package.
 
     Raises:
-        SetClipError: exit code 2; no such task set, or the file is not valid.
+        SetClipError: exit code 2; there is no such task set, or the file is not valid.
     """
     path = find("tasks", name)
     try:
         return TaskSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetClipError(
-            f"{path}: is no valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
+            f"{path}: is not valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -81,17 +82,18 @@ def load_task_set(name: str | Path) -> TaskSet:
 
 
 def prompt_prototypes(task: TaskSet, classes: Iterable[str], model: Model, backbone: Backbone) -> Embeddings:
-    """(c, d) one unit row a class: the mean of its prompts' unit embeddings (prompt ensemble, arXiv:2103.00020)."""
-    import numpy as np
-    import torch
+    """(c, d) one unit row for each class: the mean of its prompts' unit embeddings (prompt ensemble, arXiv:2103.00020).
 
+    Args:
+        backbone: That of the model's caption tower.
+    """
     rows = []
     for label in classes:
         with torch.inference_mode():
             embedded = model.encoders["caption"](backbone.encode(task.prompts(label)).features)
-        rows.append(unit(embedded.float().cpu().numpy()).mean(0))
-    return unit(np.stack(rows))
+        rows.append(unit_rows(embedded.float().cpu().numpy()).mean(0))
+    return unit_rows(np.stack(rows))
 
 
-def _plain(label: str) -> str:
+def _letters_and_digits(label: str) -> str:
     return "".join(letter for letter in label.casefold() if letter.isalnum())

@@ -1,12 +1,12 @@
-"""Tie classes: what a ranking with ties comes down to, read off full rows of scores.
+"""Tie classes: what a ranking with ties amounts to, read off full rows of scores.
 
-A ranking enters every metric only through its tie classes: gallery rows of equal score that hold at least one relevant
-row, each described by how many rows score higher, how many rows it has and how many of them are relevant.
+A ranking enters every metric only through its tie classes: gallery rows of equal score that hold at least one right
+answer. Each class is described by how many rows score higher, how many rows it has and how many of them are right.
 
-A few relevant rows are found by counting what scores higher. Many, as labels give, would each have to count the whole
-row; sorting it would cost several times the dot products that made it. So the row is split into as many equal buckets
-of score as it has entries, which keeps their order, and only the buckets that hold a relevant row are sorted: the rows
-of every other bucket need only be counted.
+A query with few right answers: the rows that score higher than each of them are counted. With many, as labels give,
+each would have to count the whole row, and sorting the row costs several times the dot products that made it. So the
+row is split into as many equal buckets of score as it has entries, which keeps their order. Only the buckets that hold
+a right answer are sorted; the rows of the other buckets are counted.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     Scores = npt.NDArray[np.float32]
     Keys = npt.NDArray[np.int32]
 
-_FEW_POSITIVES = 8  # up to here, counting the higher scores of each is cheaper than buckets
-_BUCKETS_PER_ROW = 1.5  # more leave less to sort, and more to add up
-_LEAST_RANGE = np.float32(2**-20)  # of a row's scores: equal scores share a bucket, whatever it is
+_FEW_POSITIVES = 8  # up to this number, counting the higher scores of each is cheaper than buckets
+_BUCKETS_PER_ROW = 1.5  # more buckets leave less to sort and more to add up
+_LEAST_RANGE = np.float32(2**-20)  # of the scores of a row, against division by zero
 
 
 @dataclass(frozen=True)
 class TieClasses:
-    """The tie classes with a relevant row, of many queries, best first within a query.
+    """The tie classes with a relevant row, of many queries; within a query the best class is first.
 
     Attributes:
-        offsets: (q + 1,) classes ``offsets[i]:offsets[i + 1]`` belong to query i; no query is without one.
+        offsets: (q + 1,) classes ``offsets[i]:offsets[i + 1]`` belong to query i; every query has at least one.
         before: (t,) rows that score higher than the class.
         size: (t,) rows in the class.
         relevant: (t,) relevant rows in the class, at least 1.
@@ -55,7 +55,7 @@ class TieClasses:
         return self.offsets[:-1]
 
     def sum(self, values: Floats | Ints) -> Floats:
-        """Adds one value a class up over each query: (t,) -> (q,)."""
+        """Sums one value per class over each query: (t,) -> (q,)."""
         return np.add.reduceat(np.asarray(values, np.float64), self.first)
 
     def within(self, k: int) -> TieClasses:
@@ -76,11 +76,11 @@ def tie_classes(scores: Scores, positives: Sequence[Ints]) -> TieClasses:
         positives: For each query its distinct relevant gallery rows, at least one.
 
     Raises:
-        ValueError: a query has no relevant row, scores and positives differ in length, or scores are no cosines.
+        ValueError: a query has no relevant row, scores and positives differ in length, or scores are not cosines.
     """
     if len(scores) != len(positives) or not all(len(rows) for rows in positives):
         raise ValueError(f"{len(scores)} rows of scores need as many non-empty lists of positives")
-    relevant = np.zeros(scores.shape[1], bool)  # marks for one row at a time
+    relevant = np.zeros(scores.shape[1], bool)  # scratch space: marks the positives of one query at a time
     parts = [_of_row(row, found, relevant) for row, found in zip(scores, positives, strict=True)]
     before, size, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
     offsets = np.cumsum([0, *(len(part[0]) for part in parts)])
@@ -105,7 +105,7 @@ def chance_classes(positives: Ints, gallery: int) -> TieClasses:
 
 
 def _of_row(scores: Scores, positives: Ints, relevant: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
-    """(before, size, relevant) of one query's tie classes, best first; ``relevant`` comes and goes all False."""
+    """(before, size, relevant) of one query's tie classes, best first; ``relevant`` is all False before and after."""
     if len(positives) <= _FEW_POSITIVES:
         return _by_counting(scores, positives)
     relevant[positives] = True
@@ -139,7 +139,7 @@ def _by_buckets(scores: Scores, positives: Ints, relevant: npt.NDArray[np.bool_]
     ordered = _flagged(scores.take(kept), relevant.take(kept))
     ordered.sort()
     counts *= ~answered
-    dropped_through = np.cumsum(counts)  # rows that were only counted, in this bucket and those below
+    dropped_through = np.cumsum(counts)  # rows that were only counted, in this bucket and in those below
 
     places = np.flatnonzero((ordered & 1).astype(bool))
     keys = ordered[places]
@@ -147,7 +147,7 @@ def _by_buckets(scores: Scores, positives: Ints, relevant: npt.NDArray[np.bool_]
     first, last = places[starts], places[np.append(starts[1:], len(places)) - 1]
     keys = keys[starts]
     begin = first.copy()
-    others = keys - 1  # rows of the same score that are not relevant: they stand just before
+    others = keys - 1  # rows of the same score that are not relevant: they are sorted just before
     mixed = np.flatnonzero(ordered[np.maximum(first - 1, 0)] == others)
     begin[mixed] = np.searchsorted(ordered, others[mixed])
     lower = begin + dropped_through[_bucket(_unflagged(keys), low, scale)]
@@ -166,7 +166,7 @@ def _bucket(scores: Scores, low: np.float32, scale: np.float32) -> Ints:
 def _flagged(scores: Scores, flags: npt.NDArray[np.bool_]) -> Keys:
     """Scores and flags in one integer that sorts by score, then flag.
 
-    The bits of floats sort as integers once those of negative ones are turned round. Below 2 the highest bit of the
+    The bits of floats sort as integers once those of negative floats are reversed. Below 2 the highest bit of the
     exponent is never set, which leaves room for the flag.
     """
     bits = (scores + np.float32(0)).view(np.int32)  # -0 becomes 0, which it equals

@@ -1,4 +1,4 @@
-"""Classification without training: a row takes the class whose prototype it lies nearest to."""
+"""Classification without training: a row gets the class of the nearest prototype."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setclip_cli.evaluation import metrics, relevance
+from setclip_cli.evaluation.metrics import retrieve
+from setclip_cli.evaluation.relevance import relevance_by_key
+from setclip_cli.evaluation.similarity import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,22 +20,22 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
 
-TOP = (1, 5)
+TOP_K = (1, 5)
 
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """What classifying every labelled row found.
+    """The classification of every labelled row.
 
     Attributes:
         classes: (c,) names, in the order of the prototypes.
-        rows: (q,) rows that have one of the classes, ascending.
-        truth: (q,) their class.
+        rows: (q,) the rows whose label is one of the classes, ascending.
+        truth: (q,) their classes.
         taken: (q,) the class of the nearest prototype; the first of tied ones.
-        margin: (q,) how much nearer it is than the true class's prototype; 0 where that is the nearest.
-        values: ``top1``, ``top5`` -> (q,) chance that the true class is among the nearest; ties share it.
-        chance: The same names for a model that cannot tell classes apart.
-        confusion: (c, c) rows of class i that were taken for class j.
+        margin: (q,) how much higher its cosine is than that of the true class; 0 if the true class is the nearest.
+        values: ``top1``, ``top5`` -> (q,) chance that the true class is among the nearest; tied classes share it.
+        chance: The same names -> the value of a model that cannot tell classes apart.
+        confusion: (c, c) how many rows of class i were taken for class j.
     """
 
     classes: list[str]
@@ -62,14 +64,7 @@ def class_means(embeddings: Embeddings, labels: Sequence[str | None], classes: S
     missing = [name for name in classes if not (named == name).any()]
     if missing:
         raise ValueError(f"classes without a row: {', '.join(missing)}")
-    return unit(np.stack([embeddings[named == name].mean(0, dtype=np.float64) for name in classes]))
-
-
-def unit(rows: npt.NDArray[np.floating]) -> Embeddings:
-    """Rows scaled to length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Embeddings = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    return scaled
+    return unit_rows(np.stack([embeddings[named == name].mean(0, dtype=np.float64) for name in classes]))
 
 
 def classify(
@@ -80,12 +75,12 @@ def classify(
     Args:
         embeddings: (n, d) unit rows to classify.
         labels: Their true classes; rows with another label, or none, are left out.
-        prototypes: (c, d) unit rows, one a class.
+        prototypes: (c, d) unit rows, one for each class.
 
     Raises:
         ValueError: no row has one of the classes.
     """
-    found = metrics.retrieve(embeddings, prototypes, relevance.by_key(labels, list(classes)), recall_at=TOP)
+    found = retrieve(embeddings, prototypes, relevance_by_key(labels, list(classes)), recall_at=TOP_K)
     places = {name: place for place, name in enumerate(classes)}
     truth = np.array([places[str(labels[row])] for row in found.queries], np.int64)
     scores = (embeddings[found.queries] @ prototypes.T).astype(np.float64)
@@ -99,7 +94,7 @@ def classify(
         truth,
         taken,
         scores[at, taken] - scores[at, truth],
-        {f"top{k}": found.values[f"recall_at_{k}"] for k in TOP},
-        {f"top{k}": float(found.chance[f"recall_at_{k}"].mean()) for k in TOP},
+        {f"top{k}": found.values[f"recall_at_{k}"] for k in TOP_K},
+        {f"top{k}": float(found.chance[f"recall_at_{k}"].mean()) for k in TOP_K},
         confusion,
     )

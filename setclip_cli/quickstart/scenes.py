@@ -1,8 +1,8 @@
-"""What the quickstart calls a place and what it says about it: two tables, and the few lines that apply them.
+"""The labels and captions of the quickstart: two tables, and the functions that apply them.
 
-A label and a caption follow from a place's facts (`quickstart_map.Place`), never from its picture. A caption states two
-to four of them in one of several wordings and leaves the rest out, so one caption can fit places of several labels, as
-captions written by people do. No caption names a label.
+A label and a caption follow from the facts of a place (`maps.Place`), never from its picture. A caption states two to
+four facts in one of several wordings. So one caption can fit places of several labels, as captions by people do. No
+caption contains a label.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.quickstart.maps import Place
 
-# Label -> fact -> (lowest, highest). A place has the first label whose facts all fit; a place between two scenes fits
+# Label -> fact -> (lowest, highest). A place gets the first label whose facts all fit. A place between two scenes fits
 # none and is left out. `zone` is the distance from the equator in degrees.
 SCENES: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "deep ocean": {"land": (0, 0), "depth_m": (4300, 11000), "zone": (0, 60)},
@@ -32,7 +32,7 @@ SCENES: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "tundra": {"land": (0.93, 1), "ice": (0, 0.05), "zone": (66.5, 80)},
 }
 
-# Fact -> (highest value the wordings hold for, the wordings). The first row whose bound is not passed is used.
+# Fact -> (the highest value for these wordings, the wordings). The first row that fits is used.
 Wordings = tuple[tuple[float, tuple[str, ...]], ...]
 ZONE: Wordings = (
     (12, ("near the hot, wet equator", "in the steamy belt about the equator", "in equatorial heat and rain")),
@@ -74,7 +74,7 @@ SHORE: Wordings = (
 )
 ICE = ("ground under thick ice", "glacier ice piled on land", "land deep under ice and snow", "frozen ice over rock")
 
-# Surface -> sentences. Each names the facts it states.
+# Surface -> sentences, with the names of the facts that they state.
 TEMPLATES: Mapping[str, Sequence[str]] = {
     "sea": (
         "Open sea over {depth}, the floor {relief}.",
@@ -109,8 +109,8 @@ TEMPLATES: Mapping[str, Sequence[str]] = {
 }
 
 
-def scene(place: Place) -> str | None:
-    """The first label of `SCENES` that fits, or None."""
+def scene_label(place: Place) -> str | None:
+    """The first label of `SCENES` that fits; None if none fits."""
     for label, bounds in SCENES.items():
         if all(low <= _fact(place, fact) <= high for fact, (low, high) in bounds.items()):
             return label
@@ -118,14 +118,14 @@ def scene(place: Place) -> str | None:
 
 
 def caption(place: Place, draw: random.Random) -> str:
-    """One sentence on the place's facts, worded by `draw`."""
+    """One sentence about the facts of the place, in a random wording."""
     sentence = draw.choice(TEMPLATES[_surface(place)]).format(
-        zone=_word(ZONE, _fact(place, "zone"), draw),
-        depth=_word(DEPTH, place.depth_m, draw),
-        height=_word(HEIGHT, place.height_m, draw),
-        relief=_word(RELIEF, place.shading, draw),
-        rivers=_word(RIVERS, place.rivers, draw),
-        shore=_word(SHORE, place.land, draw),
+        zone=_wording(ZONE, _fact(place, "zone"), draw),
+        depth=_wording(DEPTH, place.depth_m, draw),
+        height=_wording(HEIGHT, place.height_m, draw),
+        relief=_wording(RELIEF, place.shading, draw),
+        rivers=_wording(RIVERS, place.rivers, draw),
+        shore=_wording(SHORE, place.land, draw),
         ice=draw.choice(ICE),
     )
     return sentence[0].upper() + sentence[1:]
@@ -143,5 +143,5 @@ def _fact(place: Place, name: str) -> float:
     return abs(place.latitude) if name == "zone" else float(getattr(place, name))
 
 
-def _word(wordings: Wordings, value: float, draw: random.Random) -> str:
+def _wording(wordings: Wordings, value: float, draw: random.Random) -> str:
     return draw.choice(next(words for highest, words in wordings if value <= highest))

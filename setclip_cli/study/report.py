@@ -1,4 +1,4 @@
-"""What a study found: means and spreads over seeds, differences paired by seed, a table and plots."""
+"""The findings of a study: means and spreads over seeds, differences paired by seed, a table and plots."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
 from setclip_cli.evaluation import figures
-from setclip_cli.evaluation.report import number, title
+from setclip_cli.evaluation.formatting import format_metric, format_spread, metric_title
 from setclip_cli.files import atomic
 from setclip_cli.version import __version__
 
@@ -17,74 +18,87 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.study.grid import Cell, Study
+    from setclip_cli.study.planned_runs import PlannedRun
+    from setclip_cli.study.study_file import Study
 
 SCHEMA_VERSION = 1
-PLOTTED = 3  # metrics that get a plot
+METRICS_PLOTTED = 3
 
 
-def summarise(
+def study_content(
     study: Study,
-    cells: Sequence[Cell],
+    runs: Sequence[PlannedRun],
     scores: Mapping[str, Mapping[str, Any] | None],
-    errors: Mapping[str, str],
+    failures: Mapping[str, str],
     dataset: Dataset,
 ) -> dict[str, Any]:
-    """study.json: one entry a column, in the order of the study; seeds are paired with those of the first column.
+    """study.json: one entry for each combination of settings, in the order of the study.
 
     Args:
-        scores: Cell name -> what was found, for the cells that ran.
-        errors: Cell name -> why it failed.
+        scores: Run name -> metrics ``before`` and ``after`` training, for the runs that finished.
+        failures: Run name -> why it failed.
     """
-    columns: dict[str, list[Cell]] = {}
-    for cell in cells:
-        columns.setdefault(cell.column, []).append(cell)
-    found = {
-        name: {cell.seed: kept["after"] for cell in group if (kept := scores.get(cell.name))}
-        for name, group in columns.items()
-    }
-    first = next(iter(found.values()))
-    entries = []
-    for name, group in columns.items():
-        before = [kept["before"] for cell in group if (kept := scores.get(cell.name)) and kept["before"]]
-        keys = sorted({key for one in found[name].values() for key in one})
-        entries.append(
-            {
-                "name": name,
-                "settings": group[0].settings,
-                "impossible": group[0].impossible,
-                "cells": [cell.name for cell in group],
-                "failed": {cell.name: errors[cell.name] for cell in group if cell.name in errors},
-                "metrics": {
-                    key: {
-                        **_spread([one[key] for one in found[name].values()]),
-                        "before": float(np.mean([one[key] for one in before])) if before else None,
-                        **paired({seed: one[key] for seed, one in first.items() if key in one},
-                                 {seed: one[key] for seed, one in found[name].items()}),
-                    }
-                    for key in keys
-                },
-            }
-        )  # fmt: skip
+    combinations: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        combinations.setdefault(run.combination, []).append(run)
+    first = _by_seed(next(iter(combinations.values())), scores, "after")
     return {
         "schema_version": SCHEMA_VERSION,
         "setclip_version": __version__,
         "title": study.title,
         "recipe": study.recipe,
-        "dataset": {"path": str(dataset.root), "sha256": atomic.sha256_file(dataset.root / "dataset.json")},
+        "dataset": {"path": str(dataset.root), "sha256": dataset.identity()},
         "split": study.split,
         "relevance": study.relevance,
         "seeds": study.seeds,
         "metrics": study.metrics,
         "axes": study.axes,
-        "columns": entries,
+        "columns": [
+            {
+                "name": name,
+                "settings": members[0].settings,
+                "impossible": members[0].contradiction,
+                "cells": [run.name for run in members],
+                "failed": {run.name: failures[run.name] for run in members if run.name in failures},
+                "metrics": _metric_entries(
+                    _by_seed(members, scores, "after"), _by_seed(members, scores, "before"), first
+                ),
+            }
+            for name, members in combinations.items()
+        ],
     }
 
 
-def paired(first: Mapping[int, float], other: Mapping[int, float]) -> dict[str, Any]:
-    """The mean difference to the first column over the seeds that both have, its 95% t interval and p (paired t test).
+def _by_seed(
+    runs: Sequence[PlannedRun], scores: Mapping[str, Mapping[str, Any] | None], moment: str
+) -> dict[int, dict[str, float]]:
+    """Seed -> metrics, of the runs that finished and have metrics of that moment."""
+    return {run.seed: found[moment] for run in runs if (found := scores.get(run.name)) and found[moment]}
 
-    Interval and p are None with fewer than two common seeds, or when the differences do not vary.
+
+def _metric_entries(
+    after: Mapping[int, Mapping[str, float]],
+    before: Mapping[int, Mapping[str, float]],
+    first: Mapping[int, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Metric key -> mean and spread over seeds, mean before training, and difference to the first combination."""
+    return {
+        key: {
+            **_spread([found[key] for found in after.values()]),
+            "before": float(np.mean([found[key] for found in before.values()])) if before else None,
+            **paired_difference(
+                {seed: found[key] for seed, found in first.items() if key in found},
+                {seed: found[key] for seed, found in after.items()},
+            ),
+        }
+        for key in sorted({key for found in after.values() for key in found})
+    }
+
+
+def paired_difference(first: Mapping[int, float], other: Mapping[int, float]) -> dict[str, Any]:
+    """Mean of ``other`` minus ``first`` over the seeds that both have, with 95% t interval and p (paired t test).
+
+    Interval and p are None with fewer than two common seeds, or if the differences do not vary.
     """
     seeds = sorted(first.keys() & other.keys())
     if not seeds:
@@ -93,8 +107,6 @@ def paired(first: Mapping[int, float], other: Mapping[int, float]) -> dict[str, 
     mean, spread = float(differences.mean()), float(differences.std(ddof=1)) if len(seeds) > 1 else 0.0
     if len(seeds) < 2 or spread < 1e-12:
         return {"difference": mean, "interval": None, "p": None}
-    from scipy import stats
-
     error = spread / math.sqrt(len(seeds))
     reach = float(stats.t.ppf(0.975, len(seeds) - 1)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, len(seeds) - 1))
@@ -106,10 +118,10 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "sd": sd, "values": [float(value) for value in values]}
 
 
-def table(content: Mapping[str, Any]) -> str:
-    """The columns of the study as rows of a Markdown table: mean ± sd, and the difference of the first metric."""
+def markdown_table(content: Mapping[str, Any]) -> str:
+    """A Markdown table with a row for each combination: mean ± sd, and the difference of the first metric."""
     metrics = content["metrics"]
-    head = ["setting", *map(title, metrics), f"{title(metrics[0])}: difference to the first (95%), p"]
+    head = ["setting", *map(metric_title, metrics), f"{metric_title(metrics[0])}: difference to the first (95%), p"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for column in content["columns"]:
         if not column["metrics"]:
@@ -117,45 +129,44 @@ def table(content: Mapping[str, Any]) -> str:
             state = "not possible" if column["impossible"] else "failed"
             lines.append(f"| {column['name']} | {state}: {why} |{' |' * (len(head) - 2)}")
             continue
-        cells = [_cell(column["metrics"].get(key), key) for key in metrics]
+        cells = [_table_cell(column["metrics"].get(key), key) for key in metrics]
         failed = f" ({len(column['failed'])} failed)" if column["failed"] else ""
-        lines.append(f"| {column['name']}{failed} | {' | '.join(cells)} | {_difference(column, content)} |")
+        lines.append(f"| {column['name']}{failed} | {' | '.join(cells)} | {_difference_cell(column, content)} |")
     return "\n".join(lines)
 
 
-def _cell(found: Mapping[str, Any] | None, key: str) -> str:
+def _table_cell(found: Mapping[str, Any] | None, key: str) -> str:
     if found is None:
         return "–"
-    spread = f" ± {number(found['sd'], key)}" if found["sd"] is not None else ""
-    before = f"{number(found['before'], key)} → " if key.startswith("geometry/") and found["before"] is not None else ""
-    return f"{before}{number(found['mean'], key)}{spread}"
+    before = format_metric(found["before"], key) if key.startswith("geometry/") and found["before"] is not None else ""
+    return f"{before} → {format_spread(found, key)}" if before else format_spread(found, key)
 
 
-def _difference(column: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+def _difference_cell(column: Mapping[str, Any], content: Mapping[str, Any]) -> str:
     key = content["metrics"][0]
     found = column["metrics"].get(key)
     if found is None or column is content["columns"][0] or found["difference"] is None:
         return ""
-    text = number(found["difference"], key, signed=True)
+    text = format_metric(found["difference"], key, signed=True)
     if found["interval"] is None:
         return text
-    low, high = (number(value, key, signed=True) for value in found["interval"])
+    low, high = (format_metric(value, key, signed=True) for value in found["interval"])
     return f"{text} ({low} to {high}), p = {found['p']:.2g}"
 
 
-def write(out: Path, content: Mapping[str, Any]) -> None:
+def write_study(out: Path, content: Mapping[str, Any]) -> None:
     """Writes the plots, study.md and, last, study.json."""
-    drawn = plots(content)
+    drawn = study_plots(content)
     for name, drawing in drawn.items():
         atomic.write_text(out / name, drawing)
     lines = [
         f"# {content['title']}",
         "",
         f"Mean ± standard deviation over {content['seeds']} seeds on split `{content['split']}` of "
-        f"`{content['dataset']['path']}`; differences are paired by seed (t test). Where a value has an arrow, "
-        "it is before → after training.",
+        f"`{content['dataset']['path']}`; differences are paired by seed (t test). An arrow "
+        "means before → after training.",
         "",
-        table(content),
+        markdown_table(content),
         "",
         *(f"![{name.removesuffix('.svg')}]({name})" for name in drawn),
         "",
@@ -164,10 +175,10 @@ def write(out: Path, content: Mapping[str, Any]) -> None:
     atomic.write_json(out / "study.json", dict(content))
 
 
-def plots(content: Mapping[str, Any]) -> dict[str, str]:
-    """File name -> SVG: a metric against the pairs where they are an axis, bars elsewhere."""
+def study_plots(content: Mapping[str, Any]) -> dict[str, str]:
+    """File name -> SVG: a metric against the number of pairs if that is an axis, else bars."""
     drawn = {}
-    for key in content["metrics"][:PLOTTED]:
+    for key in content["metrics"][:METRICS_PLOTTED]:
         columns = [column for column in content["columns"] if key in column["metrics"]]
         if not columns:
             continue
@@ -187,8 +198,8 @@ def _against_pairs(columns: Sequence[Mapping[str, Any]], key: str) -> str:
         found = column["metrics"][key]
         curves.setdefault(", ".join(others) or "all", []).append((pairs, found["mean"], found["sd"] or 0.0))
     ordered = {name: sorted(points) for name, points in curves.items()}
-    drawing = figures.bands(ordered, x_label="known pairs", y_label=title(key), chance=None)
-    return figures.standalone(drawing, legend=list(ordered), note="bands: ± standard deviation over seeds")
+    drawing = figures.band_figure(ordered, x_label="known pairs", y_label=metric_title(key), chance=None)
+    return figures.standalone_svg(drawing, legend=list(ordered), note="bands: ± standard deviation over seeds")
 
 
 def _bars(columns: Sequence[Mapping[str, Any]], key: str) -> str:
@@ -199,4 +210,4 @@ def _bars(columns: Sequence[Mapping[str, Any]], key: str) -> str:
         for found in [column["metrics"][key]]
     ]
     note = "line: ± standard deviation over seeds" + ("; ring: before training" if before else "")
-    return figures.standalone(figures.bars(rows, label=title(key)), note=note)
+    return figures.standalone_svg(figures.bar_figure(rows, label=metric_title(key)), note=note)

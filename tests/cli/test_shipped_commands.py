@@ -45,7 +45,8 @@ def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_each_recipe_and_study_works_where_it_lies(tmp_path: Path) -> None:
-    from setclip_cli.study.grid import load_study, plan
+    from setclip_cli.study.planned_runs import plan_runs
+    from setclip_cli.study.study_file import load_study
 
     for name in names("recipes"):
         assert invoke("recipes", "copy", name, tmp_path / f"{name}.toml")[0] == 0
@@ -54,7 +55,7 @@ def test_a_copy_of_each_recipe_and_study_works_where_it_lies(tmp_path: Path) -> 
         target = tmp_path / "studies" / f"{name}.toml"
         target.parent.mkdir(exist_ok=True)
         assert invoke("studies", "copy", name, target)[0] == 0
-        assert plan(load_study(target), target)
+        assert plan_runs(load_study(target), target)
 
 
 def test_a_name_is_taken_by_the_commands_that_take_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 from setclip_cli.dataset.dataset import INDEX_NAME, SCHEMAS, DatasetIndex, open_dataset, write_shard
-from setclip_cli.evaluation import examples, report
-from setclip_cli.evaluation.test_set import Side
+from setclip_cli.evaluation import examples
+from setclip_cli.evaluation.evaluation_set import Side
+from setclip_cli.evaluation.formatting import format_interval, format_metric
 from setclip_cli.files import atomic
 
 
@@ -22,14 +23,14 @@ def test_a_protein_shows_its_name_its_length_and_its_first_residues(tmp_path):
     shard = write_shard(tmp_path, "protein/test-00000.parquet", table, modality="protein", split="test")
     atomic.write_json(tmp_path / INDEX_NAME, DatasetIndex(shards=[shard]).model_dump())
     side = Side("protein", ["P1", "P2"], [None, None], ["P1", "P2"], ["a", "b"])
-    shown = examples.contents(open_dataset(tmp_path), side, "test", {0, 1})
+    shown = examples.displayed_rows(open_dataset(tmp_path), side, "test", {0, 1})
     assert (shown[0]["text"], shown[0]["length"]) == ("Probable kinase (EC 2.7.1.-)", 120)
     assert shown[0]["residues"] == "MKV" * 10 + "…"
     assert (shown[1]["text"], shown[1]["residues"]) == ("", "MKV")
 
 
 def test_a_negative_number_has_a_minus_sign_and_its_interval_says_to():
-    assert report.number(-0.0441, "zero_shot/top1", signed=True) == "−4.4%"
-    assert report.number(12.25, "image_to_caption/median_rank") == "12.2"
-    assert report.span((-0.1, 0.2), "geometry/uniformity_left") == "−0.100 to 0.200"
-    assert report.span((0.625, 0.875), "zero_shot/top1") == "62.5–87.5%"
+    assert format_metric(-0.0441, "zero_shot/top1", signed=True) == "−4.4%"
+    assert format_metric(12.25, "image_to_caption/median_rank") == "12.2"
+    assert format_interval((-0.1, 0.2), "geometry/uniformity_left") == "−0.100 to 0.200"
+    assert format_interval((0.625, 0.875), "zero_shot/top1") == "62.5–87.5%"

@@ -20,11 +20,11 @@ X, Y = unit(RNG, 40, 6), unit(RNG, 40, 6)
 
 def test_row_shares_of_sdd_and_mmd_add_up_to_the_losses():
     x, y = X, Y[:25]
-    left, right = geometry.sdd(x, y)
+    left, right = geometry.sdd_shares(x, y)
     assert left.mean() + right.mean() == pytest.approx(
         float(sdd(torch.from_numpy(x), torch.from_numpy(y), [geometry.SDD_BANDWIDTH])), rel=1e-5
     )
-    left, right = geometry.mmd(x, y)
+    left, right = geometry.mmd_shares(x, y)
     summed = float(mk_mmd(torch.from_numpy(x), torch.from_numpy(y), geometry.MMD_BANDWIDTHS))
     assert left.mean() + right.mean() == pytest.approx(summed / len(geometry.MMD_BANDWIDTHS), abs=1e-6)
 
@@ -32,7 +32,7 @@ def test_row_shares_of_sdd_and_mmd_add_up_to_the_losses():
 def test_equal_sets_have_no_gap_no_sdd_and_no_mmd():
     again = X[::-1].copy()
     assert geometry.modality_gap(X, again) == pytest.approx(0, abs=1e-7)
-    for statistic in (geometry.sdd, geometry.mmd):
+    for statistic in (geometry.sdd_shares, geometry.mmd_shares):
         left, right = statistic(X, again)
         assert left.mean() + right.mean() == pytest.approx(0, abs=1e-5)
 
@@ -130,7 +130,7 @@ def test_alignment_is_the_squared_distance_of_pairs():
 
 
 def test_shuffling_keeps_all_rows_and_both_sizes():
-    a, b = geometry.shuffled(X, Y[:7])
+    a, b = geometry.random_split_of_pool(X, Y[:7])
     assert (len(a), len(b)) == (40, 7)
     assert {row.tobytes() for row in np.concatenate([a, b])} == {row.tobytes() for row in np.concatenate([X, Y[:7]])}
 

@@ -100,7 +100,7 @@ def test_chance_is_what_random_scores_get():
 def test_a_perfect_ranking_scores_one_everywhere_and_ranks_first():
     rows = unit(np.random.default_rng(0), 30)
     keys = [str(row) for row in range(30)]
-    found = metrics.reduce(metrics.retrieve(rows, rows, relevance.by_key(keys, keys)).values)
+    found = metrics.mean_over_queries(metrics.retrieve(rows, rows, relevance.relevance_by_key(keys, keys)).values)
     assert {name: found[name] for name in NAMES if name != "precision_at_10"} == dict.fromkeys(
         [name for name in NAMES if name != "precision_at_10"], pytest.approx(1)
     )
@@ -111,7 +111,7 @@ def test_equal_captions_tie_wherever_they_stand_in_the_file():
     rng = np.random.default_rng(3)
     queries, distinct = unit(rng, 50, 33), unit(rng, 7, 33)
     gallery = distinct[rng.integers(0, 7, size=301)]  # an odd width, so that a matrix product has an uneven last column
-    for _, scores in similarity.blocks(queries, gallery):
+    for _, scores in similarity.similarity_blocks(queries, gallery):
         assert all(len(np.unique(row)) <= 7 for row in scores)
     first, inverse = similarity.distinct_rows(gallery)
     np.testing.assert_array_equal(gallery[first][inverse], gallery)
@@ -126,8 +126,8 @@ def test_the_order_of_the_gallery_changes_nothing(seed):
     asked = [str(label) for label in rng.integers(0, 4, size=9)]
     asked[0] = labels[0]  # one query at least has an answer
     order = rng.permutation(23)
-    once = metrics.retrieve(queries, gallery, relevance.by_key(asked, labels))
-    again = metrics.retrieve(queries, gallery[order], relevance.by_key(asked, [labels[row] for row in order]))
+    once = metrics.retrieve(queries, gallery, relevance.relevance_by_key(asked, labels))
+    again = metrics.retrieve(queries, gallery[order], relevance.relevance_by_key(asked, [labels[row] for row in order]))
     for name, values in once.values.items():
         assert values.tolist() == pytest.approx(again.values[name].tolist(), abs=1e-9), name
 
@@ -135,7 +135,7 @@ def test_the_order_of_the_gallery_changes_nothing(seed):
 def test_blocks_of_queries_change_nothing(monkeypatch):
     rng = np.random.default_rng(8)
     queries, gallery = unit(rng, 31), unit(rng, 17)
-    keys = relevance.by_key([str(row % 5) for row in range(31)], [str(row % 6) for row in range(17)])
+    keys = relevance.relevance_by_key([str(row % 5) for row in range(31)], [str(row % 6) for row in range(17)])
     whole = metrics.retrieve(queries, gallery, keys)
     monkeypatch.setattr(similarity, "BLOCK_VALUES", 4 * 17)  # blocks of four queries, the last one uneven
     parts = metrics.retrieve(queries, gallery, keys)
@@ -145,15 +145,15 @@ def test_blocks_of_queries_change_nothing(monkeypatch):
 
 def test_queries_without_an_answer_are_left_out_and_counted():
     rows = unit(np.random.default_rng(2), 4)
-    found = metrics.retrieve(rows, rows, relevance.by_key(["a", "b", None, "a"], ["a", "a", "c", None]))
+    found = metrics.retrieve(rows, rows, relevance.relevance_by_key(["a", "b", None, "a"], ["a", "a", "c", None]))
     assert found.queries.tolist() == [0, 3]
     assert (found.unanswered, found.gallery) == (2, 4)
 
 
 def test_pairs_answer_in_both_directions_and_count_once():
     listed = [(0, 2), (0, 1), (3, 2), (0, 2)]
-    there = relevance.by_pairs(listed, queries=4, gallery=3)
-    back = relevance.by_pairs([(right, left) for left, right in listed], queries=3, gallery=4)
+    there = relevance.relevance_by_pairs(listed, queries=4, gallery=3)
+    back = relevance.relevance_by_pairs([(right, left) for left, right in listed], queries=3, gallery=4)
     assert [there.of(row).tolist() for row in range(4)] == [[1, 2], [], [], [2]]
     assert [back.of(row).tolist() for row in range(3)] == [[], [0], [0, 3]]
 
@@ -161,15 +161,15 @@ def test_pairs_answer_in_both_directions_and_count_once():
 def test_no_answer_at_all_is_an_error_and_so_are_wrong_shapes():
     rows = unit(np.random.default_rng(2), 3)
     with pytest.raises(ValueError, match="no query has a relevant row"):
-        metrics.retrieve(rows, rows, relevance.by_key([None] * 3, ["a"] * 3))
+        metrics.retrieve(rows, rows, relevance.relevance_by_key([None] * 3, ["a"] * 3))
     with pytest.raises(ValueError, match="2 x 3"):
-        metrics.retrieve(rows, rows, relevance.by_key(["a"] * 2, ["a"] * 3))
+        metrics.retrieve(rows, rows, relevance.relevance_by_key(["a"] * 2, ["a"] * 3))
 
 
 def test_the_recall_curve_ends_at_one_and_passes_through_recall():
     rng = np.random.default_rng(4)
     keys = [str(row) for row in range(50)]
-    found = metrics.retrieve(unit(rng, 50), unit(rng, 50), relevance.by_key(keys, keys))
+    found = metrics.retrieve(unit(rng, 50), unit(rng, 50), relevance.relevance_by_key(keys, keys))
     curve = dict(metrics.recall_curve(found.values["first_rank"], found.gallery))
     assert curve[1] == pytest.approx(found.values["recall_at_1"].mean())
     assert curve[10] == pytest.approx(found.values["recall_at_10"].mean())

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from setclip_cli.cli.app import app
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.evaluation.evaluate import evaluate
+from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.study.run import run_study
 
 pytestmark = pytest.mark.slow  # three alignments through ESM-2 and a sentence transformer, however small
@@ -94,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_seeds_are_averaged_baselines_fitted_and_training_seen_from_before(world):
     data = open_dataset(world / "data")
     runs = [world / "set-clip-plus-0", world / "set-clip-plus-1", world / "clip-0"]
-    found = evaluate(runs, data, world / "report")
+    found = evaluate(runs, data, world / "report").content
     names = {method["name"]: method for method in found["methods"]}
     assert list(names) == ["set-clip-plus", "clip", "asif", "cca", "procrustes"]
     assert [len(method["runs"]) for method in found["methods"]] == [2, 1, 2, 2, 2]
@@ -118,13 +119,13 @@ def test_seeds_are_averaged_baselines_fitted_and_training_seen_from_before(world
 def test_a_run_and_its_embeddings_score_alike(world):
     data = open_dataset(world / "data")
     command("embed", world / "set-clip-plus-0", world / "data", "--split", "test", "--out", world / "embeddings")
-    by_run = evaluate([world / "set-clip-plus-0"], data, world / "by-run", baselines=())
-    by_file = evaluate([world / "embeddings"], data, world / "by-file")
+    by_run = evaluate([world / "set-clip-plus-0"], data, world / "by-run", EvaluateOptions(baselines=())).content
+    by_file = evaluate([world / "embeddings"], data, world / "by-file").content
     run, file = (one["methods"][0]["metrics"] for one in (by_run, by_file))
     assert {key: metric["mean"] for key, metric in file.items()} == pytest.approx(
         {key: metric["mean"] for key, metric in run.items()}, abs=2e-3
     )
-    assert "holds embeddings alone" in by_file["baselines_left_out"]
+    assert "holds embeddings only" in by_file["baselines_left_out"]
 
 
 def test_prompts_of_a_task_set_stand_for_the_classes(world):
@@ -144,7 +145,9 @@ def test_prompts_of_a_task_set_stand_for_the_classes(world):
 def test_runs_of_one_method_and_two_recipes_are_told_apart(world):
     command("align", world / "recipe.toml", "--data", world / "data", "--out", world / "few", "--set", "pairs=6")
     data = open_dataset(world / "data")
-    found = evaluate([world / "set-clip-plus-0", world / "few"], data, world / "two", baselines=())
+    found = evaluate(
+        [world / "set-clip-plus-0", world / "few"], data, world / "two", EvaluateOptions(baselines=())
+    ).content
     assert [method["name"] for method in found["methods"]] == ["set-clip-plus (pairs=all)", "set-clip-plus (pairs=6)"]
 
 

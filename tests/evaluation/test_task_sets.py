@@ -57,7 +57,7 @@ HEAD = "schema_version = 1\nsource = ''\n"
         (HEAD + "modality = 'image'\ntemplates = ['{}']\nclasses = {a='a'}", "classes"),
         (HEAD + "modality = 'sound'\ntemplates = ['{}']\nclasses = {a='a', b='b'}", "modality"),
         (HEAD + "nodality = 'image'", "modality"),
-        ("modality =", "no valid TOML"),
+        ("modality =", "not valid TOML"),
     ],
 )
 def test_a_broken_task_set_names_the_key(tmp_path, content, told):

@@ -29,9 +29,9 @@ def test_agrees_with_scikit_learn():
 
 def test_the_surest_mistake_of_a_confusion_is_the_one_with_the_widest_margin():
     found = zero_shot.classify(ROWS, LABELS, PROTOTYPES, CLASSES)
-    mistakes = examples.confusions(found)
+    mistakes = examples.frequent_confusions(found)
     scores = ROWS @ PROTOTYPES.T
-    assert len(mistakes) == examples.SHOWN
+    assert len(mistakes) == examples.EXAMPLES_SHOWN
     for mistake in mistakes:
         true, taken = CLASSES.index(mistake.true), CLASSES.index(mistake.taken)
         rows = [row for row in range(90) if LABELS[row] == mistake.true and scores[row].argmax() == taken]

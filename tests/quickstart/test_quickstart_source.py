@@ -17,8 +17,8 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.quickstart import maps
 from setclip_cli.quickstart import source as source_module
 from setclip_cli.quickstart.maps import CELL_TILES, TILE_PX, Place
-from setclip_cli.quickstart.scenes import SCENES, caption, scene
-from setclip_cli.quickstart.source import PAIRS_PER_SCENE, Source, choose, write_source
+from setclip_cli.quickstart.scenes import SCENES, caption, scene_label
+from setclip_cli.quickstart.source import PAIRS_PER_SCENE, Source, choose_places, write_source
 
 PLAIN = Place(
     row=20, column=40, latitude=40, land=1, ice=0, height_m=300, depth_m=0, shading=0.02, rivers=0.05
@@ -41,7 +41,7 @@ def earth(opened: list[str]) -> list[Place]:
 
 @pytest.fixture(scope="module")
 def source(earth: list[Place]) -> Source:
-    return choose(earth, maps.blue_marble())
+    return choose_places(earth, maps.blue_marble())
 
 
 def at(earth: list[Place], latitude: float, longitude: float) -> Place:
@@ -111,7 +111,7 @@ def test_a_tile_is_the_pixels_of_its_place() -> None:
     ],
 )
 def test_a_scene_follows_from_the_geography(place: Place, label: str | None) -> None:
-    assert scene(place) == label
+    assert scene_label(place) == label
 
 
 places = st.builds(
@@ -218,5 +218,5 @@ def test_without_the_package_the_error_says_how_to_install_it(monkeypatch: pytes
 
 
 def test_the_same_maps_give_the_same_source(earth: list[Place], source: Source) -> None:
-    assert choose(earth, maps.blue_marble()) == source
-    assert choose(earth, maps.blue_marble(), seed=1) != source
+    assert choose_places(earth, maps.blue_marble()) == source
+    assert choose_places(earth, maps.blue_marble(), seed=1) != source

@@ -1,4 +1,4 @@
-"""Both modalities drawn on one plane."""
+"""Both modalities on one plane, for a picture."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
 
-POINTS = 500  # of each modality; more only cover each other
-_NEIGHBOURS = 15  # of UMAP, its own default
-_FEWEST_FOR_UMAP = 2 * _NEIGHBOURS  # rows; below, its neighbourhoods would hold everything
+POINTS_PER_SIDE = 500  # more only cover each other
+_NEIGHBOURS = 15  # of UMAP; its own default
+_FEWEST_FOR_UMAP = 2 * _NEIGHBOURS  # rows; with fewer, its neighbourhoods would hold nearly all of them
 
 
 @dataclass(frozen=True)
 class PlaneMap:
-    """Where the drawn rows of both sides fall; coordinates lie in [0, 1]."""
+    """Coordinates (n, 2) and (m, 2) of the rows of both sides, in [0, 1]."""
 
     method: str  # PCA | UMAP
     left: Floats
     right: Floats
 
 
-def drawn_rows(rows: int, *, seed: int = 0) -> Ints:
-    """Which rows a map shows: all, or ``POINTS`` of them at random; ascending."""
-    if rows <= POINTS:
+def sample_rows(rows: int, *, seed: int = 0) -> Ints:
+    """The rows that a map shows: all, or ``POINTS_PER_SIDE`` of them at random; ascending."""
+    if rows <= POINTS_PER_SIDE:
         return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, size=POINTS, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(rows, size=POINTS_PER_SIDE, replace=False))
 
 
 def plane_map(left: Embeddings, right: Embeddings) -> PlaneMap:
-    """Lays both sides out together: UMAP (McInnes et al. 2018) when installed, else the two leading principal axes.
+    """Puts both sides on one plane: UMAP (McInnes et al. 2018) if it is installed, else the two leading principal axes.
 
-    A handful of rows takes the axes too. Equal input gives an equal map: the sign of an axis is fixed, and UMAP's seed.
+    A few rows get the axes too. Equal input gives an equal map: the sign of an axis and the seed of UMAP are fixed.
     """
     together = np.concatenate([left, right]).astype(np.float64)
     umap = _umap() if len(together) >= _FEWEST_FOR_UMAP else None
@@ -57,8 +57,8 @@ def plane_map(left: Embeddings, right: Embeddings) -> PlaneMap:
 
 
 def _umap() -> Any | None:
-    """The module, where it is installed whole."""
-    with warnings.catch_warnings():  # it speaks of TensorFlow, which a map does not need
+    """The module, if it is installed completely."""
+    with warnings.catch_warnings():  # about TensorFlow, which a map does not need
         warnings.simplefilter("ignore")
         try:
             module = importlib.import_module("umap")

@@ -1,0 +1,141 @@
+"""The models to score, each a RUN or an EMBEDDINGS folder, and which of them are averaged."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from setclip_cli.dataset.modality import MODALITIES
+from setclip_cli.embedding.embeddings import open_embeddings
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.run.folder import RECIPE_NAME
+from setclip_cli.run.model import load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from setclip_cli.dataset.modality import Modality
+
+EMBEDDINGS_NAME = "embeddings.json"  # marks an EMBEDDINGS folder
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """One model to score.
+
+    Attributes:
+        name: The folder's name, made unique.
+        method: The method that made it.
+        seed: The seed of a RUN; None for EMBEDDINGS.
+        recipe: The resolved recipe of a RUN; empty for EMBEDDINGS.
+        baseline: Whether the evaluation aligned it for comparison.
+    """
+
+    name: str
+    path: Path
+    kind: Literal["run", "embeddings"]
+    method: str
+    seed: int | None
+    recipe: dict[str, Any]
+    modalities: tuple[Modality, Modality]
+    baseline: bool = False
+
+
+def open_model_folders(paths: Sequence[Path]) -> list[ModelFolder]:
+    """Checks every folder before anything is computed.
+
+    Raises:
+        SetClipError: a path is neither a finished RUN nor EMBEDDINGS or is given twice, or they embed other modalities.
+    """
+    repeated = [path for path, times in Counter(path.resolve() for path in paths).items() if times > 1]
+    if repeated:
+        raise SetClipError(
+            f"{repeated[0]}: is given more than once", fix="give each folder once", exit_code=ExitCode.USAGE
+        )
+    models = [_open_folder(path) for path in paths]
+    for model in models:
+        if model.modalities != models[0].modalities:
+            these, first = (" and ".join(one.modalities) for one in (model, models[0]))
+            raise SetClipError(
+                f"{model.path}: embeds {these}, but {models[0].path} embeds {first}",
+                fix="evaluate them one by one",
+                exit_code=ExitCode.USAGE,
+            )
+    names = Counter(model.name for model in models)
+    seen: Counter[str] = Counter()
+    for number, model in enumerate(models):
+        if names[model.name] > 1:
+            seen[model.name] += 1
+            models[number] = replace(model, name=f"{model.name}-{seen[model.name]}")
+    return models
+
+
+def _open_folder(path: Path) -> ModelFolder:
+    if not path.is_dir():
+        raise SetClipError(
+            f"{path}: no such folder", fix="give a RUN of `setclip align` or EMBEDDINGS of `setclip embed`"
+        )
+    name = path.name or path.resolve().name
+    if (path / EMBEDDINGS_NAME).exists():
+        return _open_embeddings_folder(path, name)
+    config = load_config(path)
+    recipe = tomllib.loads((path / RECIPE_NAME).read_text(encoding="utf-8"))
+    left, right = (modality for modality in MODALITIES if modality in config.towers)
+    return ModelFolder(name, path, "run", config.method, config.seed, recipe, (left, right))
+
+
+def _open_embeddings_folder(path: Path, name: str) -> ModelFolder:
+    opened = open_embeddings(path)
+    found = [modality for modality in MODALITIES if modality in opened.modalities()]
+    if len(found) != 2:
+        raise SetClipError(
+            f"{path}: holds embeddings of {' and '.join(found) or 'nothing'}, and a report compares two modalities",
+            fix=f"setclip embed RUN DATASET --out {path}, without --modality",
+        )
+    if any(tower.encoder is None for tower in opened.index.towers.values()):
+        raise SetClipError(
+            f"{path}: holds raw features of backbones, which do not share a space",
+            fix=f"setclip embed RUN DATASET --out {path}",
+        )
+    return ModelFolder(name, path, "embeddings", opened.index.method, None, {}, (found[0], found[1]))
+
+
+def averaged_names(models: Sequence[ModelFolder]) -> dict[str, str]:
+    """Model name -> the name that it shares with the models that it is averaged with.
+
+    RUNs whose recipes differ in the seed alone share a name: that of their method. If recipes of one method differ in
+    more, the settings that differ are added to the name.
+    """
+    settings = {model.name: _settings_without_seed(model) for model in models}
+    names = {}
+    for model in models:
+        own = settings[model.name]
+        rivals = [
+            settings[other.name]
+            for other in models
+            if other.method == model.method and settings[other.name] != own
+        ]  # fmt: skip
+        differing = sorted(
+            key for key in {*own}.union(*rivals) if any(own.get(key) != rival.get(key) for rival in rivals)
+        )
+        details = ", ".join(f"{key}={own[key]}" for key in differing if key in own)
+        names[model.name] = f"{model.method} ({details or model.name})" if rivals else model.method
+    return names
+
+
+def _settings_without_seed(model: ModelFolder) -> Mapping[str, Any]:
+    """The recipe as dotted keys. EMBEDDINGS have no recipe, so each of them differs from all others."""
+    if model.kind == "embeddings":
+        return {"embeddings": model.name}
+    flat: dict[str, Any] = {}
+    stack: list[tuple[str, Any]] = [("", {key: value for key, value in model.recipe.items() if key != "seed"})]
+    while stack:
+        prefix, value = stack.pop()
+        if isinstance(value, dict):
+            stack += [(f"{prefix}.{key}" if prefix else key, inner) for key, inner in value.items()]
+        else:
+            flat[prefix] = value
+    return flat
