@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tomllib
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.files import shipped
 from setclip_cli.files.shipped import Kind, about, find, folder_of, named, names
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -33,6 +36,20 @@ def test_a_file_comes_before_a_name(kind: Kind, tmp_path: Path, monkeypatch: pyt
     (tmp_path / name).write_text("mine")
     assert find(kind, name) == Path(name)
     assert find(kind, tmp_path / name) == tmp_path / name
+
+
+def test_an_installed_package_finds_what_the_wheel_put_inside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[2]
+    included = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, target in included["force-include"].items():
+        shutil.copytree(root / source, tmp_path / target)
+    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "setclip_cli")
+    for kind in KINDS:
+        if kind != "tasks":  # these lie inside the package, in a checkout too
+            assert folder_of(kind).is_relative_to(tmp_path / "setclip_cli")
+            assert len(names(kind)) >= 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

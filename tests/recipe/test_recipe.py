@@ -122,6 +122,10 @@ def test_all_mistakes_are_told_at_once_contradictions_included(base: Path) -> No
         ),
         (["towers.image.trainable=full", "ensemble=2"], "heads can share frozen towers only"),
         (["towers.image.trainable=full", "method=cca"], "does not train, so all towers have to be frozen"),
+        (["towers.image.layer=0"], "towers.image.layer = 0: layers count from 1"),
+        (["towers.image.layer=best", "pairs=0"], "towers.image.layer = 'best': this is measured on known pairs"),
+        (["towers.image.pooling=attention"], "its query has to be trained, and the tower is frozen"),
+        (["method=auto", "objective.sdd.weight=1"], "method 'auto' brings the weights of the method that it chooses"),
         (["validation.every=5", "ensemble=2"], "validation.every stops one training"),
         (["ensemble_distil=true"], "ensemble_distil: this needs an ensemble of 2 or more"),
         (["objective.sdd.form=published", "objective.sdd.bandwidth=0.1"], "objective.sdd.bandwidth = 0.1: form = "),
@@ -243,12 +247,24 @@ def test_settings_of_the_user_outlive_a_change_of_method_but_the_old_preset_does
     changes = ["objective.sdd.weight=0.9", "train.batch=32", "train.steps=7", "optim.lr=0.01", "projection.dim=8"]
     plus = load_recipe(base, changes)
     published = plus.with_settings(method="set-clip-published")
+    assert published.with_settings(method="set-clip").objective.sdd.form == "stable"
+    assert published.with_settings(method="set-clip-plus").objective.teacher.end_step == 100
     assert (published.train.batch, published.train.pairs_per_batch, published.train.steps) == (32, 22, 7)
     assert (published.extra_encoders, published.train.balance) == (ExtraEncoders(), False)
     assert published.objective.sdd.weight == 0.7  # a weight belongs to the method
     assert published.with_settings(method="set-clip-plus") == load_recipe(base, changes[1:])
     assert plus.with_settings(method="set-clip-plus", seed=3).objective.sdd.weight == 0.9  # no other method
     assert plus.with_settings(method="clip", objective={"sdd": {"weight": 0.2}}).objective.sdd.weight == 0.2
+
+
+def test_an_override_of_a_key_leaves_the_rest_of_its_table(base: Path) -> None:
+    base.write_text(
+        f"{BASE}weights = 'hub'\n[objective.sdd]\nqueue = 5\nbandwidth = 0.3\n[objective.clip]\ntemperature = 0.5\n"
+    )
+    recipe = load_recipe(base, ["objective.sdd.bandwidth=0.1", "towers.caption.weights=here"])
+    assert (recipe.objective.sdd.bandwidth, recipe.objective.sdd.queue) == (0.1, 5)
+    assert recipe.objective.clip.temperature == 0.5
+    assert recipe.towers["caption"].weights == "here"
 
 
 def test_a_file_beside_the_user_is_taken_before_a_recipe_of_that_name(

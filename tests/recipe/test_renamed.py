@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,12 @@ def test_an_empty_list_of_bandwidths_left_the_choice_to_the_one(tmp_path: Path) 
     assert recipe.objective.sdd.bandwidth == 0.3
 
 
+def test_the_old_name_wins_key_by_key_where_a_file_has_both(tmp_path: Path) -> None:
+    both = "[extra_encoders]\nshifted = 0.1\nlinear = 0.1\n[companions]\nshifted = 0.25\n"
+    extra = load_recipe(written(tmp_path, both)).extra_encoders
+    assert (extra.shifted, extra.linear) == (0.25, 0.1)
+
+
 def test_an_override_in_old_names_comes_after_a_file_in_new_ones(tmp_path: Path) -> None:
     path = written(tmp_path, "[extra_encoders]\nshifted = 0.25\nlinear = 0.1\n")
     assert load_recipe(path, ["companions.shifted=0"]).extra_encoders.shifted == 0
@@ -84,6 +91,11 @@ def test_a_run_of_an_earlier_version_is_finished_with_its_recipe_in_new_names(ru
     (tmp_path / "new.toml").write_text(text)
     assert load_recipe(tmp_path / "new.toml") == recipe
     assert is_finished(BEFORE / run, recipe)
+    lacks_a_key = tmp_path / "run"  # written before the key was there: it had its default then, not today's preset
+    shutil.copytree(BEFORE / run, lacks_a_key)
+    kept = lacks_a_key / "recipe.toml"
+    kept.write_text("\n".join(line for line in kept.read_text().splitlines() if not line.startswith("balance")))
+    assert is_finished(lacks_a_key, recipe) == (not recipe.train.balance)
     other = recipe.model_dump(mode="json", exclude_none=True)
     other["objective"]["sdd"]["bandwidth"] = 0.05
     assert not is_finished(BEFORE / run, Recipe.model_validate(other))
