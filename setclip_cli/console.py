@@ -1,4 +1,4 @@
-"""What a person sees: progress bars and notes on stderr, results on stdout."""
+"""Progress bars and notes on stderr, results as JSON on stdout."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 def note(message: str) -> None:
-    """Writes one line for a person; never on stdout, which is data."""
+    """Writes one line to stderr; stdout is for results."""
     tqdm.write(message, file=sys.stderr)
 
 
 def progress(items: Iterable[T], *, total: int | None = None, label: str, unit: str = "it") -> tqdm[T]:
-    """A bar on stderr, silent when stderr is no terminal."""
+    """A progress bar on stderr; nothing if stderr is not a terminal."""
     return tqdm(items, total=total, desc=label, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty())
 
 

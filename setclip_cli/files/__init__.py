@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, locks, downloads, the cache folder; nothing of what the files hold."""
+"""Safe files, locks, output folders, downloads and the cache folder, whatever the files hold."""

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written beside their place, fsynced, renamed."""
+"""Files appear whole or not at all: they are written under a temporary name, synced to disk, and renamed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_UMASK = os.umask(0)  # reading it means setting it: done once, at import, before there are threads
+_UMASK = os.umask(0)  # it can only be read by setting it, so this is done at import, before there are threads
 os.umask(_UMASK)
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yields a temporary path in the target's folder; on success it is fsynced and takes the target's name.
+    """Yields a temporary path in the target's folder. After the block it is synced to disk and renamed to the target.
 
-    On any error, an interrupt included, the temporary file is removed and an earlier target is left as it was.
+    After an error or an interrupt the temporary file is removed, and an earlier target stays as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -29,7 +29,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_UMASK)  # some writers make private files; these are for everyone the user lets in
+        temporary.chmod(
+            0o666 & ~_UMASK
+        )  # some writers make private files
         temporary.replace(target)
         _fsync_folder(target.parent)
     finally:

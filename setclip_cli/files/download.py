@@ -1,10 +1,12 @@
-"""Fetches files over HTTP: resumed where they broke off, in parallel, verified before they get their name.
+"""Fetches files over HTTP, several at a time. A broken transfer is resumed; a file is verified before it gets its name.
 
-    NAME.part        what has come so far; NAME appears only when it is whole and its hash matches
-    NAME.part.etag   the server's tag for it: with another tag, what has come is thrown away
+    NAME.part        the bytes so far; it becomes NAME when it is whole and its hash is right
+    NAME.part.etag   the server's tag of these bytes; if the server now has another tag, they are thrown away
 
 Proxies: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``. Mirrors: ``SETCLIP_MIRRORS="https://host/path/=https://mirror/"``
-(several with spaces between) rewrites the beginning of an address; the mirror is tried first.
+(several with spaces between) replaces the beginning of an address; the mirror is tried first.
+
+This is our own code because no library does it: pooch and requests do not resume, huggingface_hub resumes without tags.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from setclip_cli import console
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
-ATTEMPTS = 4  # for each address; a fetch that brought bytes does not count as one
+ATTEMPTS = 4  # for each address; an attempt that brings bytes is not counted
 TIMEOUT_S = 30.0
 PARALLEL = 4
 _BLOCK_BYTES = 1 << 20
@@ -39,7 +41,7 @@ _VERIFIED_NAME = ".verified.json"
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to fetch and what it must be; None is unknown."""
+    """A file to fetch, and its size and hashes as published; None if they are not known."""
 
     name: str
     urls: tuple[str, ...]
@@ -49,14 +51,14 @@ class Wanted:
 
 
 class _BrokenOffError(ConnectionError):
-    """A transfer failed; the next attempt goes on where it stopped."""
+    """A transfer stopped early; the next attempt resumes it."""
 
 
 def fetch_all(wanted: Sequence[Wanted], folder: Path) -> list[Path]:
-    """Fetches what is missing; what is there and verified is not read again.
+    """Fetches the files that are missing. A file that was verified before is not read again.
 
     Raises:
-        SetClipError: no address gave the file, or its size or hash is wrong.
+        SetClipError: no address gave the file, its size or hash is wrong, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ def fetch_all(wanted: Sequence[Wanted], folder: Path) -> list[Path]:
     except OSError as error:
         raise SetClipError(
             f"{error.filename or folder}: cannot be written ({error.strerror})",
-            fix="free some space, or set SETCLIP_CACHE to another folder; the fetch goes on where it stopped",
+            fix="free some space, or set SETCLIP_CACHE to another folder; then the download is resumed",
         ) from error
     for file in wanted:
         verify(file, folder / file.name)
@@ -78,37 +80,33 @@ def fetch_all(wanted: Sequence[Wanted], folder: Path) -> list[Path]:
 
 
 def is_whole(file: Wanted, folder: Path) -> bool:
-    """Whether the file is there; whether it is the right one is for ``verify`` to say."""
+    """Whether the file is there in its full size. ``verify`` checks its content."""
     path = folder / file.name
     return path.is_file() and (file.bytes is None or path.stat().st_size == file.bytes)
 
 
 def verify(file: Wanted, path: Path, *, remember: bool = True) -> None:
-    """Checks size and hashes; a file verified before is believed while its size and time stay the same.
+    """Checks size and hashes, unless they were checked before and the file has kept its size and time.
 
     Args:
-        file: What it must be.
-        path: Where it is.
-        remember: Note in its folder that it was verified.
+        file: What was published.
+        path: Where the file is.
+        remember: Record in its folder that it was checked.
 
     Raises:
-        SetClipError: the file is missing, or not what was published.
+        SetClipError: the file is missing, or is not what was published.
     """
     if not path.is_file():
-        raise SetClipError(f"{path}: missing", fix=f"put {file.name} there")
+        raise SetClipError(f"{path}: no such file", fix=f"put {file.name} there")
     status = path.stat()
-    if file.bytes is not None and status.st_size != file.bytes:
-        raise _wrong(path, f"{status.st_size:,} bytes, {file.bytes:,} published")
     records = _read_records(path.parent)
     stamp = [status.st_size, status.st_mtime_ns, file.sha256, file.md5]
     if records.get(file.name) == stamp:
         return
-    for algorithm, published in (("sha256", file.sha256), ("md5", file.md5)):
-        if published is not None:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, algorithm).hexdigest()
-            if found != published:
-                raise _wrong(path, f"{algorithm} {found}, {published} published")
+    if difference := _difference(file, path):
+        raise SetClipError(
+            f"{path}: is not the published file ({difference})", fix=f"rm {path}, then run the same command again"
+        )
     if remember:
         atomic.write_json(path.parent / _VERIFIED_NAME, {**_read_records(path.parent), file.name: stamp})
 
@@ -120,15 +118,11 @@ def _read_records(folder: Path) -> dict[str, object]:
         return {}
 
 
-def _wrong(path: Path, found: str) -> SetClipError:
-    return SetClipError(f"{path}: not the published file ({found})", fix=f"rm {path}, then run the command again")
-
-
 def _fetch(file: Wanted, folder: Path, bar: tqdm[object]) -> Path:
     failures: list[str] = []
     for url in with_mirrors(file.urls):
         if not url.startswith(("http://", "https://")):
-            failures.append(f"{url}: no http or https address")
+            failures.append(f"{url}: is not an http or https address")
             continue
         failure = _fetch_from(url, file, folder, bar)
         if failure is None:
@@ -139,7 +133,8 @@ def _fetch(file: Wanted, folder: Path, bar: tqdm[object]) -> Path:
         failures.append(f"{url}: {failure}")
     raise SetClipError(
         f"{file.name}: could not be fetched ({'; '.join(failures) or 'no address is known'})",
-        fix=f"check the network and HTTPS_PROXY and run again, or fetch it yourself and pass --from {folder}",
+        fix=f"check the network and HTTPS_PROXY and run again, or fetch it yourself and pass its folder with "
+        f"{argument('from_folder', '--from')}",
     )
 
 
@@ -156,7 +151,7 @@ def with_mirrors(urls: Sequence[str]) -> list[str]:
 
 
 def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object]) -> str | None:
-    """Tries one address until the file is whole and right; returns why it is not, or None."""
+    """Tries one address. Returns None when the file is whole and right, else the reason."""
     part = folder / f"{file.name}.part"
     attempts = 0
     failure = ""
@@ -168,7 +163,7 @@ def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object]) -> str 
             failure = f"HTTP {error.code} {error.reason}"
             if error.code < 500 and error.code not in (408, 416, 429):
                 return failure
-            if error.code == 416:  # what has come is longer than the file is now
+            if error.code == 416:  # the part is longer than the file is now
                 part.unlink(missing_ok=True)
         except (
             _BrokenOffError,
@@ -179,10 +174,9 @@ def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object]) -> str 
         ) as error:
             failure = str(getattr(error, "reason", error)) or type(error).__name__
         else:
-            wrong = _mismatch(file, part)
-            if wrong is None:
-                return None
-            part.unlink(missing_ok=True)  # a wrong file does not get better by going on
+            wrong = _difference(file, part)
+            if wrong is not None:
+                part.unlink(missing_ok=True)
             return wrong
         came = (part.stat().st_size if part.exists() else 0) > before
         attempts = 0 if came else attempts + 1
@@ -191,20 +185,21 @@ def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object]) -> str 
     return failure
 
 
-def _mismatch(file: Wanted, part: Path) -> str | None:
-    if file.bytes is not None and part.stat().st_size != file.bytes:
-        return f"{part.stat().st_size:,} bytes, {file.bytes:,} published"
+def _difference(file: Wanted, path: Path) -> str | None:
+    """How a file differs from what was published; None if it does not."""
+    if file.bytes is not None and path.stat().st_size != file.bytes:
+        return f"it has {path.stat().st_size:,} bytes, {file.bytes:,} were published"
     for algorithm, published in (("sha256", file.sha256), ("md5", file.md5)):
         if published is not None:
-            with part.open("rb") as stream:
+            with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, algorithm).hexdigest()
             if found != published:
-                return f"{algorithm} {found}, {published} published"
+                return f"its {algorithm} is {found}, {published} was published"
     return None
 
 
 def _transfer(url: str, file: Wanted, part: Path, bar: tqdm[object]) -> None:
-    """One request: the rest of the file, or all of it when the server or the file has changed its mind."""
+    """One request for the rest of the file, or for all of it if the server does not resume or the file has changed."""
     tag_path = part.with_name(f"{part.name}.etag")
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "setclip", "Accept-Encoding": "identity"}
@@ -228,8 +223,8 @@ def _transfer(url: str, file: Wanted, part: Path, bar: tqdm[object]) -> None:
             while block := response.read(_BLOCK_BYTES):
                 size += len(block)
                 if file.bytes is not None and size > file.bytes:
-                    raise _BrokenOffError(f"longer than the published {file.bytes:,} bytes")
+                    raise _BrokenOffError(f"it is longer than the published {file.bytes:,} bytes")
                 target.write(block)
                 bar.update(len(block))
     if expected is not None and size < expected:
-        raise _BrokenOffError(f"broke off at {size:,} of {expected:,} bytes")
+        raise _BrokenOffError(f"the transfer stopped at {size:,} of {expected:,} bytes")

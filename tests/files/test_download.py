@@ -77,9 +77,9 @@ def test_the_next_address_is_tried_when_one_has_nothing(server: Server, tmp_path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sha256": "0" * 64}, "sha256 .* 0{64} published"),
-        ({"md5": "0" * 32}, "md5 .* 0{32} published"),
-        ({"bytes": len(CONTENT) + 1, "sha256": None, "md5": None}, "bytes, 1,024,001 published"),
+        ({"sha256": "0" * 64}, "sha256 .* 0{64} was published"),
+        ({"md5": "0" * 32}, "md5 .* 0{32} was published"),
+        ({"bytes": len(CONTENT) + 1, "sha256": None, "md5": None}, "bytes, 1,024,001 were published"),
         ({"bytes": 1000}, "longer than the published 1,000 bytes"),
     ],
 )
@@ -115,5 +115,5 @@ def test_a_mirror_stands_before_the_address_it_mirrors(server: Server, monkeypat
 
 def test_an_address_that_is_not_http_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
-    with pytest.raises(SetClipError, match="no http or https address"):
+    with pytest.raises(SetClipError, match="is not an http or https address"):
         fetch_all([Wanted("a", ((tmp_path / "secret").as_uri(),))], tmp_path / "out")
