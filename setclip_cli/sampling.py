@@ -1,6 +1,6 @@
 """Which rows a step sees: a pure function of (seed, stream, step), so a resumed run needs no sampler state.
 
-Every stream (each modality, the pairs, the views) has its own name and its own order: nothing pairs rows by position.
+Every stream (each modality, the pairs, the views) has its own name and its own order, so row positions pair nothing.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
 def sample(rows: int, batch: int, step: int, *, seed: int, stream: str, weights: Tensor | None = None) -> Tensor:
     """The row indices of one step: (min(batch, rows),) int64.
 
-    The stream walks through one shuffled epoch after another, so over an epoch every row comes up once; a batch may
-    span two epochs. With ``batch >= rows`` every step sees every row.
+    The stream walks through one shuffled epoch after another, so every row comes up once in an epoch. A batch may span
+    two epochs. With ``batch >= rows`` every step has every row.
 
     Args:
         rows: Number of rows to draw from, > 0.
         batch: Rows a step, > 0.
         step: 0-based.
-        weights: (rows,) > 0, on the CPU: each step draws its rows anew, one after another in proportion to these,
-            none twice. The closer ``batch`` comes to ``rows``, the less they can say.
+        weights: (rows,) > 0, on the CPU: each step draws new rows, one after another in proportion to these weights,
+            none twice. The closer ``batch`` is to ``rows``, the less the weights matter.
 
     Source: weighted draws without replacement by exponential keys, Efraimidis & Spirakis 2006 (Inf. Proc. Letters 97).
     """
     if rows <= 0 or batch <= 0:
-        raise ValueError(f"sample needs rows > 0 and batch > 0, got rows={rows}, batch={batch}")
+        raise ValueError(f"sample needs rows > 0 and batch > 0; got rows={rows}, batch={batch}")
     if batch >= rows:
         return torch.arange(rows)
     if weights is not None:

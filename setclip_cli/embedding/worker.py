@@ -24,7 +24,7 @@ from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.encoders.encoders import Encoder
+    from setclip_cli.encoders import Encoder
 
 ROWS_PER_CALL = 4096  # rows of a shard that are encoded at once: enough to sort by length, few enough for memory
 

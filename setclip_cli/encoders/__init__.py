@@ -1,1 +1,20 @@
 """Maps from features to embeddings, and the nearest-neighbour graphs that some of them need."""
+
+from setclip_cli.encoders.base import Encoder, encoder_from_description
+from setclip_cli.encoders.combined import Concatenated, MeanShift
+from setclip_cli.encoders.fitted import GraphMap, LinearMap, PoolMap, RelativeMap
+from setclip_cli.encoders.heads import Composed, FeatureTransform, ProjectionHead
+
+__all__ = [
+    "Composed",
+    "Concatenated",
+    "Encoder",
+    "FeatureTransform",
+    "GraphMap",
+    "LinearMap",
+    "MeanShift",
+    "PoolMap",
+    "ProjectionHead",
+    "RelativeMap",
+    "encoder_from_description",
+]

@@ -1,6 +1,6 @@
-"""The graph that nearest neighbours make of an unlabelled pool, and random walks on it.
+"""The nearest-neighbour graph of an unlabelled pool, random walks on it, and averages along it.
 
-A walk that starts at the known item of each pair, and returns there now and then, says which pair every pool row is
+A walk starts at the known item of each pair and returns there now and then. It shows which pair each pool row is
 nearest to *along the data*. The same walk in the other modality gives coordinates that are comparable axis by axis.
 """
 
@@ -18,18 +18,18 @@ TEMPERATURE = 0.1
 STAY = 0.9  # share of a walk that moves on at each step; 0.99 forgets where it came from
 STEPS = 30  # 0.9^30 = 4% of the walk is still on its first trip
 _FLOOR = 1e-6  # of the mean mass: a row that no walk reaches becomes equally near to every pair
-_COLUMNS = 64  # walks taken together: what a step needs beside the result is that wide
+_COLUMNS = 64  # walks taken together: the memory of a step, beside the result, is this wide
 _ROWS_A_NEIGHBOUR = 60
-_LINKS = 6_000_000  # that a row's neighbours may come to over the whole pool, beyond LEAST_NEIGHBOURS each
-CARRY_STAY, CARRY_STEPS = 0.8, 5
+_LINKS = 6_000_000  # most links of a whole graph, unless LEAST_NEIGHBOURS for each row make more
+SMOOTH_STAY, SMOOTH_STEPS = 0.8, 5
 
 
 def neighbours_in(rows: int) -> int:
-    """Neighbours of each row in the graph of a pool: a sixtieth of it, 15 to 120, and fewer again above 50,000 rows.
+    """Number of neighbours of each row in the graph of a pool: a sixtieth of it, 15 to 120, fewer above 50,000 rows.
 
-    In a large pool the nearest 15 are near copies of the row (captions repeat), and a walk does not get away from them:
-    on 10,000 captions with 3 known items a class, walks over 15 neighbours named the class of 72% of the rows, over
-    120 of 82%; on 900 images 15 were as good as any number (benchmarks/results.md).
+    In a large pool the nearest 15 are near copies of the row (captions repeat), and a walk cannot leave them. On 10,000
+    captions with 3 known items a class, walks over 15 neighbours named the class of 72% of the rows, walks over 120 the
+    class of 82%. On 900 images 15 were as good as any number (benchmarks/results.md).
     """
     return max(LEAST_NEIGHBOURS, min(rows // _ROWS_A_NEIGHBOUR, MOST_NEIGHBOURS, _LINKS // max(1, rows)))
 
@@ -49,8 +49,8 @@ def diffuse(
 
     Args:
         pool: (n, p) features of one modality, unlabelled.
-        sources: (c,) int64 pool rows; the same row may come up more than once.
-        neighbours: Of each row; None for ``neighbours_in`` the pool.
+        sources: (c,) int64 pool rows; a row may come up more than once.
+        neighbours: Number of neighbours of each row; None for ``neighbours_in`` the pool.
         temperature, stay, steps: The walk.
 
     Returns:
@@ -82,35 +82,35 @@ def diffuse(
     return torch.from_numpy(result)
 
 
-def carry(
+def smooth(
     pool: Tensor,
     values: Tensor,
     *,
     neighbours: int | None = None,
     temperature: float = TEMPERATURE,
-    stay: float = CARRY_STAY,
-    steps: int = CARRY_STEPS,
+    stay: float = SMOOTH_STAY,
+    steps: int = SMOOTH_STEPS,
 ) -> Tensor:
-    """Values of a pool's rows, averaged along its graph: what neighbours agree on stays, what each has alone fades.
+    """Values of a pool's rows, averaged along its graph. What neighbours share stays; what only one row has fades.
 
     Z <- stay · W Z + (1 - stay) · V, W the matrix of ``diffuse`` with every row scaled to sum 1
 
     Args:
         pool: (n, p) features of one modality, unlabelled.
-        values: (n, d) of the same rows, V.
-        neighbours: Of each row; None for ``neighbours_in`` the pool.
+        values: V, (n, d), of the same rows.
+        neighbours: Number of neighbours of each row; None for ``neighbours_in`` the pool.
         temperature, stay, steps: The averaging.
 
     Returns:
         (n, d) float32; each row a weighted mean of rows of ``values``.
 
     Raises:
-        ValueError: values of other rows than the pool's.
+        ValueError: another number of values than of pool rows.
 
     Source: diffusion on region manifolds for retrieval, Iscen et al. 2017, arXiv:1611.05113, on embeddings here.
     """
     if len(values) != len(pool):
-        raise ValueError(f"carry needs a value for each of the {len(pool)} rows of the pool; got {len(values)}")
+        raise ValueError(f"smooth needs a value for each of the {len(pool)} rows of the pool; got {len(values)}")
     own = values.detach().float().cpu().numpy()
     if len(pool) < 2:
         return torch.from_numpy(own.copy())

@@ -1,9 +1,13 @@
-"""The rows of a pool nearest to a query: exact for pools that allow it, by a FAISS index for larger ones.
+"""The rows of a pool that are nearest to a query: exact in smaller pools, by a FAISS index in larger ones.
 
-Above ``APPROXIMATE_ABOVE`` rows the pool is cut into some 4 √n cells by k-means and the 32 cells nearest to a query are
-searched (inverted lists, Jégou et al. 2011, IEEE TPAMI 33). On 100,000 caption-like rows of width 384 that found 99.98%
-of the 15 nearest. A graph index (HNSW, 16 links) took longer to build and found 98 to 99%, and what it finds depends on
-the order in which its threads happen to add rows; the cells depend on a fixed seed alone.
+Above ``APPROXIMATE_ABOVE`` rows, k-means cuts the pool into some 4 √n cells, and the 32 cells nearest to a query are
+searched (inverted lists, Jégou et al. 2011, IEEE TPAMI 33). On 100,000 caption-like rows of width 384 this found 99.98%
+of the 15 nearest. A graph index (HNSW, 16 links) took longer to build and found 98 to 99%, and its result depends on
+the order in which its threads add rows. The cells depend on a fixed seed alone.
+
+Three searches beside this one do something else: ``embedding.vectors.nearest`` reads a memory map in blocks and breaks
+ties by row, ``evaluation.geometry.neighbours`` works on NumPy rows without torch and gives equal rows equal scores, and
+``features.layer_choice`` needs a mask of all rows, not a list.
 """
 
 from __future__ import annotations
@@ -19,18 +23,18 @@ from torch import Tensor
 from setclip_cli.console import note
 
 APPROXIMATE_ABOVE = 50_000  # pool rows
-_CELLS = 4.0  # of √n
+_CELLS = 4.0  # times √n
 _PROBED = 32  # cells searched for each query
-_SAMPLE = 64  # rows a cell, at most, that the k-means sees
-_BATCH = 4096  # queries of an index at a time
+_SAMPLE = 64  # most rows of each cell that k-means reads
+_BATCH = 4096  # queries that an index answers at a time
 _TILE = 1 << 24  # similarities held at a time: 64 MiB
 
 
 class Neighbours:
-    """Finds the nearest rows of one pool by cosine. Made once, asked any number of times, always with the same answer.
+    """Finds the nearest rows of one pool by cosine. The same query always gets the same answer.
 
-    Pools of more than ``APPROXIMATE_ABOVE`` rows on a CPU are searched approximately where FAISS is installed; where it
-    is not, exactly, and a note says what that costs. On a GPU every search is exact.
+    Pools of more than ``APPROXIMATE_ABOVE`` rows on a CPU are searched approximately if FAISS is installed. If it is
+    not, they are searched exactly, and a note says what that costs. On a GPU every search is exact.
     """
 
     def __init__(self, pool: Tensor) -> None:
@@ -45,8 +49,8 @@ class Neighbours:
 
         Args:
             queries: (n, p), any length of rows.
-            k: Neighbours wanted; all there are when the pool is smaller.
-            skip_self: Query i is pool row i and no neighbour of itself.
+            k: Number of neighbours; the whole pool if it is smaller.
+            skip_self: Query i is pool row i and is not its own neighbour.
 
         Returns:
             (n, k) int64 pool rows and (n, k) float32 cosines, nearest first.
@@ -73,7 +77,7 @@ class Neighbours:
     def _approximate(self, unit: Tensor, k: int, first: int | None) -> tuple[Tensor, Tensor]:
         given = self._index.search(unit.numpy(), k + (first is not None))  # type: ignore[union-attr]
         values, found = torch.from_numpy(given[0]), torch.from_numpy(given[1])
-        if first is not None:  # its own row, or the farthest where copies of it came first
+        if first is not None:  # leave out its own row, or the farthest if copies of it came first
             own = found == torch.arange(first, first + len(found))[:, None]
             own[:, -1] |= ~own.any(1)
             found, values = found[~own].view(-1, k), values[~own].view(-1, k)
@@ -86,12 +90,12 @@ class Neighbours:
 
 
 def nearest_neighbours(queries: Tensor, pool: Tensor, k: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
-    """``Neighbours(pool).nearest(...)``, for a pool that is asked once."""
+    """``Neighbours(pool).nearest(...)``, for a pool that is searched once."""
     return Neighbours(pool).nearest(queries, k, skip_self=skip_self)
 
 
 def _cells(faiss: Any, unit: Tensor) -> Any:
-    """An inverted-list index of the rows. Clustered by one thread: the order of its sums decides the cells."""
+    """An inverted-list index of the rows. One thread clusters them: the order of the sums decides the cells."""
     count = int(_CELLS * len(unit) ** 0.5)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(unit.shape[1]), unit.shape[1], count, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = 0

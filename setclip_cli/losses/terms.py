@@ -29,7 +29,7 @@ class StepSide:
         embeddings: (n, d) of the same rows, L2-normalised.
         paired: (b, d) embeddings of this side's items of the known pairs; row i of both sides is one pair. b may be 0.
         paired_features: (b, p) transformed frozen features of the paired rows.
-        paired_ids: (b,) int64, which item each paired row is, so that pairs which share an item are told so.
+        paired_ids: (b,) int64, which item each paired row is: pairs that share an item are partners of each other.
         second_view: (n, d) embeddings of another view of the unpaired batch.
         teacher_coordinates: (n, c) coordinates of the batch rows that are comparable with the other side's.
     """
@@ -97,7 +97,7 @@ class SddTerm(nn.Module):
 
 
 class EmbeddingQueue(nn.Module):
-    """The last ``size`` rows pushed, without gradient; saved with the state, so that a resumed run goes on exactly."""
+    """The last ``size`` rows pushed, without gradient. They are part of the state, so a resumed run goes on exactly."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class EmbeddingQueue(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         held = state_dict.get(f"{prefix}held")
         if held is not None:
-            self.held = torch.empty_like(held)  # it grows, so its shape is the state's
+            self.held = torch.empty_like(held)  # the queue grows, so its shape is that of the state
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

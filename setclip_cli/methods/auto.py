@@ -1,11 +1,11 @@
-"""`method = "auto"`: hold some of the pairs out, fit every candidate to the rest, keep the one that finds them best.
+"""`method = "auto"`: hold some pairs out, fit every candidate to the rest, keep the one that finds the held-out pairs.
 
 The default, ``set-clip-plus``, gives way only to a method that leads it by more than the standard error of that lead
-(the one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees): with 70 pairs a lead within
-it says little, and ranks of single partners do not see how well a method orders the rest.
+(the one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees). With 70 pairs a smaller lead
+says little, and the rank of one partner does not show how well a method orders the rest.
 
-With few pairs there is nothing to hold out, and no measure without pairs has been found to tell good alignments from
-bad ones: then it is ``set-clip-plus``, the method that did best on few pairs in benchmarks/results.md.
+With few pairs there is nothing to hold out, and no measure without pairs is known that tells good alignments from bad
+ones. Then ``set-clip-plus`` is taken, the method that did best on few pairs in benchmarks/results.md.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from torch import Tensor
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
-    from setclip_cli.encoders.encoders import Encoder
+    from setclip_cli.encoders import Encoder
     from setclip_cli.recipe.presets import Method
     from setclip_cli.recipe.recipe import Recipe
 
 CANDIDATES: tuple[Method, ...] = ("set-clip-plus", "cca", "ridge", "asif", "procrustes", "asif-graph")
 FALLBACK: Method = "set-clip-plus"
-LEAST_PAIRS = 50  # below, a fifth of them would decide by a handful of ranks
+LEAST_PAIRS = 50  # with fewer, a handful of ranks would decide
 FOLDS = 5
-GALLERY = 2000  # pool rows that a held-out partner is ranked among
+GALLERY = 2000  # a held-out partner is ranked among this many rows of its pool
 
 Fit = Callable[["Recipe", Tensor, Tensor, Tensor], "tuple[Encoder, Encoder]"]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen and why.
+    """Which method was chosen, and why.
 
     Attributes:
         recipe: The recipe with the chosen method, to be fitted to all pairs.
         scores: Method -> how well it found held-out partners, mean over pairs: 1 is always first, about 0.1 is chance.
-            Empty when there were too few pairs to hold any out.
-        margin: Mean lead over the best other method, and its standard error over pairs; the lead is negative where the
-            default was kept against a method less than one standard error ahead.
+            Empty if there were too few pairs to hold any out.
+        margin: Mean lead over the best other method, and its standard error over pairs. The lead is negative if the
+            default was kept although another method is ahead, by less than one standard error.
     """
 
     recipe: Recipe
@@ -71,7 +71,7 @@ class Choice:
         return f"auto: {self.recipe.method}, {why} on {self.pairs} pairs held out in {FOLDS} folds ({table})"
 
     def as_json(self) -> dict[str, Any]:
-        """What the RUN keeps of it."""
+        """What the RUN records about the choice."""
         lead, error = self.margin or (None, None)
         return {
             "method": self.recipe.method,
@@ -124,9 +124,9 @@ def _lead(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 
 
 def folds(pairs: Tensor, seed: int) -> Tensor:
-    """(b,) int64: the fold that holds each pair out. Pairs that share an item are held out together.
+    """(b,) int64: the fold in which each pair is held out. Pairs that share an item are held out together.
 
-    Otherwise an image with five captions would be found by its fifth because it was fitted to the other four.
+    Otherwise a method would find the fifth caption of an image only because it was fitted to the other four.
     """
     left, right = (torch.unique(side, return_inverse=True)[1].numpy() for side in pairs.T)
     items = int(left.max(initial=-1)) + 1, int(right.max(initial=-1)) + 1
@@ -143,8 +143,8 @@ def partner_scores(
     """(b,) how well each pair's items find each other: 1 - log rank / log gallery, the mean of both directions.
 
     The gallery is the pair's own partner among up to ``GALLERY`` rows of its pool, evenly spaced. Rows of the ``known``
-    pairs are not in it: a method that treats what it was fitted to unlike the rest (ASIF's anchors) would find the
-    partner by that alone. Ties count half. Logs, because the head of the ranking is what a user looks at.
+    pairs are left out: a method that treats the rows it was fitted to in another way (ASIF's anchors) would find the
+    partner by that alone. Ties count half. Logs, because a user looks at the head of the ranking.
     """
     embeddings = [encoder(pool[rows]) for encoder, pool, rows in zip(encoders, (left, right), pairs.T, strict=True)]
     own = (embeddings[0] * embeddings[1]).sum(1, keepdim=True)

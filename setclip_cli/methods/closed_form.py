@@ -1,7 +1,7 @@
-"""What a user would try instead: maps fitted to the known pairs in closed form, without a training step.
+"""Maps that are fitted to the known pairs in closed form, without a training step: what a user would try instead.
 
-Each method gets the frozen features of both pools and the rows of the known pairs, and gives two encoders of one space.
-All of them see the features through ``FeatureTransform``, fitted on the unlabelled pools.
+Each method takes the frozen features of both pools and the rows of the known pairs, and gives two encoders into one
+space. All of them read the features through ``FeatureTransform``, fitted on the unlabelled pools.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from setclip_cli.encoders.encoders import Composed, Encoder, FeatureTransform, LinearMap, RelativeMap
+from setclip_cli.encoders import Composed, Encoder, FeatureTransform, LinearMap, RelativeMap
 from setclip_cli.errors import ExitCode, SetClipError, nearest
 from setclip_cli.methods.graph_teacher import fit_teacher
 
@@ -23,7 +23,7 @@ CCA_RIDGE = 1.0
 Maps = tuple[Encoder, Encoder]
 
 
-def fit(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, axes: int = AXES) -> Maps:
+def fit_closed_form(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, axes: int = AXES) -> Maps:
     """Fits one of ``METHODS``.
 
     Args:
@@ -34,14 +34,14 @@ def fit(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, axes: int = 
         axes: Principal axes kept of each side; 0 keeps all.
 
     Returns:
-        An encoder for each side; cosines between the two are what the method says of a pair.
+        An encoder for each side. The cosine of two embeddings is the method's score for that pair.
 
     Raises:
         SetClipError: an unknown method, no pairs, or pairs that name rows the pools do not have.
     """
     if method not in METHODS:
         raise SetClipError(
-            f"method {method!r}: is no training-free method{nearest(method, METHODS)}",
+            f"method {method!r}: is not a training-free method{nearest(method, METHODS)}",
             fix=f"choose one of: {', '.join(METHODS)}",
             exit_code=ExitCode.USAGE,
         )
@@ -53,11 +53,11 @@ def fit(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, axes: int = 
 
 
 def check_pairs(method: str, left: Tensor, right: Tensor, pairs: Tensor) -> None:
-    """Raises SetClipError unless there are pairs and every one names a row of both pools."""
+    """Raises SetClipError unless there are pairs and each names a row of both pools."""
     if not len(pairs):
         raise SetClipError(
-            f"method {method!r}: learns from pairs alone, and there are none",
-            fix="give pairs, or set method = 'set-clip-plus', which can do without",
+            f"method {method!r}: learns from known pairs, and there are none",
+            fix="give pairs, or set method = 'set-clip-plus', which needs none",
             exit_code=ExitCode.USAGE,
         )
     sizes = torch.tensor([len(left), len(right)], device=pairs.device)
@@ -66,7 +66,7 @@ def check_pairs(method: str, left: Tensor, right: Tensor, pairs: Tensor) -> None
         raise SetClipError(
             f"pairs: {int(wrong.sum())} of {len(pairs)} name rows that are not there, first "
             f"{pairs[wrong][0].tolist()}; the pools have {len(left)} and {len(right)}",
-            fix="draw the pairs from the rows of the pools",
+            fix="count rows from 0, and give rows of these two pools",
         )
 
 
@@ -112,12 +112,12 @@ def _whitener(rows: Tensor) -> Tensor:
 def _procrustes(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
     """The rotation that brings the left items of the pairs nearest to the right ones.
 
-    With fewer pairs than axes they say nothing of the other axes, where any rotation fits: those are left out.
+    Fewer pairs than axes leave some axes undetermined: any rotation of these fits. They are left out.
     Source: Schönemann 1966 (Psychometrika 31).
     """
     u, values, vt = torch.linalg.svd(x[pairs[:, 0]].double().T @ y[pairs[:, 1]].double(), full_matrices=False)
-    told = values > RANK_TOLERANCE * values[0]
-    return LinearMap(u[:, told]), LinearMap(vt[told].T)
+    determined = values > RANK_TOLERANCE * values[0]
+    return LinearMap(u[:, determined]), LinearMap(vt[determined].T)
 
 
 def _ridge(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:

@@ -1,4 +1,4 @@
-"""One head for each side in place of an ensemble's many: what it costs to embed is that of one, what it says theirs."""
+"""One head for each side in place of an ensemble of many: it has their cosines at the cost of one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setclip_cli.encoders.encoders import Composed, Concatenated, Encoder, ProjectionHead
+from setclip_cli.encoders import Composed, Concatenated, Encoder, ProjectionHead
 from setclip_cli.sampling import sample
 
 STEPS = 600
 BATCH = 256  # rows of each side
 LEARNING_RATE = 3e-3
-CHECKED = 1000  # rows of each side on which the student is compared with the ensemble
+CHECKED = 1000  # rows of each side on which the one head is compared with the ensemble
 
 
 def distil(
@@ -26,10 +26,10 @@ def distil(
     unpaired, from the weights of the first members.
 
     Args:
-        ensembles: Concatenated projection heads of the left and right side, each after its transform.
+        ensembles: Left and right: projection heads side by side, behind one transform.
         left: (n, p) features of the left pool, on the CPU.
         right: (m, q) of the right pool.
-        seed: Of the batches.
+        seed: Decides the batches.
 
     Returns:
         One head after the same transform for each side, and the correlation of their cosines across the sides with the

@@ -1,4 +1,4 @@
-"""The graph teacher: random walks from each known pair over both pools, and the batch weights that follow from them."""
+"""The graph teacher: random walks from each known pair over both pools, and the batch weights that they give."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from setclip_cli.encoders.encoders import GraphMap
+from setclip_cli.encoders import GraphMap
 from setclip_cli.encoders.graph import diffuse
 
 if TYPE_CHECKING:
@@ -18,19 +18,19 @@ _COLUMNS = 64
 
 
 def pair_balance(coordinates: Tensor) -> Tensor:
-    """(n,) weights of sum 1 on the CPU: rows drawn by them lie about as often near each of the known pairs.
+    """(n,) weights of sum 1 on the CPU. Rows drawn by them lie about equally often near each known pair.
 
     w_i = mean_j a_ij / Σ_i a_ij, a_ij how much of row i belongs to pair j: the squares of its graph coordinates
 
-    The pairs are what both pools are known to share. Where one pool holds more of a class than the other, more of it
-    belongs to that class's pairs, and each of its rows is drawn more seldom: the batches of both sides come to hold
-    much the same mix, which is what the density terms and the matching of the teacher suppose.
+    Both pools are known to share the pairs. If one pool holds more of a class than the other, more of its rows belong
+    to the pairs of that class, and each of these rows is drawn less often. So the batches of both sides hold much the
+    same mix of classes, as the density terms and the matching of the teacher assume.
 
     Args:
-        coordinates: (n, b) unit rows, of ``GraphMap.coordinates``.
+        coordinates: (n, b) unit rows from ``GraphMap.coordinates``.
 
-    Source: importance weights for label shift, Lipton et al. 2018, arXiv:1802.03916, with walks from the pairs in place
-        of a classifier, and even shares of the pairs, on both sides, as the aim.
+    Source: importance weights for label shift, Lipton et al. 2018, arXiv:1802.03916; here walks from the pairs replace
+        the classifier, and the aim is an equal share for each pair on both sides.
     """
     weights = coordinates.new_zeros(len(coordinates))
     for part in torch.split(coordinates, _COLUMNS, dim=1):  # a few pairs at a time: pools may be large
@@ -42,13 +42,13 @@ def pair_balance(coordinates: Tensor) -> Tensor:
 def fit_teacher(
     left_pool: Tensor, right_pool: Tensor, pairs: Tensor, *, neighbours: int | None = None
 ) -> tuple[GraphMap, GraphMap]:
-    """The graph teacher: walks from each pair's item over the graph of its pool, comparable axis by axis.
+    """Walks from each pair's item over the graph of its pool. The results of both sides are comparable axis by axis.
 
     Args:
         left_pool: (n, p) transformed features of one modality, unlabelled.
         right_pool: (m, q) of the other.
         pairs: (b, 2) int64, rows of the two pools that are known partners; b > 0.
-        neighbours: Of each row in the graphs; None for ``graph.neighbours_in`` the pool.
+        neighbours: Number of neighbours of each row in the graphs; None for ``graph.neighbours_in`` the pool.
 
     Returns:
         A ``GraphMap`` for each side: ``coordinates()`` are the (n, b), (m, b) coordinates of the pool rows, calling it

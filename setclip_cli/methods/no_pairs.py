@@ -1,9 +1,9 @@
-"""Alignment without a single pair: match the clusters of both pools by how they lie to each other, many times over.
+"""Alignment without a single pair: match the clusters of both pools by how similar they are to each other, many times.
 
-One matching of k clusters by their mutual similarities is as often wrong as right, and its own objective does not
-tell. Wrong matchings are wrong in different ways; right ones agree. So many are made, of several k and several draws,
-and each counts by how much the cross-modal similarities that it implies agree, on average, with those of the others. It
-takes hundreds: with a third of them, one draw of the clusterings in six had its leading agreement on a wrong answer.
+One matching of k clusters by their mutual similarities is as often wrong as right, and its score does not tell which.
+Wrong matchings are wrong in different ways; right ones agree. So many are made, with several k and several draws. Each
+implies similarities between the two sides, and it counts by how well these agree, on average, with those of the other
+matchings. It takes hundreds: with a third of them, in one of six draws most matchings agreed on a wrong answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import norm, rankdata
 from torch import Tensor
 
-from setclip_cli.encoders.encoders import Composed, Concatenated, Encoder, FeatureTransform, RelativeMap
+from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, RelativeMap
 from setclip_cli.errors import SetClipError
 
 if TYPE_CHECKING:
@@ -31,21 +31,21 @@ DRAWS = 18  # clusterings of each pool for each k
 STARTS = 12  # of the assignment search, for each clustering
 KEPT = 3  # best matchings of each
 AXES = 64
-POOL_ROWS = 4000  # clustered, drawn from larger pools
-PROBES = 250  # points of each side at which matchings are compared
+POOL_ROWS = 4000  # rows that are clustered; larger pools are sampled
+PROBES = 250  # rows of each side on which matchings are compared
 ENCODED = 48  # matchings that the encoders hold: those that agree most
-_SHARPNESS = 4  # power of the mean agreement by which a matching counts
+_AGREEMENT_POWER = 4  # a matching counts by this power of its mean agreement
 
 
 @dataclass(frozen=True)
-class Consensus:
-    """Encoders fitted without pairs, and how far to trust them.
+class UnpairedAlignment:
+    """Encoders that were fitted without pairs, and how well the matchings behind them agree.
 
     Attributes:
         encoders: Left and right.
         agreement: Mean correlation between the cross-modal similarities of two matchings.
-        candidates: Matchings compared.
-        kept: Matchings that the encoders hold.
+        candidates: Number of matchings that were compared.
+        kept: Number of matchings that the encoders hold.
     """
 
     encoders: tuple[Encoder, Encoder]
@@ -56,30 +56,30 @@ class Consensus:
     def warnings(self) -> list[str]:
         """What a user should know before trusting the result.
 
-        Always the same assumption: on real data neither the masses of matched clusters nor the agreement told equal
-        class mixes from unequal ones, nor a right consensus from a wrong one.
+        The assumption is always stated: on real data neither the sizes of matched clusters nor the agreement could tell
+        equal class mixes from unequal ones, or a right answer from a wrong one.
         """
         return [
-            f"no pairs were used: of {self.candidates} cluster matchings the {self.kept} that agree most with all the "
-            f"others were kept; any two agree by {self.agreement:.2f} on average, where 1 is full agreement",
-            "matching without pairs assumes that both sides hold the same classes in similar shares, which cannot be "
-            "checked without labels, and matchings may agree on a wrong answer; a few known pairs tell, and help most",
+            f"no pairs were used: of {self.candidates} cluster matchings, the {self.kept} that agree most with all the "
+            f"others were kept; any two agree by {self.agreement:.2f} on average, and 1 is full agreement",
+            "matching without pairs assumes that both sides hold the same classes in similar shares; this cannot be "
+            "checked without labels, and matchings may agree on a wrong answer; a few pairs show it and help most",
         ]
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class _Matching:
     left: RelativeMap
     right: RelativeMap
 
 
-def fit(left: Tensor, right: Tensor, *, seed: int, axes: int = AXES) -> Consensus:
+def align_without_pairs(left: Tensor, right: Tensor, *, seed: int, axes: int = AXES) -> UnpairedAlignment:
     """Aligns two pools of frozen features without pairs.
 
     Args:
         left: (n, p) frozen features.
         right: (m, q) frozen features. Row order means nothing.
-        seed: Of the clusterings and the searches.
+        seed: Decides the clusterings and the searches.
         axes: Principal axes kept of each side; 0 keeps all.
 
     Raises:
@@ -87,18 +87,21 @@ def fit(left: Tensor, right: Tensor, *, seed: int, axes: int = AXES) -> Consensu
     """
     transforms = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
     random = np.random.default_rng(seed)
-    x, y = (_drawn(transform(pool), random) for transform, pool in zip(transforms, (left, right), strict=True))
+    x, y = (
+        _some_rows(transform(pool).cpu(), POOL_ROWS, random)
+        for transform, pool in zip(transforms, (left, right), strict=True)
+    )
     sizes = [k for k in CLUSTERS if 2 * k <= min(len(x), len(y))]
     if not sizes:
         raise SetClipError(
-            f"pairs = 0: pools of {len(left)} and {len(right)} rows are too small to be matched without pairs",
+            f"pairs = 0: pools of {len(left)} and {len(right)} rows are too small to match without pairs",
             fix=f"give at least {2 * CLUSTERS[0]} rows of each modality, or a few pairs",
         )
-    candidates = [candidate for k in sizes for _ in range(DRAWS) for candidate in _matchings(x, y, k, random)]
-    agreements = _agreements(candidates, _few(x, PROBES, random), _few(y, PROBES, random))
+    candidates = [matching for k in sizes for _ in range(DRAWS) for matching in _matchings(x, y, k, random)]
+    agreements = _agreements(candidates, _some_rows(x, PROBES, random), _some_rows(y, PROBES, random))
     kept = agreements.argsort(descending=True, stable=True)[:ENCODED].tolist()
-    shares = (agreements[kept].clamp_min(1e-6) ** _SHARPNESS).tolist()
-    return Consensus(
+    shares = (agreements[kept].clamp_min(1e-6) ** _AGREEMENT_POWER).tolist()
+    return UnpairedAlignment(
         (
             Composed(transforms[0], Concatenated([candidates[index].left for index in kept], shares)),
             Composed(transforms[1], Concatenated([candidates[index].right for index in kept], shares)),
@@ -109,12 +112,12 @@ def fit(left: Tensor, right: Tensor, *, seed: int, axes: int = AXES) -> Consensu
     )
 
 
-def _matchings(x: Tensor, y: Tensor, k: int, random: np.random.Generator) -> list[_Candidate]:
+def _matchings(x: Tensor, y: Tensor, k: int, random: np.random.Generator) -> list[_Matching]:
     """The best few ways to match one clustering of x to one of y."""
     a, b = spherical_kmeans(x, k, random), spherical_kmeans(y, k, random)
     geometry = _rank_gaussian(a @ a.T), _rank_gaussian(b @ b.T)
     return [
-        _Candidate(RelativeMap(a).centre(x), RelativeMap(b[torch.from_numpy(order)]).centre(y))
+        _Matching(RelativeMap(a).centre(x), RelativeMap(b[torch.from_numpy(order)]).centre(y))
         for order in match(*geometry, random, starts=STARTS, kept=KEPT)
     ]
 
@@ -202,7 +205,7 @@ def _rank_gaussian(similarities: Tensor) -> Matrix:
     return scores + scores.T
 
 
-def _agreements(candidates: list[_Candidate], x: Tensor, y: Tensor) -> Tensor:
+def _agreements(candidates: list[_Matching], x: Tensor, y: Tensor) -> Tensor:
     """(candidates,) float64: mean correlation of each matching's (x, y) similarities with those of the others."""
     similarities = torch.stack([(each.left(x) @ each.right(y).T).flatten() for each in candidates])
     similarities = F.normalize(similarities - similarities.mean(1, keepdim=True), dim=1)
@@ -210,11 +213,7 @@ def _agreements(candidates: list[_Candidate], x: Tensor, y: Tensor) -> Tensor:
     return (gram.sum(1) - gram.diagonal()) / max(1, len(candidates) - 1)
 
 
-def _drawn(rows: Tensor, random: np.random.Generator) -> Tensor:
-    return _few(rows.cpu(), POOL_ROWS, random)
-
-
-def _few(rows: Tensor, count: int, random: np.random.Generator) -> Tensor:
+def _some_rows(rows: Tensor, count: int, random: np.random.Generator) -> Tensor:
     if len(rows) <= count:
         return rows
     return rows[torch.from_numpy(np.sort(random.choice(len(rows), count, replace=False)))]

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
-from setclip_cli.encoders.encoders import Encoder, encoder_from_description
+from setclip_cli.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.run import checkpoint

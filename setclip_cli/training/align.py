@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.encoders.encoders import Encoder
+    from setclip_cli.encoders import Encoder
     from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.training.fit import Fitted
     from setclip_cli.training.inputs import SideInput

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from setclip_cli.dataset.modality import Modality
-    from setclip_cli.encoders.encoders import Encoder
+    from setclip_cli.encoders import Encoder
     from setclip_cli.recipe.presets import Method
 
 # A recipe names two towers; features that are given as arrays need no backbone, so these are never loaded.

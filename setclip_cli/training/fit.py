@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from setclip_cli.methods import closed_form, no_pairs
 from setclip_cli.methods.auto import Choice, choose
+from setclip_cli.methods.closed_form import fit_closed_form
 from setclip_cli.methods.distil import distil
-from setclip_cli.methods.extra_encoders import accompanied
+from setclip_cli.methods.extra_encoders import with_extra_encoders
+from setclip_cli.methods.no_pairs import align_without_pairs
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.training.build import build_tower, build_training
 from setclip_cli.training.tower import Pool, under
@@ -16,7 +17,7 @@ from setclip_cli.training.tower import Pool, under
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from setclip_cli.encoders.encoders import Encoder
+    from setclip_cli.encoders import Encoder
     from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.training.training import Training
 
@@ -71,9 +72,9 @@ def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fi
         return finish(recipe, training, pairs)
     initial = (build_tower(recipe, "left", Pool(left)).encoder(), build_tower(recipe, "right", Pool(right)).encoder())
     if len(pairs):
-        encoders = closed_form.fit(recipe.method, left, right, pairs, axes=recipe.projection.pca)
+        encoders = fit_closed_form(recipe.method, left, right, pairs, axes=recipe.projection.pca)
         return Fitted(recipe.method, encoders, initial)
-    matched = no_pairs.fit(left, right, seed=recipe.seed, axes=recipe.projection.pca)
+    matched = align_without_pairs(left, right, seed=recipe.seed, axes=recipe.projection.pca)
     findings = {"consensus/agreement": matched.agreement}
     return Fitted(recipe.method, matched.encoders, initial, findings, matched.warnings())
 
@@ -109,7 +110,7 @@ def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
     encoders: tuple[Encoder, Encoder] = heads
     if not any(tower.pool.tuned for tower in towers):  # extra encoders are fitted to the features as they are
         extra = recipe.extra_encoders
-        encoders = accompanied(
+        encoders = with_extra_encoders(
             heads,
             (towers[0].features.cpu(), towers[1].features.cpu()),
             pairs.cpu(),

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from setclip_cli.backbones.batching import tf32
 from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.backbones.tuning import dropout_on
-from setclip_cli.encoders.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
+from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
 from setclip_cli.errors import ExitCode, SetClipError
-from setclip_cli.methods.extra_encoders import trained_part
+from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class TrainingTower:
         Raises:
             SetClipError: the encoder of the other RUN has another kind or size, or it tuned other weights.
         """
-        own, encoder, tuned = self.encoder(), trained_part(initial.encoder), initial.tuned
+        own, encoder, tuned = self.encoder(), without_extra_encoders(initial.encoder), initial.tuned
         if encoder.describe() != own.describe():
             raise SetClipError(
                 f"init_from: its {self.side} encoder is {encoder.describe()}, the recipe makes {own.describe()}",

@@ -22,7 +22,7 @@ from setclip_cli.embedding import worker
 from setclip_cli.embedding.embed import EmbedResult, embed, embed_backbone
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.options import EmbedOptions
-from setclip_cli.encoders.encoders import ProjectionHead
+from setclip_cli.encoders import ProjectionHead
 from setclip_cli.errors import SetClipError
 from setclip_cli.run.model import ModelConfig, TowerConfig, save_model
 

@@ -24,7 +24,7 @@ from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.search import search
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
-from setclip_cli.encoders.encoders import ProjectionHead
+from setclip_cli.encoders import ProjectionHead
 from setclip_cli.errors import SetClipError
 from setclip_cli.run.model import ModelConfig, TowerConfig, save_model
 

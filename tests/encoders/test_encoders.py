@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from setclip_cli.encoders.encoders import (
+from setclip_cli.encoders import (
     Composed,
     Concatenated,
     Encoder,
@@ -77,8 +77,8 @@ def test_an_empty_batch_gives_an_empty_table(name: str) -> None:
     [
         ({"kind": "pickle"}, "unknown kind 'pickle'"),
         ({}, "unknown kind None"),
-        ({"kind": "linear", "features": 3}, "not usable"),
-        ({"kind": "projection", "features": 3, "dim": 2, "head": "exec"}, "not usable"),
+        ({"kind": "linear", "features": 3}, "cannot be used"),
+        ({"kind": "projection", "features": 3, "dim": 2, "head": "exec"}, "cannot be used"),
     ],
 )
 def test_a_description_that_is_none_of_ours_is_refused(description: dict[str, object], words: str) -> None:
@@ -178,5 +178,5 @@ def test_the_mean_shift_of_a_row_that_all_others_equal_is_that_row() -> None:
 @pytest.mark.parametrize("setting", [{"share": 0}, {"bandwidth": -0.1}, {"steps": 0}, {"steps": 10**9}, {"share": "1"}])
 def test_a_mean_shift_that_makes_no_sense_is_refused_when_read(setting: dict[str, object]) -> None:
     description = ENCODERS["mean shift"]().describe() | setting
-    with pytest.raises(SetClipError, match="kind 'mean-shift': not usable"):
+    with pytest.raises(SetClipError, match="kind 'mean-shift': cannot be used"):
         encoder_from_description(description)

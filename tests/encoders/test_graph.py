@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setclip_cli.encoders import graph, neighbours
-from setclip_cli.encoders.encoders import GraphMap, PoolMap
+from setclip_cli.encoders import GraphMap, PoolMap, graph, neighbours
 from setclip_cli.methods.graph_teacher import fit_teacher, pair_balance
 
 
@@ -155,27 +154,27 @@ def test_a_larger_pool_has_more_neighbours_until_its_graph_would_be_too_large(po
     assert graph.neighbours_in(pool) == neighbours
 
 
-def test_carried_values_match_the_recursion_written_with_dense_matrices() -> None:
+def test_smoothed_values_match_the_recursion_written_with_dense_matrices() -> None:
     pool, values, k = rows(12, 4), rows(12, 3, 1), 4
     walk = dense_walk(pool, k)
     walk /= walk.sum(1, keepdims=True)
     wanted = values.double().numpy()
     for _ in range(5):
         wanted = 0.8 * walk @ wanted + 0.2 * values.double().numpy()
-    found = graph.carry(pool, values, neighbours=k)
+    found = graph.smooth(pool, values, neighbours=k)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_carrying_keeps_a_common_value_and_brings_neighbours_together() -> None:
+def test_smoothing_keeps_a_common_value_and_brings_neighbours_together() -> None:
     clusters = 5 * rows(3, 8, 9).repeat(20, 1) + rows(60, 8, 1)
-    torch.testing.assert_close(graph.carry(clusters, torch.ones(60, 2)), torch.ones(60, 2))
-    torch.testing.assert_close(graph.carry(clusters[:1], torch.ones(1, 2)), torch.ones(1, 2))
+    torch.testing.assert_close(graph.smooth(clusters, torch.ones(60, 2)), torch.ones(60, 2))
+    torch.testing.assert_close(graph.smooth(clusters[:1], torch.ones(1, 2)), torch.ones(1, 2))
     noise = rows(60, 4, 5)
-    calm = graph.carry(clusters, noise, neighbours=10)
+    calm = graph.smooth(clusters, noise, neighbours=10)
     spread = [values.view(20, 3, 4).std(0).mean() for values in (noise, calm)]
     assert spread[1] < 0.5 * spread[0]
     with pytest.raises(ValueError, match="60 rows of the pool; got 59"):
-        graph.carry(clusters, noise[1:])
+        graph.smooth(clusters, noise[1:])
 
 
 def test_a_pool_map_reads_values_off_the_nearest_rows() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from setclip_cli.encoders.encoders import Composed, Concatenated, FeatureTransform, ProjectionHead
+from setclip_cli.encoders import Composed, Concatenated, FeatureTransform, ProjectionHead
 from setclip_cli.methods import distil
-from setclip_cli.methods.extra_encoders import trained_part
+from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.fit import fit
 
@@ -83,7 +83,7 @@ def test_a_recipe_that_distils_gives_an_encoder_of_one_width(recipe: Recipe, met
     recipe = recipe.with_settings(method=method)
     whole = fit(recipe, left, right, pairs)
     one = fit(recipe.with_settings(ensemble_distil=True), left, right, pairs)
-    assert [trained_part(fitted.encoders[0]).dim for fitted in (one, whole)] == [24, 3 * 24]
+    assert [without_extra_encoders(fitted.encoders[0]).dim for fitted in (one, whole)] == [24, 3 * 24]
     assert one.encoders[0].dim < whole.encoders[0].dim
     assert one.findings["distil/correlation"] > 0.95
     assert one.warnings == []

@@ -1,4 +1,4 @@
-"""Baselines, companions, matching without pairs and the choice among methods, on pools whose truth is known."""
+"""Baselines, extra encoders, matching without pairs and the choice among methods, on pools whose truth is known."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setclip_cli.encoders import graph
-from setclip_cli.encoders.encoders import (
+from setclip_cli.encoders import (
     Composed,
     Concatenated,
     Encoder,
@@ -21,12 +20,13 @@ from setclip_cli.encoders.encoders import (
     MeanShift,
     ProjectionHead,
     encoder_from_description,
+    graph,
 )
 from setclip_cli.errors import SetClipError
-from setclip_cli.methods import auto, closed_form, no_pairs
-from setclip_cli.methods import extra_encoders as companions_of
+from setclip_cli.methods import auto, closed_form, extra_encoders, no_pairs
 from setclip_cli.methods.auto import CANDIDATES, Choice, choose, folds, partner_scores
-from setclip_cli.methods.extra_encoders import FULL_AT, accompanied, trained_part
+from setclip_cli.methods.closed_form import fit_closed_form
+from setclip_cli.methods.extra_encoders import FULL_SHARE_AT_PAIRS, with_extra_encoders, without_extra_encoders
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.objective import build_objective
 
@@ -68,7 +68,7 @@ def test_pairs_weigh_in_proportion_to_their_number_where_the_recipe_says_so(
 def test_every_baseline_aligns_clusters_and_survives_a_round_trip(method: str) -> None:
     left, right = pools()
     pairs = torch.arange(16).repeat(2, 1).T
-    encoders = closed_form.fit(method, left, right, pairs)
+    encoders = fit_closed_form(method, left, right, pairs)
     assert accuracy(encoders, left, right) > 0.8
     for encoder, pool in zip(encoders, (left, right), strict=True):
         loaded = encoder_from_description(encoder.describe())
@@ -79,15 +79,15 @@ def test_every_baseline_aligns_clusters_and_survives_a_round_trip(method: str) -
 @pytest.mark.parametrize("method", closed_form.METHODS)
 def test_one_pair_is_enough_to_stay_finite(method: str) -> None:
     left, right = pools()
-    for encoder, pool in zip(closed_form.fit(method, left, right, torch.tensor([[0, 0]])), (left, right), strict=True):
+    for encoder, pool in zip(fit_closed_form(method, left, right, torch.tensor([[0, 0]])), (left, right), strict=True):
         assert bool(torch.isfinite(encoder(pool)).all())
 
 
 def test_procrustes_says_nothing_of_axes_that_no_pair_tells_of() -> None:
     left, right = pools()
     pairs = torch.arange(4).repeat(2, 1).T
-    one = closed_form.fit("procrustes", left, right, pairs)
-    other = closed_form.fit("procrustes", left, right, pairs.flip(0))  # rounds elsewhere, and means the same
+    one = fit_closed_form("procrustes", left, right, pairs)
+    other = fit_closed_form("procrustes", left, right, pairs.flip(0))  # rounds elsewhere, and means the same
     cosines = [a(left) @ b(right).T for a, b in (one, other)]
     assert tuple(one[0](left).shape) == (len(left), 4)
     torch.testing.assert_close(cosines[0], cosines[1], atol=1e-5, rtol=0)
@@ -97,7 +97,7 @@ def test_procrustes_recovers_a_rotation() -> None:
     left = F.normalize(torch.randn(60, 5, generator=torch.Generator().manual_seed(3)), dim=1)
     rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(4)))[0]
     right = left @ rotation
-    a, b = closed_form.fit("procrustes", left, right, torch.arange(30).repeat(2, 1).T)
+    a, b = fit_closed_form("procrustes", left, right, torch.arange(30).repeat(2, 1).T)
     torch.testing.assert_close(a(left), b(right), atol=1e-4, rtol=0)
 
 
@@ -112,7 +112,7 @@ def test_procrustes_recovers_a_rotation() -> None:
 )
 def test_what_cannot_be_fitted_is_said(method: str, pairs: Tensor, words: str) -> None:
     with pytest.raises(SetClipError, match=words):
-        closed_form.fit(method, *pools(), pairs)
+        fit_closed_form(method, *pools(), pairs)
 
 
 def trained_on(left: Tensor, right: Tensor) -> tuple[tuple[Composed, Composed], tuple[Tensor, Tensor]]:
@@ -122,34 +122,34 @@ def trained_on(left: Tensor, right: Tensor) -> tuple[tuple[Composed, Composed], 
     return (heads[0], heads[1]), (transforms[0](left), transforms[1](right))
 
 
-def test_the_linear_companion_gains_with_the_pairs_up_to_enough_and_the_diffused_one_loses_beyond() -> None:
+def test_the_linear_map_gains_with_the_pairs_up_to_enough_and_the_diffused_one_loses_beyond() -> None:
     left, right = pools()
     trained, transformed = trained_on(left, right)
-    for count, factor, beyond in ((7, 7 / FULL_AT, 1.0), (FULL_AT, 1.0, 1.0), (280, 1.0, 0.5)):
+    for count, factor, beyond in ((7, 7 / FULL_SHARE_AT_PAIRS, 1.0), (FULL_SHARE_AT_PAIRS, 1.0, 1.0), (280, 1.0, 0.5)):
         pairs = torch.arange(count).repeat(2, 1).T % len(left)
-        joined = accompanied(trained, transformed, pairs, linear=0.2, diffused=0.5, shifted=0, seed=0)
+        joined = with_extra_encoders(trained, transformed, pairs, linear=0.2, diffused=0.5, shifted=0, seed=0)
         wanted = torch.tensor([1.0, 0.2 * factor, 0.5 * beyond * (1 + 0.2 * factor)])
         for encoder in joined:
             assert isinstance(encoder, Concatenated)
             torch.testing.assert_close(encoder.shares, wanted / wanted.sum())
-    mapped = accompanied(trained, transformed, pairs, linear=9, diffused=0.5, shifted=0, seed=0)
+    mapped = with_extra_encoders(trained, transformed, pairs, linear=9, diffused=0.5, shifted=0, seed=0)
     assert accuracy(mapped, left, right) > 0.8
-    assert trained_part(joined[0]) is trained[0]
-    assert trained_part(trained[0]) is trained[0]
-    assert accompanied(trained, transformed, pairs, linear=0, diffused=0, shifted=0, seed=0) is trained
-    assert accompanied(trained, transformed, pairs[:0], linear=1, diffused=0, shifted=0, seed=0) is trained
+    assert without_extra_encoders(joined[0]) is trained[0]
+    assert without_extra_encoders(trained[0]) is trained[0]
+    assert with_extra_encoders(trained, transformed, pairs, linear=0, diffused=0, shifted=0, seed=0) is trained
+    assert with_extra_encoders(trained, transformed, pairs[:0], linear=1, diffused=0, shifted=0, seed=0) is trained
 
 
-def test_the_diffused_companion_is_the_rest_averaged_along_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_diffused_part_is_the_rest_averaged_along_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = pools()
     trained, transformed = trained_on(left, right)
     pairs = torch.arange(10).repeat(2, 1).T
-    without = accompanied(trained, transformed, pairs, linear=0.3, diffused=0, shifted=0, seed=0)
-    joined = accompanied(trained, transformed, pairs, linear=0.3, diffused=2.0, shifted=0, seed=0)
+    without = with_extra_encoders(trained, transformed, pairs, linear=0.3, diffused=0, shifted=0, seed=0)
+    joined = with_extra_encoders(trained, transformed, pairs, linear=0.3, diffused=2.0, shifted=0, seed=0)
     for encoder, plain, pool, rows in zip(joined, without, (left, right), transformed, strict=True):
         assert isinstance(encoder, Concatenated)
         with torch.no_grad():
-            mixed = graph.carry(rows, plain(pool))
+            mixed = graph.smooth(rows, plain(pool))
             own = encoder.encoders[2]
             torch.testing.assert_close(
                 own.encoder.coordinates(),  # type: ignore[union-attr, operator]
@@ -159,8 +159,11 @@ def test_the_diffused_companion_is_the_rest_averaged_along_the_graph(monkeypatch
             )
             cosines = (plain(pool) @ plain(pool).T + 2 * own(pool) @ own(pool).T) / 3
             torch.testing.assert_close(encoder(pool) @ encoder(pool).T, cosines, atol=1e-5, rtol=1e-4)
-    monkeypatch.setattr(companions_of, "POOL_ROWS", 50)
-    few = [accompanied(trained, transformed, pairs, linear=0, diffused=1, shifted=0, seed=seed) for seed in (0, 0, 1)]
+    monkeypatch.setattr(extra_encoders, "POOL_ROWS", 50)
+    few = [
+        with_extra_encoders(trained, transformed, pairs, linear=0, diffused=1, shifted=0, seed=seed)
+        for seed in (0, 0, 1)
+    ]
     assert few[0][0].describe()["encoders"][1]["encoder"]["pool"] == 50
     found = [one[0](left) for one in few]
     assert torch.equal(found[0], found[1])
@@ -173,16 +176,16 @@ def test_the_mean_shift_goes_by_some_rows_of_both_pools_as_all_else_embeds_them(
     left, right = pools()
     trained, transformed = trained_on(left, right)
     pairs = torch.arange(10).repeat(2, 1).T
-    monkeypatch.setattr(companions_of, "SHIFT_ROWS", 50)
+    monkeypatch.setattr(extra_encoders, "SHIFT_ROWS", 50)
     for diffused in (0.0, 0.5):
         plain, first, again, other = (
-            accompanied(trained, transformed, pairs, linear=0, diffused=diffused, shifted=share, seed=seed)
+            with_extra_encoders(trained, transformed, pairs, linear=0, diffused=diffused, shifted=share, seed=seed)
             for share, seed in ((0, 0), (0.5, 0), (0.5, 0), (0.5, 1))
         )
         for side, pool in enumerate((left, right)):
             found = first[side]
             assert isinstance(found, MeanShift)
-            assert trained_part(found) is trained[side]
+            assert without_extra_encoders(found) is trained[side]
             with torch.no_grad():
                 embedded = plain[side](pool)
             known = (found.left, found.right)[side]
@@ -198,11 +201,11 @@ def test_without_pairs_clusters_are_matched_by_their_geometry(monkeypatch: pytes
     monkeypatch.setattr(no_pairs, "CLUSTERS", (8, 10, 12))
     monkeypatch.setattr(no_pairs, "DRAWS", 2)
     left, right = pools(clusters=10, left_rows=300, right_rows=400, seed=5)
-    found = no_pairs.fit(left, right, seed=0)
+    found = no_pairs.align_without_pairs(left, right, seed=0)
     assert accuracy(found.encoders, left, right, 10) > 0.5  # chance is 0.1
     assert 0 < found.agreement <= 1
     assert found.kept == found.candidates == 18
-    again = no_pairs.fit(left, right, seed=0)
+    again = no_pairs.align_without_pairs(left, right, seed=0)
     assert torch.equal(again.encoders[0](left), found.encoders[0](left))
     measured, assumed = found.warnings()
     assert f"agree by {found.agreement:.2f}" in measured
@@ -217,7 +220,7 @@ def test_the_matchings_that_agree_most_with_all_others_make_the_encoders(monkeyp
     seen: list[Tensor] = []
     agreements = no_pairs._agreements
 
-    def spied(candidates: list[no_pairs._Candidate], x: Tensor, y: Tensor) -> Tensor:
+    def spied(candidates: list[no_pairs._Matching], x: Tensor, y: Tensor) -> Tensor:
         rows = np.stack([(each.left(x) @ each.right(y).T).flatten().numpy() for each in candidates])
         correlations = np.corrcoef(rows.astype(np.float64))
         np.fill_diagonal(correlations, np.nan)
@@ -226,7 +229,7 @@ def test_the_matchings_that_agree_most_with_all_others_make_the_encoders(monkeyp
         return seen[0]
 
     monkeypatch.setattr(no_pairs, "_agreements", spied)
-    found = no_pairs.fit(left, right, seed=0)
+    found = no_pairs.align_without_pairs(left, right, seed=0)
     best = seen[0].sort(descending=True).values[:4]
     assert (found.candidates, found.kept) == (9, 4)
     assert found.agreement == pytest.approx(float(seen[0].mean()))
@@ -236,7 +239,7 @@ def test_the_matchings_that_agree_most_with_all_others_make_the_encoders(monkeyp
 
 def test_a_pool_too_small_to_match_without_pairs_is_refused() -> None:
     with pytest.raises(SetClipError, match="12 and 200 rows are too small"):
-        no_pairs.fit(*pools(left_rows=12, right_rows=200), seed=0)
+        no_pairs.align_without_pairs(*pools(left_rows=12, right_rows=200), seed=0)
 
 
 def test_the_assignment_search_finds_the_best_of_all_orders() -> None:
@@ -281,7 +284,7 @@ def test_auto_takes_the_method_that_finds_held_out_partners_best(recipe: Recipe)
         seen.append(set(known[:, 0].tolist()))
         method = candidate.method if candidate.method == "ridge" else "wrong"
         if method == "ridge":
-            return closed_form.fit("ridge", x, y, known)
+            return fit_closed_form("ridge", x, y, known)
         draw = torch.Generator().manual_seed(len(seen))
         return LinearMap(torch.randn(12, 4, generator=draw)), LinearMap(torch.randn(9, 4, generator=draw))
 

@@ -15,7 +15,7 @@ from small_world import align, invoke, make_world, run_ok
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.errors import SetClipError
 from setclip_cli.files.atomic import sha256_file
-from setclip_cli.methods.extra_encoders import trained_part
+from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.run.model import load_model
 from setclip_cli.training.training import Training
 
@@ -417,7 +417,7 @@ def test_a_new_run_starts_from_the_weights_of_another(world: Path, run: Path, tm
     assert code == 0, stderr
     first, following = load_model(run), load_model(tmp_path / "next")
     for modality in ("protein", "caption"):
-        trained = trained_part(first.encoders[modality]).state_dict()
+        trained = without_extra_encoders(first.encoders[modality]).state_dict()
         start = following.initial[modality].state_dict()
         assert all(trained[name].equal(start[name]) for name in trained)
 

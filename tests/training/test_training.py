@@ -12,7 +12,7 @@ from tiny import pools
 from torch import Tensor
 
 from setclip_cli.errors import SetClipError
-from setclip_cli.methods.extra_encoders import trained_part
+from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.recipe.presets import Method
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.build import build_training
@@ -190,7 +190,7 @@ def test_averaged_weights_follow_their_formula(recipe: Recipe) -> None:
         training.advance()
         average = 0.9 * average + 0.1 * training.updater.weights[name].detach()
     torch.testing.assert_close(training.updater.averages[name], average)
-    fitted = trained_part(finish(recipe, training, training.batches.pairs).encoders[0])
+    fitted = without_extra_encoders(finish(recipe, training, training.batches.pairs).encoders[0])
     assert torch.equal(dict(fitted.named_parameters())["encoder.input.bias"], training.updater.averages[name])
 
 
