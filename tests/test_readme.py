@@ -13,7 +13,8 @@ from setclip_cli.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_it_opens_with_the_two_commands() -> None:
@@ -31,9 +32,24 @@ def test_every_room_has_its_line() -> None:
     assert set(told) == rooms - {"__init__", "__main__", "version"}
 
 
+def test_the_files_that_contributing_names_are_there() -> None:
+    named = re.findall(r"`((?:setclip_cli|tests|docs)/\S+\.(?:py|md))`(?! \(new\))", CONTRIBUTING)
+    assert len(named) > 20
+    for file in named:
+        assert (ROOT / file).exists(), file
+
+
+def test_the_names_that_contributing_tells_to_change_are_there() -> None:
+    for file, cell in re.findall(r"^\| `(setclip_cli/\S+\.py|tests/\S+\.py)` \| (.+) \|$", CONTRIBUTING, re.MULTILINE):
+        source = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`(_?[A-Z_]{3,}|_[a-z_]+)`", cell):
+            if name != "_pls":
+                assert re.search(rf"\b{name}\b", source), f"{file}: {name}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
 
