@@ -3,8 +3,8 @@
     python benchmarks/ingest.py                       # all of it, some minutes and 3 GB of disk
     python benchmarks/ingest.py --only second-run     # one part: proteins | images | second-run
 
-Each measurement is a process of its own, so that its peak memory is its own. Ours and the bare one take turns and the
-best of each is kept, since a machine is only ever slower than it can be.
+Each measurement has its own process, so that its peak memory is its own. Ours and the bare one take turns, and the best
+of each is kept, because other work can only make a machine slower.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make_images(root: Path, count: int) -> None:
 
 
 def proteins_bare(source: Path, out: Path) -> None:
-    """The same columns with dnaio and pyarrow, nothing checked, nothing kept in mind."""
+    """The same columns with dnaio and pyarrow, nothing checked, nothing remembered."""
     out.mkdir(parents=True)
     rows: list[tuple[object, ...]] = []
     shard = 0

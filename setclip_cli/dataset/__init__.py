@@ -1,1 +1,1 @@
-"""The DATASET on disk: Parquet shards of unpaired rows and their index; its verification and its description."""
+"""The DATASET on disk: Parquet shards of unpaired rows and their index; its check and its description."""

@@ -1,7 +1,8 @@
-"""croissant.json: the DATASET described in Croissant 1.0 JSON-LD, for catalogues and other people's loaders.
+"""croissant.json: describes the DATASET in Croissant 1.0 JSON-LD, for catalogues and other programs.
 
 Specification: Akhtar et al. 2024, arXiv:2403.19546; https://docs.mlcommons.org/croissant/docs/croissant-spec.html
-Each modality is one record set over its shards.
+Each modality is one record set over its shards. mlcroissant checks the file in a test but does not write it: it
+would save the context alone, and bring rdflib, pandas and ten other packages.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def write_croissant(root: Path) -> Path:
     """Writes ``croissant.json`` into a finished DATASET and returns its path.
 
     Raises:
-        SetClipError: the folder is no finished DATASET.
+        SetClipError: the folder is not a finished DATASET.
     """
     path = root / "croissant.json"
     atomic.write_json(path, croissant(open_dataset(root)))
@@ -68,7 +69,7 @@ def write_croissant(root: Path) -> Path:
 
 
 def croissant(dataset: Dataset) -> dict[str, Any]:
-    """The description as JSON-LD. Title, licence and citation come from the manifests where there are any."""
+    """The description as JSON-LD. Title, licence and citation come from the manifests, if there are any."""
     manifests = dataset.index.manifests
     description: dict[str, Any] = {
         "@context": _CONTEXT,

@@ -1,9 +1,9 @@
-"""The DATASET: Parquet shards of unpaired rows, one folder a modality, and the index that is written last.
+"""The DATASET: Parquet shards of unpaired rows, one folder for each modality, and an index that is written last.
 
     DATASET/dataset.json                       DatasetIndex
     DATASET/<modality>/<split>-00000.parquet   SCHEMAS[modality]
     DATASET/pairs.parquet                      PAIRS_SCHEMA, the few known pairs
-    DATASET/rejects.parquet                    REJECTS_SCHEMA, every record not taken
+    DATASET/rejects.parquet                    REJECTS_SCHEMA, every record that was not taken
 
 Row order means nothing: row i of one modality has nothing to do with row i of another.
 """
@@ -52,7 +52,7 @@ SCHEMAS: dict[Modality, pa.Schema] = {
     ),
     "caption": pa.schema([*_COMMON, pa.field("text", pa.string(), nullable=False), pa.field("group", pa.string())]),
 }
-OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards that have something to say there
+OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards where a row has a value
     "crs": pa.string(),  # GeoTIFF tiles: coordinate reference system
     "transform": pa.list_(pa.float64()),  # GeoTIFF tiles: affine map from pixels to the ground
     "perceptual_hash": pa.uint64(),
@@ -81,16 +81,16 @@ class Shard(BaseModel):
 
 
 class DatasetIndex(BaseModel):
-    """dataset.json. Only a finished ingest writes it, so a folder that has one is whole."""
+    """dataset.json. Only a finished ingest writes it: a folder that has it is whole."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     shards: list[Shard]
     rejects: dict[str, int] = {}  # reason -> records not taken
-    sources: list[dict[str, Any]] = []  # what was read, with the options it was read with
+    sources: list[dict[str, Any]] = []  # what was read, and with which options
     manifests: list[dict[str, Any]] = []
-    pairs: list[dict[str, Any]] = []  # how the rows of pairs.parquet came about
+    pairs: list[dict[str, Any]] = []  # where the rows of pairs.parquet came from
     files: dict[str, str] = {}  # sha256 of pairs.parquet and rejects.parquet
 
 
@@ -117,7 +117,7 @@ class Dataset:
         return atomic.sha256_file(self.root / INDEX_NAME)
 
     def modalities(self) -> list[Modality]:
-        """Those with rows, in the order of ``MODALITIES``."""
+        """The modalities with rows, in the order of ``MODALITIES``."""
         return [modality for modality in MODALITIES if any(shard.modality == modality for shard in self.index.shards)]
 
     def splits(self, modality: Modality) -> list[str]:

@@ -23,7 +23,7 @@ _BATCH_ROWS = 1024
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What was checked; a DATASET with a fault raises instead."""
+    """What was checked and found whole."""
 
     out: Path
     shards: int
@@ -38,13 +38,14 @@ class VerifyResult:
         return f"{self.out}: whole; {counts}; all hashes match"
 
 
-def verify(root: Path) -> VerifyResult:
-    """Re-hashes every shard, every row's payload, and pairs.parquet and rejects.parquet.
+def verify(root: str | Path) -> VerifyResult:
+    """Checks the hash of every shard, of every row's payload, and of pairs.parquet and rejects.parquet.
 
     Raises:
-        SetClipError: anything is missing or differs; the message lists the first five faults.
+        SetClipError: something is missing or differs; the message lists the first five faults.
     """
     dataset = open_dataset(root)
+    root = dataset.root
     faults: list[str] = []
     for shard in console.progress(dataset.index.shards, label="verify", unit="shards"):
         faults += _faults(root, shard)
@@ -58,7 +59,7 @@ def verify(root: Path) -> VerifyResult:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise SetClipError(
             f"{root}: {len(faults)} faults: {'; '.join(faults[:5])}{more}",
-            fix="run the `setclip ingest` commands again into a new folder; the sources stand in its dataset.json",
+            fix="run the `setclip ingest` commands again with a new folder; dataset.json lists the sources",
         )
     shards = dataset.index.shards
     return VerifyResult(root, len(shards), sum(s.rows for s in shards), sum(s.bytes for s in shards))
@@ -84,9 +85,9 @@ def _faults(root: Path, shard: Shard) -> Iterator[str]:
                 for identifier, digest, content in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     found = hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
                     if found != digest:
-                        yield f"{shard.path}: row {identifier}: its payload is not what was hashed"
+                        yield f"{shard.path}: row {identifier}: its payload does not have its sha256"
     except (pa.ArrowException, OSError) as error:
-        yield f"{shard.path}: no readable Parquet file ({error})"
+        yield f"{shard.path}: is not a readable Parquet file ({error})"
         return
     if rows != shard.rows:
         yield f"{shard.path}: {rows:,} rows, not {shard.rows:,}"

@@ -1,1 +1,1 @@
-"""From raw files to a DATASET: readers, splits, duplicates, known pairs, and the work that survives a kill."""
+"""From raw files to a DATASET: readers, splits, duplicates, known pairs, and continuing after a kill."""

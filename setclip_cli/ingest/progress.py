@@ -129,7 +129,7 @@ def locked(out: Path) -> Iterator[Path]:
 
 
 def write_error(out: Path, error: OSError) -> SetClipError:
-    """What the user is told when a folder cannot be written."""
+    """The error for the user when a folder cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return SetClipError(
             f"{out}: the disk is full ({os.strerror(error.errno)}); only whole shards were kept",

@@ -1,10 +1,10 @@
-"""Clusters of similar protein sequences, so that a split can keep near copies on one side.
+"""Clusters of similar protein sequences, so that a split can keep near copies together.
 
 With MMseqs2 on the PATH (Steinegger and Soeding 2017): ``easy-linclust`` at 30% identity over 80% of the length.
 Without it: MinHash (Broder 1997) over 4-mers. Sequences whose signatures agree in two neighbouring places of one of 32
 bands are compared, and joined when at least 8 of 64 places agree: an estimated Jaccard index of 1/8 of their 4-mers,
 which two sequences of some 69% identity have, since a share p^4 = 2J / (1 + J) of 4-mers survives at identity p.
-Clusters are the connected components, so near copies end in one cluster; remote homologues may not.
+Clusters are the connected components, so near copies are in one cluster; remote homologues may not be.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def cluster_sequences(proteins: Iterable[tuple[str, str]]) -> tuple[dict[str, st
 
 
 def minhash_clusters(proteins: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The clusters of our own: 260 bytes and some 0.1 ms a sequence, no randomness."""
+    """Clusters by MinHash: 260 bytes and about 0.1 ms for each sequence; the same in every run."""
     ids: list[str] = []
     signatures: list[NDArray[np.uint32]] = []
     for identifier, sequence in proteins:
@@ -60,7 +60,7 @@ def minhash_clusters(proteins: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def signature(sequence: str) -> NDArray[np.uint32]:
-    """(64,) the least of 64 hash functions over the sequence's 4-mers; a shorter sequence is its own one k-mer."""
+    """(64,) the least of 64 hash functions over the sequence's 4-mers; a shorter sequence is one k-mer."""
     codes = np.frombuffer(sequence.encode("ascii"), dtype=np.uint8).astype(np.uint64)
     width = min(K, len(codes))
     words = np.zeros(len(codes) - width + 1, dtype=np.uint64)
@@ -80,7 +80,7 @@ _OFFSETS = _constants(2)
 
 
 def _join_band(signatures: NDArray[np.uint32], band: NDArray[np.uint32], parents: NDArray[np.int64]) -> None:
-    """Joins each sequence with the first one of the same band key, when their whole signatures agree enough."""
+    """Joins each sequence with the first one of the same band key, if enough of their signatures agree."""
     keys = band[:, 0].astype(np.uint64) << np.uint64(32) | band[:, 1].astype(np.uint64)
     order = np.argsort(keys, kind="stable")
     starts = np.concatenate(([0], np.flatnonzero(np.diff(keys[order])) + 1, [len(order)]))
@@ -117,14 +117,14 @@ def _linclust(program: str, proteins: Iterable[tuple[str, str]]) -> dict[str, st
         if found.returncode:
             raise SetClipError(
                 f"{program}: failed with status {found.returncode}: {found.stdout[-300:]}{found.stderr[-300:]}",
-                fix="take mmseqs off the PATH to use the clustering that comes with setclip",
+                fix="remove mmseqs from the PATH; then setclip uses its own clustering",
             )
         rows = (line.split("\t") for line in Path(folder, "found_cluster.tsv").read_text().splitlines())
         return _first_of_each(ids, [(int(representative), int(member)) for representative, member in rows])
 
 
 def _first_of_each(ids: Sequence[str], rows: Sequence[tuple[int, int]]) -> dict[str, str]:
-    """Names each cluster by its first member, whichever member MMseqs2 chose to represent it."""
+    """Names each cluster by its first member, not by the one that MMseqs2 chose."""
     first: dict[int, int] = {}
     for representative, member in rows:
         first[representative] = min(member, first.get(representative, member))

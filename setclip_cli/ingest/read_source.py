@@ -14,7 +14,7 @@ from setclip_cli import console
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
 from setclip_cli.ingest.contents import is_same_source
-from setclip_cli.ingest.dedup import NO_LOSS, Dedup, KeepRules
+from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
 from setclip_cli.ingest.prepare import clusters_of, prepared
 from setclip_cli.ingest.progress import WrittenBatch
@@ -202,14 +202,19 @@ class SourceReader:
     def _check(self, path: Path, entry: dict[str, Any], max_bad_fraction: float) -> None:
         """Refuses a source that gave nothing, or too much that cannot be used."""
         read, bad, modality = entry["read"], entry["bad"], entry["modality"]
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in Counter(entry["rejects"]).most_common(3))
+        counts = Counter({reason: count for reason, count in entry["rejects"].items() if reason not in REPEATS})
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common(3))
         check = "check that this is the file you meant"
         if not read:
             raise SetClipError(f"{path}: there are no {modality} records in it", fix=check)
         if bad > max_bad_fraction * read or bad == read:
             self._contents.list_rejects_of_failure()
-            badly_encoded = any(reason.startswith("not UTF-8") for reason in entry["rejects"])
-            fix = not_utf8(path, reasons).fix if badly_encoded else "look at the list, and repair these records"
+            if any(reason.startswith("not UTF-8") for reason in counts):
+                fix = not_utf8(path, reasons).fix
+            elif counts.most_common(1)[0][0] == REPEATED_ID:
+                fix = f"give each record its own id, or choose another {argument('out')}"
+            else:
+                fix = "see the list, and repair these records"
             if bad < read:
                 more = min(1.0, bad / read + 0.01)
                 fix += f"; or leave them out: {argument('max_bad_fraction')} {more:.2f}"
@@ -218,7 +223,7 @@ class SourceReader:
                 f"{self._contents.out / 'rejects.parquet'} lists all of them",
                 fix=fix,
             )
-        if not entry["rows"] and not NO_LOSS & set(entry["rejects"]):
+        if not entry["rows"] and not {REPEATED_ID, *REPEATS} & set(entry["rejects"]):
             raise SetClipError(f"{path}: there are no {modality} records in it ({reasons})", fix=check)
 
 

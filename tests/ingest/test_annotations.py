@@ -74,11 +74,11 @@ def test_a_name_that_two_rows_share_finds_neither() -> None:
 
 def test_pairs_resolve_or_say_why_not() -> None:
     known = {"image": IdLookup({"x/1.jpg": "train"}), "caption": IdLookup({"c": "train", "t": "test"})}
-    stated = [
+    unresolved = [
         UnresolvedPair("line 2", "image", "1.jpg", "caption", "c"),
         UnresolvedPair("line 3", "image", "1.jpg", "caption", "t"),
     ]
-    assert list(resolve(stated, known)) == [  # type: ignore[arg-type]
+    assert list(resolve(unresolved, known)) == [  # type: ignore[arg-type]
         Pair("image", "x/1.jpg", "caption", "c", "train"),
         ("line 3", "pair joins split train with split test"),
     ]

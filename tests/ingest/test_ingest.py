@@ -99,7 +99,7 @@ def test_a_caption_may_repeat_for_another_image_but_not_for_the_same(tmp_path: P
     assert [row["id"] for row in table(tmp_path / "out", "caption")] == ["1.jpg#0", "2.jpg#0"]
 
 
-def test_a_drawn_split_keeps_groups_whole_and_no_text_stands_in_two_splits(tmp_path: Path) -> None:
+def test_a_drawn_split_keeps_groups_whole_and_no_text_is_in_two_splits(tmp_path: Path) -> None:
     rows = [{"text": f"text {number % 97}", "group": f"{number // 5}.jpg"} for number in range(2000)]
     source = captions(tmp_path / "c.jsonl", rows)
     ingest([source], tmp_path / "out", IngestOptions(modality="caption", split="train=0.6,test=0.4"))
@@ -178,9 +178,9 @@ def test_pairs_are_looked_up_and_put_in_the_order_of_the_towers(tmp_path: Path) 
 
 
 def test_pairs_can_be_added_when_every_source_is_in(tmp_path: Path) -> None:
-    out, stated = tmp_path / "out", tmp_path / "p.csv"
-    stated.write_text("left_modality,left_id,right_modality,right_id\nimage,a.png,caption,1\nimage,a.png,caption,9\n")
-    arguments = ["ingest", "--pairs", str(stated), "--out", str(out)]
+    out, pairs = tmp_path / "out", tmp_path / "p.csv"
+    pairs.write_text("left_modality,left_id,right_modality,right_id\nimage,a.png,caption,1\nimage,a.png,caption,9\n")
+    arguments = ["ingest", "--pairs", str(pairs), "--out", str(out)]
     refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 3
     assert f"{out}: no such folder" in refused.output
@@ -239,6 +239,16 @@ def test_sources_and_modalities_join_a_dataset_as_if_named_at_once(tmp_path: Pat
     assert [row["id"] for row in table(tmp_path / "in-turn", "protein")] == ["a", "b", "d"]
     ingest([captions(tmp_path / "c.jsonl", [{"text": "one"}])], tmp_path / "in-turn", IngestOptions(modality="caption"))
     assert open_dataset(tmp_path / "in-turn").modalities() == ["protein", "caption"]
+
+
+def test_a_caption_of_an_earlier_ingest_is_not_taken_again_for_the_same_image(tmp_path: Path) -> None:
+    """The groups of rows on disk are known to the next ingest."""
+    rows = [{"id": "1", "text": "a field", "group": "1.jpg"}, {"id": "2", "text": "a lake", "group": "1.jpg"}]
+    again = [{"id": "3", "text": "a field", "group": "1.jpg"}, {"id": "4", "text": "a field", "group": "2.jpg"}]
+    for name, lines in (("a.jsonl", rows), ("b.jsonl", again)):
+        ingest(captions(tmp_path / name, lines), tmp_path / "out", IngestOptions(modality="caption"))
+    assert [row["id"] for row in table(tmp_path / "out", "caption")] == ["1", "2", "4"]
+    assert rejects(tmp_path / "out") == [("3", "duplicate of a record already taken")]
 
 
 @pytest.mark.parametrize("workers", [1, 3, 8])

@@ -1,4 +1,4 @@
-"""Killed, out of space, changed underneath: an ingest ends with the bytes of an unbroken one, or says why not."""
+"""Killed, without disk space, with changed sources: an ingest gives the bytes of an unbroken one, or says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data manifests: those that come along are sound, and one is followed from download to DATASET."""
+"""Data manifests: those that come with setclip are valid, and one is followed from download to DATASET."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def publish(server: Server, root: Path) -> Path:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_each_manifest_that_comes_along_is_sound(path: Path) -> None:
+def test_each_manifest_that_comes_with_setclip_is_valid(path: Path) -> None:
     manifest = load_manifest(path)
     assert manifest.homepage.startswith("http")
     parse_split(manifest.split)

@@ -26,8 +26,19 @@ def test_the_draw_follows_the_shares_and_depends_on_the_key_alone() -> None:
 
 
 def test_draws_stay_as_they_were_in_the_first_release() -> None:
-    rule = parse_split("train=0.5,test=0.5")
-    assert [rule.draw(key) for key in ("a", "b", "c", "d")] == ["test", "train", "train", "train"]
+    """64 keys with their splits as literal values: another hash would move every user's rows to other splits."""
+    rule = parse_split("train=0.5,val=0.25,test=0.25")
+    keys = [f"P{number:05d}" for number in range(40)] + [f"airport_{number}.jpg" for number in range(16)]
+    keys += ["", "é", "日本", "a/b.png", "a/b.png#1", "x" * 100, "\n", "0"]
+    letters = {"train": "t", "val": "v", "test": "e"}
+    assert "".join(letters[rule.draw(key)] for key in keys) == (
+        "vveeevvvttetvvvvevtttttvtttttttettttvtvetttttevtevttteveetevtttt"
+    )
+
+
+def test_a_draw_beyond_the_last_bound_goes_to_the_last_split() -> None:
+    """Shares add up to 1 only up to rounding."""
+    assert SplitRule(None, shares=(("train", 0.0), ("test", 0.0))).draw("a") == "test"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def check_image(content: bytes) -> CheckedImage:
         raise UnusableImageError(f"over the cap of {MAX_PIXELS:,} pixels") from error
     except MemoryError as error:
         raise UnusableImageError("too large to decode") from error
-    except Exception as error:  # Pillow's plug-ins raise whatever their parsing meets: struct.error, KeyError, ...
+    except Exception as error:  # Pillow's plug-ins raise anything: struct.error, KeyError, ...
         raise UnusableImageError(f"no readable image: {type(error).__name__}") from error
 
 
@@ -263,14 +263,14 @@ class ImageFolder:
 
 
 def _read_capped(path: str) -> bytes:
-    """Reads a file, and one byte more than the cap allows where it is longer."""
+    """Reads a file; one byte more than the limit if it is longer."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         left = min(os.fstat(descriptor).st_size, MAX_IMAGE_BYTES) + 1
         parts = []
         while part := os.read(descriptor, left):
             parts.append(part)
-            if len(part) in (left, left - 1):  # the cap, or what fstat promised
+            if len(part) in (left, left - 1):  # the limit, or the size that fstat gave
                 break
             left -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)

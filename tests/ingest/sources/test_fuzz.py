@@ -1,7 +1,7 @@
 """Any bytes give records, rejects or a SetClipError: never another exception, never more memory than the cap.
 
 Inputs are whole random files, and real small files with bytes changed, cut out or repeated. Hypothesis keeps each
-input that ever failed in ``.hypothesis``; those found so far stand below as examples.
+input that ever failed in ``.hypothesis``; those found so far are examples below.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ fuzzed = settings(
 
 
 def read(path: Path, modality: Any, content: bytes) -> list[Record | Reject]:
-    """Reads a file with whatever its reader offers; checks what every item must hold."""
+    """Reads a file and checks what every record must hold."""
     path.write_bytes(content)
     options = ReadOptions(modality=modality, captions_from="name" if modality == "protein" else None)
     items: list[Record | Reject] = []
