@@ -134,6 +134,34 @@ def test_flat_and_broken_images_have_no_hash() -> None:
     assert perceptual_hash(b"nothing") is None
 
 
+def test_an_image_on_its_side_hashes_as_the_upright_one() -> None:
+    turned = photo(5).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 270 degrees counter-clockwise when it is shown
+    stream = io.BytesIO()
+    turned.save(stream, "PNG", exif=exif)
+    shown, upright = perceptual_hash(stream.getvalue()), perceptual_hash(encoded(photo(5), "PNG"))
+    assert shown is not None
+    assert upright is not None
+    assert (shown ^ upright).bit_count() <= MAX_DISTANCE
+
+
+@pytest.mark.parametrize(("bits", "found"), [(4, True), (5, False)])
+def test_hashes_look_alike_up_to_four_bits(bits: int, found: bool) -> None:
+    seen = LookAlikes()
+    seen.add(0, "a", "train")
+    assert (seen.find((1 << bits) - 1) is not None) == found
+
+
+def test_a_copy_of_an_image_of_an_earlier_ingest_is_flagged(tmp_path: Path) -> None:
+    for name, quality in (("first", 95), ("second", 70)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.jpg").write_bytes(encoded(photo(1), quality=quality))
+        ingest(tmp_path / name, tmp_path / "out", IngestOptions(modality="image", near_duplicates="flag"))
+    rows = open_dataset(tmp_path / "out").table("image", None, ["id", "near_duplicate_of"]).to_pylist()
+    assert [row["near_duplicate_of"] for row in rows] == [None, "first.jpg"]
+
+
 def test_every_hash_within_the_distance_is_found_and_none_beyond() -> None:
     generator = random.Random(0)
     seen = LookAlikes()

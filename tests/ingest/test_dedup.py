@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from setclip_cli.ingest.dedup import DUPLICATE, OTHER_SPLIT, REPEATED_ID, Dedup, KeepRules, Kept
+from setclip_cli.ingest.near_duplicates import LookAlikes
 from setclip_cli.ingest.options import SplitBy
 from setclip_cli.ingest.sources.base import Record, Reject, sha256_text
 from setclip_cli.ingest.splits import parse_split
@@ -106,3 +107,16 @@ def test_a_record_without_group_or_label_is_drawn_by_its_id() -> None:
         assert [split_of(Dedup().decide(caption(f"{n}", "words"), rules)) for n in range(20)] == [
             DRAWN.rule.draw(f"{n}") for n in range(20)
         ]
+
+
+def test_an_image_is_compared_with_images_that_do_not_look_alike_themselves() -> None:
+    """Else a chain of small steps would join images that do not look alike."""
+    dedup = Dedup(LookAlikes())
+    flags = {}
+    for name, value in {"first": 0, "three bits away": 0b111, "six bits away": 0b111111}.items():
+        record = Record("image", name, b"x", sha256_text(name), extra={"perceptual_hash": value})
+        decision = dedup.decide(record, KeepRules(parse_split("train"), near_duplicates="flag"))
+        assert isinstance(decision, Kept)
+        assert decision.record.extra is not None
+        flags[name] = decision.record.extra["near_duplicate_of"]
+    assert flags == {"first": None, "three bits away": "first", "six bits away": None}

@@ -160,6 +160,16 @@ def test_labels_match_the_whole_id_or_the_file_name_and_unused_ones_are_counted(
     assert "1 labels do not belong to a record" in result.summary()
 
 
+def test_captions_take_the_label_of_their_image_and_other_labels_are_another_source(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    options = IngestOptions(modality="caption", labels=labels)
+    source = captions(tmp_path / "c.jsonl", [{"text": "one", "group": "a.png"}, {"text": "two", "group": "b.png"}])
+    for label in ("lake", "sea"):
+        labels.write_text(f"filename,class\na.png,{label}\n")
+        ingest(source, tmp_path / "out", options)
+        assert [row["label"] for row in table(tmp_path / "out", "caption")] == [label, None]
+
+
 def test_pairs_are_looked_up_and_put_in_the_order_of_the_towers(tmp_path: Path) -> None:
     root = images(tmp_path / "in", ["x/a.png", "x/b.png"])
     source = captions(tmp_path / "c.jsonl", [{"id": "1", "text": "one"}, {"id": "2", "text": "two", "split": "test"}])
@@ -211,6 +221,34 @@ def test_pairs_from_group_join_each_caption_to_what_it_describes(tmp_path: Path)
         ("a.png", "a.png#0"),
         ("a.png", "a.png#1"),
     ]
+
+
+@pytest.mark.parametrize("by", ["group", "file"])
+def test_pairs_are_added_again_when_there_are_new_rows(tmp_path: Path, by: str) -> None:
+    out, pairs = tmp_path / "out", tmp_path / "p.csv"
+    pairs.write_text(
+        "left_modality,left_id,right_modality,right_id\nimage,a.png,caption,a.png#0\nimage,b.png,caption,b.png#0\n"
+    )
+    options = IngestOptions(modality="caption", pairs=pairs if by == "file" else None, pairs_from_group=by == "group")
+    ingest(images(tmp_path / "in", ["a.png", "b.png"]), out, IngestOptions(modality="image"))
+    for number, name in enumerate(("a", "b"), 1):
+        source = captions(tmp_path / f"{name}.jsonl", [{"text": f"words of {name}", "group": f"{name}.png"}])
+        assert ingest(source, out, options).pairs == number
+    assert [pair.left_id for pair in open_dataset(out).pairs()] == ["a.png", "b.png"]
+    assert len(open_dataset(out).index.pairs) == 1
+
+
+def test_captions_of_proteins_and_of_images_are_paired_with_their_own_kind(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ingest(images(tmp_path / "in", ["a.png"]), out, IngestOptions(modality="image"))
+    ingest(fasta(tmp_path / "p.fasta", {"p1": "MKV"}), out, IngestOptions(modality="protein"))
+    rows = [{"text": "a lake", "group": "a.png"}, {"text": "a kinase", "group": "p1"}]
+    result = ingest(captions(tmp_path / "c.jsonl", rows), out, IngestOptions(modality="caption", pairs_from_group=True))
+    assert {(pair.left_modality, pair.left_id) for pair in open_dataset(out).pairs()} == {
+        ("image", "a.png"),
+        ("protein", "p1"),
+    }
+    assert result.pair_rejects == {}
 
 
 def test_pairs_before_the_other_modality_say_which_ingest_is_missing(tmp_path: Path) -> None:
@@ -269,6 +307,21 @@ def test_too_many_bad_records_leave_no_finished_dataset_but_their_list(tmp_path:
     result = ingest([tmp_path / "a.fasta"], tmp_path / "out", IngestOptions(modality="protein", max_bad_fraction=0.6))
     assert result.rows == {"protein": {"train": 2}}
     assert len(rejects(tmp_path / "out")) == 2
+
+
+def test_as_many_bad_records_as_allowed_are_taken_and_a_source_of_repeats_alone_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "a.fasta").write_text(">a\nMKV\n>b\nM1\n>c\nM2\n>d\nGG\n")
+    options = IngestOptions(modality="protein", max_bad_fraction=0.5)
+    assert ingest(tmp_path / "a.fasta", tmp_path / "out", options).rows == {"protein": {"train": 2}}
+    (tmp_path / "b.fasta").write_text(">x\nMKV\n>y\nGG\n")
+    result = ingest(tmp_path / "b.fasta", tmp_path / "out", options)
+    assert result.new[0]["rejects"] == {"duplicate of a record already taken": 2}
+
+
+def test_repeated_ids_say_how_to_repair_them(tmp_path: Path) -> None:
+    ingest(fasta(tmp_path / "a.fasta", {"a": "MKV"}), tmp_path / "out", IngestOptions(modality="protein"))
+    with pytest.raises(SetClipError, match=r"1 id already taken by(.|\n)*give each record its own id"):
+        ingest(fasta(tmp_path / "b.fasta", {"a": "GG"}), tmp_path / "out", IngestOptions(modality="protein"))
 
 
 def run(*arguments: object) -> Any:

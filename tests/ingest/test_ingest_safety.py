@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,7 +23,11 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
+from setclip_cli.ingest.progress import Progress, WrittenBatch
+from setclip_cli.ingest.sources.base import Record, Reject
+from setclip_cli.ingest.sources.protein import Fasta
 
+PROTEINS = IngestOptions(modality="protein")
 INGEST = (
     "import sys\n"
     "from setclip_cli.ingest.ingest import ingest\n"
@@ -109,6 +114,89 @@ def test_stopped_after_any_write_a_second_run_does_only_what_is_missing(
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
     assert len(again) <= 1  # the shard whose line in the journal the stop had cut off
     assert units >= len(first) - 1
+
+
+def stopped(
+    monkeypatch: pytest.MonkeyPatch, source: Path, out: Path, options: IngestOptions = PROTEINS, batches: int = 2
+) -> None:
+    """An ingest of batches of 30 rows that is stopped when it has written some of them."""
+    real = Progress.add
+    written: list[WrittenBatch] = []
+
+    def add(self: Progress, batch: WrittenBatch) -> None:
+        if len(written) == batches:
+            raise KeyboardInterrupt
+        written.append(batch)
+        real(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(source, out, options, shard_rows=30)
+
+
+@pytest.mark.parametrize("change", ["source", "shard_rows", "shard", "half line", "nothing"])
+def test_only_batches_of_the_same_work_that_are_whole_are_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    source, out = fasta(tmp_path / "a.fasta", 150, 0), tmp_path / "out"
+    stopped(monkeypatch, source, out)
+    shard_rows = 50 if change == "shard_rows" else 30
+    if change == "source":
+        source = fasta(tmp_path / "b.fasta", 150, 1)
+    elif change == "shard":
+        with (out / "protein/train-00001.parquet").open("ab") as file:
+            file.write(b"more")
+    elif change == "half line":
+        with (out / ".ingest/journal.jsonl").open("a") as file:
+            file.write('{"source": "')
+    ingest(source, out, PROTEINS, shard_rows=shard_rows)
+    ingest(source, tmp_path / "unbroken", PROTEINS, shard_rows=shard_rows)
+    assert contents(out) == contents(tmp_path / "unbroken")
+
+
+def test_a_resumed_ingest_starts_after_what_is_written_and_does_not_guess_which_labels_were_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, labels = fasta(tmp_path / "a.fasta", 150, 0), tmp_path / "l.csv"
+    labels.write_text("id,label\na1,x\nnone,y\n")
+    options = IngestOptions(modality="protein", labels=labels)
+    stopped(monkeypatch, source, tmp_path / "out", options)
+    starts: list[int] = []
+    real = Fasta.records
+
+    def records(self: Fasta, start: int, workers: int) -> Iterator[Record | Reject]:
+        starts.append(start)
+        return real(self, start, workers)
+
+    monkeypatch.setattr(Fasta, "records", records)
+    assert ingest(source, tmp_path / "out", options, shard_rows=30).unused_labels == 0
+    assert starts[0] > 60  # 60 rows, and rejects
+    assert ingest(source, tmp_path / "unbroken", options).unused_labels == 1
+
+
+def test_the_record_of_progress_keeps_its_format(tmp_path: Path) -> None:
+    """A line as the first release writes it: an ingest that it left unfinished is finished by this version."""
+    line = (
+        '{"source":"s","base":"b","items":3,"shards":[{"path":"protein/train-00000.parquet","modality":"protein",'
+        '"split":"train","rows":2,"bytes":0,"sha256":"x"}],"rejects":null,"tally":{"read":3},"last":true}\n'
+    )
+    (tmp_path / "journal.jsonl").write_text(line)
+    (tmp_path / "protein").mkdir()
+    (tmp_path / "protein/train-00000.parquet").touch()
+    (batch,) = Progress(tmp_path).resume("s", "b", tmp_path)
+    assert (batch.records, batch.counts) == (3, {"read": 3})
+    assert (tmp_path / "journal.jsonl").read_text() == line
+
+
+def test_half_written_files_are_removed_and_a_missing_shard_is_made_again(tmp_path: Path) -> None:
+    source, out = fasta(tmp_path / "a.fasta", 50, 0), tmp_path / "out"
+    ingest(source, out, PROTEINS)
+    whole = contents(out)
+    (out / "protein/.train-00000.parquet.1.tmp").touch()
+    (out / "protein/train-00000.parquet").unlink()
+    ingest(source, out, PROTEINS)
+    assert contents(out) == whole
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_no_partial_shard(

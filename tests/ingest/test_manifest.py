@@ -132,6 +132,27 @@ def test_from_a_folder_nothing_is_fetched_everything_is_verified_and_nothing_is_
         ingest(str(path), str(tmp_path / "out2"), IngestOptions(from_folder=str(folder)))
 
 
+def test_a_part_has_its_own_split_and_options_and_pairs_come_last(tmp_path: Path) -> None:
+    text = MANIFEST.format(url="https://example.org", size=1, sha256="0" * 64)
+    text = text.replace('licence = "CC0-1.0"', 'licence = "CC0-1.0"\nsplit = "test"').replace(
+        "rows = 3", 'split = "val"\noptions = { text_column = "words" }'
+    )
+    text = text.replace("bytes = 1", 'unknown = "none"').replace(f'sha256 = "{"0" * 64}"', "")
+    path = tmp_path / "m.toml"
+    path.write_text(text)
+    (tmp_path / "two.fasta.gz").write_bytes(gzip.compress(FASTA))
+    with zipfile.ZipFile(tmp_path / "words.zip", "w") as file:
+        lines = [{"text": "not this", "words": f"words {n}", "group": f"p{n}"} for n in (1, 2)]
+        file.writestr("deep/words.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(SetClipError, match="give only 0 pairs"):  # the two sides are in different splits
+        ingest(path, tmp_path / "out", IngestOptions(from_folder=tmp_path, pairs=1))
+    assert open_dataset(tmp_path / "out").splits("protein") == ["test"]
+    result = ingest(path, tmp_path / "out2", IngestOptions(from_folder=tmp_path, pairs=1, split="train"))
+    assert result.rows == {"protein": {"train": 2}, "caption": {"train": 2}}
+    assert open_dataset(tmp_path / "out2").table("caption")["text"].to_pylist() == ["words 1", "words 2"]
+    assert result.pairs == 1
+
+
 def change(old: str, new: str) -> Any:
     return lambda text: text.replace(old, new)
 

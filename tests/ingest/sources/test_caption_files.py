@@ -9,7 +9,7 @@ import pytest
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.sources.base import Record, Reject
-from setclip_cli.ingest.sources.caption import CaptionFile, class_of_name
+from setclip_cli.ingest.sources.caption import CaptionFile, class_of_name, usual_split
 
 
 def read(path: Path, content: bytes | str, **options: str) -> list[Record | Reject]:
@@ -102,6 +102,41 @@ def test_csv_with_a_named_column_and_quoted_line_ends(tmp_path: Path) -> None:
     assert len(reasons(items)) == 1
     named = read(tmp_path / "d.tsv", "words\tid\nhello\t7\n", text_column="words")
     assert (texts(named), named[0][1]) == (["hello"], "7")
+
+
+def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    """A byte-order mark, spaces around the names of columns, empty fields, a NUL."""
+    (first, second) = read(tmp_path / "c.csv", "\ufefflabel, text ,caption,id\nx,,a lake,\n,a\0field,,7\n")
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert (first.payload, first.label, first.id) == ("a lake", "x", "c.csv:2")
+    assert (second.payload, second.label, second.id) == ("a\N{REPLACEMENT CHARACTER}field", None, "7")
+
+
+def test_a_list_of_records_counts_the_captions_of_each_image(tmp_path: Path) -> None:
+    entries = [
+        {"caption": "one", "image": "a.jpg"},
+        {"caption": "two", "image": "a.jpg"},
+        {"caption": "x", "image": "b"},
+    ]
+    items = read(tmp_path / "c.json", json.dumps([*entries, "no object"]))
+    assert [item.id for item in items if isinstance(item, Record)] == ["a.jpg#0", "a.jpg#1", "b#0"]
+    assert reasons(items) == [("entry 4", "no object")]
+
+
+@pytest.mark.parametrize(
+    ("found", "split"),
+    [
+        ("restval", "train"),
+        ("training", "train"),
+        ("valid", "val"),
+        ("dev", "val"),
+        ("test", "test"),
+        ("other", "other"),
+    ],
+)
+def test_the_usual_names_of_splits(found: str, split: str) -> None:
+    assert usual_split(found) == split
 
 
 def test_csv_without_a_caption_column_says_which_there_are(tmp_path: Path) -> None:

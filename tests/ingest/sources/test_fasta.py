@@ -36,6 +36,8 @@ def sequences(items: list[Record | Reject]) -> dict[str, object]:
         ("gi|4504345|ref|NP_000508.1| hemoglobin [Homo sapiens]", "NP_000508.1", "hemoglobin", "Homo sapiens"),
         ("ref|WP_1.1| a protein [phage [x]]", "WP_1.1", "a protein [phage [x]]", ""),
         ("my_protein\tsecond field", "my_protein", "second field", ""),
+        ("up|Q9|X_Y Some name OS=Homo sapiens", "Q9", "Some name", "Homo sapiens"),
+        ("xx|Q9|X_Y Some name", "xx|Q9|X_Y", "Some name", ""),
         ("bare", "bare", "", ""),
         ("", "", "", ""),
     ],

@@ -16,7 +16,7 @@ from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions, ReadOptions
-from setclip_cli.ingest.sources import open_source
+from setclip_cli.ingest.sources import open_source, uniprot
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.uniprot import parse_entry
 
@@ -58,6 +58,37 @@ def test_an_entry_gives_accession_name_organism_and_all_aspects() -> None:
     assert entry.aspects["keywords"] == "3D-structure, Heme {ECO:0000255}, Oxygen transport"
     assert entry.aspects["go"] == "hemoglobin complex, oxygen binding"
     assert entry.aspects["ec"] == "EC 1.2.3.4"
+
+
+def test_an_entry_keeps_its_first_accession_the_species_and_each_number_once() -> None:
+    entry = parse_entry(
+        [
+            "AC   Q1; Q2;",
+            "AC   Q3;",
+            "DE   SubName: Full=Some kinase;",
+            "DE            EC=1.2.3.4;",
+            "DE            EC=1.2.3.4;",
+            "DE            EC=1.2.-.n1;",
+            "OS   Escherichia coli (strain K12)",
+            "OS   (Bacteria).",
+            "CC   -!- FUNCTION: Adds phosphate.",
+            "CC   -----------------------------------------------------------------------",
+            "CC   Copyrighted by the UniProt Consortium",
+        ]
+    )
+    assert (entry.accession, entry.name, entry.organism) == ("Q1", "Some kinase", "Escherichia coli")
+    assert entry.aspects["ec"] == "EC 1.2.3.4, EC 1.2.-.n1"
+    assert entry.aspects["function"] == "Adds phosphate."
+
+
+def test_an_entry_over_the_limit_is_rejected_and_the_next_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uniprot, "MAX_ENTRY_BYTES", 2000)
+    long = ENTRY.replace("KW   ", "KW   Word.\nKW   " * 200, 1)
+    bad, good = items(tmp_path / "a.dat", long + ENTRY)
+    assert bad == Reject("entry 1", "entry longer than 2,000 bytes")
+    assert isinstance(good, Record)
 
 
 def test_captions_are_plain_text_and_share_the_accession_as_their_group(tmp_path: Path) -> None:
@@ -143,5 +174,7 @@ def test_captions_make_pairs_only_when_asked_and_as_many_as_asked(tmp_path: Path
     assert len(set(pairs)) == 7
     assert all(pair.right_id == f"{pair.left_id}#0" for pair in pairs)
     assert pairs == open_dataset(tmp_path / "two").pairs()
+    ingest(source, tmp_path / "other", replace(options, pairs=7, seed=4))
+    assert pairs != open_dataset(tmp_path / "other").pairs()
     with pytest.raises(SetClipError, match="give only 30 pairs"):
         ingest([source], tmp_path / "many", replace(options, pairs=31))
