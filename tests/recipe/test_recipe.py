@@ -276,3 +276,13 @@ def test_a_file_beside_the_user_is_taken_before_a_recipe_of_that_name(
     assert load_recipe("quickstart").objective.self_supervised.temperature == 0.1
     assert "(did you mean 'protein_caption'?)" in refusal(Path("recipes/protein_captoin.toml"))
     assert "`setclip recipes` lists" in refusal(Path("nothing"))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["weight=0.9", "full_weight_at_pairs=50", "form='published'", "start_step=3", "end_step=70", "warmup_steps=5"],
+)
+def test_what_belongs_to_a_method_does_not_go_with_the_user_to_another(base: Path, setting: str) -> None:
+    changed = load_recipe(base, [f"objective.clip.{setting}"])
+    assert changed != load_recipe(base)
+    assert changed.with_settings(method="set-clip") == load_recipe(base, ["method=set-clip"])
