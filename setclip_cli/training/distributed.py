@@ -7,7 +7,9 @@ the gradient of a single process, whatever the number of ranks, with no differen
 
 from __future__ import annotations
 
+import importlib
 import os
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -88,18 +90,29 @@ def launched() -> AbstractContextManager[Group]:
 
 
 class _Launched:
+    """On leaving, the threads of the group end before Python does: else one that still holds a tensor aborts the process.
+
+    They end with the last reference to the group (https://github.com/pytorch/pytorch/issues/190489).
+    """
+
     def __enter__(self) -> Group:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return Group()
+        # The first step of an optimizer imports this module, whose default arguments would then keep the group.
+        importlib.import_module("torch.distributed.nn.functional")
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return Group(dist.get_rank(), world)
 
-    def __exit__(self, *_: object) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not dist.is_initialized():
+            return
+        while error is not None:  # the frames of a failed exchange keep the group too
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
+        dist.destroy_process_group()
 
 
 def _gradient(parameter: Tensor) -> Tensor:

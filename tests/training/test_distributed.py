@@ -90,6 +90,41 @@ def launch(processes: int, *command: str) -> str:
     return done.stdout
 
 
+THREADS = """
+import sys, torch
+from pathlib import Path
+from setclip_cli.training.distributed import launched
+from torch import distributed as dist
+
+def threads():
+    return sum("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+
+try:
+    with launched() as group:
+        weight = torch.ones(3, requires_grad=True)
+        weight.sum().backward()
+        torch.optim.AdamW([weight]).step()
+        group.sum_gradients([weight])
+        inside = threads()
+        if sys.argv[1] == "fails":
+            dist.all_gather([torch.empty(3)], weight.grad)
+except RuntimeError as error:
+    kept = error  # as the interpreter keeps an error that ends the process
+assert inside and not threads(), (inside, threads())
+assert (sys.argv[1] == "fails") == ("kept" in globals())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs the list of a process's threads")
+@pytest.mark.parametrize("way", ["ends", "fails"])
+def test_no_thread_of_the_group_is_left_when_python_ends(tmp_path: Path, way: str) -> None:
+    """Such a thread may abort the process: "terminate called without an active exception"."""
+    script = tmp_path / "script.py"
+    script.write_text(THREADS)
+    launch(2, str(script), way)
+
+
 @pytest.mark.slow
 def test_the_command_trains_on_two_processes_and_one_writes(tmp_path: Path) -> None:
     from small_world import make_world
