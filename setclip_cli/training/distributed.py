@@ -90,9 +90,9 @@ def launched() -> AbstractContextManager[Group]:
 
 
 class _Launched:
-    """On leaving, the threads of the group end before Python does: else one that still holds a tensor aborts the process.
+    """On leaving, ends the threads of the group. One that still holds a tensor when Python ends aborts the process.
 
-    They end with the last reference to the group (https://github.com/pytorch/pytorch/issues/190489).
+    They end with the last reference to the group. Source: https://github.com/pytorch/pytorch/issues/190489
     """
 
     def __enter__(self) -> Group:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
@@ -13,7 +14,6 @@ from setclip_cli.run.folder import METRICS_NAME
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from torch import Tensor
 
@@ -21,18 +21,20 @@ TENSORBOARD_NAME = "tensorboard"
 MAP_ROWS = 1000  # of each side in a map
 
 
-class Logger(Protocol):
+class Logger(ABC):
     """A place for metrics beside metrics.jsonl."""
 
+    @abstractmethod
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
-        """A map of the two sides' embeddings, and the histogram of the rows' density gaps."""
-        ...
-
-    def flush(self) -> None: ...
-
+    @abstractmethod
     def close(self) -> None: ...
+
+    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:  # noqa: B027  # scalars only
+        """A map of the two sides' embeddings, and the histogram of the rows' density gaps."""
+
+    def flush(self) -> None:  # noqa: B027  # most loggers send at once, or by themselves
+        """Writes what is not written yet."""
 
 
 class RunLog:
@@ -61,18 +63,13 @@ class RunLog:
         for logger in self._loggers:
             logger.flush()
 
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._metrics.close()
         for logger in self._loggers:
             logger.close()
 
 
-class TensorBoard:
+class TensorBoard(Logger):
     """Scalars, maps and histograms under RUN/tensorboard."""
 
     def __init__(self, run: Path, step: int, _recipe: Mapping[str, Any]) -> None:
@@ -95,7 +92,7 @@ class TensorBoard:
         self._board.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Logger):
     """Scalars to a Weights & Biases run. A resumed RUN goes on in the same one."""
 
     def __init__(self, run: Path, _step: int, recipe: Mapping[str, Any]) -> None:
@@ -106,17 +103,11 @@ class WeightsAndBiases:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
-    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
-        """Does nothing: scalars only."""
-
-    def flush(self) -> None:
-        """Does nothing: wandb sends in the background."""
-
     def close(self) -> None:
         self._run.finish()
 
 
-class MLflow:
+class MLflow(Logger):
     """Scalars to the tracking server that MLFLOW_TRACKING_URI names."""
 
     def __init__(self, run: Path, _step: int, recipe: Mapping[str, Any]) -> None:
@@ -126,12 +117,6 @@ class MLflow:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(values), step=step)
-
-    def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
-        """Does nothing: scalars only."""
-
-    def flush(self) -> None:
-        """Does nothing: mlflow writes at once."""
 
     def close(self) -> None:
         self._mlflow.end_run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,7 +59,7 @@ def run_steps(
 
     with (
         BetweenSteps() as signals,
-        RunLog(out, step=first, loggers=train.loggers, recipe=recipe.model_dump(mode="json"))
+        closing(RunLog(out, step=first, loggers=train.loggers, recipe=recipe.model_dump(mode="json")))
         if main
         else nullcontext() as log,
     ):
