@@ -19,8 +19,8 @@ def ingest(
         list[Path] | None,
         typer.Argument(
             metavar="[SOURCE...]",
-            help="Files, folders or archives of one modality; or data manifests (.toml). Without a SOURCE, the pairs "
-            "are added to the DATASET.",
+            help="Files, folders or archives of one modality; or data manifests, by path or name. Without a SOURCE, "
+            "the pairs are added to the DATASET.",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +48,7 @@ def ingest(
 
       setclip ingest uniprot_sprot.dat.gz --modality protein --captions-from function --pairs 200 --out data/sprot
 
-      setclip ingest data_manifests/eurosat.toml --out data/eurosat
+      setclip ingest eurosat --out data/eurosat
 
       setclip ingest --pairs pairs.csv --out data/rs
 

@@ -131,7 +131,7 @@ def load_manifest(path: Path) -> Manifest:
             f"{'.'.join(map(str, mistake['loc'])) or 'manifest'}: {mistake['msg']}" for mistake in error.errors()
         )
         raise SetClipError(
-            f"{path}: {mistakes}", fix="see data_manifests/eurosat.toml for the form", exit_code=ExitCode.USAGE
+            f"{path}: {mistakes}", fix="see `setclip manifests show eurosat` for the form", exit_code=ExitCode.USAGE
         ) from error
 
 

@@ -16,13 +16,14 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
-from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, stamp
+from setclip_cli.ingest.sources.base import OneFile, Record, Reject
 from setclip_cli.ingest.sources.caption import MAX_CAPTION_CHARS, caption_record
-from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, folder_label, image_record, ordered_map
+from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
+from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, folder_label, image_record, ordered_map
 from setclip_cli.ingest.sources.streams import COMPRESSIONS, damaged, open_bytes, read_up_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2")
 MAX_EXPANSION = 200
@@ -53,14 +54,8 @@ def is_archive(path: Path) -> bool:
     )
 
 
-class ImageArchive:
+class ImageArchive(OneFile):
     """The images of an archive, in the order of their names (.zip) or of the archive (.tar)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def files(self) -> Sequence[FileStamp]:
-        return [stamp(self.path)]
 
     def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         names, labels = _survey(self.path)
@@ -82,18 +77,8 @@ class ImageArchive:
                 yield Reject(member.location, "no image suffix", bad=False)
 
 
-class CaptionArchive:
+class CaptionArchive(OneFile):
     """The captions of WebDataset shards: ``.txt`` and ``.caption`` members, and the ``caption`` of ``.json`` ones."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def files(self) -> Sequence[FileStamp]:
-        return [stamp(self.path)]
-
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        del workers
-        yield from islice(self._records(), start, None)
 
     def _records(self) -> Iterator[Record | Reject]:
         images = {_key(name): name for name in _survey(self.path)[0]}
@@ -166,15 +151,7 @@ def _zip_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Itera
                 try:
                     with archive.open(info) as file:
                         content = read_up_to(file, max_bytes)
-                except (
-                    zipfile.BadZipFile,
-                    EOFError,
-                    OSError,
-                    RuntimeError,
-                    NotImplementedError,
-                    ValueError,
-                    zlib.error,
-                ) as error:
+                except _MEMBER_DAMAGE as error:
                     yield Reject(name, f"damaged in the archive: {type(error).__name__}")
                     continue
                 yield Reject(name, f"over {max_bytes:,} bytes") if len(content) > max_bytes else Member(name, content)

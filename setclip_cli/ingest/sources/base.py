@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from setclip_cli.errors import SetClipError
@@ -70,6 +71,23 @@ class Source(Protocol):
             SetClipError: the source as a whole cannot be read; what was yielded before stays valid.
         """
         ...
+
+
+class OneFile:
+    """A source that is one file. A reader yields its records from ``_records``, or has its own ``records``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def files(self) -> Sequence[FileStamp]:
+        return [stamp(self.path)]
+
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        del workers  # one stream, one reader
+        yield from islice(self._records(), start, None)
+
+    def _records(self) -> Iterator[Record | Reject]:
+        raise NotImplementedError
 
 
 def sha256_text(text: str) -> str:

@@ -13,12 +13,11 @@ import codecs
 import json
 import re
 from collections import Counter
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.sources import rows
-from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, sha256_text, stamp, usable_id
+from setclip_cli.ingest.sources.base import OneFile, Record, Reject, sha256_text, usable_id
 from setclip_cli.ingest.sources.streams import inner_suffix, open_bytes, read_up_to
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _CLASS_PREFIX = re.compile(r"([A-Za-z]+(?:_[A-Za-z]+)*)_\d+\.\w+")
 _SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val", "restval": "train", "training": "train"}
 
 
-class CaptionFile:
+class CaptionFile(OneFile):
     """One file of captions. Its suffix, or ``layout``, says how it is read.
 
     Args:
@@ -44,22 +43,14 @@ class CaptionFile:
     """
 
     def __init__(self, path: Path, *, text_column: str | None = None, layout: str | None = None) -> None:
-        self.path = path
+        super().__init__(path)
         self._text_fields = (text_column,) if text_column else TEXT_FIELDS
         self._layout = layout or inner_suffix(path)
 
-    def files(self) -> Sequence[FileStamp]:
-        return [stamp(self.path)]
-
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        del workers  # one stream, one reader
+    def _records(self) -> Iterator[Record | Reject]:
         if self._layout == ".json":
-            found = self._json()
-        elif self._layout in rows.ROW_SUFFIXES:
-            found = self._rows()
-        else:
-            found = self._plain()
-        yield from islice(found, start, None)
+            return self._json()
+        return self._rows() if self._layout in rows.ROW_SUFFIXES else self._plain()
 
     def _plain(self) -> Iterator[Record | Reject]:
         for location, line in rows.text_lines(self.path):

@@ -19,7 +19,8 @@ from PIL import Image
 
 from setclip_cli.errors import ExitCode, SetClipError, argument
 from setclip_cli.ingest.sources.base import Record, Reject
-from setclip_cli.ingest.sources.image import MAX_PIXELS, ImageFolder, folder_label, image_record
+from setclip_cli.ingest.sources.check_image import MAX_PIXELS
+from setclip_cli.ingest.sources.image import ImageFolder, folder_label, image_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.ingest.sources import rows
-from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, stamp
+from setclip_cli.ingest.sources.base import OneFile, Record, Reject
 from setclip_cli.ingest.sources.caption import usual_split
 from setclip_cli.ingest.sources.image import image_record, ordered_map
 
@@ -19,15 +19,12 @@ IMAGE_FIELDS = ("image", "img", "jpg", "png", "bytes")
 ID_FIELDS = ("id", "filename", "file_name", "path", "image_id")
 
 
-class ImageTable:
+class ImageTable(OneFile):
     """A Parquet file with an image column. The metadata of the file gives the names of integer labels."""
 
     def __init__(self, path: Path, *, image_column: str | None = None) -> None:
-        self.path = path
+        super().__init__(path)
         self._image_fields = (image_column,) if image_column else IMAGE_FIELDS
-
-    def files(self) -> Sequence[FileStamp]:
-        return [stamp(self.path)]
 
     def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         columns = rows.columns_of(self.path, ".parquet") or []

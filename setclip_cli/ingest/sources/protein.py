@@ -13,11 +13,11 @@ import re
 from string import ascii_letters
 from typing import TYPE_CHECKING, NamedTuple
 
-from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, stamp, usable_id
+from setclip_cli.ingest.sources.base import OneFile, Record, Reject, usable_id
 from setclip_cli.ingest.sources.streams import blocks, open_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".pep", ".mfa")
@@ -95,14 +95,8 @@ def protein_record(identifier: str, residues: bytes, description: str, location:
     )
 
 
-class Fasta:
+class Fasta(OneFile):
     """A FASTA file, plain or compressed. It takes the memory of a few blocks, however large the file is."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def files(self) -> Sequence[FileStamp]:
-        return [stamp(self.path)]
 
     def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         del workers  # one stream, one reader

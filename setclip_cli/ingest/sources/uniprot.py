@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
 from setclip_cli.ingest.sources import rows
-from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, stamp
+from setclip_cli.ingest.sources.base import OneFile, Record, Reject
 from setclip_cli.ingest.sources.caption import caption_record, usual_split
 from setclip_cli.ingest.sources.protein import Fasta, parse_header, protein_record
 from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
@@ -119,19 +119,12 @@ class NamedFasta(Fasta):
                 )
 
 
-class FlatFile:
+class FlatFile(OneFile):
     """A UniProtKB flat file, plain or compressed, entry by entry."""
 
     def __init__(self, path: Path, chosen: Sequence[Aspect]) -> None:
-        self.path = path
+        super().__init__(path)
         self._chosen = chosen
-
-    def files(self) -> Sequence[FileStamp]:
-        return [stamp(self.path)]
-
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        del workers
-        yield from islice(self._records(), start, None)
 
     def _records(self) -> Iterator[Record | Reject]:
         for number, entry in enumerate(_entries(self.path), 1):
@@ -226,7 +219,7 @@ def _entries(path: Path) -> Iterator[list[str] | str]:
         yield trouble or "entry cut short: no // at its end"
 
 
-class ProteinTable:
+class ProteinTable(OneFile):
     """Proteins as rows with named columns: UniProt TSV, CSV, jsonl, Parquet."""
 
     def __init__(
@@ -237,17 +230,10 @@ class ProteinTable:
         sequence_column: str | None = None,
         layout: str | None = None,
     ) -> None:
-        self.path = path
+        super().__init__(path)
         self._chosen = chosen
         self._layout = layout or inner_suffix(path)
         self._sequence_fields = (sequence_column,) if sequence_column else SEQUENCE_FIELDS
-
-    def files(self) -> Sequence[FileStamp]:
-        return [stamp(self.path)]
-
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        del workers
-        yield from islice(self._records(), start, None)
 
     def _records(self) -> Iterator[Record | Reject]:
         columns = rows.columns_of(self.path, self._layout)

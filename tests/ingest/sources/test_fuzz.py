@@ -32,7 +32,7 @@ from setclip_cli.ingest.manifest import load_manifest
 from setclip_cli.ingest.options import ReadOptions
 from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.sources.base import Record, Reject
-from setclip_cli.ingest.sources.image import UnusableImageError, check_image
+from setclip_cli.ingest.sources.check_image import UnusableImageError, check_image
 from setclip_cli.ingest.sources.protein import parse_header
 
 MEMORY_CAP = 64 << 20  # Python's own allocations; the inputs are a few kilobytes

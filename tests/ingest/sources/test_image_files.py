@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from setclip_cli.ingest.sources.base import Record, Reject
-from setclip_cli.ingest.sources.image import ImageFolder, UnusableImageError, check_image, ordered_map
+from setclip_cli.ingest.sources.check_image import UnusableImageError, check_image
+from setclip_cli.ingest.sources.image import ImageFolder, ordered_map
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
