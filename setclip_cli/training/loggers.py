@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TENSORBOARD_NAME = "tensorboard"
 MAP_ROWS = 1000  # of each side in a map
+MAP_PX = 480
+_DOT_PX = 3
 
 
 class Logger(ABC):
@@ -83,7 +85,7 @@ class TensorBoard(Logger):
 
     def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
         self._board.add_histogram("density_gap/rows", gaps, step)
-        self._board.add_figure("map", _map(left, right), step)
+        self._board.add_image("map", _map(left, right), step)
 
     def flush(self) -> None:
         self._board.flush()
@@ -138,18 +140,19 @@ def _imported(package: str) -> Any:
         ) from error
 
 
-def _map(left: Tensor, right: Tensor) -> Any:
-    """A figure of both sides on the two principal axes of their union."""
+def _map(left: Tensor, right: Tensor) -> Tensor:
+    """(3, MAP_PX, MAP_PX) picture of both sides on the two principal axes of their union: left blue, right orange."""
     import torch
-    from matplotlib.figure import Figure
 
-    both = torch.cat([left, right]).float()
-    centred = both - both.mean(0)
-    axes = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
-    points = (centred @ axes.T).cpu().numpy()
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    plot = figure.add_subplot()
-    for name, marker, side in (("left", "o", points[: len(left)]), ("right", "x", points[len(left) :])):
-        plot.scatter(side[:, 0], side[:, 1], s=6, marker=marker, label=name)
-    plot.legend()
-    return figure
+    both = torch.cat([left, right]).float().cpu()
+    centred = torch.nn.functional.pad(both - both.mean(0), (0, 1))  # two axes, even of one-dimensional embeddings
+    points = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+    points -= points.amin(0)
+    columns, rows = (points / points.max().clamp_min(1e-12) * (MAP_PX - _DOT_PX)).long().T
+    picture = torch.full((3, MAP_PX, MAP_PX), 255, dtype=torch.uint8)
+    for side, colour in ((slice(len(left)), (31, 119, 180)), (slice(len(left), None), (255, 127, 14))):
+        for down in range(_DOT_PX):
+            for across in range(_DOT_PX):
+                at = MAP_PX - 1 - rows[side] - down, columns[side] + across
+                picture[:, at[0], at[1]] = torch.tensor(colour, dtype=torch.uint8)[:, None]
+    return picture

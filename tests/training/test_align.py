@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from small_world import align, invoke, make_world, run_ok
 
 from setclip_cli.dataset.dataset import open_dataset
@@ -17,6 +18,7 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.files.atomic import sha256_file
 from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.run.model import load_model
+from setclip_cli.training import loggers
 from setclip_cli.training.training import Training
 
 
@@ -460,6 +462,17 @@ def test_tensorboard_holds_maps_and_histograms(world: Path, tmp_path: Path) -> N
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"histograms": 0, "images": 0}).Reload()
     assert [event.step for event in events.Histograms("density_gap/rows")] == [2, 4]
     assert [event.step for event in events.Images("map")] == [2, 4]
+
+
+def test_a_map_shows_the_two_sides_apart_in_two_colours() -> None:
+    left = torch.tensor([1.0, 0.0, 0.0]).repeat(5, 1)
+    picture = loggers._map(left, -left)
+    blue, orange = (
+        (picture == torch.tensor(colour)[:, None, None]).all(0) for colour in ((31, 119, 180), (255, 127, 14))
+    )
+    assert int(blue.sum()) == int(orange.sum()) == 9  # five equal rows, one dot of 3 x 3
+    assert abs(float(blue.nonzero()[:, 1].float().mean() - orange.nonzero()[:, 1].float().mean())) == 477
+    assert loggers._map(left[:, :1], left[:, :1]).shape == picture.shape  # one dimension
 
 
 def test_other_loggers_get_the_scalars_and_no_weights(
