@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -15,7 +16,11 @@ from evaluation import worlds
 from setclip_cli.cli.app import app
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.evaluate import evaluate
+from setclip_cli.evaluation.evaluation_set import read_evaluation_set
+from setclip_cli.evaluation.gates import judge_gates
 from setclip_cli.evaluation.options import EvaluateOptions
+from setclip_cli.evaluation.report import Report, read_report
+from setclip_cli.evaluation.scoring import metric_keys, score
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +198,49 @@ def test_a_gate_that_is_not_met_exits_4_after_the_report_is_written(world):
     gates = json.loads((out / "report.json").read_text())["gates"]
     assert [gate["met"] for gate in gates] == [False, True, False]
     assert run(world / "good", world / "data", "--out", out, "--fail-under", "image_to_caption/map=0.2")[0] == 0
+
+
+def test_a_missed_gate_still_prints_the_one_json_object(world):
+    words = ["--fail-under", "image_to_caption/map=0.999", "--json"]
+    code, stdout, stderr = run(world / "good", world / "data", "--out", world / "gated", *words)
+    assert code == 4
+    assert json.loads(stdout)["gates"][0]["met"] is False
+    assert "wanted 0.999" in stderr
+
+
+def test_a_value_at_the_threshold_meets_the_gate():
+    metrics = {
+        "a/map": {"mean": 0.5, "lower_is_better": False},
+        "a/median_rank": {"mean": 3.0, "lower_is_better": True},
+    }
+    judged = judge_gates({"a/map": 0.5, "a/median_rank": 3.0}, {"name": "m", "metrics": metrics})
+    assert [gate["met"] for gate in judged] == [True, True]
+    judged = judge_gates({"a/map": 0.51, "a/median_rank": 2.9}, {"name": "m", "metrics": metrics})
+    assert [gate["met"] for gate in judged] == [False, False]
+
+
+def test_python_gets_a_report_from_names_or_paths_and_checks_its_gates_itself(world):
+    options = EvaluateOptions(fail_under=("image_to_caption/map=0.999",))
+    found = evaluate(str(world / "good"), str(world / "data"), str(world / "python"), options)
+    content = json.loads((world / "python" / "report.json").read_text())
+    assert found.content == found.as_json()
+    assert json.loads(json.dumps(found.content)) == content
+    assert found.metrics["image_to_caption/map"] == content["methods"][0]["metrics"]["image_to_caption/map"]["mean"]
+    with pytest.raises(SetClipError, match=r"fail_under"):
+        found.check_gates()
+    assert read_report(world / "python") == Report(world / "python", content)
+
+
+@pytest.mark.parametrize("rule", ["label", "group", "pairs"])
+@pytest.mark.parametrize(("images", "captions"), [(1, 1), (2, 3), (12, 20)])
+def test_the_keys_known_before_scoring_are_those_of_the_scores(tmp_path, rule, images, captions):
+    listed = [(f"{n:03}.jpg", f"c{n:03}") for n in range(min(images, captions))]
+    data = worlds.dataset(tmp_path / "data", images=images, captions=captions, pairs=listed)
+    rows = read_evaluation_set(data, "image", "caption", split="test", rule=rule)
+    left, right = np.eye(64, 8, dtype=np.float32)[:images], np.eye(64, 8, dtype=np.float32)[:captions]
+    assert metric_keys(rows) == list(score(left, right, rows).metrics)
+    left_rows, right_rows = len(rows.left.ids), len(rows.right.ids)
+    assert (left_rows, right_rows) == (images, captions)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,12 @@ from typer.testing import CliRunner
 
 from setclip_cli.cli.app import app
 from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.errors import SetClipError
+from setclip_cli.evaluation import baselines
 from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.study.run import run_study
+from setclip_cli.training.align import align
 
 pytestmark = pytest.mark.slow  # three alignments through ESM-2 and a sentence transformer, however small
 
@@ -114,6 +117,20 @@ def test_seeds_are_averaged_baselines_fitted_and_training_seen_from_before(world
     assert len(made) == 6
     evaluate(runs, data, world / "report")
     assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_a_baseline_that_cannot_be_aligned_does_not_stop_the_others(world, monkeypatch, capsys):
+    def refuse_cca(recipe, *others, **more):
+        if recipe.method == "cca":
+            raise SetClipError("too few pairs", fix="give more")
+        return align(recipe, *others, **more)
+
+    monkeypatch.setattr(baselines, "align", refuse_cca)
+    options = EvaluateOptions(baselines=("cca", "asif"))
+    found = evaluate(world / "clip-0", world / "data", world / "refused", options)
+    assert [method["name"] for method in found.content["methods"]] == ["clip", "asif"]
+    assert found.content["baselines_left_out"] == "cca could not be aligned: too few pairs"
+    assert "cca could not be aligned" in capsys.readouterr().err
 
 
 def test_a_run_and_its_embeddings_score_alike(world):
