@@ -17,14 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
-
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.evaluation.arrays import Embeddings
     from setclip_cli.evaluation.evaluation_set import EvaluationSet, Side
     from setclip_cli.evaluation.model_folders import ModelFolder
-
-    Embeddings = npt.NDArray[np.float32]
 
 
 class Sides(NamedTuple):

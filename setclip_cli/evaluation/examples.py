@@ -14,17 +14,16 @@ from PIL import Image
 from setclip_cli.evaluation.similarity import distinct_rows
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import pyarrow as pa
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.evaluation.arrays import Embeddings
     from setclip_cli.evaluation.evaluation_set import Side
     from setclip_cli.evaluation.metrics import Retrieval
     from setclip_cli.evaluation.relevance import Relevance
     from setclip_cli.evaluation.zero_shot import ZeroShot
 
-    Embeddings = npt.NDArray[np.float32]
 
 EXAMPLES_SHOWN = 5
 ANSWERS_SHOWN = 3

@@ -21,9 +21,8 @@ from setclip_cli.losses.sdd import log_density_ratios
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Embeddings = npt.NDArray[np.float32]
-    Floats = npt.NDArray[np.float64]
-    Ints = npt.NDArray[np.int64]
+    from setclip_cli.evaluation.arrays import Embeddings, Floats, Ints
+
 
 SDD_BANDWIDTH = 0.2  # s of exp(-‖x-y‖²/s); fixed, so that models can be compared, before and after training
 MMD_BANDWIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0)

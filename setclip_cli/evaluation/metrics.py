@@ -19,13 +19,9 @@ from setclip_cli.evaluation.ties import TieClasses, chance_classes, tie_classes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
+    from setclip_cli.evaluation.arrays import Embeddings, Floats, Ints
     from setclip_cli.evaluation.relevance import Relevance
 
-    Floats = npt.NDArray[np.float64]
-    Ints = npt.NDArray[np.int64]
-    Embeddings = npt.NDArray[np.float32]
 
 RECALL_AT = (1, 5, 10)
 HEADLINE_RECALLS = tuple(f"recall_at_{k}" for k in RECALL_AT)

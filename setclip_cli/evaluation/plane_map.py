@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from setclip_cli.evaluation.arrays import Embeddings, Floats, Ints
 
-    Embeddings = npt.NDArray[np.float32]
-    Floats = npt.NDArray[np.float64]
-    Ints = npt.NDArray[np.int64]
 
 POINTS_PER_SIDE = 500  # more only cover each other
 _NEIGHBOURS = 15  # of UMAP; its own default

@@ -10,9 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy.typing as npt
-
-    Ints = npt.NDArray[np.int64]
+    from setclip_cli.evaluation.arrays import Ints
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,9 @@ from setclip_cli.evaluation.zero_shot import ZeroShot, class_means, classify
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy.typing as npt
-
+    from setclip_cli.evaluation.arrays import Embeddings, Floats
     from setclip_cli.evaluation.evaluation_set import EvaluationSet
 
-    Embeddings = npt.NDArray[np.float32]
-    Floats = npt.NDArray[np.float64]
 
 LOWER_IS_BETTER = ("median_rank", "mean_rank", "modality_gap", "sdd", "mmd", "uniformity", "hubness", "foscttm",
                    "alignment")  # fmt: skip

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    Embeddings = npt.NDArray[np.float32]
-    Ints = npt.NDArray[np.int64]
+    from setclip_cli.evaluation.arrays import Embeddings, Ints
+
 
 BLOCK_VALUES = 2**24  # scores in memory at a time: 64 MiB of float32
 

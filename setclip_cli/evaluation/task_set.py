@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import numpy.typing as npt
-
     from setclip_cli.backbones.base import Backbone
+    from setclip_cli.evaluation.arrays import Embeddings
     from setclip_cli.run.model import Model
-
-    Embeddings = npt.NDArray[np.float32]
 
 
 class TaskSet(BaseModel):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    Floats = npt.NDArray[np.float64]
-    Ints = npt.NDArray[np.int64]
+    from setclip_cli.evaluation.arrays import Floats, Ints
+
     Scores = npt.NDArray[np.float32]
     Keys = npt.NDArray[np.int32]
 

@@ -14,11 +14,8 @@ from setclip_cli.evaluation.similarity import unit_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
+    from setclip_cli.evaluation.arrays import Embeddings, Floats, Ints
 
-    Embeddings = npt.NDArray[np.float32]
-    Floats = npt.NDArray[np.float64]
-    Ints = npt.NDArray[np.int64]
 
 TOP_K = (1, 5)
 
