@@ -29,9 +29,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(
-            0o666 & ~_UMASK
-        )  # some writers make private files
+        temporary.chmod(0o666 & ~_UMASK)  # some writers make private files
         temporary.replace(target)
         _fsync_folder(target.parent)
     finally:
