@@ -1,10 +1,11 @@
-"""Pretrained feature extractors. Importing this package imports no torch."""
+"""Pretrained feature extractors: ESM-2, timm, sentence-transformers. Importing this package does not import torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.backbones.weights import Spec, fetch_weights, locate_weights, parse_spec
+from setclip_cli.backbones.fetch import fetch_weights
+from setclip_cli.backbones.weights import Spec, locate_weights, parse_spec
 from setclip_cli.errors import ExitCode, SetClipError
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ POOLINGS: dict[Kind, tuple[str, ...]] = {
 
 
 def check_backbone(spec: str, *, modality: Modality, pooling: str = "default") -> Spec:
-    """Checks what can be checked of a tower without weights and without torch.
+    """Checks a backbone's name, modality and pooling; needs neither weights nor torch.
 
     Raises:
-        SetClipError: no such kind or name, a backbone of another modality, or a pooling it does not have.
+        SetClipError: there is no such kind or name, it reads another modality, or it does not have this pooling.
     """
     parsed = parse_spec(spec)
     if MODALITY_OF[parsed.kind] != modality:
@@ -40,7 +41,7 @@ def check_backbone(spec: str, *, modality: Modality, pooling: str = "default") -
         )
     if pooling != "default" and pooling not in POOLINGS[parsed.kind]:
         raise SetClipError(
-            f"towers.{modality}.pooling {pooling!r}: {parsed.kind} backbones do not have it",
+            f"pooling {pooling!r} of {spec}: {parsed.kind} backbones do not have it",
             fix=f"choose one of: {', '.join(dict.fromkeys(('default', *POOLINGS[parsed.kind])))}",
             exit_code=ExitCode.USAGE,
         )
@@ -48,7 +49,7 @@ def check_backbone(spec: str, *, modality: Modality, pooling: str = "default") -
 
 
 def describe_weights(spec: str, weights: str = "auto") -> dict[str, Any]:
-    """Where the weights would come from, without loading them: spec, offline, origin, path, tried, ways.
+    """Says where the weights would come from, without loading them: spec, offline, origin, path, tried, ways.
 
     Raises:
         SetClipError: as `locate_weights` does.
@@ -78,10 +79,10 @@ def load_backbone(
     Args:
         weights: ``auto``, ``hub``, ``package:NAME`` or a path; see `locate_weights`.
         pooling: ``default`` or one of ``POOLINGS`` of its kind.
-        layer: Whose features: a block counted from 1, or from the last, which is -1.
+        layer: The block whose features are taken: counted from 1, or back from the last, which is -1.
 
     Raises:
-        SetClipError: the tower is wrong, or its weights are missing or do not fit it.
+        SetClipError: as `check_backbone` does, or the weights are missing or do not fit the backbone.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""A second view of a raw item: changed in ways that leave what it shows as it is. All chance comes from the seed."""
+"""Another view of a raw item: a change that keeps its meaning. The seed alone decides which."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MASK = "X"  # the alphabet's unknown residue
 
 
 def augment_image(image: Image.Image, seed: int) -> Image.Image:
-    """For imagery seen from above, which has no upright: quarter turns, flips both ways, a crop, mild colour.
+    """Quarter turns, flips, a crop and mild colour changes; for images from above, which have no upright side.
 
     Args:
         image: RGB; the crop is not resized, which the backbone's own preprocessing does.
@@ -39,7 +39,7 @@ def augment_image(image: Image.Image, seed: int) -> Image.Image:
 
 
 def augment_text(text: str, seed: int) -> str:
-    """Leaves out one span of words, ``MASKED_WORDS`` of them; a text of fewer than four words stays whole."""
+    """Leaves out one span of words, a share of ``MASKED_WORDS``. A text of fewer than four words stays whole."""
     words = text.split()
     if len(words) < 4:
         return text
@@ -50,7 +50,7 @@ def augment_text(text: str, seed: int) -> str:
 
 
 def augment_protein(sequence: str, seed: int) -> str:
-    """A stretch of the sequence, at least ``KEPT_RESIDUES`` of it, with ``MASKED_RESIDUES`` of its residues unknown."""
+    """A part of the sequence, at least ``KEPT_RESIDUES`` of it, with ``MASKED_RESIDUES`` of its residues unknown."""
     draw = random.Random(seed)
     length = len(sequence)
     kept = draw.randint(max(1, round(KEPT_RESIDUES * length)), length)

@@ -1,4 +1,4 @@
-"""What every backbone is: a named, hashed map from raw items to feature vectors."""
+"""What every backbone offers: features of raw items, under a name and a hash."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of a batch of items, and what was done to the items on the way.
+    """Features of a batch of items, and what was done to the items.
 
     Attributes:
         features: (n, dim) float32 on the CPU, row i for item i; the rows named in ``failed`` are zero.
         windows: For proteins, how many overlapping windows each item took; None elsewhere.
-        truncated: Rows whose text was longer than the backbone reads and was cut.
-        replaced_letters: Residues outside the backbone's alphabet that were read as X.
+        truncated: Number of texts that were longer than the backbone reads, and were cut.
+        replaced_letters: Number of residues outside the backbone's alphabet; they were read as X.
         failed: Rows that could not be read (position -> reason).
     """
 
@@ -41,15 +41,15 @@ class Backbone(Protocol):
 
     Attributes:
         spec: The name a recipe gives it: ``esm:NAME``, ``timm:NAME`` or ``sentence-transformers:NAME``.
-        modality: What it reads.
+        modality: The kind of rows it reads.
         dim: Width of the features.
         column: The shard column it reads: ``sequence``, ``image`` or ``text``.
-        layers: Blocks (of a convolutional model: stages) that the features have passed.
-        pooling: How the token features became one vector, in the backbone's own words.
-        identity: sha256 over weights, preprocessing, layer and pooling: equal identity means equal features.
+        layers: Number of blocks (of a convolutional model: stages) that the features pass.
+        pooling: How token features become one vector: one of ``POOLINGS`` of its kind.
+        identity: sha256 over weights, preprocessing, layer and pooling. Equal identities mean equal features.
         preprocessing: What happens to an item before the weights see it, as JSON values.
         device: Where the weights are.
-        budget: What one forward pass takes.
+        budget: How many rows or tokens one forward pass takes.
         precision: Of the matrix products; float32 unless set otherwise.
     """
 
@@ -79,10 +79,10 @@ class Backbone(Protocol):
         ...
 
     def prepare(self, items: Sequence[str] | Sequence[bytes], *, views: Sequence[int] | None = None) -> Any:
-        """What ``features`` takes: the part of encoding that needs no weights, fit for a worker thread.
+        """Does the part of encoding that needs no weights. A worker thread may call it; ``features`` takes the result.
 
         Args:
-            views: A seed for each item: prepare another view of it (see `augment`) instead of the item itself.
+            views: A seed for each item, to prepare another view of it (see `augment`) instead of the item itself.
 
         Raises:
             SetClipError: an item cannot be read.
@@ -90,16 +90,16 @@ class Backbone(Protocol):
         ...
 
     def features(self, prepared: Any) -> Tensor:
-        """(n, dim) float32 on the backbone's device, with gradient where the module's weights have it."""
+        """(n, dim) float32 features on the backbone's device, with gradients for the weights that are trained."""
         ...
 
     def cut(self, layer: int) -> None:
-        """Drops every block after ``layer`` (see `counted_layer`) and the final norm; ``dim`` and ``identity`` follow.
+        """Drops every block after ``layer`` (see `counted_layer`) and the final norm; updates ``dim`` and ``identity``.
 
-        The features become what that block gives, pooled as before. The last layer is the model as it is.
+        The features are then the output of that block, pooled as before. The last layer leaves the model as it is.
 
         Raises:
-            SetClipError: there is no such layer, or the model's own code cannot do without the others.
+            SetClipError: there is no such layer.
         """
         ...
 
@@ -107,7 +107,7 @@ class Backbone(Protocol):
 
 
 def counted_layer(layer: int, backbone: Backbone) -> int:
-    """``layer`` counted from the input: 1 is the first block, -1 the last, -2 the one before it.
+    """The number of a layer, counted from the input: 1 is the first block, -1 the last, -2 the one before it.
 
     Raises:
         SetClipError: there is no such layer.
@@ -116,7 +116,7 @@ def counted_layer(layer: int, backbone: Backbone) -> int:
     if layer == 0 or not 1 <= counted <= backbone.layers:
         raise SetClipError(
             f"towers.{backbone.modality}.layer = {layer}: {backbone.spec} has layers 1 to {backbone.layers}",
-            fix=f"choose one of them, or -1 to -{backbone.layers} counted from the last",
+            fix=f"choose one of them, or -1 to -{backbone.layers}, counted back from the last",
             exit_code=ExitCode.USAGE,
         )
     return counted

@@ -1,20 +1,14 @@
-"""Batches of similar length within a budget that shrinks when memory runs out."""
+"""Batches of similar length, within a budget that shrinks when memory runs out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 from setclip_cli.console import note
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -24,8 +18,8 @@ class Budget:
     """What one forward pass may take.
 
     Attributes:
-        tokens: Rows times the longest row, so padding counts; None where rows have one size.
-        rows: At most so many rows; None for no such limit.
+        tokens: Limit of rows times the length of the longest row, so padding counts; None if rows have one size.
+        rows: Limit of rows; None for no limit.
     """
 
     tokens: int | None = None
@@ -34,9 +28,9 @@ class Budget:
     def map(self, lengths: Sequence[int], forward: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
         """Runs ``forward`` on batches of positions, longest first, and yields each batch with its result.
 
-        Longest first, so that what does not fit fails at once and not in the last minute. Equal lengths keep their
-        order, so equal lengths give equal batches. A row over the budget is a batch of its own. When memory runs out,
-        the budget is halved for good and only the failed batch is run again.
+        The longest come first, so that a batch that does not fit fails at the start and not at the end. Rows of equal
+        length keep their order. A row over the budget is a batch of its own. When memory runs out, the budget is halved
+        for good, and only the failed batch is run again.
 
         Raises:
             torch.OutOfMemoryError: a single row does not fit.
@@ -70,30 +64,3 @@ class Budget:
         note(f"out of memory with {rows} rows in a batch; going on with {half}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
-    """Runs matrix products in ``precision``; float32 leaves everything as it is."""
-    if precision == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=precision)
-
-
-def tf32(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
-    """Runs float32 matrix products in TensorFloat-32 on a CUDA GPU; elsewhere, or unwanted, leaves them as they are."""
-    return _tf32() if wanted and device.type == "cuda" else nullcontext()
-
-
-@contextmanager
-def _tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def staged(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor bound for ``device``: in pinned memory for a CUDA GPU, so that nobody waits for the copy."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor

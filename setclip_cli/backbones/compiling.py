@@ -1,4 +1,4 @@
-"""torch.compile for tuned backbones, block by block."""
+"""torch.compile for backbones, block by block."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def compile_blocks(backbone: Backbone) -> str | None:
-    """Compiles each block of a backbone's network in place, at its first call; its weights and their names stay.
+    """Compiles each block of a backbone's network in place, at its first call. Weights keep their names.
 
-    Blocks rather than the whole: blocks of one kind share what is compiled for the first of them, so a deep network
-    takes no longer than a shallow one, and what a library does between its blocks need not be compilable.
+    Blocks of one kind share what is compiled for the first of them. So a deep network takes no longer than a shallow
+    one, and the code between the blocks need not be compilable.
 
     Returns:
-        Why nothing was compiled, where this machine cannot; None when all is well.
+        Why this machine cannot compile; None if it can.
     """
     device = backbone.device
     try:

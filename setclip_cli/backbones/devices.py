@@ -1,10 +1,19 @@
-"""What the names of devices and precisions stand for on this machine. Every command resolves them here."""
+"""Devices and precisions: what their names stand for on this machine, and how to compute with them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 
 from setclip_cli.errors import ExitCode, SetClipError, first_line
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -52,3 +61,27 @@ def resolve_training_precision(name: str, device: torch.device) -> torch.dtype:
             exit_code=ExitCode.USAGE,
         )
     return resolve_precision(name, device)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """Runs matrix products in ``precision``; float32 changes nothing."""
+    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, dtype=precision)
+
+
+@contextmanager
+def tf32(device: torch.device, wanted: bool) -> Iterator[None]:
+    """Runs float32 matrix products in TensorFloat-32 if it is wanted and the device is a CUDA GPU."""
+    if not wanted or device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor to copy to ``device`` later; in pinned memory for a CUDA GPU, so that nothing waits for the copy."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from setclip_cli.backbones.augment import augment_protein
 from setclip_cli.backbones.base import Encoded, counted_layer
-from setclip_cli.backbones.batching import Budget, autocast, staged
+from setclip_cli.backbones.batching import Budget
+from setclip_cli.backbones.devices import autocast, pinned
 from setclip_cli.backbones.former_names import with_former_names
 from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
@@ -117,7 +118,7 @@ class Esm2(ESM2):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of one item's residues and how much each residue counts in the item's mean."""
+    """A part of one item's residues, and how much each residue counts in the item's mean."""
 
     item: int
     tokens: bytes
@@ -137,7 +138,7 @@ class Windows:
 def windows_of(length: int, window: int = WINDOW, overlap: int = OVERLAP) -> list[tuple[int, int]]:
     """Start and end of the overlapping windows that cover ``length`` residues.
 
-    As few windows as hold ``overlap`` shared residues, evenly spread, so that none is a short remainder.
+    The fewest windows that share at least ``overlap`` residues, evenly spread, so that no window is short.
     """
     if length <= window:
         return [(0, length)]
@@ -207,7 +208,7 @@ class Esm2Backbone:
     def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
         """Residues, one letter each, to (n, dim). Lower case is read as upper case, an unknown letter as X.
 
-        A row with anything but letters, ``-`` and ``.`` (the alphabet's gap signs), or with nothing, fails.
+        An empty row fails, and so does one with anything but letters and the alphabet's gap signs ``-`` and ``.``.
         """
         sequences = [_upper(str(item)) for item in items]
         failed = {index: reason for index, text in enumerate(sequences) if (reason := _unreadable(text))}
@@ -252,7 +253,7 @@ class Esm2Backbone:
             sequences = [augment_protein(text, view) for text, view in zip(sequences, views, strict=True)]
         windows = [window for index, text in enumerate(sequences) for window in self._windows(index, text)]
         item = torch.tensor([window.item for window in windows])
-        tokens, weights, item = (staged(tensor, self.device) for tensor in (*self._padded(windows), item))
+        tokens, weights, item = (pinned(tensor, self.device) for tensor in (*self._padded(windows), item))
         return Windows(tokens, weights, item, len(sequences))
 
     def features(self, prepared: Windows) -> Tensor:
@@ -291,7 +292,7 @@ class Esm2Backbone:
 
 
 def _upper(sequence: str) -> str:
-    """Upper case of ASCII letters only: that of ``ß`` would be two serines."""
+    """Upper case of ASCII letters only: the upper case of ``ß`` would be two serines."""
     return sequence.upper() if sequence.isascii() else sequence
 
 
@@ -300,7 +301,7 @@ def _unreadable(sequence: str) -> str | None:
     if not sequence:
         return "empty sequence"
     if match := re.search(r"[^A-Z.-]", sequence):
-        return f"{match.group()!r} at residue {match.start() + 1} is no amino acid letter"
+        return f"{match.group()!r} at residue {match.start() + 1} is not an amino acid letter"
     return None
 
 

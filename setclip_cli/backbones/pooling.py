@@ -1,4 +1,4 @@
-"""Pooling that learns: one query that says how much each token counts."""
+"""Attention pooling: a learned query decides how much each token counts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class AttentionPooling(nn.Module):
-    """Token weights softmax(log w + h q / √d), with w the weights of the mean and q learned.
+    """Token weights softmax(log w + h q / √d), where w are the weights of the mean and q is learned.
 
-    The query starts at 0, where this is the mean: the features start as those of ``mean`` and training moves them.
+    The query starts at 0. There the result is the mean, so the features start as those of ``mean`` pooling.
     """
 
     def __init__(self, width: int) -> None:
@@ -23,7 +23,7 @@ class AttentionPooling(nn.Module):
 
         Args:
             hidden: (b, t, d) token features.
-            weights: (b, t) at least 0, 0 for what is no token, some of each row above 0.
+            weights: (b, t) at least 0; 0 for padding; some of each row above 0.
         """
         scores = hidden.float() @ self.query * len(self.query) ** -0.5
         return weights.sum(1, keepdim=True) * torch.softmax(weights.log() + scores, dim=1)

@@ -1,4 +1,4 @@
-"""sentence-transformers text models: texts to the pooled vector that the model's own modules give."""
+"""sentence-transformers text models: a text becomes the pooled vector of the model's own modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from setclip_cli.backbones.augment import augment_text
 from setclip_cli.backbones.base import Encoded, counted_layer
-from setclip_cli.backbones.batching import Budget, autocast, staged
+from setclip_cli.backbones.batching import Budget
+from setclip_cli.backbones.devices import autocast, pinned
 from setclip_cli.backbones.pooling import AttentionPooledText
 from setclip_cli.backbones.tensors import identity_of
 from setclip_cli.errors import ExitCode, SetClipError, first_line
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.weights import Spec
     from setclip_cli.dataset.modality import Modality
 
-TOKENS_PER_BATCH = 1024  # on a CPU more is slower: a batch should stay in its cache
+TOKENS_PER_BATCH = 1024  # on a CPU more is slower: a batch should fit in the processor's cache
 TOKENS_PER_GPU_BATCH = 131_072  # tried first; halved when memory runs out
 
 
 class SentenceBackbone:
     """A whole sentence-transformers pipeline (tokenizer, transformer, pooling, normalisation).
 
-    ``default`` pooling is the pipeline's own; ``mean`` (over all tokens), ``cls`` and ``attention`` (a learned mean)
-    take its place. Of an inner layer, the modules after the transformer stay as they are.
+    ``default`` is the pipeline's own pooling. ``mean`` (over all tokens), ``cls`` and ``attention`` (a learned mean)
+    replace it. With an inner layer, the modules after the transformer stay as they are.
     """
 
     modality: Modality = "caption"
@@ -89,7 +90,7 @@ class SentenceBackbone:
         return self
 
     def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
-        """Texts to (n, dim), in batches of like length; a text over the model's limit is cut there and counted."""
+        """Texts to (n, dim), in batches of similar length. A text over the model's limit is cut there and counted."""
         texts = [str(item) for item in items]
         counts = self._token_counts(texts)
         limit = self.max_tokens or max(counts, default=0)
@@ -103,12 +104,12 @@ class SentenceBackbone:
     def prepare(
         self, items: Sequence[str] | Sequence[bytes], *, views: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """Token ids and masks, padded to the longest text; a longer text than the model reads is cut."""
+        """Token ids and masks, padded to the longest text. A text over the model's limit is cut there."""
         texts = [str(item) for item in items]
         if views is not None:
             texts = [augment_text(text, view) for text, view in zip(texts, views, strict=True)]
         made = self.model.preprocess(texts)
-        return {name: staged(value, self.device) for name, value in made.items() if isinstance(value, Tensor)}
+        return {name: pinned(value, self.device) for name, value in made.items() if isinstance(value, Tensor)}
 
     def features(self, prepared: dict[str, Tensor]) -> Tensor:
         tokens = {name: value.to(self.device, non_blocking=True) for name, value in prepared.items()}
@@ -130,8 +131,8 @@ def _replace_pooling(spec: str, model: SentenceTransformer, pooling: str) -> Non
     at = next((name for name, module in model.named_children() if isinstance(module, Pooling)), None)
     if at is None:
         raise SetClipError(
-            f"towers.caption.pooling {pooling!r}: the pipeline of {spec} has no pooling of its own to replace",
-            fix="use default",
+            f"pooling {pooling!r} of {spec}: its pipeline does not have a pooling module to replace",
+            fix="choose the pooling default",
             exit_code=ExitCode.USAGE,
         )
     width = int(getattr(model[int(at)], "embedding_dimension"))  # noqa: B009  # typed as a tensor or module
@@ -142,15 +143,15 @@ def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone
     """Loads a folder that `SentenceTransformer.save` wrote. Nothing in it is run as code.
 
     Raises:
-        SetClipError: it names modules from outside sentence-transformers, or does not load.
+        SetClipError: it names modules from outside of sentence-transformers, or it does not load.
     """
     modules = folder / "modules.json"
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading, which takes a moment
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # that of reading
     try:
         for module in json.loads(modules.read_text()) if modules.exists() else []:
             if not module["type"].startswith("sentence_transformers."):
                 raise SetClipError(
-                    f"{modules}: module {module['type']!r} is no code of sentence-transformers, so it is not run",
+                    f"{modules}: module {module['type']!r} is not code of sentence-transformers, so it is not run",
                     fix="choose a model made of sentence-transformers' own modules",
                 )
         model = _load(folder, seed=0)
@@ -169,7 +170,7 @@ def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone
 
 
 def _load(folder: Path, *, seed: int) -> SentenceTransformer:
-    """Tensors that the weights file lacks (a head that no feature uses, say) are filled at random, from ``seed``."""
+    """Loads the model. Tensors that the weights file lacks (such as an unused head) are random, from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SentenceTransformer(
@@ -178,7 +179,7 @@ def _load(folder: Path, *, seed: int) -> SentenceTransformer:
 
 
 def _lacks_tensors(folder: Path, model: SentenceTransformer) -> bool:
-    """Whether some tensor of the model has no namesake in the weights files; prefixes of wrapping models aside."""
+    """Whether the weights files lack a tensor of the model. Prefixes of wrapping models do not count."""
     stored: set[str] = set()
     for path in folder.rglob("*.safetensors"):
         with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Tensors from a file, and the hash of them. No code from the file ever runs."""
+"""Reads tensors from a file, without running code from it, and hashes them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Reads a checkpoint file: safetensors, or a .pt/.pth/.bin that holds tensors and plain containers only.
+    """Reads a checkpoint file: safetensors, or a .pt, .pth or .bin file of tensors and plain containers.
 
     Raises:
-        SetClipError: the file is cut short, of another format, or would have to run code to load.
+        SetClipError: the file is damaged or of another format, or loading it would run code.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # A Namespace, which is plain data, holds the settings in an ESM-2 checkpoint. Warnings are about old pickles.
+        # ESM-2 checkpoints keep their settings in a Namespace, which is plain data. The warnings are about old pickles.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SetClipError(
-            f"{path}: holds more than tensors and plain data, so it is not loaded",
-            fix="convert it to safetensors where you trust it",
+            f"{path}: holds more than tensors and plain data; loading it could run code, so it was not loaded",
+            fix="if you trust the file, convert it to safetensors and give that",
         ) from error
     except (OSError, EOFError, RuntimeError, SafetensorError, KeyError, ValueError) as error:
         raise SetClipError(
@@ -56,6 +56,6 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 
 
 def identity_of(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str:
-    """A backbone's identity: sha256 over its weights and everything else that its features depend on."""
+    """A backbone's identity: sha256 over its weights and all settings that its features depend on."""
     text = json.dumps({"weights": tensors_digest(tensors), **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

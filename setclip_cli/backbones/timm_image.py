@@ -1,4 +1,4 @@
-"""timm image models: bytes as found in the file to pooled features, with the model's own preprocessing."""
+"""timm image models: the bytes of an image file become pooled features, with the model's own preprocessing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from setclip_cli.backbones.augment import augment_image
 from setclip_cli.backbones.base import Encoded, counted_layer
-from setclip_cli.backbones.batching import Budget, autocast, staged
+from setclip_cli.backbones.batching import Budget
+from setclip_cli.backbones.devices import autocast, pinned
 from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
 from setclip_cli.errors import SetClipError, first_line
@@ -33,20 +34,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Checkpoints under other names whose tensors stand in the order of timm's.
+# Files whose tensors have other names than timm's, but the same order.
 SAME_ORDER = {"efficientnet-lite0-57934424.pth"}
-ROWS_PER_BATCH = 8  # on a CPU more is slower: activations should stay in its cache
+ROWS_PER_BATCH = 8  # on a CPU more is slower: activations should fit in the processor's cache
 ROWS_PER_GPU_BATCH = 1024  # tried first; halved when memory runs out
-DECODERS = 2  # threads; decoding and resizing leave the interpreter lock
+DECODERS = 2  # threads; decoding and resizing release the interpreter lock
 DECODED_AHEAD = 4  # batches
 
 
 class TimmBackbone:
     """A timm model without its classifier.
 
-    ``default`` pooling is what the model feeds its classifier; ``avg`` is the mean over patch tokens (or the places of
-    the feature map), ``cls`` the class token, ``attention`` a learned mean over what ``avg`` averages. A layer is a
-    block of a transformer or a stage of a convolutional model; of an inner one, ``default`` is ``cls`` where the
+    ``default`` pooling is the input of the model's classifier; ``avg`` is the mean over patch tokens (or the positions
+    of the feature map), ``cls`` the class token, ``attention`` a learned mean over what ``avg`` averages. A layer is a
+    block of a transformer or a stage of a convolutional model. For an inner layer, ``default`` is ``cls`` if the
     model's own classifier reads the class token, else ``avg``.
     """
 
@@ -97,7 +98,7 @@ class TimmBackbone:
         return self
 
     def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
-        """Encoded image files to (n, dim), decoding some batches ahead. A file that does not decode fails alone."""
+        """Encoded image files to (n, dim); some batches are decoded ahead. A file that does not decode fails alone."""
         features = torch.zeros(len(items), self.dim)
         failed: dict[int, str] = {}
         rows = self.budget.rows_of(1)
@@ -129,7 +130,7 @@ class TimmBackbone:
         for image in decoded:
             if isinstance(image, str):
                 raise SetClipError(f"an image {image}", fix="remove it from its source and ingest again")
-        return staged(_channels_last([image for image in decoded if isinstance(image, Tensor)]), self.device)
+        return pinned(_channels_last([image for image in decoded if isinstance(image, Tensor)]), self.device)
 
     def features(self, prepared: Tensor) -> Tensor:
         return self.forward(prepared.to(self.device, non_blocking=True))
@@ -149,7 +150,7 @@ class TimmBackbone:
         return features
 
     def _patches(self, hidden: Tensor) -> Tensor:
-        """(b, t, d): the patch tokens, or the places of the feature map."""
+        """(b, t, d): the patch tokens, or the positions of the feature map."""
         if hidden.ndim == 3:
             return hidden[:, int(getattr(self.module, "num_prefix_tokens", 0)) :]
         last = getattr(self.module, "output_fmt", "NCHW") == "NHWC"
@@ -161,7 +162,7 @@ class TimmBackbone:
         return torch.bmm(self.attention_pooling(tokens, even)[:, None].to(tokens.dtype), tokens)[:, 0]
 
     def _decode(self, content: str | bytes, *, view: int | None = None) -> Tensor | str:
-        """The preprocessed pixels, or why there are none."""
+        """The preprocessed pixels, or why the image cannot be read."""
         if isinstance(content, str):
             raise TypeError("an image backbone reads encoded image bytes, not text")
         try:
@@ -174,7 +175,7 @@ class TimmBackbone:
 
 
 def _channels_last(images: list[Tensor]) -> Tensor:
-    """Stacks (3, h, w) pixels in the order in memory that convolutions want, in one copy."""
+    """Stacks (3, h, w) pixels in one copy, in the memory order that is fastest for convolutions."""
     batch = torch.empty((len(images), *images[0].shape), memory_format=torch.channels_last)
     return torch.stack(images, out=batch)
 
@@ -186,7 +187,7 @@ def _in_order(
     *,
     ahead: int,
 ) -> Iterator[T]:
-    """Maps in threads, in order, holding at most ``ahead`` results that nobody has asked for yet."""
+    """Decodes in threads and yields results in order; at most ``ahead`` of them wait to be used."""
     waiting: deque[Future[T]] = deque()
     for item in items:
         waiting.append(pool.submit(decode, item))
@@ -246,7 +247,9 @@ def load_timm(spec: Spec, path: Path, *, pooling: str) -> TimmBackbone:
             fix=f"give the weights that timm publishes for {spec.name}",
         ) from error
     if pooling == "cls" and not getattr(module, "num_prefix_tokens", 0):
-        raise SetClipError(f"towers.image.pooling 'cls': {spec} has no class token", fix="use default or avg")
+        raise SetClipError(
+            f"pooling 'cls' of {spec}: the model has no class token", fix="choose the pooling default or avg"
+        )
     data_config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     module = module.to(memory_format=torch.channels_last)
     return TimmBackbone(str(spec), module, pooling=pooling, data_config=data_config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +14,7 @@ from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.errors import ExitCode, SetClipError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Mapping
 
     from setclip_cli.backbones.base import Backbone
 
@@ -22,10 +22,10 @@ LORA_ALPHA_PER_RANK = 2  # the update is scaled by alpha / rank
 
 
 def make_trainable(backbone: Backbone, trainable: str, *, lora_rank: int = 8, checkpointing: bool = False) -> None:
-    """Frees the weights that ``trainable`` names: ``full``, ``last-N`` blocks, or ``lora`` adapters beside them.
+    """Makes the weights that ``trainable`` names trainable: ``full``, the ``last-N`` blocks, or ``lora`` adapters.
 
-    The query of attention pooling is free in every case. Normalisation statistics and dropout stay as in evaluation: a
-    step depends on its rows alone.
+    The query of attention pooling is always trained. Normalisation statistics and dropout stay as in evaluation, so
+    that a step depends on its rows alone.
 
     Raises:
         SetClipError: more blocks than there are, no linear layer to adapt, or peft is not installed.
@@ -84,26 +84,21 @@ def apply_tuned(backbone: Backbone, trainable: str, tensors: Mapping[str, Tensor
     backbone.identity = digest.hexdigest()
 
 
-def dropout_on(module: nn.Module) -> AbstractContextManager[None]:
-    """Dropout on, everything else as in evaluation: what makes another view of a text."""
-    return _Dropout(module)
-
-
-class _Dropout:
-    def __init__(self, module: nn.Module) -> None:
-        self.modules = [part for part in module.modules() if isinstance(part, nn.Dropout)]
-
-    def __enter__(self) -> None:
-        for part in self.modules:
-            part.train()
-
-    def __exit__(self, *_: object) -> None:
-        for part in self.modules:
+@contextmanager
+def dropout_on(module: nn.Module) -> Iterator[None]:
+    """Turns dropout on and leaves all else as in evaluation; this gives another view of a text."""
+    parts = [part for part in module.modules() if isinstance(part, nn.Dropout)]
+    for part in parts:
+        part.train()
+    try:
+        yield
+    finally:
+        for part in parts:
             part.eval()
 
 
 def _blocks(module: nn.Module) -> dict[str, int]:
-    """Parameter name -> number of its block, counted from the input. What comes after the last block belongs to it."""
+    """Parameter name -> number of its block, counted from the input. What follows the last block belongs to it."""
     matcher = getattr(module, "group_matcher", None)
     if matcher is not None:  # every timm model says itself how its layers group
         from timm.models import group_parameters
@@ -111,7 +106,7 @@ def _blocks(module: nn.Module) -> dict[str, int]:
         groups: dict[int, list[str]] = group_parameters(module, matcher(coarse=False))
         ordered = [names for _, names in sorted(groups.items())]
         ordered = [kept for names in ordered if (kept := [name for name in names if not is_pooling(name)])]
-        # the stem is no block, and a final norm, whose names have no number of a block, goes with the last one
+        # The stem is not a block. A final norm, whose names have no block number, goes with the last block.
         has_tail = not any(re.search(r"\.\d+\.", name) for name in ordered[-1])
         count = max(1, len(ordered) - 1 - has_tail)
         return {name: min(at, count) - 1 for at, names in enumerate(ordered) if at > 0 for name in names}

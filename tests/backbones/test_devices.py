@@ -30,8 +30,8 @@ def test_a_device_that_is_not_here_is_a_usage_error_that_names_the_setting(name:
 
 def test_a_worker_of_several_takes_the_device_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_worker_device", "meta")
-    assert engines.device_of("auto") == engines.device_of("cuda") == torch.device("meta")
-    assert engines.device_of("cpu") == CPU
+    assert engines.device_here("auto") == engines.device_here("cuda") == torch.device("meta")
+    assert engines.device_here("cpu") == CPU
 
 
 def test_precisions_by_name_and_by_what_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:

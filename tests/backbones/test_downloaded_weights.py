@@ -94,7 +94,7 @@ def test_a_broken_transfer_is_continued_and_not_repeated(server: FileServer, cac
 def test_a_damaged_checkpoint_never_takes_its_name(server: FileServer, cache: Path) -> None:
     middle = len(server.content) // 2
     server.content = server.content[:middle] + b"\x55" * 2000 + server.content[middle + 2000 :]
-    with pytest.raises(SetClipError, match=r"weights of esm:.*not found; tried .*came damaged"):
+    with pytest.raises(SetClipError, match=r"weights of esm:.*not found; tried .*arrived damaged"):
         load_backbone(SPEC, modality="protein")
     assert not list(cache.glob("*.pt"))
 

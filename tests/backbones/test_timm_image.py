@@ -114,7 +114,7 @@ def test_pooling_over_the_map_equals_the_default_of_a_convolutional_model(tiny_t
     default, average = load(tiny_timm), load(tiny_timm, pooling="avg")
     torch.testing.assert_close(default.encode(images).features, average.encode(images).features, atol=1e-5, rtol=1e-5)
     assert default.identity != average.identity
-    with pytest.raises(SetClipError, match="has no class token"):
+    with pytest.raises(SetClipError, match="the model has no class token"):
         load(tiny_timm, pooling="cls")
 
 

@@ -183,4 +183,4 @@ def test_raw_features_by_untrained_attention_are_refused(world: Path, tmp_path: 
         *("--pooling", "attention", world / "data", "--out", tmp_path / "features"),
         code=2,
     )
-    assert "--pooling 'attention': has a query to learn, and this backbone is not trained" in told
+    assert "--pooling 'attention': is learned, and this backbone is not trained" in told

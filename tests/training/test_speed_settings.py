@@ -12,8 +12,8 @@ from torch import Tensor
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.base import Backbone
-from setclip_cli.backbones.batching import staged, tf32
 from setclip_cli.backbones.compiling import _blocks, compile_blocks
+from setclip_cli.backbones.devices import pinned, tf32
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.training.build import build_training
@@ -111,15 +111,15 @@ def test_tf32_holds_inside_the_towers_on_cuda_only() -> None:
 
 
 def test_items_for_a_gpu_are_prepared_in_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned: list[tuple[int, ...]] = []
-    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tuple(tensor.shape)) or tensor)
-    staged(torch.zeros(3), torch.device("cpu"))
-    assert not pinned
+    copies: list[tuple[int, ...]] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: copies.append(tuple(tensor.shape)) or tensor)
+    pinned(torch.zeros(3), torch.device("cpu"))
+    assert not copies
     items = {"protein": SEQUENCES[:2], "caption": TEXTS[:2], "image": [jpeg(0), jpeg(1)]}
     for modality, values in items.items():
         backbone = backbone_of(tmp_path, modality)
         backbone.device = torch.device("cuda")
         backbone.prepare(values)
-        assert pinned
-        assert pinned.pop()[0] == 2
-        pinned.clear()
+        assert copies
+        assert copies.pop()[0] == 2
+        copies.clear()

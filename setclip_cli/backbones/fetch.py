@@ -1,0 +1,112 @@
+"""Downloads a backbone's weights into the local cache, where `weights` finds them the next time."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setclip_cli.backbones.weights import esm_cache, esm_url, text_repository, timm_source
+from setclip_cli.errors import SetClipError, first_line
+from setclip_cli.files.download import Wanted, fetch_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from setclip_cli.backbones.weights import Kind, Location, Spec
+
+HUB_TIMEOUT_S = 5
+_TEXT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a sentence-transformers repository
+
+
+def fetch_weights(location: Location) -> Path:
+    """The file or folder of the weights. If they are only on the hub, they are downloaded into the local cache.
+
+    Raises:
+        SetClipError: the hub cannot be reached or does not have them. The message names every place that was tried.
+    """
+    if location.path is not None:
+        return location.path
+    spec = location.spec
+    try:
+        return _FETCHERS[spec.kind](spec)
+    except (OSError, ValueError, SetClipError) as error:  # the hub client's errors are of the first two
+        said = error.problem if isinstance(error, SetClipError) else first_line(error)
+        tried = [*location.tried, f"hub: {said}"]
+        raise SetClipError(
+            f"weights of {spec}: not found; tried " + "; ".join(tried), fix="one of: " + "; ".join(location.ways)
+        ) from error
+
+
+def _fetch_esm(spec: Spec) -> Path:
+    return _fetch_checkpoint(f"{esm_url()}/{spec.name}.pt")
+
+
+def _fetch_checkpoint(url: str) -> Path:
+    """Downloads into torch.hub's folder. No hash is published, but a checkpoint is a zip file with its own checksums.
+
+    Raises:
+        SetClipError: the address cannot be reached; the next try continues what was downloaded.
+        ValueError: the finished file is damaged; it is removed.
+    """
+    [path] = fetch_all([Wanted(url.rsplit("/", 1)[-1], (url,))], esm_cache())
+    damaged = None if path.stat().st_size else "it is empty"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    if damaged is not None:
+        path.unlink()
+        raise ValueError(f"{url} arrived damaged ({damaged})")
+    return path
+
+
+def _fetch_timm(spec: Spec) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, url, filenames = timm_source(spec.name)
+    if repository is None:
+        if url is None:
+            raise ValueError("timm does not say where these weights are")
+        return _fetch_checkpoint(url)
+    _require_hub()
+    for filename in filenames[:-1]:
+        try:
+            return Path(hf_hub_download(repository, filename))
+        except EntryNotFoundError:
+            continue
+    return Path(hf_hub_download(repository, filenames[-1]))
+
+
+def _fetch_text(spec: Spec) -> Path:
+    from huggingface_hub import snapshot_download
+
+    _require_hub()
+    repository = text_repository(spec.name)
+    folder = Path(snapshot_download(repository, allow_patterns=_TEXT_FILES, ignore_patterns=["onnx/*", "openvino/*"]))
+    if not any(folder.glob("**/*.safetensors")):
+        folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, "*.bin"], ignore_patterns=["onnx/*"]))
+    return folder
+
+
+def _require_hub() -> None:
+    """Fails in seconds if the hub cannot be reached; its own client would retry for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise ValueError("HF_HUB_OFFLINE is set")
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        pass  # an answer is an answer
+    except OSError as error:
+        raise ValueError(f"{constants.ENDPOINT} cannot be reached") from error
+
+
+_FETCHERS: dict[Kind, Callable[[Spec], Path]] = {
+    "esm": _fetch_esm,
+    "timm": _fetch_timm,
+    "sentence-transformers": _fetch_text,
+}
