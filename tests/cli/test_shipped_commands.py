@@ -93,4 +93,6 @@ def test_a_prefix_of_keys_ends_at_a_dot() -> None:
     found = [key["name"] for key in json.loads(invoke("recipes", "keys", "train", "--json")[1])["keys"]]
     assert found
     assert all(name.startswith("train.") for name in found)
+    alone = json.loads(invoke("recipes", "keys", "ensemble", "--json")[1])["keys"]
+    assert [key["name"] for key in alone] == ["ensemble"]  # not ensemble_distil
     assert tomllib.loads("\n".join(f"{name} = 1" for name in found))
