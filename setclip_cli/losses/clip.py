@@ -29,7 +29,7 @@ def clip(
             are scaled to sum 1, a row or column of zeros is left out. None for the identity.
 
     Returns:
-        Scalar >= 0 in float32 (float64 for float64 inputs). With one pair it is 0: there is nothing to tell apart.
+        Scalar >= 0 in float32 (float64 for float64 inputs). With one pair it is 0: there is no other row to choose.
 
     Raises:
         ValueError: shapes that do not fit, an empty set, NaN or inf, a temperature or targets that are not valid.
@@ -45,7 +45,7 @@ def clip(
     if targets is None:
         if len(left) != len(right):
             raise ValueError(
-                f"clip needs as many rows left as right unless targets are given; {len(left)}, {len(right)}"
+                f"clip needs as many rows left as right unless targets are given; got {len(left)} and {len(right)}"
             )
         partner = torch.arange(len(left), device=left.device)
         return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2

@@ -1,8 +1,8 @@
 """The one kernel-sum primitive: log Σ_j exp(-‖x_i - y_j‖² / s), in tiles, with memory linear in n and m.
 
-Every density, discrepancy and bandwidth of the project is built on ``log_kernel_sum``. A tile of the n x m matrix
-is made, reduced and dropped; the backward pass makes it again, so nothing of size n x m is ever kept. The tiles are
-plain torch operations; on a CUDA GPU, where Triton works, two kernels of our own (``kernels_triton.py``).
+Every density and discrepancy of the project is built on ``log_kernel_sum``. A tile of the n x m matrix is made, reduced
+and dropped. The backward pass makes it again, so nothing of size n x m is ever kept. The tiles are plain torch
+operations. On a CUDA GPU on which Triton works, two kernels of our own do the same (``kernels_triton.py``).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def log_kernel_sum(
     out[i, b] = log Σ_j exp(-‖x_i - y_j‖² / s_b)
 
     On unit vectors this is the log-sum-exp of attention logits. Distances come from matrix products of rows centred on
-    their common mean; where a bandwidth is so small against the spread that this form would cost accuracy, they are
-    taken coordinate by coordinate, which is exact and slower.
+    their common mean. If a bandwidth is so small against the spread that this form would lose accuracy, they are taken
+    coordinate by coordinate, which is exact and slower.
 
     Args:
         x: (n, d) rows, any floating dtype; half precision is computed in float32.
@@ -111,7 +111,7 @@ def median_bandwidth(x: Tensor, y: Tensor, *, rows: int = 512) -> float:
 
 @functools.cache
 def fused_kernels(device: torch.device) -> ModuleType | None:
-    """The Triton kernels where a trial of them on this device succeeds; None, and why in the debug log, elsewhere."""
+    """The Triton kernels if a trial on this device succeeds; else None, and the debug log says why."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # runs them on the CPU, very slowly: for tests
     if device.type != "cuda" and not interpreted:
         return None
@@ -120,19 +120,19 @@ def fused_kernels(device: torch.device) -> ModuleType | None:
 
         rows = torch.eye(2, 16, device=device, requires_grad=True)
         kernels_triton.LogKernelSum.apply(rows, rows, [1.0], False).sum().backward()
-    except Exception as error:  # whatever a compiler or driver raises, plain torch still works
+    except Exception as error:  # whatever a compiler or driver raises: plain torch still works
         _log.debug("kernel sums on %s in plain torch: %s: %s", device, type(error).__name__, error)
         return None
     return kernels_triton
 
 
 def centre_of(x: Tensor, y: Tensor) -> Tensor:
-    """(d,) common mean of both sets: distances are the same about any origin, rounding is not."""
+    """(d,) common mean of both sets: distances do not depend on the origin, but their rounding does."""
     return ((x.sum(0) + y.sum(0)) / (len(x) + len(y))).detach()
 
 
 def _needs_exact_distances(x: Tensor, y: Tensor, smallest: float) -> bool:
-    """Whether inner products of these centred rows would blur the smallest bandwidth."""
+    """Whether inner products of these centred rows are too inaccurate for the smallest bandwidth."""
     spread = float(torch.maximum(x.square().sum(1).max(), y.square().sum(1).max()))
     return 4 * spread * torch.finfo(x.dtype).eps > _GRAM_ERROR * smallest
 
@@ -192,7 +192,7 @@ class _LogKernelSum(torch.autograd.Function):
 
 
 class _Tiles:
-    """Walks the matrix of squared distances tile by tile, less ``row_offset`` where that is not None."""
+    """Walks the matrix of squared distances tile by tile. If ``row_offset`` is not None, it is not yet added."""
 
     def __init__(self, x: Tensor, y: Tensor, smallest: float, exclude_self: bool, block_size: int) -> None:
         centre = centre_of(x, y)

@@ -1,9 +1,9 @@
 """The kernel sum and its gradient as two Triton kernels, for CUDA GPUs.
 
-The same tiles as ``kernels.py``, made, reduced and dropped inside one kernel each: the forward is an online
+The tiles are those of ``kernels.py``, made, reduced and dropped inside one kernel each: the forward is an online
 log-sum-exp over blocks of y (Milakov & Gimelshein 2018, arXiv:1805.02867), the backward makes the blocks again (Dao et
 al. 2022, arXiv:2205.14135). Every sum is float32 and in a fixed order, so a result repeats bit for bit. So far the
-kernels were run by Triton's interpreter on a CPU only, never on a GPU.
+kernels have run in Triton's interpreter on a CPU only, never on a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCKS = {"row_block": 64, "column_block": 64, "depth_block": 32}
-_WIDTH = 128  # columns of a gradient that one program holds; wider rows make the tiles again for each such piece
+_WIDTH = 128  # columns of a gradient in one program; for wider rows, each such piece makes the tiles again
 
 
 class LogKernelSum(torch.autograd.Function):

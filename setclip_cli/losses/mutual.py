@@ -1,12 +1,12 @@
 """Kernel sums of sets in both directions: each tile of the kernel matrix is made once and used twice.
 
-x to y and y to x share one matrix, and the matrix of a set with itself is symmetric, so only its upper half is walked:
-half the arithmetic of one ``log_kernel_sum`` for each direction. In float32 a kernel of unit rows stays within range
-without the largest exponent of a row taken out first, which leaves one matrix product and one exponential a tile:
+x to y and y to x share one matrix. The matrix of a set with itself is symmetric, so only its upper half is walked. This
+is half the arithmetic of one ``log_kernel_sum`` for each direction. In float32 a kernel of unit rows stays within range
+even if the largest exponent of a row is not taken out first, so a tile takes one matrix product and one exponential:
 
     exp(-‖x_i - y_j‖² / s) = a_i b_j E_ij, E_ij = exp(2 x_i·y_j / s), a_i = exp(-‖x_i‖² / s), b_j = exp(-‖y_j‖² / s)
 
-Sets too wide for that, and GPUs with the fused kernels, go through ``log_kernel_sum``, which has no such bound.
+Sets too wide for that, and GPUs with the Triton kernels, use ``log_kernel_sum``, which has no such bound.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def own_log_kernel_sum(
 
 
 def _in_range(scales: list[float], *sets: Tensor) -> bool:
-    """Whether these centred sets fit the arithmetic of this module, on a device that has nothing faster."""
+    """Whether these centred sets fit the arithmetic of this module, and the device has nothing faster."""
     if sets[0].dtype == torch.float32 and fused_kernels(sets[0].device) is not None:
         return False
     spread = max(float(rows.square().sum(1).max()) for rows in sets)
@@ -89,7 +89,7 @@ def _in_range(scales: list[float], *sets: Tensor) -> bool:
 
 
 class _KernelSums(torch.autograd.Function):
-    """Of centred x and y, or of x and itself where y is None."""
+    """Of centred x and y, or of x with itself if y is None."""
 
     @staticmethod
     def forward(
@@ -145,7 +145,7 @@ class _KernelSums(torch.autograd.Function):
 
 
 class _Tiles:
-    """Walks E for each bandwidth tile by tile; of a set with itself, the upper half."""
+    """Walks E tile by tile, for each bandwidth; only the upper half for a set with itself."""
 
     def __init__(self, x: Tensor, y: Tensor | None, scales: list[float], exclude_self: bool, block_size: int) -> None:
         self.x, self.y, self.own = x, x if y is None else y, y is None
@@ -170,7 +170,7 @@ class _Tiles:
                     yield rows, columns, k, tile
 
     def mirrored(self, rows: slice, columns: slice) -> bool:
-        """Whether the tile is read by columns too: all but those on the diagonal of a set with itself."""
+        """Whether the tile also counts for its columns: all but those on the diagonal of a set with itself."""
         return not (self.own and rows == columns)
 
 

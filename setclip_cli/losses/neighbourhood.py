@@ -1,4 +1,4 @@
-"""Neighbours in the frozen features should stay neighbours in the embedding."""
+"""Neighbours in the frozen features should stay neighbours in the embeddings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def neighbourhood(
 
     L = -mean_i Σ_{j != i} softmax_j(cos(f_i, f_j) / t) log softmax_j(u_i·u_j / t')
 
-    Its gradient vanishes where both neighbour distributions agree; the value there is their entropy, not 0.
+    Its gradient is 0 when both neighbour distributions agree; the value is then their entropy, not 0.
 
     Args:
         features: (n, p) frozen features of a batch, of any length; no gradient flows into them.

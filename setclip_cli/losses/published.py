@@ -1,8 +1,8 @@
 """The terms as the authors of Set-CLIP released them, kept as an oracle and for ``method = "set-clip-published"``.
 
 Values agree with the released code (repository cauchy-max/Set-CLIP, commit cc575d7) to 1e-5. With few pairs on frozen
-features these forms do worse than the stable ones, and ``sdd`` overflows float32 when the sets are tight and far apart:
-the density difference p - q is taken outside of log space here.
+features these forms do worse than the stable ones, and ``sdd`` overflows float32 when the sets are tight and far apart,
+because the density difference p - q is not computed in log space.
 
 Source: Set-CLIP, arXiv:2406.05766.
 """

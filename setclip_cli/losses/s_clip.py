@@ -1,4 +1,4 @@
-"""Unpaired rows take the partners of the pairs that an optimal-transport plan brings them to."""
+"""Unpaired rows take the partners of the pairs that an optimal-transport plan assigns them to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def s_clip(
         regularisation: Of the plan, > 0; cosine distance is its cost.
 
     Returns:
-        Scalar >= 0 in float32 (float64 for float64 inputs); 0 with one pair, which then is everyone's partner.
+        Scalar >= 0 in float32 (float64 for float64 inputs); 0 with one pair, which is then the partner of every row.
 
     Raises:
         ValueError: shapes that do not fit, an empty set, NaN or inf, a temperature or regularisation not positive.

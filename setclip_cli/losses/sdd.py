@@ -30,18 +30,17 @@ def sdd(
     SDD(X, Y) = mean_x [log p_X(x) - log p_Y(x)] + mean_y [log p_Y(y) - log p_X(y)]
     log p_D(z) = log Σ_j exp(-‖z - d_j‖² / s) - log |D|
 
-    A symmetric Kullback-Leibler divergence of two kernel density estimates, read at the points themselves; with several
-    bandwidths, its mean over them. By default a point counts itself in its own density: the value is then 0 for equal
-    sets, and each self density is too high by at least log(1 + (e^{self}/Σ others)), a bias that falls with n.
-    ``leave_one_out`` removes the bias, so the scale per point is the same at every n, and equal sets give a value near
-    but not at 0.
+    A symmetric Kullback-Leibler divergence of two kernel density estimates, taken at the points themselves. Several
+    bandwidths give the mean over them. By default a point counts itself in its own density: equal sets then give 0, and
+    each self density is too high by log(1 + (e^{self}/Σ others)), a bias that falls with n. ``leave_one_out`` removes
+    the bias: the scale per point is the same at every n, and equal sets give a value near 0 but not 0.
 
     Args:
         x: (n, d) embeddings of one modality, L2-normalised rows; float16 and bfloat16 are computed in float32.
         y: (m, d) embeddings of the other. Row i of y has nothing to do with row i of x.
         bandwidths: s > 0, for unit rows.
         leave_one_out: A point does not count itself; needs n, m >= 2.
-        x_bank, y_bank: (·, d) further rows of each density, without gradient: a queue of earlier batches.
+        x_bank, y_bank: (·, d) further rows of each density, without gradient, such as a queue of earlier batches.
 
     Returns:
         Scalar in float32 (float64 for float64 inputs), finite for every finite input; not bounded below by 0 with
@@ -50,7 +49,7 @@ def sdd(
     Raises:
         ValueError: shapes that do not fit, an empty set, NaN or inf, a bandwidth that is not positive.
 
-    Sources: semantic density distribution of Set-CLIP, arXiv:2406.05766; written as a log ratio here, where the paper
+    Sources: semantic density distribution of Set-CLIP, arXiv:2406.05766; here a log ratio; the paper
         weighs it by the density difference (``published.sdd``).
     """
     over_x, over_y = log_density_ratios(x, y, bandwidths, leave_one_out=leave_one_out, x_bank=x_bank, y_bank=y_bank)

@@ -1,4 +1,4 @@
-"""A soft matching of two unpaired batches, read off coordinates that both share, taught to the embeddings."""
+"""The embeddings of two unpaired batches should match as their shared coordinates do."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class ClipTerm(nn.Module):
 
     def forward(self, left: StepSide, right: StepSide) -> Tensor:
         if not len(left.paired):
-            return left.paired.sum()  # 0, and no gradient: without pairs there is nothing to contrast
+            return left.paired.sum()  # 0, without gradient: there are no pairs
         targets = None
         if left.paired_ids is not None and right.paired_ids is not None:
             targets = shared_partners(left.paired_ids, right.paired_ids)
@@ -170,7 +170,7 @@ class NeighbourhoodTerm(nn.Module):
 
 
 class TeacherTerm(nn.Module):
-    """``losses.teacher.teacher`` on the unpaired rows; 0 where there are no coordinates (zero pairs)."""
+    """``losses.teacher.teacher`` on the unpaired rows; 0 without coordinates, that is without pairs."""
 
     def __init__(self, temperature: float, sharpness: float) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class SClipTerm(nn.Module):
 class PublishedTerm(nn.Module):
     """A term in the form that was released (``losses.published``), on the released layout: pairs first, then the rest.
 
-    The self-supervised term sees the unpaired rows only, which are those that have a second view.
+    The self-supervised term reads the unpaired rows only, since only these have a second view.
     """
 
     def __init__(self, name: str) -> None:

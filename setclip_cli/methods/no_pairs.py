@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import quadratic_assignment
 from scipy.stats import norm, rankdata
 from torch import Tensor
 
@@ -146,53 +146,17 @@ def spherical_kmeans(rows: Tensor, k: int, random: np.random.Generator, *, itera
 def match(a: Matrix, b: Matrix, random: np.random.Generator, *, starts: int, kept: int) -> list[npt.NDArray[np.int64]]:
     """The best distinct orders o found that make Σ_ij a_ij b_{o_i o_j} large, best first.
 
-    Frank-Wolfe on doubly stochastic matrices from random starts, then swaps of two while they help.
+    Frank-Wolfe on doubly stochastic matrices from random starts. Swaps of two afterwards (SciPy's 2opt) took 2.5 times
+    as long and changed agreement, zero-shot accuracy and mAP by less than their deviation over seeds.
 
     Source: Vogelstein et al. 2015, fast approximate quadratic programming (PLOS ONE 10).
     """
     found: dict[tuple[int, ...], float] = {}
     for _ in range(starts):
-        order = _swapped(a, b, _frank_wolfe(a, b, random))
-        found[tuple(order.tolist())] = float((a * b[np.ix_(order, order)]).sum())
+        result = quadratic_assignment(a, b, options={"maximize": True, "P0": "randomized", "rng": random})
+        found[tuple(result.col_ind.tolist())] = float(result.fun)
     best = sorted(found, key=lambda order: -found[order])[:kept]
     return [np.array(order) for order in best]
-
-
-def _frank_wolfe(a: Matrix, b: Matrix, random: np.random.Generator, iterations: int = 30) -> npt.NDArray[np.int64]:
-    k = len(a)
-    plan = random.random((k, k))
-    for _ in range(10):
-        plan /= plan.sum(1, keepdims=True)
-        plan /= plan.sum(0, keepdims=True)
-    plan = (plan + 1 / k) / 2
-    for _ in range(iterations):
-        gradient = a @ plan @ b
-        target = np.zeros_like(plan)
-        target[linear_sum_assignment(gradient, maximize=True)] = 1
-        step = target - plan
-        slope = 2 * (gradient * step).sum()
-        curvature = ((a @ step @ b) * step).sum()
-        if slope < 1e-9:
-            break
-        length = 1.0 if curvature >= 0 else min(1.0, -slope / (2 * curvature))
-        plan = plan + length * step
-    return np.asarray(linear_sum_assignment(plan, maximize=True)[1], dtype=np.int64)
-
-
-def _swapped(a: Matrix, b: Matrix, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Swaps the two whose swap helps most, until none does. Diagonals of a and b are 0."""
-    order = order.copy()
-    for _ in range(len(a) ** 2):
-        placed = b[np.ix_(order, order)]
-        cross = a @ placed
-        own = np.diagonal(cross)
-        # gain of swapping i and j, over both triangles, less what the pair (i, j) itself would count twice
-        gain = 2 * (cross + cross.T - own[:, None] - own[None, :] + 2 * a * placed)
-        i, j = np.unravel_index(np.argmax(gain), gain.shape)
-        if gain[i, j] <= 1e-9 or i == j:
-            break
-        order[[i, j]] = order[[j, i]]
-    return order
 
 
 def _rank_gaussian(similarities: Tensor) -> Matrix:

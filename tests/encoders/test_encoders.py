@@ -122,6 +122,20 @@ def test_a_head_depends_on_its_seed_alone() -> None:
     assert not torch.equal(ProjectionHead(4, 3, seed=8)(rows(2, 4)), first(rows(2, 4)))
 
 
+def test_heads_and_linear_maps_are_their_formulas() -> None:
+    features = rows(5, 4, 3)
+    head = ProjectionHead(4, 3, seed=7)
+    assert head.hidden is not None
+    assert head.norm is not None
+    projected = features @ head.input.weight.T + head.input.bias
+    hidden = F.gelu(projected) @ head.hidden.weight.T + head.hidden.bias
+    torch.testing.assert_close(head(features), F.normalize(head.norm(hidden + projected), dim=1))
+    weight, offset = rows(4, 2, 5), rows(1, 4, 6)[0]
+    torch.testing.assert_close(
+        LinearMap(weight, offset)(features), F.normalize(features @ weight - offset @ weight, dim=1)
+    )
+
+
 def test_the_cosine_of_concatenated_encoders_is_the_weighted_mean_of_theirs() -> None:
     parts = [LinearMap(rows(6, 3, 1)), LinearMap(rows(6, 4, 2))]
     joined = Concatenated(parts, [3.0, 1.0])
@@ -135,8 +149,11 @@ def test_the_cosine_of_concatenated_encoders_is_the_weighted_mean_of_theirs() ->
 def test_relative_coordinates_are_powers_of_cosines() -> None:
     anchors = torch.eye(3)
     features = torch.tensor([[3.0, 4.0, -1.0]])
-    found = RelativeMap(anchors, power=2.0)(features)
-    torch.testing.assert_close(found, F.normalize(torch.tensor([[9.0, 16.0, 0.0]]), dim=1), atol=1e-4, rtol=0)
+    encoder = RelativeMap(anchors, power=2.0)
+    expected = F.normalize(torch.tensor([[9.0, 16.0, 0.0]]), dim=1)
+    torch.testing.assert_close(encoder(features), expected, atol=1e-4, rtol=0)
+    centred = encoder.centre(anchors)(features)  # the mean coordinate of the anchors themselves is 1/3
+    torch.testing.assert_close(centred, F.normalize(expected - 1 / 3, dim=1), atol=1e-4, rtol=0)
 
 
 def test_the_mean_shift_is_that_of_two_kernel_densities_step_by_step() -> None:

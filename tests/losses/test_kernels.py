@@ -132,6 +132,8 @@ def test_median_bandwidth_is_the_median_squared_distance() -> None:
     )
     assert median_bandwidth(x, y) == pytest.approx(squared[(len(squared) - 1) // 2], rel=1e-5)
     assert median_bandwidth(x[:1], x[:1]) > 0
+    # of larger sets, some rows of each, evenly spaced
+    assert median_bandwidth(x, y, rows=3) == pytest.approx(median_bandwidth(x[::2], y[::2]))
 
 
 @pytest.mark.parametrize(

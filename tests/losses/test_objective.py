@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from setclip_cli import defaults
-from setclip_cli.losses import clip, published, sdd
+from setclip_cli.losses import (
+    clip,
+    log_density_ratios,
+    neighbourhood,
+    published,
+    s_clip,
+    sdd,
+    self_supervised,
+    teacher,
+)
 from setclip_cli.losses.objective import TrainingObjective, WeightedTerm, density_gap
 from setclip_cli.losses.terms import (
     ClipTerm,
@@ -59,6 +68,61 @@ def test_the_total_is_the_weighted_sum_of_the_terms() -> None:
     assert list(value.terms) == list(EVERY)
     expected = sum(value.weights[name] * term for name, term in value.terms.items())
     torch.testing.assert_close(value.total, expected)
+
+
+def test_each_term_is_its_loss_on_both_sides_with_its_own_settings() -> None:
+    left, right = side(1), side(20)
+    assert left.second_view is not None
+    assert right.second_view is not None
+    assert left.paired_features is not None
+    assert right.paired_features is not None
+    assert left.teacher_coordinates is not None
+    assert right.teacher_coordinates is not None
+    for found, expected in (
+        (ClipTerm(0.3), clip(left.paired, right.paired, temperature=0.3)),
+        (ClipTerm(1e-4), clip(left.paired, right.paired, temperature=0.01)),  # never sharper
+        (
+            SelfSupervisedTerm(0.3),
+            self_supervised(left.embeddings, left.second_view, temperature=0.3)
+            + self_supervised(right.embeddings, right.second_view, temperature=0.3),
+        ),
+        (
+            NeighbourhoodTerm(0.3, 0.6),
+            neighbourhood(left.features, left.embeddings, temperature=0.3, embedding_temperature=0.6)
+            + neighbourhood(right.features, right.embeddings, temperature=0.3, embedding_temperature=0.6),
+        ),
+        (
+            TeacherTerm(0.3, 0.6),
+            teacher(
+                left.embeddings,
+                right.embeddings,
+                left.teacher_coordinates,
+                right.teacher_coordinates,
+                temperature=0.3,
+                sharpness=0.6,
+            ),
+        ),
+        (
+            SClipTerm(0.3, 0.6),
+            s_clip(
+                left.embeddings,
+                right.paired,
+                left.features,
+                left.paired_features,
+                temperature=0.3,
+                regularisation=0.6,
+            )
+            + s_clip(
+                right.embeddings,
+                left.paired,
+                right.features,
+                right.paired_features,
+                temperature=0.3,
+                regularisation=0.6,
+            ),
+        ),
+    ):
+        torch.testing.assert_close(found(left, right), expected)
 
 
 def test_a_term_outside_its_steps_is_not_computed() -> None:
@@ -125,6 +189,21 @@ def test_the_queue_holds_the_last_rows_and_comes_back_from_its_state() -> None:
     resumed = SddTerm(BANDWIDTHS, queue=10)
     resumed.load_state_dict(term.state_dict())
     torch.testing.assert_close(resumed(left, right), term(left, right))
+
+
+def test_a_queue_shorter_than_a_batch_holds_its_last_rows() -> None:
+    term, left = SddTerm(BANDWIDTHS, queue=5), side(1)
+    term(left, side(9))
+    held = term.left_queue.rows()
+    assert held is not None
+    torch.testing.assert_close(held, left.embeddings[-5:])
+
+
+def test_the_density_gap_is_the_mean_size_of_the_log_ratios() -> None:
+    x, y = unit(8, 3, 1), unit(6, 3, 2)
+    over_x, over_y = (ratios[:, 0].tolist() for ratios in log_density_ratios(x, y))
+    expected = sum(abs(ratio) for ratio in over_x + over_y) / 14
+    assert float(density_gap(x, y)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_density_gap_is_zero_for_equal_sets_and_needs_no_term() -> None:

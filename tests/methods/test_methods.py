@@ -101,6 +101,34 @@ def test_procrustes_recovers_a_rotation() -> None:
     torch.testing.assert_close(a(left), b(right), atol=1e-4, rtol=0)
 
 
+def test_ridge_solves_the_regularised_normal_equations() -> None:
+    left, right = pools()
+    pairs = torch.arange(30).repeat(2, 1).T
+    x, y = (FeatureTransform.fit(pool, 64)(pool)[:30].double() for pool in (left, right))
+    ridge = 0.1 * float((x**2).sum()) / x.shape[1]  # a tenth of the mean eigenvalue of x'x
+    expected = torch.linalg.solve(x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+    found = fit_closed_form("ridge", left, right, pairs)
+    torch.testing.assert_close(found[0](left[:30]).double(), F.normalize(x @ expected, dim=1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1](right[:30]).double(), F.normalize(y, dim=1), atol=1e-5, rtol=0)
+
+
+def test_cca_maximises_the_regularised_correlation_and_weighs_each_direction_by_it() -> None:
+    left, right = pools()
+    pairs = torch.arange(40).repeat(2, 1).T
+    x, y = ((rows := FeatureTransform.fit(pool, 64)(pool)[:40].double()) - rows.mean(0) for pool in (left, right))
+    a, b = (side.T @ side / 40 for side in (x, y))
+    a, b = (matrix + float(matrix.diagonal().mean()) * torch.eye(len(matrix), dtype=x.dtype) for matrix in (a, b))
+    cross = x.T @ y / 40
+    # the squared correlations are eigenvalues of A^-1 C B^-1 C', their vectors the directions of the left side
+    values, vectors = np.linalg.eig((torch.linalg.solve(a, cross) @ torch.linalg.solve(b, cross.T)).numpy())
+    order = np.argsort(-values.real)[: min(x.shape[1], y.shape[1])]
+    directions = torch.from_numpy(vectors.real[:, order])
+    directions = directions / (directions * (a @ directions)).sum(0).sqrt()
+    expected = F.normalize(x @ (directions * torch.from_numpy(values.real[order]).clamp_min(0).sqrt()), dim=1)
+    found = fit_closed_form("cca", left, right, pairs)[0](left[:40]).double()
+    torch.testing.assert_close(found @ found.T, expected @ expected.T, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("method", "pairs", "words"),
     [
