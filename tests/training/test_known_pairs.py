@@ -28,7 +28,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def dataset(count: int = 11) -> Any:
-    """Pairs of images and captions, every second one with its sides the other way round, and one of other modalities."""
+    """Pairs of images and captions, every second one the other way round, and one of other modalities."""
     pairs = [Pair("image", f"i{n}", "caption", f"c{n}", "train") for n in range(count)]
     pairs = [pair.swapped() if n % 2 else pair for n, pair in enumerate(pairs)]
     other = Pair("protein", "p", "caption", "c0", "train")
