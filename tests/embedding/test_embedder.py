@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.cli.app import app
-from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.dataset import DatasetIndex, open_dataset
 from setclip_cli.embedding import worker
 from setclip_cli.embedding.embed import EmbedResult, embed, embed_backbone
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.encoders import ProjectionHead
 from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
 from setclip_cli.run.model import ModelConfig, TowerConfig, save_model
 
 ESM = "esm:esm2_t6_8M_UR50D"
@@ -326,6 +329,113 @@ def test_faiss_that_is_not_installed_is_said_before_any_work(
     with pytest.raises(SetClipError, match="FAISS is not installed"):
         features(data, tmp_path / "out", tiny_esm2, EmbedOptions(faiss=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_are_counted_over_all_calls_and_a_bad_row_leaves_the_others_in_place(
+    tmp_path: Path, tiny_esm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ROWS_PER_CALL", 2)
+    sequences = ["MKT", "MJJ", "AG" * 550, "M1", "MJ", "LV" * 600]
+    data = tiny.write_dataset(tmp_path / "data", {"protein": sequences}, rows_per_shard=6)
+    result = features(data, tmp_path / "out", tiny_esm2, LENIENT)
+    assert (list(result.bad), result.windowed, result.replaced_letters) == (["protein-3"], 2, 3)
+    embeddings = open_embeddings(tmp_path / "out")
+    table = embeddings.read(embeddings.shards("protein")[0])
+    assert table["id"].to_pylist() == [f"protein-{row}" for row in (0, 1, 2, 4, 5)]
+    assert table["label"].to_pylist() == ["even", "odd", "even", "even", "odd"]
+    assert table["windows"].to_pylist() == [1, 1, 2, 1, 2]
+    backbone = load_backbone(ESM, modality="protein", weights=str(tiny_esm2))
+    expected = backbone.encode([sequences[row] for row in (0, 1, 2, 4, 5)]).features
+    np.testing.assert_allclose(embeddings.load("protein").embeddings, expected, atol=1e-5)
+
+
+def test_texts_that_were_cut_are_counted_over_all_calls(
+    tmp_path: Path, tiny_sentence: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ROWS_PER_CALL", 1)
+    data = tiny.write_dataset(tmp_path / "data", {"caption": ["sea " * 90, "sand", "boat " * 90]})
+    assert embed_backbone(TEXT, data, tmp_path / "out", weights=str(tiny_sentence)).truncated == 2
+
+
+def test_a_value_too_large_for_float16_makes_its_row_bad(
+    data: Path, tmp_path: Path, tiny_esm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from setclip_cli.backbones.esm2 import Esm2Backbone
+
+    whole = Esm2Backbone.encode
+
+    def enlarged(self: Esm2Backbone, items: list[str]) -> object:
+        encoded = whole(self, items)
+        encoded.features[0] = 1e6
+        return encoded
+
+    monkeypatch.setattr(Esm2Backbone, "encode", enlarged)
+    with np.errstate(over="ignore"):
+        result = features(data, tmp_path / "out", tiny_esm2, replace(LENIENT, dtype="float16"))
+    assert set(result.bad.values()) == {"its embedding is not finite in float16"}
+    embeddings = open_embeddings(tmp_path / "out")
+    shard = embeddings.read(embeddings.shards("protein")[0])
+    assert str(shard.schema.field("embedding").type.value_type) == "halffloat"
+
+
+def test_precision_changes_the_values_and_is_never_mixed(data: Path, tmp_path: Path, tiny_esm2: Path) -> None:
+    half = EmbedOptions(precision="bfloat16")
+    features(data, tmp_path / "full", tiny_esm2)
+    features(data, tmp_path / "half", tiny_esm2, half)
+    full, rounded = (open_embeddings(tmp_path / name).load("protein").embeddings for name in ("full", "half"))
+    assert 1e-5 < np.abs(full - rounded).max() < 0.1
+    with pytest.raises(SetClipError, match=r"made with another precision \(float32, now bfloat16\)"):
+        features(data, tmp_path / "full", tiny_esm2, half)
+
+
+def test_a_shard_whose_rows_were_ingested_anew_is_made_again(data: Path, tmp_path: Path, tiny_esm2: Path) -> None:
+    features(data, tmp_path / "out", tiny_esm2)
+    shutil.rmtree(data)
+    tiny.write_dataset(data, {"protein": [*tiny.proteins(10)[:9], "MKTAYIAK"], "caption": CAPTIONS})
+    assert features(data, tmp_path / "out", tiny_esm2).made == 1
+    features(data, tmp_path / "new", tiny_esm2)
+    assert tree(tmp_path / "out") == tree(tmp_path / "new")
+
+
+def test_weights_that_changed_in_place_are_loaded_again(data: Path, tmp_path: Path, tiny_sentence: Path) -> None:
+    weights = shutil.copytree(tiny_sentence, tmp_path / "weights")
+    embed_backbone(TEXT, data, tmp_path / "before", weights=str(weights))
+    [file] = weights.rglob("*.safetensors")
+    tensors = load_file(file)
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    embed_backbone(TEXT, data, tmp_path / "after", weights=str(weights))
+    before, after = (open_embeddings(tmp_path / name) for name in ("before", "after"))
+    assert before.index.model != after.index.model
+    assert not np.allclose(before.load("caption").embeddings, after.load("caption").embeddings)
+
+
+@pytest.mark.parametrize(("bad", "stops"), [((0, 5), True), ((5,), False)])
+def test_the_share_of_bad_rows_is_of_all_rows_also_when_shards_are_kept(
+    tmp_path: Path, tiny_timm: Path, bad: tuple[int, ...], stops: bool
+) -> None:
+    images = [tiny.jpeg(row)[: 40 if row in bad else None] for row in range(6)]
+    data = tiny.write_dataset(tmp_path / "data", {"image": images}, rows_per_shard=2)
+    out, spec = tmp_path / "out", f"timm:{tiny.TINY_TIMM}"
+    embed_backbone(spec, data, out, weights=str(tiny_timm), options=LENIENT)
+    (out / "image" / "train-00002.parquet").unlink()
+    with (
+        pytest.raises(SetClipError, match="2 rows cannot be embedded, the first 'image-0'") if stops else nullcontext()
+    ):
+        embed_backbone(spec, data, out, weights=str(tiny_timm), options=EmbedOptions(max_bad_fraction=0.2))
+
+
+def test_only_the_split_asked_for_is_embedded(data: Path, tmp_path: Path, tiny_esm2: Path) -> None:
+    train = open_dataset(data).index.shards
+    test = open_dataset(tiny.write_dataset(data, {"protein": tiny.proteins(3)}, split="test")).index.shards
+    atomic.write_json(data / "dataset.json", DatasetIndex(shards=[*train, *test]).model_dump())
+    assert features(data, tmp_path / "out", tiny_esm2, EmbedOptions(split="test")).rows == 3
+    assert {shard.split for shard in open_embeddings(tmp_path / "out").index.shards} == {"test"}
+
+
+def test_batch_limits_reach_the_backbone(tiny_esm2: Path) -> None:
+    source = worker.TowerSource("protein", backbone=ESM, weights=str(tiny_esm2))
+    budget = worker.load_tower(source, EmbedOptions(tokens_per_batch=130, rows_per_batch=2)).backbone.budget
+    assert (budget.tokens, budget.rows) == (130, 2)
 
 
 KILLER = """

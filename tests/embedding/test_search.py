@@ -88,6 +88,21 @@ def test_the_map_holds_unit_rows_in_shard_order_and_is_made_once(world: Path, tm
     assert path.stat().st_mtime_ns == made
 
 
+def test_a_map_cut_short_is_made_again_and_other_rows_have_another_map(
+    world: Path, tmp_path: Path, tiny_sentence: Path
+) -> None:
+    embeddings = open_embeddings(world / "embeddings")
+    whole = np.array(unit_vectors(embeddings, "caption", None, cache_dir=tmp_path))
+    [path] = (tmp_path / "vectors").iterdir()
+    path.write_bytes(path.read_bytes()[:-4])
+    np.testing.assert_array_equal(unit_vectors(embeddings, "caption", None, cache_dir=tmp_path), whole)
+    tiny.write_dataset(tmp_path / "data", {"caption": [*CAPTIONS[:3], "a river", "a road", "a pier"]}, rows_per_shard=3)
+    embed(world / "run", tmp_path / "data", tmp_path / "out")
+    other = open_embeddings(tmp_path / "out")  # as many rows, and the first shard is the same
+    found = unit_vectors(other, "caption", None, cache_dir=tmp_path)
+    np.testing.assert_allclose(found, other.load("caption").embeddings, atol=1e-6)
+
+
 def test_a_caption_finds_images_and_an_image_finds_captions_by_cosine(world: Path, tmp_path: Path) -> None:
     embeddings = open_embeddings(world / "embeddings")
     images, captions = embeddings.load("image"), embeddings.load("caption")
