@@ -105,7 +105,7 @@ def test_balanced_batches_hold_both_pools_classes_alike(recipe: Recipe, balance:
     right, kinds = right[fewer], kinds[fewer]  # 30 rows of the first class, some 7 of the others
     train = recipe.train.model_dump() | {"balance": balance, "batch": 8}
     training = build_training(recipe.with_settings(train=train), Pool(left), Pool(right), pairs)
-    drawn = torch.cat([training.batches.draw(step)[1]["unpaired"].rows for step in range(12)])
+    drawn = torch.cat([training.batches.draw(step)[1]["unpaired"].rows for step in range(60)])
     share = float((kinds[drawn] == 0).float().mean())
     assert share < 0.5 if balance else share > 0.6
 
