@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from setclip_cli.backbones import MODALITY_OF
 from setclip_cli.recipe.presets import TRAINED_METHODS, TRAINING_FREE_METHODS
+from setclip_cli.recipe.sections import TermWithForms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,14 +58,10 @@ def _of_terms(recipe: Recipe) -> Iterator[str]:
         key = f"objective.{name}"
         if term.end_step is not None and term.end_step <= term.start_step:
             yield f"{key}: end_step ({term.end_step}) must be after start_step ({term.start_step})"
-        # The user gave a key that differs from its default: no preset sets one of these.
-        ignored = [
-            setting
-            for setting in term.fixed_when_published
-            if getattr(term, setting) != type(term).model_fields[setting].default
-        ]
-        if getattr(term, "form", "stable") == "published":
-            for setting in ignored:
+        if isinstance(term, TermWithForms) and term.form == "published":
+            # The user gave a key that differs from its default: no preset sets one of these.
+            given = (s for s in term.fixed_when_published if getattr(term, s) != type(term).model_fields[s].default)
+            for setting in given:
                 yield (
                     f"{key}.{setting} = {getattr(term, setting)!r}: form = 'published' has a fixed value of its own; "
                     f"leave {setting} out, or set {key}.form = 'stable'"

@@ -106,7 +106,7 @@ def _key(name: str, field: FieldInfo) -> Key:
             methods[method] = _toml(values[key])
     required = field.is_required() or name in REQUIRED
     default = "" if required else _toml(field.default)
-    return Key(name, kind_of(field), default, required, methods, field.description or "")
+    return Key(name, kind_of(field), default, required, methods, " ".join((field.description or "").split()))
 
 
 def _toml(value: Any) -> str:

@@ -65,31 +65,27 @@ class Recipe(Section):
         RecipeError: with every mistake, and the nearest known key for an unknown one.
     """
 
-    schema_version: Literal[1] = Field(default=1, description="Version of the recipe's form. A file has to state it.")
+    schema_version: Literal[1] = 1
+    """Version of the recipe's form. A file has to state it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=0,
-        description="Random seed of the whole experiment.",
         json_schema_extra={"form": "a whole number from 0 to below 2^63"},
     )
+    """Random seed of the whole experiment."""
     pairs: Literal["all"] | Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
-        default="all",
-        description="How many of the known pairs are used: all, a count or a fraction. More pairs only add to fewer.",
-        json_schema_extra={"form": "'all', a count or a fraction between 0 and 1"},
+        default="all", json_schema_extra={"form": "'all', a count or a fraction between 0 and 1"}
     )
-    method: Method = Field(
-        default=DEFAULT_METHOD,
-        description="How to align. It brings the weights of its terms; auto compares methods on held-out pairs.",
-    )
-    init_from: PathText | None = Field(
-        default=None, description="A RUN of the same towers: start a new training from its weights."
-    )
-    ensemble: PositiveInt = Field(
-        default=1, description="How many heads are trained, from as many seeds. Their embeddings are concatenated."
-    )
-    ensemble_distil: bool = Field(
-        default=False, description="Train one head to have the ensemble's cosines: embedding then costs as much as one."
-    )
-    towers: dict[Modality, Tower] = Field(description="The two modalities to align: protein, image or caption.")
+    """How many of the known pairs are used: all, a count or a fraction. More pairs only add to fewer."""
+    method: Method = DEFAULT_METHOD
+    """How to align. It brings the weights of its terms; auto compares methods on held-out pairs."""
+    init_from: PathText | None = None
+    """A RUN of the same towers: start a new training from its weights."""
+    ensemble: PositiveInt = 1
+    """How many heads are trained, from as many seeds. Their embeddings are concatenated."""
+    ensemble_distil: bool = False
+    """Train one head to have the ensemble's cosines: embedding then costs as much as one."""
+    towers: dict[Modality, Tower]
+    """The two modalities to align: protein, image or caption."""
     projection: Projection = Projection()
     objective: Objective = Objective()
     extra_encoders: ExtraEncoders = ExtraEncoders()
