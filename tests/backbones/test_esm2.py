@@ -110,6 +110,23 @@ def test_a_long_protein_is_the_mean_over_residues_of_its_windows(tiny_esm2: Path
     torch.testing.assert_close(encoded.features[0], (total / covered).mean(0), atol=1e-5, rtol=0)
 
 
+def test_cls_of_a_long_protein_is_the_mean_of_its_windows_by_their_share_of_residues(tiny_esm2: Path) -> None:
+    sequence = ("ACDEFGHIKLMNPQRSTVWY" * 20)[:300]
+    found = backbone(tiny_esm2, pooling="cls", window=200, overlap=50).encode([sequence]).features[0]
+    assert windows_of(300, 200, 50) == [(0, 200), (100, 300)]  # each alone with 100 residues, and half of the other 100
+    first, second = (hidden[0] for hidden in fair_esm(tiny_esm2, [sequence[:200], sequence[100:]]))
+    torch.testing.assert_close(found, (first + second) / 2, atol=1e-5, rtol=0)
+
+
+def test_a_window_longer_than_the_training_length_equals_fair_esm_too(tiny_esm2: Path) -> None:
+    """The rotary tables grow, after a batch that they were long enough for."""
+    longer = backbone(tiny_esm2, window=1500)
+    longer.encode(["MKTA"])
+    sequence = ("ACDEFGHIKLMNPQRSTVWY" * 60)[:1111]
+    expected = fair_esm(tiny_esm2, [sequence])[0][1:-1].mean(0)
+    torch.testing.assert_close(longer.encode([sequence]).features[0], expected, atol=1e-5, rtol=0)
+
+
 def test_window_of_the_whole_sequence_changes_nothing(tiny_esm2: Path) -> None:
     sequence = "".join(tiny.proteins(5))
     whole = backbone(tiny_esm2, window=len(sequence), overlap=1).encode([sequence])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,19 @@ def test_views_of_text_and_protein_depend_on_the_seed_alone() -> None:
     assert all(len(augment_protein(residues, seed)) >= 0.7 * len(residues) for seed in range(50))
     assert augment_text("too short here", 0) == "too short here"
     assert augment_protein("M", 0) in {"M", "X"}
+
+
+@pytest.mark.parametrize(("modality", "augment"), [("protein", augment_protein), ("caption", augment_text)])
+def test_a_prepared_view_is_the_augmented_item(
+    weights: dict[str, Path], modality: str, augment: Callable[[str, int], str]
+) -> None:
+    values, seeds = {"protein": SEQUENCES, "caption": TEXTS}[modality][:3], [5, 6, 7]
+    backbone = backbone_of(weights, modality)
+    with torch.no_grad():
+        views = backbone.features(backbone.prepare(values, views=seeds))
+        expected = backbone.features(backbone.prepare([augment(*item) for item in zip(values, seeds, strict=True)]))
+        assert not torch.allclose(views, backbone.features(backbone.prepare(values)), atol=1e-3)
+    torch.testing.assert_close(views, expected)
 
 
 def test_items_come_back_by_row_without_reading_all(tmp_path: Path) -> None:
