@@ -114,6 +114,11 @@ def test_a_pool_that_is_empty_or_not_finite_is_refused(pool: Tensor) -> None:
         FeatureTransform.fit(pool)
 
 
+def test_the_largest_entry_of_every_axis_is_positive() -> None:
+    axes = FeatureTransform.fit(rows(50, 12), 0).axes
+    assert bool((axes.gather(0, axes.abs().argmax(0, keepdim=True)) > 0).all())
+
+
 def test_a_head_depends_on_its_seed_alone() -> None:
     torch.manual_seed(1)
     first = ProjectionHead(4, 3, seed=7)

@@ -200,8 +200,10 @@ def test_a_queue_shorter_than_a_batch_holds_its_last_rows() -> None:
 
 
 def test_the_density_gap_is_the_mean_size_of_the_log_ratios() -> None:
-    x, y = unit(8, 3, 1), unit(6, 3, 2)
+    x, others = unit(8, 3, 1), unit(2, 3, 2)
+    y = torch.cat([x[:2], x[:2], others])  # denser than x itself at two rows of x
     over_x, over_y = (ratios[:, 0].tolist() for ratios in log_density_ratios(x, y))
+    assert min(over_x) < 0 < max(over_x)
     expected = sum(abs(ratio) for ratio in over_x + over_y) / 14
     assert float(density_gap(x, y)) == pytest.approx(expected, rel=1e-5)
 

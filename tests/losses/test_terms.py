@@ -95,6 +95,7 @@ def test_clip_takes_pairs_that_share_an_item_for_partners() -> None:
     left_ids, right_ids = torch.tensor([4, 4, 9]), torch.tensor([0, 1, 2])
     targets = shared_partners(left_ids, right_ids)
     assert targets.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert torch.equal(shared_partners(right_ids, left_ids), targets)  # two images of one caption likewise
     left = F.one_hot(torch.tensor([0, 0, 1]), 3).double()
     # with the identity, two captions of one image fight over it; told that both are right, they need not
     alone = clip(left, left, temperature=0.01)
@@ -178,6 +179,23 @@ def test_s_clip_labels_rows_by_the_pair_items_they_lie_at() -> None:
     rows = [[dot(p, q) / 0.1 for q in partners.tolist()] for p in embeddings.tolist()]
     expected = sum(cross_entropy(row, {label: 1}) for row, label in zip(rows, (2, 0, 1), strict=True)) / 3
     assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_s_clip_matches_the_formula_written_as_plain_loops() -> None:
+    embeddings, partners, features, paired = unit(5, 3, 1), unit(3, 3, 2), 4 * unit(5, 4, 3), unit(3, 4, 4)
+    cosines = [[dot(p, q) / 4 for q in paired.tolist()] for p in features.tolist()]
+    plan = [[math.exp((cosine - 1) / 0.02) for cosine in row] for row in cosines]
+    for _ in range(50):  # the pairs' masses first, those of the rows last
+        sums = [sum(row[j] for row in plan) for j in range(3)]
+        plan = [[value / sums[j] / 3 for j, value in enumerate(row)] for row in plan]
+        plan = [[value / sum(row) / 5 for value in row] for row in plan]
+    rows = [[dot(p, q) / 0.1 for q in partners.tolist()] for p in embeddings.tolist()]
+    expected = sum(
+        cross_entropy(row, {j: 5 * mass for j, mass in enumerate(masses)}) / 5
+        for row, masses in zip(rows, plan, strict=True)
+    )
+    found = s_clip(embeddings, partners, features, paired, temperature=0.1, regularisation=0.02)
+    assert float(found) == pytest.approx(expected, rel=1e-9)
 
 
 PAIR_OF_SETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
