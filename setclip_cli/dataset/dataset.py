@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,14 +209,7 @@ def open_dataset(root: str | Path) -> Dataset:
             f"{root}: has no {INDEX_NAME}, so it is not a finished DATASET",
             fix="run the same `setclip ingest` command again",
         )
-    try:
-        return Dataset(root, DatasetIndex.model_validate_json(path.read_bytes()))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SetClipError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}",
-            fix="ingest again with this version of setclip",
-        ) from error
+    return Dataset(root, read_json(path, DatasetIndex, fix="ingest again with this version of setclip"))
 
 
 def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modality, split: str) -> Shard:

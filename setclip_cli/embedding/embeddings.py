@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from setclip_cli.dataset.dataset import Shard
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.options import Dtype, Precision
 from setclip_cli.errors import SetClipError, nearest
+from setclip_cli.files.documents import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 INDEX_NAME = "embeddings.json"
+EMBED_AGAIN = "remove the folder and embed again with this version of setclip"
 FINISHED = ".finished"
 ROWS_PER_GROUP = 8192  # rows that a reader or writer holds at once
 Document = TypeVar("Document", bound=BaseModel)
@@ -191,20 +193,4 @@ def open_embeddings(root: str | Path) -> Embeddings:
         started = (root / FINISHED).is_dir()
         found = "its embedding has not finished" if started else f"is not an EMBEDDINGS folder (it has no {INDEX_NAME})"
         raise SetClipError(f"{root}: {found}", fix=f"setclip embed RUN DATASET --out {root}")
-    return Embeddings(root, read_document(path, EmbeddingsIndex))
-
-
-def read_document(path: Path, kind: type[Document]) -> Document:
-    """A JSON file as a model.
-
-    Raises:
-        SetClipError: the file does not hold what the model says.
-    """
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SetClipError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}",
-            fix="remove the folder and embed again with this version of setclip",
-        ) from error
+    return Embeddings(root, read_json(path, EmbeddingsIndex, fix=EMBED_AGAIN))

@@ -15,16 +15,17 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from setclip_cli.embedding.embeddings import (
+    EMBED_AGAIN,
     FINISHED,
     INDEX_NAME,
     ROWS_PER_GROUP,
     EmbeddedShard,
     EmbeddingSettings,
     EmbeddingsIndex,
-    read_document,
 )
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,11 +118,11 @@ def finished_shards(root: Path, settings: EmbeddingSettings) -> dict[str, Embedd
     index_path = root / INDEX_NAME
     records = sorted((root / FINISHED).rglob("*.json")) if (root / FINISHED).is_dir() else []
     if index_path.exists():
-        index = read_document(index_path, EmbeddingsIndex)
+        index = read_json(index_path, EmbeddingsIndex, fix=EMBED_AGAIN)
         _require_same(root, index.settings(), settings)
         found = {shard.path: shard for shard in index.shards}
     for path in records:
-        record = read_document(path, FinishedShard)
+        record = read_json(path, FinishedShard, fix=EMBED_AGAIN)
         _require_same(root, record.settings, settings)
         found[record.shard.path] = record.shard
     return found
@@ -130,7 +131,7 @@ def finished_shards(root: Path, settings: EmbeddingSettings) -> dict[str, Embedd
 def write_index(root: Path, index: EmbeddingsIndex) -> None:
     """Writes embeddings.json if it changed, with the towers of earlier runs; then removes the records of its shards."""
     path = root / INDEX_NAME
-    earlier = read_document(path, EmbeddingsIndex) if path.exists() else None
+    earlier = read_json(path, EmbeddingsIndex, fix=EMBED_AGAIN) if path.exists() else None
     if earlier is not None:
         index = index.model_copy(update={"towers": {**earlier.towers, **index.towers}})
     if index != earlier:

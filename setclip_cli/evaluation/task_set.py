@@ -5,16 +5,15 @@ Those that come with the package are in the folder `task_sets`.
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from setclip_cli.dataset.modality import Modality
-from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.evaluation.similarity import unit_rows
+from setclip_cli.files.documents import read_settings
 from setclip_cli.files.shipped import find
 
 if TYPE_CHECKING:
@@ -62,20 +61,8 @@ def load_task_set(name: str | Path) -> TaskSet:
     Raises:
         SetClipError: exit code 2; there is no such task set, or the file is not valid.
     """
-    path = find("tasks", name)
-    try:
-        return TaskSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SetClipError(
-            f"{path}: is not valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SetClipError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}",
-            fix="compare it with one that comes with setclip: `setclip tasks show rsscn7`",
-            exit_code=ExitCode.USAGE,
-        ) from error
+    example = "compare it with one that comes with setclip: `setclip tasks show rsscn7`"
+    return read_settings(find("tasks", name), TaskSet, fix=example)
 
 
 def prompt_prototypes(task: TaskSet, classes: Iterable[str], model: Model, backbone: Backbone) -> Embeddings:

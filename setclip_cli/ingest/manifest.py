@@ -7,19 +7,19 @@ the licence of a source is "unknown".
 from __future__ import annotations
 
 import re
-import tomllib
 import zipfile
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli import console
 from setclip_cli.dataset.modality import Modality  # pydantic reads the annotation when the class is made
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.cache import cache_folder
+from setclip_cli.files.documents import read_settings
 from setclip_cli.files.download import Wanted, fetch_all, verify
 from setclip_cli.ingest.build import build_dataset
 from setclip_cli.ingest.options import IngestOptions, ReadOptions, sha256_of
@@ -116,23 +116,7 @@ def load_manifest(path: Path) -> Manifest:
     Raises:
         SetClipError: the file cannot be read, is not TOML, or has mistakes, which are all listed.
     """
-    try:
-        return Manifest.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SetClipError(
-            f"{path}: is not valid TOML ({error})",
-            fix="repair the line that the message names",
-            exit_code=ExitCode.USAGE,
-        ) from error
-    except ValidationError as error:
-        mistakes = "; ".join(
-            f"{'.'.join(map(str, mistake['loc'])) or 'manifest'}: {mistake['msg']}" for mistake in error.errors()
-        )
-        raise SetClipError(
-            f"{path}: {mistakes}", fix="see `setclip manifests show eurosat` for the form", exit_code=ExitCode.USAGE
-        ) from error
+    return read_settings(path, Manifest, fix="see `setclip manifests show eurosat` for the form")
 
 
 def downloads_folder(path: Path) -> Path:

@@ -15,6 +15,7 @@ from pydantic import Field, ModelWrapValidatorHandler, PositiveInt, ValidationEr
 from setclip_cli.console import note
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.files.documents import read_toml
 from setclip_cli.files.shipped import find
 from setclip_cli.recipe.checks import contradictions
 from setclip_cli.recipe.messages import mistakes, without_mistakes
@@ -166,12 +167,7 @@ def load_recipe(recipe: Path | str, overrides: list[str] | None = None) -> Recip
         SetClipError: exit code 2; no such recipe, not TOML, or a `RecipeError`.
     """
     path = find("recipes", recipe)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SetClipError(
-            f"{path}: is not valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
-        ) from error
+    document = read_toml(path)
     document, notes = renamed(document)
     for override in overrides or []:
         _apply_override(document, override)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import read_json
 from setclip_cli.run import checkpoint
 from setclip_cli.version import __version__
 
@@ -274,14 +275,7 @@ def load_config(run: Path) -> ModelConfig:
             f"{run}: {'its training has not finished' if started else 'is not a RUN (it has no ' + CONFIG_NAME + ')'}",
             fix=f"setclip align RECIPE --data DATASET --out {run}" + (" --resume" if started else ""),
         )
-    try:
-        return ModelConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SetClipError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}",
-            fix="train again with this version of setclip",
-        ) from error
+    return read_json(path, ModelConfig, fix="train again with this version of setclip")
 
 
 def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[Modality, Encoder]:

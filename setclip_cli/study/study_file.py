@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.evaluation.options import RelevanceRule
+from setclip_cli.files.documents import read_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,19 +72,7 @@ def load_study(path: Path) -> Study:
     Raises:
         SetClipError: exit code 2; it is not valid TOML, or its keys are not those of a study.
     """
-    try:
-        return Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SetClipError(
-            f"{path}: is not valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
-        ) from error
-    except ValidationError as error:
-        lines = [f"  - {'.'.join(map(str, one['loc'])) or 'study'}: {one['msg']}" for one in error.errors()]
-        raise SetClipError(
-            "\n".join([f"{path}: {len(lines)} problems in the study", *lines]),
-            fix="compare it with one that comes with setclip: `setclip studies show pairs`",
-            exit_code=ExitCode.USAGE,
-        ) from error
+    return read_settings(path, Study, fix="compare it with one that comes with setclip: `setclip studies show pairs`")
 
 
 def _dotted_keys(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -160,7 +160,7 @@ def change(old: str, new: str) -> Any:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (change('title = "Two', 'titel = "Two'), "title: Field required; titel: Extra inputs"),
+        (change('title = "Two', 'titel = "Two'), r"title: Field required\n  - titel: Extra inputs"),
         (change('unknown = "made in the test"', ""), "'unknown' must say why"),
         (change('licence = "CC0-1.0"', 'licence = "unknown"'), "'licence_note' must say why"),
         (change('file = "words.zip"', 'file = "sword.zip"'), "'sword.zip', which is not one of the files"),
