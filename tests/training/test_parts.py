@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.recipe.recipe import Recipe, load_recipe
-from setclip_cli.training.batches import Batches
+from setclip_cli.training.batches import Batches, BatchPart
 from setclip_cli.training.build import build_training
 from setclip_cli.training.checks import check_embeddings, check_gradient, check_terms
+from setclip_cli.training.distributed import Group
+from setclip_cli.training.embedded import EmbeddedPart
 from setclip_cli.training.tower import Pool
 from setclip_cli.training.updater import Updater
 
@@ -73,6 +76,34 @@ def test_a_batch_that_was_read_ahead_serves_its_own_step_only(batches: Batches) 
     for taken in (0, 1, 5, 15):
         for taken_side, drawn_side in zip(batches.take(taken), batches.draw(taken), strict=True):
             assert taken_side["unpaired"].rows.equal(drawn_side["unpaired"].rows)
+
+
+class SeededTower:
+    """A linear tower in which dropout is a factor that depends on the seed."""
+
+    dim, features = 2, torch.zeros(0, 2)
+
+    def __init__(self) -> None:
+        self.weight = torch.eye(3, 2).requires_grad_()
+
+    def matmuls(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def embed(self, _member: int, chunk: Tensor, *, dropout_seed: int | None) -> Tensor:
+        return chunk @ self.weight * (1 if dropout_seed is None else 1 + dropout_seed)
+
+
+@pytest.mark.parametrize("view_seed", [None, 4])
+@pytest.mark.parametrize("size", [2, 5])
+def test_chunks_give_the_gradient_of_the_embeddings_that_the_losses_saw(view_seed: int | None, size: int) -> None:
+    """With dropout too: the second pass draws what the first one drew, chunk by chunk."""
+    tower, rows, gradient = SeededTower(), torch.arange(15.0).view(5, 3), torch.arange(10.0).view(5, 2)
+    chunks = list(rows.split(size))
+    part = EmbeddedPart(tower, 0, BatchPart(torch.arange(5), chunks, size, view_seed), Group())  # type: ignore[arg-type]
+    part.backward(gradient)
+    factors = torch.tensor([1.0 if view_seed is None else 1 + view_seed + row // size for row in range(5)])
+    assert part.leaf.equal(factors[:, None] * rows[:, :2])
+    torch.testing.assert_close(tower.weight.grad, rows.T @ (factors[:, None] * gradient))
 
 
 def updater(*, ema: float = 0.0, clip_norm: float | None = None) -> tuple[Updater, dict[str, Tensor]]:
