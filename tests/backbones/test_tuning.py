@@ -157,6 +157,22 @@ def test_fresh_adapters_change_nothing(weights: dict[str, Path]) -> None:
     torch.testing.assert_close(backbone.encode(SEQUENCES).features, before)
 
 
+def test_an_adapter_adds_twice_its_product_and_always_starts_the_same(weights: dict[str, Path]) -> None:
+    """W x + b + (alpha / rank) B A x with alpha = 2 rank (Hu et al. 2021); an old RUN's weights count on the 2."""
+    first, second = (backbone_of(weights, "protein") for _ in range(2))
+    for backbone in (first, second):
+        make_trainable(backbone, "lora", lora_rank=4)
+    linear, again = (backbone.module.get_submodule("layers.0.fc1") for backbone in (first, second))
+    own, other = dict(linear.named_parameters()), dict(again.named_parameters())
+    assert torch.equal(own["lora_A.default.weight"], other["lora_A.default.weight"])
+    x = torch.randn(3, 32)
+    with torch.no_grad():
+        own["lora_B.default.weight"].normal_()
+        update = own["lora_B.default.weight"] @ own["lora_A.default.weight"]
+        expected = x @ (own["base_layer.weight"] + 2 * update).T + own["base_layer.bias"]
+        torch.testing.assert_close(linear(x), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_more_blocks_than_there_are_is_refused_with_their_number(weights: dict[str, Path]) -> None:
     with pytest.raises(SetClipError, match="has 2 blocks"):
         make_trainable(backbone_of(weights, "protein"), "last-3")
