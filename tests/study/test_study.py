@@ -100,7 +100,7 @@ def test_a_wrong_study_exits_2_and_names_the_key(tmp_path, text, told):
 
 
 def test_the_paired_difference_is_scipys_paired_t_test():
-    first, other = {0: 0.50, 1: 0.55, 2: 0.45, 9: 0.1}, {0: 0.58, 1: 0.60, 2: 0.56}
+    first, other = {0: 0.50, 1: 0.55, 2: 0.45, 9: 0.1}, {2: 0.56, 0: 0.58, 1: 0.60}  # not in one order
     found = report.paired_difference(first, other)
     seeds = [0, 1, 2]
     test = stats.ttest_rel([other[seed] for seed in seeds], [first[seed] for seed in seeds])
@@ -141,6 +141,7 @@ def test_the_table_has_means_spreads_and_differences_and_the_plots_are_drawn(tmp
     assert columns["clip, pairs=7"]["mean"] == pytest.approx(0.38)
     assert columns["clip, pairs=7"]["sd"] == pytest.approx(0.01)
     assert columns["set-clip, pairs=21"]["difference"] == pytest.approx(0.24)
+    assert result.content["columns"][0]["metrics"]["geometry/sdd"]["before"] == 3.0
     text = (tmp_path / "out" / "study.md").read_text()
     assert "| clip, pairs=7 | 0.380 ± 0.010 |  |" in text
     assert "| set-clip, pairs=21 | 0.620 ± 0.010 | +0.240 |" in text
