@@ -50,6 +50,13 @@ class SetClipError(Exception):
         return _rebuilt, (*self._marked, self.exit_code)
 
 
+class UsageError(SetClipError):
+    """A `SetClipError` about an argument or a recipe: exit code 2."""
+
+    def __init__(self, problem: str, *, fix: str) -> None:
+        super().__init__(problem, fix=fix, exit_code=ExitCode.USAGE)
+
+
 def _rebuilt(problem: str, fix: str, exit_code: ExitCode) -> SetClipError:
     return SetClipError(problem, fix=fix, exit_code=exit_code)
 

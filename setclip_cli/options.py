@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
+from setclip_cli.errors import UsageError, argument, nearest
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,15 @@ class Options:
             value, shown = getattr(self, name), argument(name, flag.names(name))
             choices = choices_of(kind)
             if value is not None and choices and value not in choices:
-                raise SetClipError(
+                raise UsageError(
                     f"{shown} {value}: is not one of its choices{nearest(str(value), choices)}",
                     fix=f"choose one of: {', '.join(choices)}",
-                    exit_code=ExitCode.USAGE,
                 )
             numeric = isinstance(value, int | float) and not isinstance(value, bool)
             too_low = numeric and flag.least is not None and value < flag.least
             if too_low or (numeric and flag.most is not None and value > flag.most):
                 limits = f"from {flag.least:g}" if flag.most is None else f"from {flag.least:g} to {flag.most:g}"
-                raise SetClipError(
-                    f"{shown} {value}: is out of its range",
-                    fix=f"give a number {limits}",
-                    exit_code=ExitCode.USAGE,
-                )
+                raise UsageError(f"{shown} {value}: is out of its range", fix=f"give a number {limits}")
 
 
 def options_of(kind: Any) -> dict[str, tuple[Any, Flag]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones.fetch import fetch_weights
 from setclip_cli.backbones.weights import Spec, locate_weights, parse_spec
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -34,16 +35,14 @@ def check_backbone(spec: str, *, modality: Modality, pooling: str = "default") -
     parsed = parse_spec(spec)
     if MODALITY_OF[parsed.kind] != modality:
         kind = next(kind for kind, reads in MODALITY_OF.items() if reads == modality)
-        raise SetClipError(
+        raise UsageError(
             f"towers.{modality}.backbone {spec!r}: reads {MODALITY_OF[parsed.kind]} rows, not {modality} rows",
             fix=f"give the {modality} tower a {kind}: backbone",
-            exit_code=ExitCode.USAGE,
         )
     if pooling != "default" and pooling not in POOLINGS[parsed.kind]:
-        raise SetClipError(
+        raise UsageError(
             f"pooling {pooling!r} of {spec}: {parsed.kind} backbones do not have it",
             fix=f"choose one of: {', '.join(dict.fromkeys(('default', *POOLINGS[parsed.kind])))}",
-            exit_code=ExitCode.USAGE,
         )
     return parsed
 
@@ -98,8 +97,13 @@ def _load(spec: str, *, modality: Modality, weights: str, pooling: str) -> Backb
     path = fetch_weights(locate_weights(parsed, weights))
     chosen = POOLINGS[parsed.kind][0] if pooling == "default" else pooling
     if parsed.kind == "esm":
-        from setclip_cli.backbones.esm2 import load_esm2
-
+        try:
+            from setclip_cli.backbones.esm2 import load_esm2
+        except ImportError as error:  # another package on the registry is imported as esm, too
+            raise SetClipError(
+                f"{spec}: the installed package `esm` is not fair-esm ({first_line(error)})",
+                fix=f"{sys.executable} -m pip uninstall esm, then pip install --force-reinstall fair-esm",
+            ) from error
         return load_esm2(parsed, path, pooling=chosen)
     if parsed.kind == "timm":
         from setclip_cli.backbones.timm_image import load_timm

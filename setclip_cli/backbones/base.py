@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,9 +114,8 @@ def counted_layer(layer: int, backbone: Backbone) -> int:
     """
     counted = layer if layer > 0 else backbone.layers + 1 + layer
     if layer == 0 or not 1 <= counted <= backbone.layers:
-        raise SetClipError(
+        raise UsageError(
             f"towers.{backbone.modality}.layer = {layer}: {backbone.spec} has layers 1 to {backbone.layers}",
             fix=f"choose one of them, or -1 to -{backbone.layers}, counted back from the last",
-            exit_code=ExitCode.USAGE,
         )
     return counted

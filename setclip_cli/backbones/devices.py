@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from setclip_cli.errors import ExitCode, SetClipError, first_line
+from setclip_cli.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -33,10 +33,9 @@ def resolve_device(name: str, *, setting: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SetClipError(
+        raise UsageError(
             f"{setting} {name!r}: torch cannot use it on this machine ({first_line(error)})",
             fix="choose auto, cpu, cuda, cuda:1 or mps; `setclip doctor` lists the devices of this machine",
-            exit_code=ExitCode.USAGE,
         ) from error
     return device
 
@@ -55,10 +54,9 @@ def resolve_training_precision(name: str, device: torch.device) -> torch.dtype:
         SetClipError: float16, whose small gradients need the scaler that torch has for CUDA, on another device.
     """
     if name == "float16" and device.type != "cuda":
-        raise SetClipError(
+        raise UsageError(
             f"train.precision 'float16': training in it needs a CUDA GPU, not {device.type}",
             fix="--set train.precision=bfloat16, or float32",
-            exit_code=ExitCode.USAGE,
         )
     return resolve_precision(name, device)
 

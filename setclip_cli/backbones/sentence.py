@@ -20,7 +20,7 @@ from setclip_cli.backbones.batching import Budget
 from setclip_cli.backbones.devices import autocast, pinned
 from setclip_cli.backbones.pooling import AttentionPooledText
 from setclip_cli.backbones.tensors import identity_of
-from setclip_cli.errors import ExitCode, SetClipError, first_line
+from setclip_cli.errors import SetClipError, UsageError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,10 +130,9 @@ class SentenceBackbone:
 def _replace_pooling(spec: str, model: SentenceTransformer, pooling: str) -> None:
     at = next((name for name, module in model.named_children() if isinstance(module, Pooling)), None)
     if at is None:
-        raise SetClipError(
+        raise UsageError(
             f"pooling {pooling!r} of {spec}: its pipeline does not have a pooling module to replace",
             fix="choose the pooling default",
-            exit_code=ExitCode.USAGE,
         )
     width = int(getattr(model[int(at)], "embedding_dimension"))  # noqa: B009  # typed as a tensor or module
     model[int(at)] = AttentionPooledText(width) if pooling == "attention" else Pooling(width, pooling_mode=pooling)

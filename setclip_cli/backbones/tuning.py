@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from setclip_cli.backbones.former_names import with_present_names
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,10 +40,9 @@ def make_trainable(backbone: Backbone, trainable: str, *, lora_rank: int = 8, ch
         groups = _blocks(module)
         count = max(groups.values(), default=-1) + 1
         if wanted > count:
-            raise SetClipError(
+            raise UsageError(
                 f"towers.{backbone.modality}.trainable {trainable!r}: {backbone.spec} has {count} blocks",
                 fix=f"choose last-1 to last-{count}, or full",
-                exit_code=ExitCode.USAGE,
             )
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(groups.get(name, -1) >= count - wanted)
@@ -139,10 +138,9 @@ def _inject_lora(backbone: Backbone, rank: int) -> None:
     module = backbone.module
     targets = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
     if not targets:
-        raise SetClipError(
+        raise UsageError(
             f"towers.{backbone.modality}.trainable 'lora': {backbone.spec} has no linear layer to adapt",
             fix="choose full or last-N",
-            exit_code=ExitCode.USAGE,
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the adapters' first factor is random, the second 0: the features start unchanged
@@ -168,8 +166,7 @@ def _checkpoint_activations(backbone: Backbone) -> None:
                 if isinstance(part, nn.Dropout):
                     part.eval()
             return
-    raise SetClipError(
+    raise UsageError(
         f"towers.{backbone.modality}.gradient_checkpointing: {backbone.spec} does not offer it",
         fix="lower train.chunk instead",
-        exit_code=ExitCode.USAGE,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.errors import SetClipError, UsageError, nearest
 
 Kind = Literal["esm", "timm", "sentence-transformers"]
 Origin = Literal["path", "package", "cache", "hub"]
@@ -82,17 +82,15 @@ def parse_spec(text: str) -> Spec:
     """
     kind, _, name = text.partition(":")
     if kind not in KINDS or not name:
-        raise SetClipError(
+        raise UsageError(
             f"backbone {text!r}: is not KIND:NAME with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS)}",
             fix="write it like esm:esm2_t6_8M_UR50D, timm:vit_small_patch14_dinov2.lvd142m or "
             "sentence-transformers:all-MiniLM-L6-v2",
-            exit_code=ExitCode.USAGE,
         )
     if kind == "esm" and name not in ESM2_NAMES:
-        raise SetClipError(
+        raise UsageError(
             f"backbone {text!r}: no ESM-2 model has this name{nearest(name, ESM2_NAMES)}",
             fix=f"choose one of: {', '.join(ESM2_NAMES)}",
-            exit_code=ExitCode.USAGE,
         )
     return Spec(kind, name)
 
@@ -220,10 +218,9 @@ def timm_source(name: str) -> tuple[str | None, str | None, tuple[str, ...]]:
     config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
     if config is None:
         close = nearest(name, timm.list_models(pretrained=True))
-        raise SetClipError(
+        raise UsageError(
             f"backbone 'timm:{name}': timm {timm.__version__} has no pretrained model of this name{close}",
             fix="python -c \"import timm; print(*timm.list_models('*vit*', pretrained=True))\" lists them",
-            exit_code=ExitCode.USAGE,
         )
     filenames = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
     return config.hf_hub_id, config.url if isinstance(config.url, str) else None, filenames

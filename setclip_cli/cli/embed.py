@@ -10,7 +10,7 @@ import typer
 from setclip_cli.cli.flags import with_options
 from setclip_cli.cli.output import AsJson, show
 from setclip_cli.embedding.options import EmbedOptions
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import UsageError
 
 
 @with_options(EmbedOptions)
@@ -52,12 +52,10 @@ def embed(
         needs, count = "a RUN and a DATASET", 2
         not_used = {"--weights": weights != "auto", "--pooling": pooling != "default"}
     if len(paths) != count:
-        raise SetClipError(
-            f"embed: needs {needs}, got {len(paths)} paths", fix="see `setclip embed --help`", exit_code=ExitCode.USAGE
-        )
+        raise UsageError(f"embed: needs {needs}, got {len(paths)} paths", fix="see `setclip embed --help`")
     for flag in (flag for flag, given in not_used.items() if given):
         works_with = "a RUN, whose towers it chooses from" if backbone else "--backbone; a RUN has its own"
-        raise SetClipError(f"{flag}: works only with {works_with}", fix=f"leave {flag} out", exit_code=ExitCode.USAGE)
+        raise UsageError(f"{flag}: works only with {works_with}", fix=f"leave {flag} out")
     from setclip_cli.embedding import embed as embedding
 
     if backbone:

@@ -9,7 +9,7 @@ import typer
 
 from setclip_cli.cli.flags import with_options
 from setclip_cli.cli.output import AsJson, show
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import UsageError
 from setclip_cli.evaluation.options import EvaluateOptions
 
 
@@ -36,10 +36,9 @@ def evaluate(
       setclip evaluate runs/rs data/rs --out reports/rs --fail-under image_to_caption/map=0.4
     """
     if len(paths) < 2:
-        raise SetClipError(
+        raise UsageError(
             "evaluate: needs at least one RUN or EMBEDDINGS folder, then the DATASET",
             fix="setclip evaluate RUN DATASET --out REPORT",
-            exit_code=ExitCode.USAGE,
         )
     from setclip_cli.evaluation.evaluate import evaluate as run
 

@@ -9,7 +9,7 @@ import typer
 
 from setclip_cli.cli.flags import with_options
 from setclip_cli.cli.output import AsJson, show
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.ingest.options import IngestOptions
 
 
@@ -70,4 +70,4 @@ def ingest(
 
 
 def _usage(problem: str, fix: str) -> SetClipError:
-    return SetClipError(problem, fix=fix, exit_code=ExitCode.USAGE)
+    return UsageError(problem, fix=fix)

@@ -9,7 +9,7 @@ import typer
 
 from setclip_cli.cli.output import AsJson
 from setclip_cli.console import emit_json
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.shipped import SINGULAR, Kind, about, find, folder_of, names
 
 _USE = {
@@ -80,9 +80,7 @@ def _write_new(target: Path, text: str) -> None:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise SetClipError(
-            f"{target}: exists, and is not overwritten", fix="give another file name", exit_code=ExitCode.USAGE
-        ) from error
+        raise UsageError(f"{target}: exists, and is not overwritten", fix="give another file name") from error
     except OSError as error:
         raise SetClipError(f"{target}: cannot be written ({error.strerror})", fix="give another file") from error
 

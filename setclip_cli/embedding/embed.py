@@ -18,7 +18,7 @@ from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_f
 from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
 from setclip_cli.embedding.writing import finished_shards, is_whole, write_index
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.run.model import load_config
@@ -98,10 +98,9 @@ def embed(
     towers = [tower for tower in MODALITIES if tower in config.towers]
     modality = options.modality
     if modality is not None and modality not in towers:
-        raise SetClipError(
+        raise UsageError(
             f"{run}: has no {modality} tower, only {' and '.join(towers)}",
             fix=f"leave {argument('modality')} out, or train a RUN with that tower",
-            exit_code=ExitCode.USAGE,
         )
     wanted = [modality] if modality else [tower for tower in towers if tower in dataset.modalities()]
     if not wanted:
@@ -139,10 +138,9 @@ def embed_backbone(
         learned = "is learned, and this backbone is not trained"
         reason = learned if pooling == "attention" else f"{kind} backbones do not have it"
         choices = dict.fromkeys(("default", *POOLINGS[kind]))
-        raise SetClipError(
+        raise UsageError(
             f"{argument('pooling')} {pooling!r}: {reason}",
             fix=f"choose one of: {', '.join(choice for choice in choices if choice != 'attention')}",
-            exit_code=ExitCode.USAGE,
         )
     source = TowerSource(MODALITY_OF[kind], backbone=backbone, weights=weights, pooling=pooling)
     return _embed_towers([source], _opened(dataset), Path(out), options)

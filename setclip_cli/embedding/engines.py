@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from setclip_cli.backbones.devices import resolve_device
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -107,11 +107,7 @@ def run_on_ray(work: Callable[[Input], Result], jobs: Sequence[Input], *, device
     try:
         cluster: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise SetClipError(
-            f"{argument('engine')} ray: Ray is not installed",
-            fix="pip install 'setclip[ray]'",
-            exit_code=ExitCode.USAGE,
-        ) from error
+        raise UsageError(f"{argument('engine')} ray: Ray is not installed", fix="pip install 'setclip[ray]'") from error
     if not cluster.is_initialized():
         cluster.init(log_to_driver=False, logging_level=logging.ERROR)
     threads = torch.get_num_threads()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import UsageError, argument
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
@@ -24,11 +24,7 @@ def require_faiss() -> Any:
     try:
         return importlib.import_module("faiss")
     except ImportError as error:
-        raise SetClipError(
-            f"{argument('faiss')}: FAISS is not installed",
-            fix="pip install 'setclip[search]'",
-            exit_code=ExitCode.USAGE,
-        ) from error
+        raise UsageError(f"{argument('faiss')}: FAISS is not installed", fix="pip install 'setclip[search]'") from error
 
 
 def index_path(root: Path, modality: Modality, split: str) -> Path:

@@ -17,7 +17,7 @@ from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.run.model import load_model
 
@@ -89,10 +89,8 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
     run, data, sheet = (None if path is None else Path(path) for path in (options.run, options.data, options.sheet))
     if sheet and wanted != "image":
         flag = argument("sheet")
-        raise SetClipError(
-            f"{flag}: {wanted} rows have no images to show",
-            fix=f"leave {flag} out" + _search_images_instead(opened),
-            exit_code=ExitCode.USAGE,
+        raise UsageError(
+            f"{flag}: {wanted} rows have no images to show", fix=f"leave {flag} out" + _search_images_instead(opened)
         )
     vectors = unit_vectors(opened, wanted, options.split)
     rows, scores = nearest_rows(vectors, embed_query(opened, query, asked, run=run), options.top)
@@ -143,10 +141,9 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
     if index.run is None:
         tower = index.towers.get(modality)
         if tower is None:
-            raise SetClipError(
+            raise UsageError(
                 f"{embeddings.root}: raw {', '.join(index.towers)} features cannot be searched with a {modality}",
                 fix=f"search with a {' or '.join(index.towers)}, or embed with a RUN that has both towers",
-                exit_code=ExitCode.USAGE,
             )
         backbone = load_backbone(tower.spec, modality=modality, weights=tower.weights, pooling=tower.pooling)
         found, encoder = backbone.identity, None
@@ -154,10 +151,9 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
         model = load_model(run or Path(index.run))
         if modality not in model.encoders:
             towers = " and ".join(name for name in MODALITIES if name in model.encoders)
-            raise SetClipError(
+            raise UsageError(
                 f"{run or index.run}: has no {modality} tower, only {towers}",
                 fix=f"say what the query is with {argument('query_modality', '--as')}",
-                exit_code=ExitCode.USAGE,
             )
         backbone, encoder, found = model.load_backbone(modality), model.encoders[modality], model.identity
     if found != index.model:
@@ -167,10 +163,9 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
         )
     encoded = backbone.encode([Path(query).read_bytes()] if modality == "image" else [query])
     for reason in encoded.failed.values():
-        raise SetClipError(
+        raise UsageError(
             f"query {query[:60]!r}: {reason}",
             fix=f"change the query, or say what it is with {argument('query_modality', '--as')}",
-            exit_code=ExitCode.USAGE,
         )
     with torch.inference_mode():
         features = encoded.features if encoder is None else encoder(encoded.features)

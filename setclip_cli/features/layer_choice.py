@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.console import progress
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import UsageError
 from setclip_cli.files import atomic
 from setclip_cli.files.cache import cache_folder
 
@@ -95,10 +95,9 @@ def layer_pairs(recipe: Recipe, pairs: Sequence[Pair]) -> list[Pair]:
             right.add(pair.right_id)
     if len(kept) < PAIRS_NEEDED:
         key = next(f"towers.{modality}.layer" for modality, tower in recipe.towers.items() if tower.layer == "best")
-        raise SetClipError(
+        raise UsageError(
             f"{key} = 'best': needs {PAIRS_NEEDED} known pairs or more that share no item; there are {len(kept)}",
             fix=f"--set {key}=-1 for the last layer, or add pairs with `setclip ingest --pairs`",
-            exit_code=ExitCode.USAGE,
         )
     return kept
 

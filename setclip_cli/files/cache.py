@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import UsageError
 
 
 def cache_folder() -> Path:
@@ -25,6 +25,4 @@ def cache_folder() -> Path:
     except OSError as error:
         is_file = isinstance(error, FileExistsError | NotADirectoryError)
         found = "is a file, or is inside a file" if is_file else f"cannot be written to ({error.strerror})"
-        raise SetClipError(
-            f"{shown}: {found}", fix="set SETCLIP_CACHE to a folder that you can write to", exit_code=ExitCode.USAGE
-        ) from error
+        raise UsageError(f"{shown}: {found}", fix="set SETCLIP_CACHE to a folder that you can write to") from error

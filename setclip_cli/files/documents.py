@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,9 +38,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SetClipError(
-            f"{path}: is not valid TOML ({error})", fix="correct the file at that place", exit_code=ExitCode.USAGE
-        ) from error
+        raise UsageError(f"{path}: is not valid TOML ({error})", fix="correct the file at that place") from error
 
 
 def read_settings(path: Path, kind: type[Document], *, fix: str) -> Document:
@@ -52,7 +50,7 @@ def read_settings(path: Path, kind: type[Document], *, fix: str) -> Document:
     try:
         return kind.model_validate(read_toml(path))
     except ValidationError as error:
-        raise SetClipError(_mistakes(path, error), fix=fix, exit_code=ExitCode.USAGE) from error
+        raise UsageError(_mistakes(path, error), fix=fix) from error
 
 
 def _mistakes(path: Path, error: ValidationError) -> str:

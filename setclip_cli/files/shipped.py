@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.errors import UsageError, nearest
 
 Kind = Literal["recipes", "manifests", "studies", "tasks"]
 SINGULAR: dict[Kind, str] = {"recipes": "recipe", "manifests": "manifest", "studies": "study", "tasks": "task set"}
@@ -40,11 +40,10 @@ def find(kind: Kind, given: Path | str) -> Path:
     if str(given) in names(kind):
         return folder_of(kind) / f"{given}.toml"
     what = SINGULAR[kind]
-    raise SetClipError(
+    raise UsageError(
         f"{given}: no such {what} file, and no {what} with this name comes with setclip"
         f"{nearest(path.stem, names(kind))}",
         fix=f"give the path of a .toml file, or one of the names that `setclip {kind}` lists",
-        exit_code=ExitCode.USAGE,
     )
 
 

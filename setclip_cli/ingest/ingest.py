@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.shipped import named
 from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS, build_dataset
 from setclip_cli.ingest.options import IngestOptions
@@ -67,4 +67,4 @@ def ingest(
 
 
 def _usage(problem: str, fix: str) -> SetClipError:
-    return SetClipError(problem, fix=fix, exit_code=ExitCode.USAGE)
+    return UsageError(problem, fix=fix)

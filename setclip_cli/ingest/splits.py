@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -72,8 +72,7 @@ def parse_split(text: str | None) -> SplitRule:
 
 
 def _bad(text: str, why: str) -> SetClipError:
-    return SetClipError(
+    return UsageError(
         f"{argument('split')} {text}: {why}",
         fix="give a name such as train; as-captions; or shares such as train=0.8,val=0.1,test=0.1",
-        exit_code=ExitCode.USAGE,
     )

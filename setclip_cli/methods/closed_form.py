@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from setclip_cli.encoders import Composed, Encoder, FeatureTransform, LinearMap, RelativeMap
-from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.errors import SetClipError, UsageError, nearest
 from setclip_cli.methods.graph_teacher import fit_teacher
 
 AXES = 64  # principal axes of each modality that a map sees
@@ -40,10 +40,9 @@ def fit_closed_form(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, 
         SetClipError: an unknown method, no pairs, or pairs that name rows the pools do not have.
     """
     if method not in METHODS:
-        raise SetClipError(
+        raise UsageError(
             f"method {method!r}: is not a training-free method{nearest(method, METHODS)}",
             fix=f"choose one of: {', '.join(METHODS)}",
-            exit_code=ExitCode.USAGE,
         )
     check_pairs(method, left, right, pairs)
     left_transform, right_transform = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
@@ -55,10 +54,9 @@ def fit_closed_form(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, 
 def check_pairs(method: str, left: Tensor, right: Tensor, pairs: Tensor) -> None:
     """Raises SetClipError unless there are pairs and each names a row of both pools."""
     if not len(pairs):
-        raise SetClipError(
+        raise UsageError(
             f"method {method!r}: learns from known pairs, and there are none",
             fix="give pairs, or set method = 'set-clip-plus', which needs none",
-            exit_code=ExitCode.USAGE,
         )
     sizes = torch.tensor([len(left), len(right)], device=pairs.device)
     wrong = ((pairs < 0) | (pairs >= sizes)).any(1)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from setclip_cli.errors import ExitCode, SetClipError, nearest
+from setclip_cli.errors import UsageError, nearest
 from setclip_cli.recipe.kinds import kind_of
 from setclip_cli.recipe.presets import PRESETS, SECTION_PRESETS, Method
 from setclip_cli.recipe.recipe import REQUIRED, Recipe
@@ -52,10 +52,9 @@ def recipe_keys(prefix: str = "") -> list[Key]:
     chosen = [key for key in every if f"{key.name}.".startswith(f"{prefix.rstrip('.')}.") or not prefix]
     if not chosen:
         known = {".".join(key.name.split(".")[:depth]) for key in every for depth in (1, 2, 3)}
-        raise SetClipError(
+        raise UsageError(
             f"{prefix}: no key of the recipe starts so{nearest(prefix, sorted(known))}",
             fix="`setclip recipes keys` lists all keys",
-            exit_code=ExitCode.USAGE,
         )
     return chosen
 

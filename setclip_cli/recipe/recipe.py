@@ -14,7 +14,7 @@ from pydantic import Field, ModelWrapValidatorHandler, PositiveInt, ValidationEr
 
 from setclip_cli.console import note
 from setclip_cli.dataset.modality import MODALITIES, Modality
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import ExitCode, SetClipError, UsageError
 from setclip_cli.files.documents import read_toml
 from setclip_cli.files.shipped import find
 from setclip_cli.recipe.checks import contradictions
@@ -190,11 +190,7 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     table_name, *rest = key.strip().split(".")
     parts = [KEYS.get(table_name, table_name), *rest]
     if not equals or not all(parts):
-        raise SetClipError(
-            f"--set {override!r}: is not of the form key=value",
-            fix="write it as --set optim.lr=3e-4",
-            exit_code=ExitCode.USAGE,
-        )
+        raise UsageError(f"--set {override!r}: is not of the form key=value", fix="write it as --set optim.lr=3e-4")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -203,10 +199,9 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts[:-1], start=1):
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise SetClipError(
+            raise UsageError(
                 f"--set {override!r}: {'.'.join(parts[:depth])} is a value, not a table",
                 fix=f"set {'.'.join(parts[:depth])} itself",
-                exit_code=ExitCode.USAGE,
             )
     table[parts[-1]] = value
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.run import checkpoint
 from setclip_cli.run.model import CONFIG_NAME, load_config
@@ -53,11 +53,10 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
     changed = _changed_keys(_recipe_text(out), recipe)
     safe = SAFE_TO_CHANGE - ({"train.steps"} if recipe.ensemble > 1 else set())
     if unsafe := [key for key in changed if key not in safe or not resume]:
-        raise SetClipError(
+        raise UsageError(
             f"{out}: holds a RUN of another recipe ({', '.join(unsafe)} differ)",
             fix=f"choose another {argument('out')}, or remove the RUN yourself; with {argument('resume')} these may "
             f"change: {', '.join(sorted(safe))}",
-            exit_code=ExitCode.USAGE,
         )
     newest = checkpoint.latest(out / CHECKPOINTS_NAME)
     finished = (out / CONFIG_NAME).exists()

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.encoders import Encoder, encoder_from_description
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_json
 from setclip_cli.run import checkpoint
@@ -121,11 +121,10 @@ class Model:
         given = {"protein": proteins, "image": images, "caption": captions}
         kinds = [modality for modality in MODALITIES if given[modality] is not None]
         if len(kinds) != 1 or kinds[0] not in self.encoders:
-            raise SetClipError(
+            raise UsageError(
                 f"embed: needs items of one kind, {' or '.join(f'{kind}s' for kind in self.encoders)}; "
                 f"got {' and '.join(f'{kind}s' for kind in kinds) or 'none'}",
                 fix="call it once for each kind",
-                exit_code=ExitCode.USAGE,
             )
         return self._embedded(kinds[0], given[kinds[0]] or (), device)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import UsageError, argument
 from setclip_cli.recipe.recipe import Recipe
 from setclip_cli.recipe.sections import Tower
 from setclip_cli.training.fit import fit as fit_recipe
@@ -97,11 +97,7 @@ def _matrix(values: npt.ArrayLike | Tensor, name: str) -> Tensor:
     found = _tensor(values)
     if found.ndim != 2 or not len(found) or not bool(torch.isfinite(found).all()):
         what = "holds NaN or inf" if found.ndim == 2 and len(found) else f"has the shape {tuple(found.shape)}"
-        raise SetClipError(
-            f"{argument(name)}: {what}",
-            fix="give a matrix of finite numbers, one row for each item",
-            exit_code=ExitCode.USAGE,
-        )
+        raise UsageError(f"{argument(name)}: {what}", fix="give a matrix of finite numbers, one row for each item")
     return found.float()
 
 
@@ -111,18 +107,16 @@ def _known_rows(pairs: npt.ArrayLike | Tensor, left: int, right: int) -> Tensor:
     if not found.numel():
         return torch.zeros(0, 2, dtype=torch.int64)
     if found.ndim != 2 or found.shape[1] != 2 or found.is_floating_point():
-        raise SetClipError(
+        raise UsageError(
             f"{argument('pairs')}: has the shape {tuple(found.shape)} and the type {found.dtype}",
             fix="give whole numbers of shape (pairs, 2): a row of x and a row of y",
-            exit_code=ExitCode.USAGE,
         )
     wrong = ((found < 0) | (found >= torch.tensor([left, right]))).any(1)
     if bool(wrong.any()):
-        raise SetClipError(
+        raise UsageError(
             f"{argument('pairs')}: {int(wrong.sum())} of {len(found)} name rows that are not there, the first "
             f"{found[wrong][0].tolist()}; x has {left} rows and y has {right}",
             fix="count rows from 0",
-            exit_code=ExitCode.USAGE,
         )
     return found.long()
 

@@ -12,7 +12,7 @@ from setclip_cli.backbones.compiling import compile_blocks
 from setclip_cli.backbones.devices import resolve_training_precision
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.console import note
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import UsageError
 from setclip_cli.features.frozen import augmented_features, frozen_features
 from setclip_cli.features.raw_rows import open_raw_rows
 from setclip_cli.run.model import load_model
@@ -103,11 +103,10 @@ def initial_weights(recipe: Recipe, sides: Sequence[SideInput]) -> tuple[Initial
     for side in sides:
         tower = model.config.towers.get(side.modality)
         if tower is None or tower.identity != side.identity:
-            raise SetClipError(
+            raise UsageError(
                 f"init_from = {recipe.init_from!r}: its {side.modality} tower is {tower.spec if tower else 'missing'}, "
                 f"not {recipe.towers[side.modality].backbone} with the same weights",
                 fix="start from a RUN of the same towers, or leave init_from out",
-                exit_code=ExitCode.USAGE,
             )
         found.append(InitialWeights(model.encoders[side.modality], model.tuned_tensors(side.modality)))
     return found[0], found[1]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
@@ -29,11 +29,10 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> list[Pair]:
     found = pairs_between(dataset, recipe.train.split, (left, right))
     wanted = _count(recipe.pairs, len(found))
     if wanted > len(found):
-        raise SetClipError(
+        raise UsageError(
             f"pairs = {recipe.pairs}: {dataset.root} has {len(found)} {left}-{right} pairs in split "
             f"{recipe.train.split!r}",
             fix=f"--set pairs={len(found)}, or add pairs with `setclip ingest --pairs`",
-            exit_code=ExitCode.USAGE,
         )
     if not wanted and recipe.pairs != 0:
         raise SetClipError(

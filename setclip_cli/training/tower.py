@@ -13,7 +13,7 @@ from setclip_cli.backbones.devices import tf32
 from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.backbones.tuning import dropout_on
 from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import UsageError
 from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.sampling import generator
 
@@ -117,10 +117,9 @@ class TrainingTower:
         """
         own, encoder, tuned = self.encoder(), without_extra_encoders(initial.encoder), initial.tuned
         if encoder.describe() != own.describe():
-            raise SetClipError(
+            raise UsageError(
                 f"init_from: its {self.side} encoder is {encoder.describe()}, the recipe makes {own.describe()}",
                 fix="give both runs the same [projection] and ensemble, and a trained method",
-                exit_code=ExitCode.USAGE,
             )
         state = encoder.state_dict()
         self.transform.load_state_dict(under("transform.", state))
@@ -135,10 +134,9 @@ class TrainingTower:
             if self.pool.tuned is not None:
                 tuned = with_present_names(self.pool.tuned.backbone.spec, tuned)
             if tuned and trained.keys() != tuned.keys():
-                raise SetClipError(
+                raise UsageError(
                     f"init_from: it tuned {len(tuned)} weights of the {self.side} backbone, the recipe {len(trained)}",
                     fix="give both recipes the same trainable and lora_rank",
-                    exit_code=ExitCode.USAGE,
                 )
             for name, value in tuned.items():
                 trained[name].copy_(value)

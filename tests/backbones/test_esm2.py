@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -192,3 +193,11 @@ def test_loads_through_the_front_door(tiny_esm2: Path) -> None:
     loaded = load_backbone(NAME, modality="protein", weights=str(tiny_esm2))
     assert (loaded.dim, loaded.column, loaded.pooling) == (32, "sequence", "mean")
     assert loaded.identity == backbone(tiny_esm2).identity
+
+
+def test_another_package_named_esm_is_told_apart(tiny_esm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "setclip_cli.backbones.esm2")
+    monkeypatch.setitem(sys.modules, "esm.rotary_embedding", None)  # as if it could not be imported
+    with pytest.raises(SetClipError, match="the installed package `esm` is not fair-esm") as found:
+        load_backbone("esm:esm2_t6_8M_UR50D", modality="protein", weights=str(tiny_esm2))
+    assert "pip uninstall esm" in found.value.fix

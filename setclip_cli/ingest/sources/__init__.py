@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.ingest.sources.streams import inner_suffix
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def open_source(path: Path, options: ReadOptions) -> Source:
     """
     if options.modality is None:
         shown = argument("modality")
-        raise SetClipError(
-            f"{path}: {shown} is missing", fix=f"{shown} protein, image or caption", exit_code=ExitCode.USAGE
-        )
+        raise UsageError(f"{path}: {shown} is missing", fix=f"{shown} protein, image or caption")
     if not path.exists():
         raise SetClipError(f"{path}: no such file or folder", fix="check the path")
     if path.is_dir() and not any(path.iterdir()):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.check_image import MAX_PIXELS
 from setclip_cli.ingest.sources.image import ImageFolder, folder_label, image_record
@@ -176,6 +176,4 @@ def _parse_stretch(text: str | None) -> tuple[float, float] | None:
 
 
 def _usage(name: str, text: str, fix: str, example: str) -> SetClipError:
-    return SetClipError(
-        f"{argument(name)} {text}: cannot be read", fix=f"{fix}, such as {example}", exit_code=ExitCode.USAGE
-    )
+    return UsageError(f"{argument(name)} {text}: cannot be read", fix=f"{fix}, such as {example}")

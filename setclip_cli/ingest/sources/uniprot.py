@@ -12,7 +12,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
+from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import OneFile, Record, Reject
 from setclip_cli.ingest.sources.caption import caption_record, usual_split
@@ -66,10 +66,9 @@ def parse_aspects(text: str | None) -> tuple[Aspect, ...]:
             continue
         known = next((aspect for aspect in ASPECTS if aspect == word.strip()), None)
         if known is None:
-            raise SetClipError(
+            raise UsageError(
                 f"{argument('captions_from')} {word.strip()}: is not known{nearest(word.strip(), ASPECTS)}",
                 fix=f"give one or more of: {','.join(ASPECTS)}",
-                exit_code=ExitCode.USAGE,
             )
         chosen.append(known)
     return tuple(chosen)
