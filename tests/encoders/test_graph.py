@@ -191,6 +191,14 @@ def test_a_pool_map_reads_values_off_the_nearest_rows() -> None:
     np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_a_graph_map_takes_the_root_of_the_mean_mass() -> None:
+    pool, masses, queries = rows(20, 4), rows(20, 3, 1).abs(), rows(2, 4, 2)
+    expected = F.normalize(F.normalize(masses.square(), dim=1).sqrt(), dim=1)
+    torch.testing.assert_close(GraphMap(pool, masses.square()).coordinates(), expected)
+    mean = PoolMap(pool, masses, neighbours=5)(queries)
+    torch.testing.assert_close(GraphMap(pool, masses, neighbours=5)(queries), F.normalize(mean.sqrt(), dim=1))
+
+
 def test_every_row_gets_coordinates_even_where_no_walk_arrives() -> None:
     apart = torch.cat([rows(20, 3) * 0.01 + torch.tensor([1.0, 0, 0]), rows(20, 3) * 0.01 + torch.tensor([0, 1.0, 0])])
     left, _ = fit_teacher(apart, apart, torch.tensor([[0, 0], [1, 1]]), neighbours=3)

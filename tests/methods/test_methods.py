@@ -101,6 +101,13 @@ def test_procrustes_recovers_a_rotation() -> None:
     torch.testing.assert_close(a(left), b(right), atol=1e-4, rtol=0)
 
 
+def test_each_coordinate_of_asif_belongs_to_one_pair() -> None:
+    left, right = pools()
+    pairs = torch.stack([torch.arange(16), torch.arange(16) + 40], dim=1)
+    for encoder, pool, rows in zip(fit_closed_form("asif", left, right, pairs), (left, right), pairs.T, strict=True):
+        assert torch.equal(encoder(pool[rows]).argmax(1), torch.arange(16))
+
+
 def test_ridge_solves_the_regularised_normal_equations() -> None:
     left, right = pools()
     pairs = torch.arange(30).repeat(2, 1).T
@@ -233,6 +240,8 @@ def test_without_pairs_clusters_are_matched_by_their_geometry(monkeypatch: pytes
     assert accuracy(found.encoders, left, right, 10) > 0.5  # chance is 0.1
     assert 0 < found.agreement <= 1
     assert found.kept == found.candidates == 18
+    for encoder in found.encoders:  # each map compares differences from the mean of its pool
+        assert all(float(part.offset.min()) > 0 for part in encoder.encoder.encoders)  # type: ignore[union-attr]
     again = no_pairs.align_without_pairs(left, right, seed=0)
     assert torch.equal(again.encoders[0](left), found.encoders[0](left))
     measured, assumed = found.warnings()
