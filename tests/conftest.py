@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Two test processes share two cores: a second thread in each only waits. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tiny
 from loopback import Server
+
+# Other work on the machine makes an example slow; that says nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

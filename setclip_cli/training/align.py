@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones.devices import resolve_device
 from setclip_cli.console import note
+from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_layers, load_tower_backbone, wants_best
 from setclip_cli.files import atomic
 from setclip_cli.files.lock import exclusive
+from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run import checkpoint
 from setclip_cli.run.folder import METRICS_NAME, RECIPE_NAME, SELECTION_NAME, is_finished
 from setclip_cli.run.model import TUNED_NAME, ModelConfig, TowerConfig, load_config, save_model
@@ -29,9 +31,7 @@ from setclip_cli.training.loop import run_steps
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.encoders import Encoder
-    from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.training.fit import Fitted
     from setclip_cli.training.inputs import SideInput
 
@@ -58,12 +58,16 @@ class AlignResult:
         return f"{self.run}: {self.method} on {self.pairs} pairs, {self.steps} steps in {self.wall_s:.1f} s{resumed}"
 
 
-def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> AlignResult:
+def align(
+    recipe: Recipe | Path | str, dataset: Dataset | Path | str, out: Path | str, *, resume: bool = False
+) -> AlignResult:
     """Trains on a DATASET and writes a RUN.
 
     A RUN that is already finished with the same recipe and data is left as it is.
 
     Args:
+        recipe: A recipe, its file, or the name of one that comes with setclip.
+        dataset: A DATASET, or its folder.
         out: The RUN folder.
         resume: Go on from the RUN's last checkpoint, if it has one.
 
@@ -72,8 +76,11 @@ def align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
             is not finite, or there is too little memory for it.
     """
     started = time.monotonic()
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    out = Path(out)
     plan = plan_align(recipe, dataset, out, resume=resume)
-    device = resolve_device(recipe.train.device, setting="train.device")
+    device = resolve_device(recipe.train.device, setting="train.device =")
     with launched() as group, exclusive(out) if group.main else nullcontext():
         if is_finished(out, recipe):
             config = load_config(out)
