@@ -100,6 +100,20 @@ def test_gradient_caching_gives_the_gradient_of_one_pass(tmp_path: Path, weights
         torch.testing.assert_close(chunked[name], gradient, rtol=1e-3, atol=1e-5)
 
 
+def test_averaged_weights_of_a_backbone_are_those_kept(weights: dict[str, Path], tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, trainable="last-1")
+    training = training_of(recipe.with_settings(optim={**recipe.optim.model_dump(), "ema": 0.9}), weights)
+    training.advance()
+    for side, kept in zip(("left", "right"), training.tuned(), strict=True):
+        assert kept
+        for name, value in kept.items():
+            assert value.equal(training.updater.averages[f"{side}.backbone.{name}"])
+    assert any(
+        not value.equal(training.updater.weights[f"left.backbone.{name}"])
+        for name, value in training.tuned()[0].items()
+    )
+
+
 def test_features_for_training_equal_those_for_embedding(weights: dict[str, Path]) -> None:
     long_protein = "ACDEFGHIKLMNPQRSTVWY" * 60  # more than one window
     for modality, values in (("protein", [*SEQUENCES, long_protein]), ("caption", TEXTS)):

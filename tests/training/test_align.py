@@ -239,6 +239,17 @@ def test_a_tuned_run_keeps_only_what_changed_and_embeds_with_it(world: Path, tmp
     assert table.embeddings[0] == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_new_run_starts_from_the_tuned_weights_of_another(world: Path, tmp_path: Path) -> None:
+    from setclip_cli.run.checkpoint import load_tensors
+
+    assert align(world, tmp_path / "first", *TUNED)[0] == 0
+    still = ("--set", "optim.backbone_lr=1e-9", "--set", "optim.backbone_weight_decay=0.0", "--set", "train.steps=1")
+    code, _, stderr = align(world, tmp_path / "next", *TUNED, "--set", f"init_from={tmp_path / 'first'}", *still)
+    assert code == 0, stderr
+    before, after = (load_tensors(tmp_path / run / "tuned-protein.safetensors", fix="")[0] for run in ("first", "next"))
+    assert all(value.allclose(after[name], rtol=0, atol=1e-6) for name, value in before.items())
+
+
 def test_a_tuned_run_that_stops_goes_on_as_if_it_had_not(world: Path, tmp_path: Path, stop: Stopper) -> None:
     settings = (*TUNED, "--set", "train.chunk=5", "--set", "optim.ema=0.5")
     assert align(world, tmp_path / "straight", *settings)[0] == 0

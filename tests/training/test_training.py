@@ -190,8 +190,9 @@ def test_averaged_weights_follow_their_formula(recipe: Recipe) -> None:
         training.advance()
         average = 0.9 * average + 0.1 * training.updater.weights[name].detach()
     torch.testing.assert_close(training.updater.averages[name], average)
-    fitted = without_extra_encoders(finish(recipe, training, training.batches.pairs).encoders[0])
-    assert torch.equal(dict(fitted.named_parameters())["encoder.input.bias"], training.updater.averages[name])
+    for side, encoder in zip(("left", "right"), finish(recipe, training, training.batches.pairs).encoders, strict=True):
+        kept = dict(without_extra_encoders(encoder).named_parameters())["encoder.input.bias"]
+        assert kept.equal(training.updater.averages[f"{side}.heads.0.input.bias"])
 
 
 def test_the_gradient_is_clipped_and_the_rate_follows_the_schedule(recipe: Recipe) -> None:
