@@ -195,6 +195,19 @@ def test_averaged_weights_follow_their_formula(recipe: Recipe) -> None:
         assert kept.equal(training.updater.averages[f"{side}.heads.0.input.bias"])
 
 
+def test_a_learnable_temperature_is_trained_and_restored(recipe: Recipe) -> None:
+    objective = recipe.objective.model_dump()
+    objective["clip"] |= {"learnable_temperature": True}
+    training = training_of(recipe.with_settings(objective=objective))
+    before = training.tensors()["objective.losses.clip.log_temperature"].clone()
+    training.advance()
+    after = training.tensors()["objective.losses.clip.log_temperature"].clone()
+    assert float((after - before).abs()) == pytest.approx(recipe.optim.lr, rel=0.1)  # the first step of AdamW
+    again = training_of(recipe.with_settings(objective=objective))
+    again.restore(1, training.tensors())
+    assert again.tensors()["objective.losses.clip.log_temperature"].equal(after)
+
+
 def test_the_gradient_is_clipped_and_the_rate_follows_the_schedule(recipe: Recipe) -> None:
     optim = {**recipe.optim.model_dump(), "clip_norm": 1e-3, "schedule": "cosine", "warmup_steps": 4}
     training = training_of(recipe.with_settings(optim=optim))
