@@ -77,7 +77,6 @@ def test_every_room_is_in_the_table_and_says_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("room", sorted({path.parent for path in PACKAGE.rglob("*/*.py")}), ids=lambda path: path.name)
 def test_files_of_a_room_import_each_other_without_a_circle(room: Path) -> None:
-    """Imports that only type checkers see may point both ways."""
     prefix = ".".join(("setclip_cli", *room.relative_to(PACKAGE).parts))
     files = {path.stem: path for path in room.glob("*.py")}
     graph = {name: _siblings(path, prefix) & files.keys() for name, path in files.items()}
@@ -87,14 +86,8 @@ def test_files_of_a_room_import_each_other_without_a_circle(room: Path) -> None:
 def _siblings(path: Path, prefix: str) -> set[str]:
     found = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and id(node) not in typing_only and node.module:
+        if isinstance(node, ast.ImportFrom) and node.module:
             if node.module == prefix:
                 found |= {alias.name for alias in node.names}
             elif node.module.startswith(f"{prefix}."):

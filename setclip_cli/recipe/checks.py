@@ -11,15 +11,15 @@ from setclip_cli.recipe.sections import TermWithForms
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from setclip_cli.recipe.recipe import Recipe
+    from setclip_cli.recipe.sections import Settings
 
 
-def contradictions(recipe: Recipe) -> list[str]:
+def contradictions(recipe: Settings) -> list[str]:
     """One line for each pair of settings that do not go together, with what to do about it."""
     return [*_of_towers(recipe), *_of_training(recipe), *_of_terms(recipe)]
 
 
-def _of_towers(recipe: Recipe) -> Iterator[str]:
+def _of_towers(recipe: Settings) -> Iterator[str]:
     if len(recipe.towers) != 2:
         names = ", ".join(recipe.towers) or "none"
         yield f"towers: two modalities are aligned, found {len(recipe.towers)} ({names})"
@@ -36,7 +36,7 @@ def _of_towers(recipe: Recipe) -> Iterator[str]:
             yield f"{key}.pooling = 'attention': its query has to be trained, and the tower is frozen"
 
 
-def _of_training(recipe: Recipe) -> Iterator[str]:
+def _of_training(recipe: Settings) -> Iterator[str]:
     tuned = next((modality for modality, tower in recipe.towers.items() if not tower.frozen), None)
     if tuned and recipe.method in TRAINING_FREE_METHODS:
         yield f"towers.{tuned}.trainable: method {recipe.method!r} does not train, so all towers have to be frozen"
@@ -52,7 +52,7 @@ def _of_training(recipe: Recipe) -> Iterator[str]:
         yield f"pairs = 0: method {recipe.method!r} learns from pairs alone; set-clip-plus needs none"
 
 
-def _of_terms(recipe: Recipe) -> Iterator[str]:
+def _of_terms(recipe: Settings) -> Iterator[str]:
     active = recipe.objective.active()
     for name, term in active.items():
         key = f"objective.{name}"

@@ -7,31 +7,20 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import tomli_w
-from pydantic import Field, ModelWrapValidatorHandler, PositiveInt, ValidationError, ValidationInfo, model_validator
+from pydantic import ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
 
 from setclip_cli.console import note
-from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import ExitCode, SetClipError, UsageError
 from setclip_cli.files.documents import read_toml
 from setclip_cli.files.shipped import find
 from setclip_cli.recipe.checks import contradictions
 from setclip_cli.recipe.messages import mistakes, without_mistakes
-from setclip_cli.recipe.presets import DEFAULT_METHOD, METHOD_KEYS, Method, with_preset
+from setclip_cli.recipe.presets import METHOD_KEYS, with_preset
 from setclip_cli.recipe.renamed import KEYS, renamed
-from setclip_cli.recipe.sections import (
-    ExtraEncoders,
-    Objective,
-    Optim,
-    PathText,
-    Projection,
-    Section,
-    Tower,
-    Train,
-    Validation,
-)
+from setclip_cli.recipe.sections import Section, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,40 +48,12 @@ class RecipeError(SetClipError):
         self.mistakes, self.contradictions = mistakes, contradictions
 
 
-class Recipe(Section):
+class Recipe(Settings):
     """A whole experiment.
 
     Raises:
         RecipeError: with every mistake, and the nearest known key for an unknown one.
     """
-
-    schema_version: Literal[1] = 1
-    """Version of the recipe's form. A file has to state it."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        default=0,
-        json_schema_extra={"form": "a whole number from 0 to below 2^63"},
-    )
-    """Random seed of the whole experiment."""
-    pairs: Literal["all"] | Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
-        default="all", json_schema_extra={"form": "'all', a count or a fraction between 0 and 1"}
-    )
-    """How many of the known pairs are used: all, a count or a fraction. More pairs only add to fewer."""
-    method: Method = DEFAULT_METHOD
-    """How to align. It brings the weights of its terms; auto compares methods on held-out pairs."""
-    init_from: PathText | None = None
-    """A RUN of the same towers: start a new training from its weights."""
-    ensemble: PositiveInt = 1
-    """How many heads are trained, from as many seeds. Their embeddings are concatenated."""
-    ensemble_distil: bool = False
-    """Train one head to have the ensemble's cosines: embedding then costs as much as one."""
-    towers: dict[Modality, Tower]
-    """The two modalities to align: protein, image or caption."""
-    projection: Projection = Projection()
-    objective: Objective = Objective()
-    extra_encoders: ExtraEncoders = ExtraEncoders()
-    train: Train = Train()
-    optim: Optim = Optim()
-    validation: Validation = Validation()
 
     @model_validator(mode="wrap")
     @classmethod
@@ -129,11 +90,6 @@ class Recipe(Section):
             pydantic.ValidationError: this version does not know a key, or refuses a value.
         """
         return cls.model_validate(renamed(document)[0], context={"as_written": True})
-
-    def modalities(self) -> tuple[Modality, Modality]:
-        """(left, right): the two towers in the order of ``MODALITIES``."""
-        left, right = (modality for modality in MODALITIES if modality in self.towers)
-        return left, right
 
     def with_settings(self, **settings: Any) -> Recipe:
         """A copy with top-level settings changed; another method brings its own preset.

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from setclip_cli import defaults
+from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.recipe.presets import DEFAULT_METHOD, Method
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, PurePath) else given)]
@@ -254,3 +256,40 @@ class Validation(Section):
     """Steps between two validations; 0 trains all steps, keeps the last."""
     patience: PositiveInt = 5
     """Validations without a better one before training stops."""
+
+
+class Settings(Section):
+    """The whole table of a recipe; `Recipe` adds the preset of the method and the checks."""
+
+    schema_version: Literal[1] = 1
+    """Version of the recipe's form. A file has to state it."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        default=0,
+        json_schema_extra={"form": "a whole number from 0 to below 2^63"},
+    )
+    """Random seed of the whole experiment."""
+    pairs: Literal["all"] | Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        default="all", json_schema_extra={"form": "'all', a count or a fraction between 0 and 1"}
+    )
+    """How many of the known pairs are used: all, a count or a fraction. More pairs only add to fewer."""
+    method: Method = DEFAULT_METHOD
+    """How to align. It brings the weights of its terms; auto compares methods on held-out pairs."""
+    init_from: PathText | None = None
+    """A RUN of the same towers: start a new training from its weights."""
+    ensemble: PositiveInt = 1
+    """How many heads are trained, from as many seeds. Their embeddings are concatenated."""
+    ensemble_distil: bool = False
+    """Train one head to have the ensemble's cosines: embedding then costs as much as one."""
+    towers: dict[Modality, Tower]
+    """The two modalities to align: protein, image or caption."""
+    projection: Projection = Projection()
+    objective: Objective = Objective()
+    extra_encoders: ExtraEncoders = ExtraEncoders()
+    train: Train = Train()
+    optim: Optim = Optim()
+    validation: Validation = Validation()
+
+    def modalities(self) -> tuple[Modality, Modality]:
+        """(left, right): the two towers in the order of ``MODALITIES``."""
+        left, right = (modality for modality in MODALITIES if modality in self.towers)
+        return left, right
