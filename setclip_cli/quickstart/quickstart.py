@@ -94,7 +94,8 @@ def _align_all(dataset: Dataset, out: Path) -> tuple[list[Path], int]:
     runs, trained = [], 0
     for method in METHODS:
         for seed in SEEDS:
-            result = align(base.with_settings(method=method, seed=seed), dataset, out / f"{method}-{seed}")
+            recipe = base.with_settings(method=method, seed=seed)
+            result = align(recipe, dataset, out / f"{method}-{seed}", resume=True)
             note(f"align    {result.summary()}")
             runs.append(result.run)
             trained += not result.reused

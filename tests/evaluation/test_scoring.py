@@ -54,9 +54,14 @@ def test_partners_are_those_of_the_pairs_not_of_the_row_numbers(scored):
 
 
 def test_mean_recall_is_the_mean_of_both_directions(scored):
-    found = scored[3].metrics
-    names = [f"{way}/recall_at_{k}" for way in ("image_to_caption", "caption_to_image") for k in (1, 5, 10)]
-    assert found["retrieval/mean_recall"].value == pytest.approx(np.mean([found[name].value for name in names]))
+    hub = np.repeat(unit(RNG, 1), 30, axis=0)
+    found = scoring.score(unit(RNG, 30), (unit(RNG, 30) + hub) / 2, scored[0]).metrics
+    first, other = (
+        np.mean([found[f"{way}/recall_at_{k}"].value for k in (1, 5, 10)])
+        for way in ("image_to_caption", "caption_to_image")
+    )
+    assert first != pytest.approx(other)
+    assert found["retrieval/mean_recall"].value == pytest.approx((first + other) / 2)
 
 
 def test_median_and_mean_rank_are_those_of_the_first_right_answer():
