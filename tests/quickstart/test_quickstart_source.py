@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from setclip_cli.errors import SetClipError
+from setclip_cli.files.atomic import sha256_bytes
 from setclip_cli.quickstart import maps
 from setclip_cli.quickstart import source as source_module
 from setclip_cli.quickstart.maps import CELL_TILES, TILE_PX, Place
@@ -189,6 +190,10 @@ def test_the_folder_is_what_a_user_would_bring_and_is_made_once(
     assert write_source(folder) == made
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
+    written = b"".join((folder / name).read_bytes() for name in ("labels.csv", "captions.jsonl", "pairs.csv"))
+    # Another digest needs another mark in RULES, so that folders of the earlier rules are refused.
+    assert made["rules"].startswith("cffbecd9")
+    assert sha256_bytes(written) == "344b1d652182b64ccfb8f3200dcc88643606cf986fb7d65f02cf52e4798db40b"
     tiles = {path.name for path in folder.rglob("*.png")}
     with (folder / "labels.csv").open(encoding="utf-8") as file:
         labelled = {row["id"]: row["label"] for row in csv.DictReader(file)}
