@@ -14,8 +14,11 @@ from setclip_cli.version import __version__
 if TYPE_CHECKING:
     from setclip_cli import losses
     from setclip_cli.dataset.dataset import Dataset, open_dataset
+    from setclip_cli.embedding.options import EmbedOptions
     from setclip_cli.errors import SetClipError
     from setclip_cli.evaluation.evaluate import evaluate
+    from setclip_cli.evaluation.options import EvaluateOptions
+    from setclip_cli.ingest.options import IngestOptions
     from setclip_cli.recipe.recipe import Recipe, load_recipe
     from setclip_cli.run.model import Model, load_model
     from setclip_cli.training.align import align
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Aligned",
     "Dataset",
+    "EmbedOptions",
+    "EvaluateOptions",
+    "IngestOptions",
     "Model",
     "Recipe",
     "SetClipError",
@@ -40,6 +46,9 @@ __all__ = [
 _HOMES = {
     "Aligned": "training.arrays",
     "Dataset": "dataset.dataset",
+    "EmbedOptions": "embedding.options",
+    "EvaluateOptions": "evaluation.options",
+    "IngestOptions": "ingest.options",
     "Model": "run.model",
     "Recipe": "recipe.recipe",
     "SetClipError": "errors",

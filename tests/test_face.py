@@ -86,6 +86,10 @@ def test_without_pairs_auto_takes_the_method_that_needs_none() -> None:
         ([[1.0]], [[1.0]], [[0, 1]], r"pairs: 1 of 1 name rows that are not there, the first \[0, 1\]"),
         ([[1.0]], [[1.0]], [[0.5, 0.5]], "pairs: has the shape"),
         ([[1.0], [2.0]], [[1.0], [3.0]], [], "method 'cca'"),
+        ([[1.0], [2.0, 3.0]], [[1.0]], [], "x: is not a matrix of numbers"),
+        ([["a"]], [[1.0]], [], "x: is not a matrix of numbers"),
+        ([[1j]], [[1.0]], [], "x: holds complex numbers"),
+        ([[1.0]], [[1.0]], "ab", "pairs: is not a matrix of numbers"),
     ],
 )
 def test_what_is_wrong_with_arrays_is_said_of_the_argument(x: object, y: object, pairs: object, words: str) -> None:
@@ -113,3 +117,23 @@ def test_a_model_embeds_items_as_the_command_does(monkeypatch: pytest.MonkeyPatc
         model.embed(images=[contents[0], b"not an image"])
     with pytest.raises(setclip.SetClipError, match=r"gone\.jpg"):
         model.embed(images=["gone.jpg"])
+    with pytest.raises(setclip.SetClipError, match="captions: is a str, not a list"):
+        model.embed(captions="forest")
+    with pytest.raises(setclip.SetClipError, match="3 is not a caption"):
+        model.embed(captions=["forest", 3])  # type: ignore[list-item]
+    with pytest.raises(setclip.SetClipError, match="a ndarray is not an image"):
+        model.embed(images=[np.zeros((8, 8, 3))])  # type: ignore[list-item]
+
+
+def test_features_of_another_width_are_refused() -> None:
+    left, right, pairs = pools()
+    aligned = setclip.fit(left, right, pairs, method="cca")
+    with pytest.raises(setclip.SetClipError, match="x: has 11 columns, and 12 were fitted"):
+        aligned.left(left[:, :11])
+
+
+def test_overrides_are_a_list_and_models_are_at_least_one(tmp_path: Path) -> None:
+    with pytest.raises(setclip.SetClipError, match="overrides: is text, not a list"):
+        setclip.load_recipe("quickstart", "train.steps=3")  # type: ignore[arg-type]
+    with pytest.raises(setclip.SetClipError, match="models: there is none"):
+        setclip.evaluate([], KEPT / "dataset", tmp_path / "report")

@@ -23,7 +23,7 @@ def align(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the projections of two towers on unpaired rows and the known pairs.
+    """Train on a DATASET and write a RUN: the heads of two backbones, from unpaired rows and the known pairs.
 
     Examples:
 

@@ -60,7 +60,7 @@ def setclip(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Align two modalities in one embedding space from unpaired data and few pairs, or none.
+    """Learn to compare two kinds of data, such as images and captions, from few known pairs or none.
 
     ingest builds a DATASET from raw files, align trains on it, embed writes embeddings, evaluate a report.
     `setclip quickstart` shows all four on real satellite imagery.

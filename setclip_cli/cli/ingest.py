@@ -32,7 +32,7 @@ def ingest(
     options: IngestOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Build a DATASET, Parquet shards of each modality, from raw files.
+    """Build a DATASET, a folder of Parquet files for each kind of data, from raw files.
 
     Records that cannot be used are written to rejects.parquet with the reason. docs/ingest.md lists the formats.
 

@@ -33,7 +33,7 @@ class EmbedOptions(Options):
     split: Annotated[str | None, Flag("Embed only this split (default: all splits).")] = None
     dtype: Annotated[Dtype, Flag("Write the values in this type.")] = "float32"
     precision: Annotated[
-        Precision, Flag("Compute the backbone's matrix products in this type. The two half types are for GPUs.")
+        Precision, Flag("Compute the backbone's matrix products in this type. bfloat16 and float16 are for GPUs.")
     ] = "float32"
     device: Annotated[str, Flag("Compute on this device: auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     tokens_per_batch: Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import note, progress
 from setclip_cli.dataset.dataset import Dataset, open_dataset
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument
 from setclip_cli.evaluation.baselines import align_baselines, check_baseline_names
 from setclip_cli.evaluation.embedded_sides import embedded_sides, ids_without_embedding
 from setclip_cli.evaluation.evaluation_set import read_evaluation_set
@@ -56,6 +56,8 @@ def evaluate(
         SetClipError: an option is wrong, or something is missing or does not fit together; before anything is scored.
     """
     paths = [Path(path) for path in ([models] if isinstance(models, str | Path) else models)]
+    if not paths:
+        raise UsageError(f"{argument('models')}: there is none", fix="give at least one RUN or EMBEDDINGS folder")
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     out = Path(out)
     thresholds = parse_thresholds(options.fail_under)

@@ -21,7 +21,7 @@ class EvaluateOptions(Options):
 
     split: Annotated[str, Flag("The split to score.")] = "test"
     relevance: Annotated[
-        RelevanceRule, Flag("A right answer has the same label, has the same group, or is a known pair of the split.")
+        RelevanceRule, Flag("What counts as a right answer: the same label, the same group, or a known pair.")
     ] = "label"
     baselines: Annotated[
         tuple[str, ...],
@@ -33,7 +33,7 @@ class EvaluateOptions(Options):
     ] = ("clip", "asif", "cca", "procrustes")
     task_set: Annotated[
         str | None,
-        Flag("Classify by prompts instead of class means: a TOML file, or a name that `setclip tasks` lists."),
+        Flag("Sort into classes by sentences, not by class means: a TOML file, or a name from `setclip tasks`."),
     ] = None
     fail_under: Annotated[
         tuple[str, ...],

@@ -53,7 +53,7 @@ def recipe_keys(prefix: str = "") -> list[Key]:
     if not chosen:
         known = {".".join(key.name.split(".")[:depth]) for key in every for depth in (1, 2, 3)}
         raise UsageError(
-            f"{prefix}: no key of the recipe starts so{nearest(prefix, sorted(known))}",
+            f"no key of the recipe starts with {prefix!r}{nearest(prefix, sorted(known))}",
             fix="`setclip recipes keys` lists all keys",
         )
     return chosen

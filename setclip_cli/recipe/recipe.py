@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
 
 from setclip_cli.console import note
-from setclip_cli.errors import ExitCode, SetClipError, UsageError
+from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument
 from setclip_cli.files.documents import read_toml
 from setclip_cli.files.shipped import find
 from setclip_cli.recipe.checks import contradictions
@@ -122,6 +122,10 @@ def load_recipe(recipe: Path | str, overrides: list[str] | None = None) -> Recip
     Raises:
         SetClipError: exit code 2; no such recipe, not TOML, or a `RecipeError`.
     """
+    if isinstance(overrides, str):
+        raise UsageError(
+            f"{argument('overrides', '--set')}: is text, not a list", fix=f"put it into a list: [{overrides!r}]"
+        )
     path = find("recipes", recipe)
     document = read_toml(path)
     document, notes = renamed(document)

@@ -186,7 +186,7 @@ class ExtraEncoders(Section):
     """Extra encoders that are combined with the trained heads, each with its share of the cosine."""
 
     linear: NonNegativeFloat = 0.0
-    """Share of regularised CCA on the pairs, where the heads have 1. Below 70 pairs it has less."""
+    """Weight of a map fitted to the pairs (regularised CCA); the heads have weight 1. Below 70 pairs it has less."""
     diffused: NonNegativeFloat = 0.0
     """Share of heads and CCA averaged along the neighbour graph, where they have 1. Above 70 pairs it has less."""
     shifted: NonNegativeFloat = 0.0

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.encoders import Encoder, encoder_from_description
-from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_json
 from setclip_cli.run import checkpoint
@@ -126,7 +126,13 @@ class Model:
                 f"got {' and '.join(f'{kind}s' for kind in kinds) or 'none'}",
                 fix="call it once for each kind",
             )
-        return self._embedded(kinds[0], given[kinds[0]] or (), device)
+        items = given[kinds[0]]
+        if not isinstance(items, list | tuple):
+            raise UsageError(
+                f"{argument(kinds[0] + 's')}: is a {type(items).__name__}, not a list",
+                fix="put it into a list",
+            )
+        return self._embedded(kinds[0], items, device)
 
     def similarity(self, left: Sequence[Any], right: Sequence[Any]) -> npt.NDArray[np.float32]:
         """(n, m) cosines between items of the left and of the right tower, in the order of `encoders`.
@@ -148,6 +154,9 @@ class Model:
 
         if modality not in self._backbones:
             self._backbones[modality] = self.load_backbone(modality, device)
+        for item in items if modality != "image" else ():
+            if not isinstance(item, str):
+                raise UsageError(f"embed: {item!r} is not a {modality}", fix="give text, one string for each item")
         encoded = self._backbones[modality].encode(
             [_file_bytes(item) for item in items] if modality == "image" else list(items)
         )
@@ -217,6 +226,11 @@ def _file_bytes(image: ImageLike) -> bytes:
             return Path(image).read_bytes()
         except OSError as error:
             raise SetClipError(f"{image}: {error.strerror}", fix="check the path") from error
+    if not hasattr(image, "save"):
+        raise UsageError(
+            f"embed: a {type(image).__name__} is not an image",
+            fix="give paths, bytes of image files, or Pillow images",
+        )
     written = io.BytesIO()
     image.save(written, "PNG")
     return written.getvalue()

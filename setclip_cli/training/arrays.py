@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from setclip_cli.errors import UsageError, argument
-from setclip_cli.recipe.recipe import Recipe
+from setclip_cli.errors import UsageError, argument, first_line
+from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.recipe.sections import Tower
 from setclip_cli.training.fit import fit as fit_recipe
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from setclip_cli.recipe.presets import Method
 
 # A recipe names two towers; features that are given as arrays need no backbone, so these are never loaded.
+_WANTED = "give a matrix of finite numbers, one row for each item"
 _TOWERS: dict[Modality, Tower] = {
     "image": Tower(backbone="timm:array"),
     "caption": Tower(backbone="sentence-transformers:array"),
@@ -34,12 +36,14 @@ class Aligned:
 
     Attributes:
         method: The method that was fitted; never "auto".
+        widths: Columns of the features of either side.
         findings: What the method learned about its own result, by metric key.
         warnings: The same in words, where there is a reason to be careful.
     """
 
     method: str
     encoders: tuple[Encoder, Encoder]
+    widths: tuple[int, int]
     findings: dict[str, float]
     warnings: list[str]
 
@@ -56,8 +60,14 @@ class Aligned:
         return self.left(x) @ self.right(y).T
 
     def _embed(self, side: int, features: npt.ArrayLike | Tensor, name: str) -> npt.NDArray[np.float32]:
+        rows = _matrix(features, name)
+        if rows.shape[1] != self.widths[side]:
+            raise UsageError(
+                f"{argument(name)}: has {rows.shape[1]} columns, and {self.widths[side]} were fitted",
+                fix="give features of the same kind as those that were fitted",
+            )
         with torch.inference_mode():
-            embeddings: Tensor = self.encoders[side](_matrix(features, name))
+            embeddings: Tensor = self.encoders[side](rows)
         return embeddings.numpy()
 
 
@@ -68,7 +78,7 @@ def fit(
     *,
     method: Method = "auto",
     seed: int = 0,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Path | str | None = None,
 ) -> Aligned:
     """Aligns two unpaired sets of features in memory.
 
@@ -78,32 +88,32 @@ def fit(
         pairs: (b, 2) integers: a row of x and the row of y that belongs to it; b may be 0.
         method: A method of the recipe; ``auto`` compares several on held-out pairs.
         seed: Decides everything random.
-        recipe: Where all other settings come from (default: those of the method).
+        recipe: Where all other settings come from (default: those of the method); its own method and seed do not count.
 
     Raises:
-        SetClipError: a matrix that is not finite or not two-dimensional, pairs that name rows which are not there, a
-            method that needs pairs where there are none.
+        SetClipError: a matrix that is not finite or not two-dimensional, or whose rows are all equal; pairs that name
+            rows which are not there; a method that needs pairs where there are none.
     """
     left, right = _matrix(x, "x"), _matrix(y, "y")
     known = _known_rows(pairs, len(left), len(right))
-    base = recipe or Recipe(schema_version=1, towers=_TOWERS)
+    base = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe or Recipe(towers=_TOWERS)
     asked = base.with_settings(method=method, seed=seed, **({} if len(known) else {"pairs": 0}))
     fitted = fit_recipe(asked, left, right, known)
-    return Aligned(fitted.method, fitted.encoders, fitted.findings, fitted.warnings)
+    return Aligned(fitted.method, fitted.encoders, (left.shape[1], right.shape[1]), fitted.findings, fitted.warnings)
 
 
 def _matrix(values: npt.ArrayLike | Tensor, name: str) -> Tensor:
     """(n, p) float32 on the CPU."""
-    found = _tensor(values)
+    found = _tensor(values, name)
     if found.ndim != 2 or not len(found) or not bool(torch.isfinite(found).all()):
         what = "holds NaN or inf" if found.ndim == 2 and len(found) else f"has the shape {tuple(found.shape)}"
-        raise UsageError(f"{argument(name)}: {what}", fix="give a matrix of finite numbers, one row for each item")
+        raise UsageError(f"{argument(name)}: {what}", fix=_WANTED)
     return found.float()
 
 
 def _known_rows(pairs: npt.ArrayLike | Tensor, left: int, right: int) -> Tensor:
     """(b, 2) int64, checked against the numbers of rows."""
-    found = _tensor(pairs)
+    found = _tensor(pairs, "pairs")
     if not found.numel():
         return torch.zeros(0, 2, dtype=torch.int64)
     if found.ndim != 2 or found.shape[1] != 2 or found.is_floating_point():
@@ -121,7 +131,11 @@ def _known_rows(pairs: npt.ArrayLike | Tensor, left: int, right: int) -> Tensor:
     return found.long()
 
 
-def _tensor(values: Any) -> Tensor:
-    if isinstance(values, Tensor):
-        return values.detach().cpu()
-    return torch.from_numpy(np.array(values))
+def _tensor(values: Any, name: str) -> Tensor:
+    try:
+        found = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:  # rows of different lengths, text, None
+        raise UsageError(f"{argument(name)}: is not a matrix of numbers ({first_line(error)})", fix=_WANTED) from error
+    if found.is_complex():
+        raise UsageError(f"{argument(name)}: holds complex numbers", fix=_WANTED)
+    return found

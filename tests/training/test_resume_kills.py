@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,8 @@ def train(world: Path, out: Path, *, resume: bool) -> int:
         recipe = load_recipe(world / "recipe.toml", ["train.loggers=[]"])
         align(recipe, open_dataset(world / "data"), out, resume=resume)
         status = 0
+    except BaseException:
+        traceback.print_exc()  # os._exit would take it along
     finally:
         os._exit(status)
 
