@@ -144,19 +144,36 @@ def spherical_kmeans(rows: Tensor, k: int, random: np.random.Generator, *, itera
 
 
 def match(a: Matrix, b: Matrix, random: np.random.Generator, *, starts: int, kept: int) -> list[npt.NDArray[np.int64]]:
-    """The best distinct orders o found that make Σ_ij a_ij b_{o_i o_j} large, best first.
+    """The best distinct orders o found that make Σ_ij a_ij b_{o_i o_j} large, best first. Diagonals of a and b are 0.
 
-    Frank-Wolfe on doubly stochastic matrices from random starts. Swaps of two afterwards (SciPy's 2opt) took 2.5 times
-    as long and changed agreement, zero-shot accuracy and mAP by less than their deviation over seeds.
+    Frank-Wolfe on doubly stochastic matrices from random starts, by SciPy; then the best swap of two while one helps.
+    SciPy's own swaps, "2opt", take the first that helps and 2.5 times as long for the whole.
 
     Source: Vogelstein et al. 2015, fast approximate quadratic programming (PLOS ONE 10).
     """
     found: dict[tuple[int, ...], float] = {}
     for _ in range(starts):
         result = quadratic_assignment(a, b, options={"maximize": True, "P0": "randomized", "rng": random})
-        found[tuple(result.col_ind.tolist())] = float(result.fun)
+        order = _swapped(a, b, result.col_ind)
+        found[tuple(order.tolist())] = float((a * b[np.ix_(order, order)]).sum())
     best = sorted(found, key=lambda order: -found[order])[:kept]
     return [np.array(order) for order in best]
+
+
+def _swapped(a: Matrix, b: Matrix, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Swaps the two whose swap helps most, until none does."""
+    order = order.copy()
+    for _ in range(len(a) ** 2):
+        placed = b[np.ix_(order, order)]
+        cross = a @ placed
+        own = np.diagonal(cross)
+        # gain of swapping i and j, over both triangles, less what the pair (i, j) itself would count twice
+        gain = 2 * (cross + cross.T - own[:, None] - own[None, :] + 2 * a * placed)
+        i, j = np.unravel_index(np.argmax(gain), gain.shape)
+        if gain[i, j] <= 1e-9 or i == j:
+            break
+        order[[i, j]] = order[[j, i]]
+    return order
 
 
 def _rank_gaussian(similarities: Tensor) -> Matrix:
