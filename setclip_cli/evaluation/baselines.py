@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
-from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
+from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.evaluation.model_folders import averaged_names, open_model_folders
 from setclip_cli.recipe.presets import Method
 from setclip_cli.recipe.recipe import load_recipe
@@ -31,10 +31,9 @@ def check_baseline_names(methods: Sequence[str]) -> None:
     known = get_args(Method)
     for method in methods:
         if method not in known:
-            raise SetClipError(
+            raise UsageError(
                 f"{argument('baselines')} {method}: is not a method{nearest(method, known)}",
                 fix=f"choose from: {', '.join(known)}; or none",
-                exit_code=ExitCode.USAGE,
             )
 
 

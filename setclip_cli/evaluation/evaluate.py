@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import note, progress
 from setclip_cli.dataset.dataset import Dataset, open_dataset
-from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.evaluation.baselines import align_baselines, check_baseline_names
 from setclip_cli.evaluation.embedded_sides import embedded_sides, ids_without_embedding
 from setclip_cli.evaluation.evaluation_set import read_evaluation_set
@@ -102,18 +102,16 @@ def _check_task_set(task: TaskSet, rows: EvaluationSet, models: Sequence[ModelFo
     """Raises SetClipError unless the task set fits; counts classes without rows and rows without a class."""
     shown = argument("task_set")
     if task.modality != rows.left.modality or rows.right.modality != "caption":
-        raise SetClipError(
+        raise UsageError(
             f"{shown}: classifies {task.modality} rows by captions, but the models embed {rows.left.modality} and "
             f"{rows.right.modality} rows",
             fix=f"choose a task set for {rows.left.modality} rows, or leave {shown} out",
-            exit_code=ExitCode.USAGE,
         )
     for model in models:
         if model.kind == "embeddings":
-            raise SetClipError(
+            raise UsageError(
                 f"{model.path}: holds embeddings only, and prompts need the caption tower",
                 fix=f"evaluate the RUN itself, or leave {shown} out",
-                exit_code=ExitCode.USAGE,
             )
     found = task.matching(rows.left.labels)
     if len(found) < 2:

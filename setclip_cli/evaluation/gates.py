@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.errors import ExitCode, SetClipError, argument, nearest
+from setclip_cli.errors import UsageError, argument, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,10 +22,9 @@ def parse_thresholds(gates: Sequence[str]) -> dict[str, float]:
         try:
             thresholds[key.strip()] = float(value)
         except ValueError as error:
-            raise SetClipError(
+            raise UsageError(
                 f"{argument('fail_under')} {text!r}: does not have the form KEY=VALUE",
                 fix="write for example image_to_caption/map=0.4",
-                exit_code=ExitCode.USAGE,
             ) from error
     return thresholds
 
@@ -38,10 +37,9 @@ def check_threshold_keys(thresholds: Mapping[str, float], known: Sequence[str]) 
     """
     for key in thresholds:
         if key not in known:
-            raise SetClipError(
+            raise UsageError(
                 f"{argument('fail_under')} {key}: this report will not have such a metric{nearest(key, known)}",
                 fix=f"choose one of: {', '.join(known)}",
-                exit_code=ExitCode.USAGE,
             )
 
 

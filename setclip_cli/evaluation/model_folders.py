@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.embedding.embeddings import open_embeddings
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.run.folder import RECIPE_NAME
 from setclip_cli.run.model import load_config
 
@@ -52,17 +52,13 @@ def open_model_folders(paths: Sequence[Path]) -> list[ModelFolder]:
     """
     repeated = [path for path, times in Counter(path.resolve() for path in paths).items() if times > 1]
     if repeated:
-        raise SetClipError(
-            f"{repeated[0]}: is given more than once", fix="give each folder once", exit_code=ExitCode.USAGE
-        )
+        raise UsageError(f"{repeated[0]}: is given more than once", fix="give each folder once")
     models = [_open_folder(path) for path in paths]
     for model in models:
         if model.modalities != models[0].modalities:
             these, first = (" and ".join(one.modalities) for one in (model, models[0]))
-            raise SetClipError(
-                f"{model.path}: embeds {these}, but {models[0].path} embeds {first}",
-                fix="evaluate them one by one",
-                exit_code=ExitCode.USAGE,
+            raise UsageError(
+                f"{model.path}: embeds {these}, but {models[0].path} embeds {first}", fix="evaluate them one by one"
             )
     names = Counter(model.name for model in models)
     seen: Counter[str] = Counter()

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.shipped import find
 from setclip_cli.recipe.recipe import RecipeError, load_recipe
 from setclip_cli.study.study_file import Variant
@@ -65,10 +65,9 @@ def plan_runs(study: Study, path: Path) -> list[PlannedRun]:
             words = [f"{value}" if key == "method" else f"{key}={value}" for key, value in axes.items()]
             combination = ", ".join(([variant.name] if study.variants else []) + words)
             if any(run.combination == combination for run in runs):
-                raise SetClipError(
+                raise UsageError(
                     f"{path}: {combination!r} is in the study more than once",
                     fix="give each value and each variant once",
-                    exit_code=ExitCode.USAGE,
                 )
             runs += [_plan_run(base, combination, variant.set | axes, seed) for seed in range(study.seeds)]
     return runs
@@ -80,9 +79,7 @@ def _refuse_mistakes(base: Path, settings: dict[str, SettingValue], where: str) 
         load_recipe(base, _overrides(settings))
     except SetClipError as error:
         if not isinstance(error, RecipeError) or error.mistakes:
-            raise SetClipError(
-                f"{where}: {error.problem}", fix="correct the key or value in the study", exit_code=ExitCode.USAGE
-            ) from error
+            raise UsageError(f"{where}: {error.problem}", fix="correct the key or value in the study") from error
 
 
 def _plan_run(base: Path, combination: str, settings: dict[str, SettingValue], seed: int) -> PlannedRun:
