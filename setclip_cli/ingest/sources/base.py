@@ -31,6 +31,7 @@ class Record(NamedTuple):
     columns: tuple[object, ...] = ()  # the modality's columns after its payload, in the order of the schema
     repairs: tuple[str, ...] = ()  # what was changed for the user, counted in the summary
     extra: Mapping[str, object] | None = None  # values of dataset.OPTIONAL_COLUMNS
+    made_up: bool = False  # whether the program made the id up, and the data do not have it
 
 
 class Reject(NamedTuple):
