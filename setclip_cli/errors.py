@@ -1,14 +1,16 @@
-"""The one error a user can cause, and the exit codes every command shares."""
+"""The one error a user can cause, the exit codes of all commands, and the translation of other libraries' errors."""
 
 from __future__ import annotations
 
+import errno
 import re
+from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 _ARGUMENT = re.compile("\0([^\0\x1f]+)\x1f([^\0]+)\0")
 
@@ -71,6 +73,79 @@ def nearest(word: str, known: Iterable[str]) -> str:
     by_lower_case = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), by_lower_case, n=1)
     return f" (did you mean {by_lower_case[close[0]]!r}?)" if close else ""
+
+
+@contextmanager
+def translated(
+    place: object, *kinds: type[Exception], found: str, fix: str, exit_code: ExitCode = ExitCode.DATA
+) -> Iterator[None]:
+    """Turns what another library raises in the block into a `SetClipError`. It stands at the edges of the package.
+
+    An exception with a cause that shows by itself, such as a missing permission or too little memory, gets the message
+    and the fix of that cause (see `cause_of`), whether or not its kind is among ``kinds``. A `SetClipError` stays.
+
+    Args:
+        place: What was read, written or started: a path, or a few words. The message begins with it.
+        kinds: What the library raises for input that a user can repair.
+        found: What is wrong then, such as ``"cannot be read as Parquet"``. What the library says follows in brackets.
+        fix: What to do about it then.
+    """
+    try:
+        yield
+    except SetClipError:
+        raise
+    except Exception as error:
+        cause = cause_of(error)
+        if cause is None and not isinstance(error, kinds):
+            raise
+        problem, advice = cause or (f"{found} ({first_line(error)})", fix)
+        raise SetClipError(f"{place}: {problem}", fix=advice, exit_code=exit_code) from error
+
+
+def cause_of(error: BaseException) -> tuple[str, str] | None:
+    """What was found and a fix, for an exception that says so by itself wherever it comes from; None for any other."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+        return (
+            f"this machine has too little free memory ({first_line(error)})",
+            "stop other programs, or use a machine with more memory",
+        )
+    if isinstance(error, UnicodeEncodeError) and any(0xD800 <= ord(letter) <= 0xDFFF for letter in error.object):
+        return (
+            f"holds a name that is not UTF-8 ({error.object[:80]!r})",
+            "rename that file or folder so that its name is UTF-8",
+        )
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return "the path holds a NUL character", "give a path without it"
+    return _CAUSES.get(error.errno) if isinstance(error, OSError) and error.errno is not None else None
+
+
+# What PyTorch, Arrow and NumPy say; only their words tell these errors from others of the same type.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Unable to allocate", "malloc of size")
+_CAUSES: dict[int, tuple[str, str]] = {
+    errno.ENOENT: ("no such file or folder", "check the path"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "check the path"),
+    errno.EISDIR: ("is a folder, not a file", "give the path of a file in it"),
+    errno.EACCES: ("this user has no permission for it", "change its permissions (chmod), or choose another path"),
+    errno.EPERM: ("this user has no permission for it", "change its permissions (chmod), or choose another path"),
+    errno.ELOOP: (
+        "is a symbolic link that leads back to itself",
+        "remove the link, or give the path of the file itself",
+    ),
+    errno.ENAMETOOLONG: ("the name is longer than the file system takes", "give a shorter path"),
+    errno.EROFS: ("the file system is read-only", "choose a folder that you can write to"),
+    errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
+    errno.EDQUOT: ("your quota of disk space is used up", "free some space and run the same command again"),
+    errno.EMFILE: (
+        "this process has too many files open",
+        "raise the limit (ulimit -n), and run the same command again",
+    ),
+    errno.ENFILE: ("this machine has too many files open", "stop other programs, and run the same command again"),
+    errno.EIO: (
+        "the disk or the network drive failed",
+        "check the disk; copy the file to another one if it can be read",
+    ),
+    errno.ESTALE: ("the network drive lost the file", "mount the drive again, and run the same command again"),
+}
 
 
 def first_line(error: BaseException) -> str:
