@@ -1,9 +1,11 @@
-"""Progress bars and notes on stderr, results as JSON on stdout."""
+"""Progress bars and notes on stderr, results as JSON on stdout, and text from data made safe to show."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+import unicodedata
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
@@ -13,15 +15,69 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # letters and marks of which nothing is seen
+_JOINERS = frozenset("\u180e\u200c\u200d")  # inside Mongolian, Persian and Indic words, and inside emoji
+_ARABIC_SIGNS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2")  # seen, yet formats
+_GLYPH_CHOICES = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+_NEW_LINE_OF_OURS = re.compile(r"\n(?=  - )")  # of the lists in our own messages
+
+
+def visible(text: object) -> str:
+    r"""Text from data as a person may safely see it, in one line: what is not seen, or moves the cursor, is escaped.
+
+    That is control characters with line breaks and ESC, marks that change the direction, characters without width,
+    surrogates (of a file name that is not UTF-8: its byte) and characters that Unicode does not know. Letters of every
+    script, spaces and emoji stay as they are. Escaped text is not escaped again.
+    """
+    plain = str(text)
+    if plain.isprintable() and plain.isascii():
+        return plain
+    return "".join(
+        character if _is_seen(character, plain[max(place - 1, 0) : place], plain[place + 1 : place + 2])
+        else _escaped(character)
+        for place, character in enumerate(plain)
+    )  # fmt: skip
+
+
+def _is_seen(character: str, before: str, after: str) -> bool:
+    if character in _JOINERS:  # in the middle of a word or an emoji
+        return all(one != "" and not one.isascii() and one.isprintable() for one in (before, after))
+    if _GLYPH_CHOICES.match(character):  # one, after what it changes
+        return before.isprintable() and not (before in ("", " ") or _GLYPH_CHOICES.match(before))
+    if character.isprintable():
+        return character not in _FILLERS
+    return character in _ARABIC_SIGNS or unicodedata.category(character) == "Zs"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # a byte of a file name that is not UTF-8
+    if code <= 0xFF:
+        return _SHORT.get(character, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def visible_lines(text: str) -> str:
+    """`visible`, line by line: for text whose line breaks are ours."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def visible_list(text: str) -> str:
+    """`visible` for a message that may hold one of our lists, in which each item starts with a dash."""
+    return "\n".join(map(visible, _NEW_LINE_OF_OURS.split(text)))
+
 
 def note(message: str) -> None:
     """Writes one line to stderr; stdout is for results."""
-    tqdm.write(message, file=sys.stderr)
+    tqdm.write(visible_list(message), file=sys.stderr)
 
 
 def progress(items: Iterable[T], *, total: int | None = None, label: str, unit: str = "it") -> tqdm[T]:
     """A progress bar on stderr; nothing if stderr is not a terminal."""
-    return tqdm(items, total=total, desc=label, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty())
+    shown = visible(label)
+    return tqdm(items, total=total, desc=shown, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty())
 
 
 def emit_json(result: dict[str, Any]) -> None:

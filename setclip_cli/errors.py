@@ -42,10 +42,10 @@ class SetClipError(Exception):
         self.exit_code = exit_code
         super().__init__(f"{self.problem}\n  fix: {self.fix}")
 
-    def for_command_line(self) -> str:
-        """The message with flags where it names arguments."""
+    def for_command_line(self) -> tuple[str, str]:
+        """Problem and fix, with flags where they name arguments."""
         problem, fix = (_ARGUMENT.sub(r"\2", part) for part in self._marked)
-        return f"{problem}\n  fix: {fix}"
+        return problem, fix
 
     def __reduce__(self) -> tuple[Callable[..., SetClipError], tuple[str, str, ExitCode]]:
         """Survives the way back from a worker process, which keyword-only arguments alone would not."""

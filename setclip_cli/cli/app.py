@@ -17,7 +17,7 @@ from setclip_cli.cli.quickstart import quickstart
 from setclip_cli.cli.search import search
 from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
 from setclip_cli.cli.study import study
-from setclip_cli.console import note
+from setclip_cli.console import note, visible_list
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.version import __version__
 
@@ -32,7 +32,8 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except SetClipError as error:
-            typer.echo(f"error: {error.for_command_line()}", err=True)
+            problem, fix = error.for_command_line()
+            typer.echo(f"error: {visible_list(problem)}\n  fix: {visible_list(fix)}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
             typer.echo("interrupted; what was finished is kept", err=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from setclip_cli.console import emit_json
+from setclip_cli.console import emit_json, visible_lines
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
@@ -21,4 +21,4 @@ class Result(Protocol):
 
 def show(result: Result, as_json: bool) -> None:
     """Prints the result as one JSON object, or as text for a person."""
-    emit_json(result.as_json()) if as_json else typer.echo(result.summary())
+    emit_json(result.as_json()) if as_json else typer.echo(visible_lines(result.summary()))

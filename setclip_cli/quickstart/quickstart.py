@@ -64,7 +64,8 @@ def quickstart(out: str | Path) -> QuickstartResult:
     dataset = _make_dataset(out / "source", out / "dataset")
     runs, trained = _align_all(dataset, out / "runs")
     embedded = embed(runs[0], dataset, out / "embeddings", options=EmbedOptions(split="test"))
-    note(f"embed    {embedded.summary()}")
+    for line in embedded.summary().splitlines():
+        note(f"embed    {line}")
     report = read_report(out / "report")
     if report is None or trained or embedded.made or report.content["setclip_version"] != __version__:
         report = evaluate(runs, dataset, out / "report", EvaluateOptions(baselines=BASELINES))

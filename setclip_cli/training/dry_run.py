@@ -113,7 +113,12 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         raise problems[0]
     if problems:
         raise SetClipError(
-            "\n".join(str(problem) for problem in problems),
+            "\n".join(
+                [
+                    f"{len(problems)} problems before training",
+                    *(f"  - {each.problem}; fix: {each.fix}" for each in problems),
+                ]
+            ),
             fix="repair these, then check again with --dry-run",
             exit_code=problems[0].exit_code,
         )

@@ -70,7 +70,7 @@ def test_a_wrong_value_is_a_usage_error_on_both_sides(words: tuple[str, str], va
 def test_a_message_names_arguments_in_python_and_flags_on_the_command_line() -> None:
     error = SetClipError(f"{argument('max_bad_fraction')} 2: no", fix=f"leave {argument('layout', '--format')} out")
     assert str(error) == "max_bad_fraction 2: no\n  fix: leave layout out"
-    assert error.for_command_line() == "--max-bad-fraction 2: no\n  fix: leave --format out"
+    assert error.for_command_line() == ("--max-bad-fraction 2: no", "leave --format out")
     assert (error.problem, error.fix) == ("max_bad_fraction 2: no", "leave layout out")
 
 

@@ -33,7 +33,7 @@ def test_a_folder_of_other_things_is_refused_and_unchanged(tmp_path: Path, conte
         (tmp_path / name).write_text("years of work")
     with pytest.raises(SetClipError, match=rf"exists but is not a RUN folder \({found}\)") as error:
         refuse_foreign(tmp_path, "a RUN folder", ["recipe.toml"])
-    assert "choose another --out" in error.value.for_command_line()
+    assert "choose another --out" in error.value.for_command_line()[1]
     assert {path.name for path in tmp_path.iterdir()} == set(content)
 
 
