@@ -58,6 +58,7 @@ OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards where a row has a
     "transform": pa.list_(pa.float64()),  # GeoTIFF tiles: affine map from pixels to the ground
     "perceptual_hash": pa.uint64(),
     "near_duplicate_of": pa.string(),  # id of the earlier image that looks the same
+    "id_in_source": pa.string(),  # the made-up id that an earlier source had taken, so that the row got a longer one
 }
 PAIRS_SCHEMA = pa.schema(
     [

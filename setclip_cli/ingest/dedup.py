@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
-from setclip_cli.ingest.sources.base import Record, Reject
+from setclip_cli.ingest.sources.base import Record, Reject, usable_id
 from setclip_cli.ingest.splits import SPLIT_NAME, SplitRule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
 
@@ -22,6 +23,8 @@ DUPLICATE = "duplicate of a record already taken"
 REPEATED_ID = "id already taken by a different record"
 OTHER_SPLIT = "same content as a record in another split"
 NEAR_DUPLICATE = "looks like an image already taken"
+LONGER_ID = "id made longer, because another row has it"
+_MAX_NUMBER = 10_000
 REPEATS = {DUPLICATE, OTHER_SPLIT, NEAR_DUPLICATE}  # left out, but not bad
 
 
@@ -34,6 +37,7 @@ class KeepRules:
     clusters: Mapping[str, str] | None = None  # protein id -> the first id of its cluster
     keep_duplicates: bool = False
     near_duplicates: NearDuplicates = "keep"
+    sources: tuple[str, ...] = ()  # what makes a made-up id unique: ends of the source's path, the shortest first
 
 
 class Kept(NamedTuple):
@@ -83,6 +87,9 @@ class Dedup:
         A payload is kept once. A caption is kept once for each group: the same words about another image are another
         fact. A drawn split never puts one content into two splits: a repeat without a group goes to the split of the
         first, and a caption is left out if its group is in another split. Images that look alike share a split.
+
+        An id that another row has is a reject if the data give it. If the program made it up, it becomes longer: it
+        gets the end of its source's path in front. This depends only on the rows before it.
         """
         known = self._rows[record.modality]
         digest = bytes.fromhex(record.sha256[:32])
@@ -95,8 +102,12 @@ class Dedup:
             repeated = grouped in known.in_group
         if repeated and not rules.keep_duplicates:
             return Reject(record.id, DUPLICATE, bad=False)
+        identifier = record.id
         if record.id in known.ids:
-            return Reject(record.id, DUPLICATE if repeated else REPEATED_ID, bad=not repeated)
+            longer = _longer_id(record.id, rules.sources, known.ids) if record.made_up else None
+            if longer is None:
+                return Reject(record.id, DUPLICATE if repeated else REPEATED_ID, bad=not repeated)
+            identifier = longer
         alike = self._alike(record) if self.look_alikes is not None and not repeated else None
         if alike is not None and rules.near_duplicates == "drop":
             return Reject(record.id, f"{NEAR_DUPLICATE}: {alike.id}", bad=False)
@@ -109,12 +120,18 @@ class Dedup:
                 split = earlier
         elif record.split is not None and not SPLIT_NAME.fullmatch(split):
             return Reject(record.id, "split's name has other characters than letters, digits, '-' and '_'")
+        if identifier != record.id:
+            record = record._replace(
+                id=identifier,
+                extra={**(record.extra or {}), "id_in_source": record.id},
+                repairs=(*record.repairs, LONGER_ID),
+            )
         known.ids.add(record.id)
         if earlier is None:
             known.split_of[digest] = split
         if grouped is not None:
             known.in_group.add(grouped)
-        if record.extra and self.look_alikes is not None:
+        if record.modality == "image" and record.extra and self.look_alikes is not None:
             record = self._flagged(record, split, alike)
         return Kept(record, split, earlier is None, earlier is not None and earlier != split)
 
@@ -138,6 +155,37 @@ def _key(record: Record, rules: KeepRules) -> str:
         return record.label if record.label is not None else record.id
     key = record.group if record.group is not None else record.id
     return rules.clusters.get(key, key) if rules.clusters is not None else key
+
+
+def tails(source: Path, earlier: Iterable[Path]) -> tuple[str, ...]:
+    """The ends of a source's path, the shortest first, from the first on that no earlier source has.
+
+    ``/data/test/a.txt`` after ``/data/train/a.txt`` gives ``test/a.txt`` and ``data/test/a.txt``.
+    """
+    parts = [part for part in source.parts if part != source.anchor]
+    shortest = 1
+    for other in earlier:
+        same = 0
+        while other != source and other.parts[-same - 1 :] == source.parts[-same - 1 :]:
+            same += 1
+        shortest = max(shortest, same + 1)
+    return tuple("/".join(parts[-length:]) for length in range(shortest, len(parts) + 1))
+
+
+def _longer_id(identifier: str, sources: Sequence[str], taken: Collection[str]) -> str | None:
+    """A made-up id with an end of its source's path in front of it, so that no row before it has the id."""
+    numbered = (f"{identifier}~{number}" for number in range(2, _MAX_NUMBER))
+    for candidate in (*(_joined(source, identifier) for source in sources), *numbered):
+        if candidate not in taken and usable_id(candidate) is None:
+            return candidate
+    return None
+
+
+def _joined(source: str, identifier: str) -> str:
+    folder, _, name = source.rpartition("/")
+    if identifier == name or identifier.startswith((f"{name}:", f"{name}#")):  # <file>:<line> names its file already
+        return f"{folder}/{identifier}" if folder else identifier
+    return f"{source}/{identifier}"
 
 
 def _grouped(digest: bytes, group: str) -> bytes:

@@ -14,7 +14,7 @@ from setclip_cli import console
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
 from setclip_cli.ingest.contents import is_same_source
-from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules
+from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules, tails
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
 from setclip_cli.ingest.prepare import clusters_of, prepared
 from setclip_cli.ingest.progress import WrittenBatch
@@ -181,6 +181,7 @@ class SourceReader:
             clusters=clusters,
             keep_duplicates=settings.keep_duplicates,
             near_duplicates=settings.near_duplicates,
+            sources=tails(source.path.resolve(), (Path(entry["path"]) for entry in self._contents.sources)),
         )
         about = {} if clusters is None else {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
         return partial(self._dedup.decide, rules=rules), about

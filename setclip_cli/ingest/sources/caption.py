@@ -108,7 +108,8 @@ class CaptionFile(OneFile):
         if not isinstance(text, str):
             return Reject(location, f"caption is no string: {type(text).__name__}")
         group = rows.text_of(rows.first_named(fields, GROUP_FIELDS))
-        identifier = rows.text_of(fields.get("id"))
+        given = rows.text_of(fields.get("id"))
+        identifier = given
         if identifier is None:
             identifier = f"{group}#{counts[group]}" if group else f"{self.path.name}:{location.split()[-1]}"
         if group is not None:
@@ -120,6 +121,7 @@ class CaptionFile(OneFile):
             group=group,
             label=rows.text_of(fields.get("label")),
             split=rows.text_of(fields.get("split")),
+            made_up=given is None,
         )
 
 
@@ -131,8 +133,9 @@ def caption_record(
     group: str | None = None,
     label: str | None = None,
     split: str | None = None,
+    made_up: bool = True,
 ) -> Record | Reject:
-    """Makes a record from a caption as it is in a file, or says why it cannot."""
+    """Makes a record from a caption as it is in a file, or says why it cannot. ``made_up``: the file has no such id."""
     if unusable := usable_id(identifier) or (group is not None and usable_id(group)) or None:
         return Reject(location, unusable)
     stripped = text.strip()
@@ -153,6 +156,7 @@ def caption_record(
         split=usual_split(split),
         group=group,
         columns=(group,),
+        made_up=made_up,
     )
 
 

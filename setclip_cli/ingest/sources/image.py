@@ -22,8 +22,10 @@ R = TypeVar("R")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 
 
-def image_record(identifier: str, content: bytes, location: str, label: str | None = None) -> Record | Reject:
-    """Makes a record from the bytes of an image file, or says why it cannot."""
+def image_record(
+    identifier: str, content: bytes, location: str, label: str | None = None, *, made_up: bool = True
+) -> Record | Reject:
+    """Makes a record from the bytes of an image file, or says why it cannot. A path as id is ``made_up``."""
     if unusable := usable_id(identifier):
         return Reject(location, unusable)
     try:
@@ -38,6 +40,7 @@ def image_record(identifier: str, content: bytes, location: str, label: str | No
         label=label,
         columns=(checked.width, checked.height),
         repairs=checked.repairs,
+        made_up=made_up,
     )
 
 

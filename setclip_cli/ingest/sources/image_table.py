@@ -41,8 +41,9 @@ class ImageTable(OneFile):
             path = value.get("path") if isinstance(value, dict) else None
             if not isinstance(content, bytes):
                 return Reject(location, "no image bytes in the row")
-            found = rows.text_of(rows.first_named(fields, ID_FIELDS)) or rows.text_of(path)
-            record = image_record(found or f"{self.path.name}:{location.split()[-1]}", content, location)
+            given = rows.text_of(rows.first_named(fields, ID_FIELDS))
+            identifier = given or rows.text_of(path) or f"{self.path.name}:{location.split()[-1]}"
+            record = image_record(identifier, content, location, made_up=not given)
             if isinstance(record, Reject):
                 return record
             return record._replace(

@@ -254,11 +254,14 @@ class ProteinTable(OneFile):
             return Reject(location, "empty sequence")
         if not isinstance(sequence, str):
             return Reject(location, f"sequence is no string: {type(sequence).__name__}")
-        identifier = rows.text_of(rows.first_named(fields, ID_FIELDS)) or f"{self.path.name}:{location.split()[-1]}"
+        given = rows.text_of(rows.first_named(fields, ID_FIELDS))
+        identifier = given or f"{self.path.name}:{location.split()[-1]}"
         description = rows.text_of(rows.first_named(fields, DESCRIPTION_FIELDS)) or ""
         record = protein_record(identifier, sequence.encode("utf-8", "replace"), description, location)
         if isinstance(record, Reject):
             return record
         return record._replace(
-            label=rows.text_of(fields.get("label")) or None, split=usual_split(rows.text_of(fields.get("split")))
+            label=rows.text_of(fields.get("label")) or None,
+            split=usual_split(rows.text_of(fields.get("split"))),
+            made_up=not given,
         )
