@@ -1,12 +1,11 @@
-"""Progress bars and notes on stderr, results as JSON on stdout, and text from data made safe to show."""
+"""Progress bars and notes on stderr, and text from data made safe to show."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
@@ -78,8 +77,3 @@ def progress(items: Iterable[T], *, total: int | None = None, label: str, unit: 
     """A progress bar on stderr; nothing if stderr is not a terminal."""
     shown = visible(label)
     return tqdm(items, total=total, desc=shown, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty())
-
-
-def emit_json(result: dict[str, Any]) -> None:
-    """Prints the one JSON object that ``--json`` promises."""
-    sys.stdout.write(json.dumps(result, sort_keys=True, allow_nan=False) + "\n")

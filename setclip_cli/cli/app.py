@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -13,31 +15,60 @@ from setclip_cli.cli.doctor import doctor
 from setclip_cli.cli.embed import embed
 from setclip_cli.cli.evaluate import evaluate
 from setclip_cli.cli.ingest import ingest
+from setclip_cli.cli.json_object import STOPPED, is_wanted, keep_error, one_object_on_stdout
 from setclip_cli.cli.quickstart import quickstart
 from setclip_cli.cli.search import search
 from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
 from setclip_cli.cli.study import study
-from setclip_cli.console import note, visible_list
+from setclip_cli.console import note, visible_lines, visible_list
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
 
 class Commands(typer.core.TyperGroup):
-    """The one place where a SetClipError or an interrupt becomes a message and an exit code."""
+    """The one place where an error or an interrupt becomes a message, an exit code and, with --json, an object."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        with one_object_on_stdout() if is_wanted(words) else nullcontext():
+            return super().main(words, *more, **extra)
+
+    def make_context(self, *given: Any, **extra: Any) -> Any:
+        with _usage_told():
+            return super().make_context(*given, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _usage_told():
+                return super().invoke(ctx)
         except SetClipError as error:
             problem, fix = error.for_command_line()
+            keep_error(problem, fix, error.exit_code)
             typer.echo(f"error: {visible_list(problem)}\n  fix: {visible_list(fix)}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
-            typer.echo("interrupted; what was finished is kept", err=True)
+            typer.echo(STOPPED[ExitCode.INTERRUPTED], err=True)
             raise typer.Exit(ExitCode.INTERRUPTED) from interrupt
+
+
+@contextmanager
+def _usage_told() -> Iterator[None]:
+    """Makes safe what Typer says about a wrong command line, which may name files; it prints it and exits with 2."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # what all of Typer's own errors have
+            for name, text in vars(error).items():
+                if isinstance(text, str):
+                    setattr(error, name, visible_lines(text))
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "setclip"
+            keep_error(error.format_message(), f"{command} --help explains the options", ExitCode.USAGE)
+        raise
 
 
 app = typer.Typer(
@@ -77,9 +108,11 @@ for name, group in {"recipes": recipes, "manifests": manifests, "studies": studi
 def main() -> None:
     """The installed program. SIGTERM ends it as Ctrl-C does, with 143: finished work stays, nothing is half-written."""
 
-    def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-        note("terminated; what was finished is kept")
-        sys.exit(128 + signal.SIGTERM)
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        note(STOPPED[128 + number])
+        sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that is not UTF-8
     app()

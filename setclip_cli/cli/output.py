@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, Any, Protocol
 
 import typer
 
-from setclip_cli.console import emit_json, visible_lines
+from setclip_cli.cli.json_object import FULL_STDOUT, is_first_process, keep_result
+from setclip_cli.console import visible_lines
+from setclip_cli.errors import SetClipError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
@@ -20,5 +23,22 @@ class Result(Protocol):
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Prints the result as one JSON object, or as text for a person."""
-    emit_json(result.as_json()) if as_json else typer.echo(visible_lines(result.summary()))
+    """Gives the result as one JSON object, or as text for a person."""
+    if as_json:
+        keep_result(result.as_json())
+    elif is_first_process():
+        say(visible_lines(result.summary()))
+
+
+def say(text: str, *, newline: bool = True) -> None:
+    """Prints text that is safe to show.
+
+    Raises:
+        SetClipError: stdout cannot be written, such as a file on a full disk.
+    """
+    try:
+        typer.echo(text, nl=newline)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader has enough, such as `head`
+            raise
+        raise SetClipError(f"stdout: cannot be written ({error.strerror})", fix=FULL_STDOUT) from error

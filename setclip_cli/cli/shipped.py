@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from setclip_cli.cli.output import AsJson
-from setclip_cli.console import emit_json
+from setclip_cli.cli.json_object import keep_result
+from setclip_cli.cli.output import AsJson, say
+from setclip_cli.console import visible, visible_lines
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.shipped import SINGULAR, Kind, about, find, folder_of, names
 
@@ -34,7 +35,7 @@ def group(kind: Kind, help_line: str) -> typer.Typer:
             width = max(len(each["name"]) for each in found)
             lines = [f"{each['name']:{width}}  {each['about']}" for each in found]
             use = _USE[kind].format(name="NAME")
-            emit_json({kind: found}) if as_json else typer.echo("\n".join([*lines, "", f"use one: {use}"]))
+            keep_result({kind: found}) if as_json else say("\n".join([*lines, "", f"use one: {use}"]))
 
     listed.__doc__ = f"""{help_line}
 
@@ -52,16 +53,15 @@ def group(kind: Kind, help_line: str) -> typer.Typer:
     """
 
     @app.command(help=f"Print a {what}.")
-    def show(
-        name: Name,
-        as_json: AsJson = False,
-    ) -> None:
+    def show(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
         path = find(kind, name)
         text = path.read_text(encoding="utf-8")
-        emit_json({"name": path.stem, "text": text}) if as_json else typer.echo(text, nl=False)
+        as_json = as_json or _asked_of_group(context)
+        keep_result({"name": path.stem, "text": text}) if as_json else say(visible_lines(text), newline=False)
 
     @app.command(help=f"Copy a {what} to a file to start from. A file that exists is not overwritten.")
     def copy(
+        context: typer.Context,
         name: Name,
         file: Annotated[Path | None, typer.Argument(help="The new file (default: NAME.toml in this folder).")] = None,
         as_json: AsJson = False,
@@ -70,9 +70,17 @@ def group(kind: Kind, help_line: str) -> typer.Typer:
         target = file or Path(f"{path.stem}.toml")
         _write_new(target, path.read_text(encoding="utf-8"))
         use = _USE[kind].format(name=target)
-        emit_json({"name": path.stem, "file": str(target)}) if as_json else typer.echo(f"{target}: written\n{use}")
+        if as_json or _asked_of_group(context):
+            keep_result({"name": path.stem, "file": str(target)})
+        else:
+            say(f"{visible(target)}: written\n{visible(use)}")
 
     return app
+
+
+def _asked_of_group(context: typer.Context) -> bool:
+    """Whether --json was given before the name of the command, as in ``setclip recipes --json show NAME``."""
+    return bool(context.parent and context.parent.params["as_json"])
 
 
 def _write_new(target: Path, text: str) -> None:
@@ -93,6 +101,7 @@ tasks = group("tasks", "List, show and copy task sets for `setclip evaluate --ta
 
 @recipes.command()
 def keys(
+    context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="Only the keys that start so, such as objective.sdd.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -107,7 +116,7 @@ def keys(
     from setclip_cli.recipe.keys import recipe_keys
 
     found = recipe_keys(prefix)
-    if as_json:
-        emit_json({"keys": [asdict(key) for key in found]})
+    if as_json or _asked_of_group(context):
+        keep_result({"keys": [asdict(key) for key in found]})
     else:
-        typer.echo("\n".join(f"{key.name}: {key.kind}; default {key.told_default()}\n    {key.help}" for key in found))
+        say("\n".join(f"{key.name}: {key.kind}; default {key.told_default()}\n    {key.help}" for key in found))
