@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from setclip_cli.errors import ExitCode
 
@@ -91,15 +91,17 @@ def _the_object(code: object, shown: str) -> dict[str, Any]:
 @contextmanager
 def _stdout_aside(shown: io.StringIO) -> Iterator[Callable[[bytes], object]]:
     """Sends to stderr what Python code, C code and other processes print; yields what writes to the real stdout."""
-    stdout = sys.stdout
-    if stdout is None or stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__:
+    stdout: TextIO | None = sys.stdout
+    stderr: TextIO | None = sys.stderr
+    replaced = stdout is not sys.__stdout__ or stderr is not sys.__stderr__
+    if replaced or stdout is None or stderr is None:
         with redirect_stdout(_Aside(shown)):  # a closed stdout, a notebook or a test: there is nothing to turn aside
             yield lambda content: stdout and stdout.write(content.decode())
         return
     stdout.flush()
     descriptor = stdout.fileno()
     real = os.dup(descriptor)
-    os.dup2(sys.stderr.fileno(), descriptor)
+    os.dup2(stderr.fileno(), descriptor)
     try:
         with redirect_stdout(_Aside(shown)):
             yield functools.partial(os.write, real)
@@ -124,10 +126,11 @@ class _Aside(io.TextIOBase):
     def write(self, text: str) -> int:
         if self._shown.tell() < 1 << 16:
             self._shown.write(text)
-        return sys.stderr.write(text)
+        print(text, end="", file=sys.stderr)
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        print(end="", file=sys.stderr, flush=True)
 
 
 def _print(content: dict[str, Any], write: Callable[[bytes], object]) -> None:
