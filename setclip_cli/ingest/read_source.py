@@ -15,6 +15,7 @@ from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
 from setclip_cli.ingest.contents import is_same_source
 from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules, tails
+from setclip_cli.ingest.fixes import fix_of
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
 from setclip_cli.ingest.prepare import clusters_of, prepared
 from setclip_cli.ingest.progress import WrittenBatch
@@ -215,7 +216,7 @@ class SourceReader:
             elif counts.most_common(1)[0][0] == REPEATED_ID:
                 fix = f"give each record its own id, or choose another {argument('out')}"
             else:
-                fix = "see the list, and repair these records"
+                fix = fix_of(counts.most_common(1)[0][0]) or "see the list for what is wrong with each record"
             if bad < read:
                 more = min(1.0, bad / read + 0.01)
                 fix += f"; or leave them out: {argument('max_bad_fraction')} {more:.2f}"

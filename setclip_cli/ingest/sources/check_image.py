@@ -1,29 +1,56 @@
 """Image bytes: their headers are checked; they are decoded only if they must be encoded again.
 
-JPEG, PNG and WebP bytes are not changed. TIFF, BMP, GIF and others are encoded again as PNG without loss, and so are
-images that no tower can read: 16-bit and 32-bit samples are scaled to 8 bits. Both are counted.
+JPEG, PNG and WebP bytes are not changed. TIFF, BMP, GIF, AVIF and others are encoded again as PNG without loss, and so
+are images that no tower can read: 16-bit and 32-bit samples are scaled to 8 bits. Both are counted.
 Palette, grey and CMYK images in the three formats stay as they are: the towers read them as RGB.
 EXIF orientation is applied when an image is read: ``width`` and ``height`` are those of the upright image.
 
+What Pillow decodes is compared with what the header says. Bands that a picture cannot have are rejects that name
+``--bands``, or are counted where the file itself says which of its bands are the colours. Later frames of an animation,
+later pages of a TIFF and further pictures of one file are counted.
+
 These are rejects: an empty file, a file that is not an image, one that is cut short (no JPEG end marker, no PNG end
-chunk, a WebP shorter than it says), one over ``MAX_PIXELS``, and one whose header cannot be read.
+chunk, a WebP shorter than it says), one over ``MAX_PIXELS``, and one that cannot be decoded.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import struct
+import threading
 import warnings
 import zlib
-from typing import NamedTuple
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from setclip_cli.files.recognize import HEAD_BYTES, recognize, starts_with
+from setclip_cli.ingest.sources import tiff_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_PIXELS = 100_000_000
 MAX_IMAGE_BYTES = 256 << 20
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # none that starts a program, as EPS does
+OVER_EIGHT_BITS = "samples over 8 bits scaled to 8"
+MORE_BANDS = "bands after the colours of the picture not taken"
+# Pillow's names; none that starts a program, as EPS does, and none that only describes a file, as HDF5 does.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI")
+_BY_SUFFIX = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA", ".pcx": "PCX"}  # their first bytes say little
+_TGA_FOOTER = b"TRUEVISION-XFILE.\0"
+_KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "La", "RGBa")
+_SEVERAL = {
+    "TIFF": "only the first page of several used",
+    "MPO": "only the first picture of several used",
+    "PPM": "only the first picture of several used",
+    "ICO": "only the largest picture of several used",
+}
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is in the reason of the reject
 
 
 class UnusableImageError(ValueError):
@@ -37,8 +64,40 @@ class CheckedImage(NamedTuple):
     repairs: tuple[str, ...]
 
 
-def check_image(content: bytes) -> CheckedImage:
+class _Quiet:
+    """Ignores warnings while any thread decodes. `warnings.catch_warnings` alone is not safe in several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._saved.__exit__(None, None, None)
+
+
+quiet = _Quiet()
+
+
+def check_image(content: bytes, name: str = "") -> CheckedImage:
     """Checks the header and the end of image bytes, and encodes again what no tower can read.
+
+    Args:
+        content: The bytes of the file.
+        name: Its name: its suffix says whether bytes without a mark of their own are TGA or PCX.
 
     Raises:
         UnusableImageError: the bytes are not an image that can be used; the message is the reason.
@@ -51,78 +110,202 @@ def check_image(content: bytes) -> CheckedImage:
         header = _jpeg_size(content)
         if header is not None:
             return CheckedImage(content, *header, ())
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        _webp_end(content)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow warns of odd metadata and of image bombs
-            warnings.filterwarnings("ignore", category=UserWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            return _check_with_pillow(content)
+        with quiet():
+            if content.startswith(tiff_header.MAGICS):
+                return _check_tiff(content)
+            return _check_with_pillow(content, name)
     except UnusableImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnusableImageError(f"over the cap of {MAX_PIXELS:,} pixels") from error
     except MemoryError as error:
         raise UnusableImageError("too large to decode") from error
+    except UnidentifiedImageError as error:
+        raise UnusableImageError(_not_an_image(content)) from error
     except Exception as error:  # Pillow's plug-ins raise anything: struct.error, KeyError, ...
-        raise UnusableImageError(f"no readable image: {type(error).__name__}") from error
+        raise UnusableImageError(f"damaged image: {type(error).__name__}") from error
 
 
-def _check_with_pillow(content: bytes) -> CheckedImage:
-    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UnusableImageError(f"over the cap of {MAX_PIXELS:,} pixels: {width:,} x {height:,}")
-        if width < 1 or height < 1:
-            raise UnusableImageError("no pixels")
+def image_format(head: bytes, name: str = "") -> str | None:
+    """Pillow's name of the image format that the first bytes of a file say, without decoding; None for others."""
+    suffix = name[name.rfind(".") :].lower() if "." in name else ""
+    if suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[suffix]
+    for known in _formats():
+        accept = Image.OPEN[known][1]
+        if accept is not None and accept(head[:16]) is True:
+            return known
+    return None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``_FORMATS`` that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _formats_of(content: bytes, name: str) -> tuple[str, ...]:
+    suffix = name[name.rfind(".") :].lower() if "." in name else ""
+    if content.endswith(_TGA_FOOTER):
+        return (*_formats(), "TGA")
+    return (*_formats(), _BY_SUFFIX[suffix]) if suffix in _BY_SUFFIX else _formats()
+
+
+def _not_an_image(content: bytes) -> str:
+    head = content[:HEAD_BYTES]
+    if found := recognize(head):
+        return found.what
+    if known := image_format(head):
+        return f"damaged image: a {known} header that cannot be read"
+    if head[4:8] == b"ftyp":
+        return f"a format that is not read: {head[8:12].decode('latin-1').strip()} (HEIC or video?)"
+    return f"no readable image: starts with {starts_with(head)}"
+
+
+def _check_with_pillow(content: bytes, name: str) -> CheckedImage:
+    with Image.open(io.BytesIO(content), formats=_formats_of(content, name)) as image:
+        width, height = _checked_size(image.size)
         if image.format in ("JPEG", "MPO"):
             _jpeg_end(content, max(content.find(b"\xff\xda"), 0))
         elif image.format == "PNG":
             _png_chunks(content)
-        elif image.format == "WEBP":
-            _webp_end(content)
-        if image.format in ("JPEG", "MPO", "PNG", "WEBP") and image.mode in _EIGHT_BIT_MODES:
+        several = (_SEVERAL.get(image.format or "", "only the first frame of an animation used"),)
+        repairs = several if _has_more(image, content) else ()
+        if image.format in _KEPT and image.mode in _EIGHT_BIT_MODES:
             if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
                 width, height = height, width
-            return CheckedImage(content, width, height, ())
-        return _re_encoded(image)
+            return CheckedImage(content, width, height, repairs)
+        bands, bits = _said_by_header(image, content)
+        if bands > len(image.getbands()):
+            raise UnusableImageError(_choose_bands(bands, f"uint{8 if bits <= 8 else 16}"))
+        if bits > 8 and image.mode in _EIGHT_BIT_MODES:
+            repairs = (*repairs, OVER_EIGHT_BITS)
+        return _re_encoded(image, repairs)
 
 
-def _re_encoded(image: Image.Image) -> CheckedImage:
+def _check_tiff(content: bytes) -> CheckedImage:
+    """Reads the page that the header names, if Pillow takes all of its bands."""
+    try:
+        header = tiff_header.read_tiff_header(content)
+    except tiff_header.BadTiffError as error:
+        raise UnusableImageError(f"damaged TIFF: {error}") from error
+    page = header.page
+    _checked_size((page.width, page.height))
+    if header.thumbnail_only:
+        raise UnusableImageError(
+            "only a thumbnail can be read: the picture is in a sub-directory, as in camera raw files"
+        )
+    if page.is_complex:
+        raise UnusableImageError(f"complex samples: {page.layout}")
+    try:
+        image = Image.open(io.BytesIO(content), formats=("TIFF",))
+        image.seek(header.number)
+    except (UnidentifiedImageError, SyntaxError, KeyError) as error:  # a layout that Pillow does not know
+        raise UnusableImageError(_choose_bands(page.bands, page.dtype)) from error
+    with image:
+        if image.size != (page.width, page.height) and image.size != (page.height, page.width):
+            raise UnusableImageError(f"damaged TIFF: {image.size} pixels, not {(page.width, page.height)}")
+        taken = len(image.getbands())
+        if taken < page.visible_bands or (taken < page.bands and page.photometric in (0, 1)):
+            raise UnusableImageError(_choose_bands(page.bands, page.dtype))
+        repairs: tuple[str, ...] = (_SEVERAL["TIFF"],) if header.others else ()
+        if taken < page.bands:
+            repairs = (*repairs, MORE_BANDS)
+        if max(page.bits) > 8 and image.mode in _EIGHT_BIT_MODES:
+            repairs = (*repairs, OVER_EIGHT_BITS)
+        return _re_encoded(image, repairs, page)
+
+
+def _choose_bands(bands: int, dtype: str) -> str:
+    one = "1 band" if bands == 1 else f"{bands} bands"
+    chosen = "1" if bands < 3 else "R,G,B"
+    return f"holds {one} of {dtype}: pass --bands {chosen} (with --tile for a large scene)"
+
+
+def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise UnusableImageError(f"over the cap of {MAX_PIXELS:,} pixels: {width:,} x {height:,}")
+    if width < 1 or height < 1:
+        raise UnusableImageError("no pixels")
+    return width, height
+
+
+def _has_more(image: ImageFile.ImageFile, content: bytes) -> bool:
+    """Whether a file holds frames or pictures after the one that Pillow shows first."""
+    if image.format == "ICO":
+        return len(image.info.get("sizes", ())) > 1
+    if image.format == "PPM":
+        decoder, _, offset = image.tile[0][:3]
+        size = -(-image.width * (1 if image.mode == "1" else 8 * len(image.getbands())) // 8) * image.height
+        return decoder == "raw" and content[offset + size :].lstrip()[:1] == b"P"
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # the first frame may be sound all the same
+        return True
+
+
+def _said_by_header(image: Image.Image, content: bytes) -> tuple[int, int]:
+    """Bands and bits of formats whose samples Pillow may reduce; for others what Pillow says."""
+    bands = len(image.getbands())
+    if image.format == "JPEG2000":
+        at = content.find(b"\xff\x4f\xff\x51")  # start of the code stream, with its SIZ segment
+        if at >= 0 and at + 43 <= len(content):
+            return struct.unpack_from(">H", content, at + 40)[0], (content[at + 42] & 0x7F) + 1
+    if image.format == "AVIF":
+        at = content.find(b"av1C")
+        if at >= 0 and at + 7 <= len(content):
+            return bands, 10 if content[at + 6] & 0x40 else 8
+    return bands, 8
+
+
+def _re_encoded(image: Image.Image, repairs: tuple[str, ...], page: tiff_header.TiffPage | None = None) -> CheckedImage:
     from PIL import ImageOps
 
-    repairs = [f"{image.format} re-encoded as PNG"] if image.format != "PNG" else []
+    changed = [f"{image.format} re-encoded as PNG"] if image.format != "PNG" else []
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode not in _EIGHT_BIT_MODES:
-        upright = _eight_bit(upright)
-        repairs.append("samples over 8 bits scaled to 8")
+        upright = _eight_bit(upright, page)
+        changed.append(OVER_EIGHT_BITS)
     elif upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        upright = upright.convert("RGB")
+        upright = upright.convert({"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(upright.mode, "RGB"))
     encoded = io.BytesIO()
     upright.save(encoded, "PNG")
-    return CheckedImage(encoded.getvalue(), upright.width, upright.height, tuple(repairs))
+    return CheckedImage(encoded.getvalue(), upright.width, upright.height, (*changed, *repairs))
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image, page: tiff_header.TiffPage | None) -> Image.Image:
     """Scales 16-bit, 32-bit and float samples to 0..255.
 
-    Unsigned 16-bit samples keep their absolute scale (65,535 is white); others are stretched from their own
-    minimum to their own maximum.
+    Unsigned samples of up to 16 bits keep their absolute scale (white is the largest number of their bits); others are
+    stretched from their own minimum to their own maximum. Pixels that the file calls nodata are left out and black.
     """
     import numpy as np
 
     samples = np.asarray(image, dtype=np.float64)
+    valid = np.isfinite(samples)
     if image.mode.startswith("I;16") or (image.mode == "I" and 255 < samples.max() <= 65535 and samples.min() >= 0):
-        low, high = 0.0, 65535.0
+        low, high = 0.0, float(2 ** min(max(page.bits), 16) - 1) if page else 65535.0
     else:
-        finite = samples[np.isfinite(samples)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    scaled = np.nan_to_num((samples - low) / max(high - low, 1e-12), nan=0.0, posinf=1.0, neginf=0.0)
+        if page is not None and page.nodata is not None:
+            valid &= samples != np.float32(page.nodata)
+        low, high = (float(samples[valid].min()), float(samples[valid].max())) if valid.any() else (0.0, 1.0)
+    with np.errstate(all="ignore"):
+        scaled = np.nan_to_num((samples - low) / max(high - low, 1e-12), nan=0.0, posinf=1.0, neginf=0.0)
+    if page is not None and page.photometric == 0:  # the smallest number is white
+        scaled = 1.0 - scaled
+    scaled[~valid & ~np.isinf(samples)] = 0.0
     return Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a plain JPEG from its markers, or None if Pillow must look (EXIF, unusual markers).
+    """Width and height of a plain JPEG from its markers, or None if Pillow must look (EXIF, several pictures, unusual
+    markers).
 
     Pillow's own header parse costs more than hashing the file; this one reads a handful of bytes.
 
@@ -131,7 +314,7 @@ def _jpeg_size(content: bytes) -> tuple[int, int] | None:
     """
     position, end = 2, len(content)
     size: tuple[int, int] | None = None
-    turned = False  # an EXIF block may say that the image lies on its side
+    must_look = False  # by an EXIF block, which may say that the image lies on its side
     while position + 10 <= end and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF:  # fill byte
@@ -146,9 +329,11 @@ def _jpeg_size(content: bytes) -> tuple[int, int] | None:
             if size[0] * size[1] > MAX_PIXELS:
                 raise UnusableImageError(f"over the cap of {MAX_PIXELS:,} pixels: {size[0]:,} x {size[1]:,}")
             _jpeg_end(content, position)
-            return None if turned else size
+            return None if must_look else size
         if marker == 0xE1:
-            turned = turned or content.startswith(b"Exif", position + 4)
+            must_look = must_look or content.startswith(b"Exif", position + 4)
+        elif marker == 0xE2:  # an index of several pictures in one file
+            must_look = must_look or content.startswith(b"MPF\0", position + 4)
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if length < 8 or content[position + 4] != 8:
                 return None

@@ -5,12 +5,14 @@ not cut. ``crs`` and ``transform`` (rasterio's a, b, c, d, e, f: the affine map 
 go into columns of their own. The stretch is taken from the whole scene, read at low resolution, so that neighbouring
 tiles can be compared; nodata pixels are left out of it and become black. A tile is not taken if more than half of it is
 nodata, and a scene is not taken if it is smaller than a tile. What remains at the right and lower edge is cut off.
+A palette becomes red, green and blue. Complex samples are rejects. Where a scene has more bands than are taken, the
+summary says which ones were.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
+import logging
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.files.recognize import head_of, recognize
 from setclip_cli.ingest.sources.base import Record, Reject
-from setclip_cli.ingest.sources.check_image import MAX_PIXELS
+from setclip_cli.ingest.sources.check_image import MAX_PIXELS, quiet
 from setclip_cli.ingest.sources.image import ImageFolder, folder_label, image_record
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 SCENE_SUFFIXES = (".tif", ".tiff", ".jp2")
 DEFAULT_STRETCH = (2.0, 98.0)
 _OVERVIEW_PX = 1024  # longest side of the reading that the stretch is taken from
+logging.getLogger("rasterio").addHandler(logging.NullHandler())  # what it logs is in the reason of the reject
 
 
 class GeoFolder(ImageFolder):
@@ -74,16 +78,16 @@ class GeoFolder(ImageFolder):
 
     def _scene(self, path: Path, name: str) -> Iterator[Record | Reject]:
         import rasterio
-        from rasterio.errors import RasterioError
 
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a scene without georeference warns, and is fine
+            with quiet():  # a scene without georeference warns, and is fine
                 scene = rasterio.open(path)
             with scene:
                 yield from self._tiles(scene, name)
-        except (RasterioError, ValueError, OSError) as error:
-            yield Reject(name, f"no readable scene: {type(error).__name__}")
+        except MemoryError:
+            yield Reject(name, "too large to decode")
+        except Exception as error:  # GDAL's drivers, rasterio and numpy raise many kinds on damaged files
+            yield Reject(name, f"{_reason(path)}: {type(error).__name__}")
 
     def _tiles(self, scene: Any, name: str) -> Iterator[Record | Reject]:
         from rasterio.windows import Window
@@ -92,6 +96,11 @@ class GeoFolder(ImageFolder):
             yield Reject(name, f"too few bands: {scene.count}, {max(self._bands)} asked for")
             return
         bands = self._bands or ((1, 2, 3) if scene.count >= 3 else (1,))
+        dtypes = {scene.dtypes[band - 1] for band in bands}
+        if any("complex" in dtype or dtype == "cint16" for dtype in dtypes):
+            layout = f"{scene.count} {'band' if scene.count == 1 else 'bands'} of {', '.join(sorted(dtypes))}"
+            yield Reject(name, f"complex samples: {layout}")
+            return
         width, height = self._tile or scene.width, self._tile or scene.height
         if width * height > MAX_PIXELS:
             yield Reject(name, f"over the cap of {MAX_PIXELS:,} pixels: {width:,} x {height:,}; cut it with --tile")
@@ -99,24 +108,71 @@ class GeoFolder(ImageFolder):
         if width > scene.width or height > scene.height:
             yield Reject(name, f"smaller than a tile: {scene.width} x {scene.height}")
             return
-        limits = _stretch_limits(scene, bands, self._stretch)
+        palette = _palette(scene, bands)
+        with quiet():
+            limits = np.zeros((0, 2)) if palette is not None else _stretch_limits(scene, bands, self._stretch)
+        repairs = _told(scene, bands, stretched=palette is None and (self._stretch is not None or dtypes != {"uint8"}))
         step = self._stride or max(width, height)
         for top in range(0, scene.height - height + 1, step):
             for left in range(0, scene.width - width + 1, step):
                 window = Window(left, top, width, height)
-                samples = scene.read(bands, window=window, masked=True)
                 identifier = f"{name}#{left}_{top}" if self._tile else name
-                missing = np.logical_or.reduce(np.ma.getmaskarray(samples), axis=0)
-                if missing.mean() > 0.5:
+                with quiet():
+                    samples = scene.read(bands, window=window, masked=True)
+                    missing = np.logical_or.reduce(np.ma.getmaskarray(samples), axis=0)
+                    if missing.mean() > 0.5:
+                        encoded = None
+                    else:
+                        encoded = _png(samples, missing, limits) if palette is None else _in_colours(samples, palette)
+                if encoded is None:
                     yield Reject(identifier, "more than half of the tile is nodata", bad=False)
                     continue
-                record = image_record(identifier, _png(samples, missing, limits), identifier)
+                record = image_record(identifier, encoded, identifier)
                 if isinstance(record, Record):
                     crs = scene.crs.to_string() if scene.crs else None
                     record = record._replace(
-                        extra={"crs": crs, "transform": _shifted(scene.get_transform(), left, top)}
+                        repairs=(*record.repairs, *repairs),
+                        extra={"crs": crs, "transform": _shifted(scene.get_transform(), left, top)},
                     )
                 yield record
+
+
+def _told(scene: Any, bands: Sequence[int], *, stretched: bool) -> tuple[str, ...]:
+    """What the summary says about the bands, if not all of them are taken as they are."""
+    if len(bands) == scene.count and not stretched:
+        return ()
+    which = f"{'band' if len(bands) == 1 else 'bands'} {','.join(map(str, bands))} of {scene.count}"
+    return (f"{which} taken{' and stretched to 8 bits' if stretched else ''}",)
+
+
+def _reason(path: Path) -> str:
+    """What a file is that is not a readable scene."""
+    try:
+        found = recognize(head_of(path))
+    except OSError:
+        found = None
+    return f"no readable scene, {found.what}" if found else "no readable scene"
+
+
+def _palette(scene: Any, bands: Sequence[int]) -> NDArray[np.uint8] | None:
+    """(256, 3): the colours of the numbers in the only band of a scene with a palette, else None."""
+    if len(bands) != 1 or scene.dtypes[bands[0] - 1] != "uint8":
+        return None
+    try:
+        colours = scene.colormap(bands[0])
+    except ValueError:  # how rasterio says that there is none
+        return None
+    table = np.zeros((256, 3), dtype=np.uint8)
+    for number, colour in colours.items():
+        table[number] = colour[:3]
+    return table
+
+
+def _in_colours(samples: Any, palette: NDArray[np.uint8]) -> bytes:
+    """A PNG of the colours; nodata pixels are black."""
+    pixels = palette[np.ma.getdata(samples)[0]]
+    pixels[np.ma.getmaskarray(samples)[0]] = 0
+    return _encoded(Image.fromarray(pixels))
 
 
 def _shifted(geotransform: Sequence[float], left: int, top: int) -> list[float]:
@@ -145,7 +201,10 @@ def _png(samples: Any, missing: NDArray[np.bool_], limits: NDArray[np.float64]) 
     scaled = (np.ma.getdata(samples).astype(np.float64) - low) / np.maximum(high - low, 1e-12)
     pixels = np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 1) * 255).astype(np.uint8)
     pixels[:, missing] = 0
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+    return _encoded(Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)))
+
+
+def _encoded(image: Image.Image) -> bytes:
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     return encoded.getvalue()

@@ -29,7 +29,7 @@ def image_record(
     if unusable := usable_id(identifier):
         return Reject(location, unusable)
     try:
-        checked = check_image(content)
+        checked = check_image(content, location)
     except UnusableImageError as error:
         return Reject(location, str(error))
     return Record(

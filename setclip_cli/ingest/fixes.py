@@ -1,0 +1,34 @@
+"""What helps against each kind of reject: the advice of the error that a source with too many of them gives."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+
+from setclip_cli.errors import argument
+from setclip_cli.files.recognize import HTML_PAGE, LFS_POINTER
+
+_AGAIN = "download or copy these files again"
+_BANDS = f"{argument('bands')} R,G,B with the numbers of three bands, or of one"
+_GEO = "" if find_spec("rasterio") else "; this needs pip install 'setclip[geo]'"
+
+# The first pattern that begins the most frequent kind of reject gives the advice.
+_FIXES: tuple[tuple[str, str], ...] = (
+    (r"(.*, )?a Git LFS pointer", LFS_POINTER.fix),
+    (r"(.*, )?an HTML page", HTML_PAGE.fix),
+    (r"holds \d+ bands? of ", f"{_BANDS}; add {argument('tile')} PIXELS for large scenes{_GEO}"),
+    (r"complex samples", "write the amplitude or the real part as a band of its own, with gdal_translate or numpy"),
+    (r"too few bands", f"{argument('bands')} with numbers that these scenes have"),
+    (r"over the cap of [\d,]+ pixels", f"cut large scenes with {argument('tile')} PIXELS{_GEO}; make others smaller"),
+    (r"smaller than a tile", f"{argument('tile')} with a smaller number"),
+    (r"more than half of the tile is nodata", "these scenes hold little data: check that they are the right ones"),
+    (r"only a thumbnail can be read", "convert camera raw files to JPEG or TIFF with their own program"),
+    (r"a format that is not read", "convert these files to JPEG or PNG"),
+    (r"empty file|damaged|JPEG cut short|PNG cut short|PNG damaged|WebP cut short|no readable scene", _AGAIN),
+    (r"no readable image|an? .* (file|archive|database|pickle)", "see what these files are in the list"),
+)
+
+
+def fix_of(kind: str) -> str | None:
+    """The advice for a kind of reject (see ``Reject.kind``); None for a kind whose words say it all."""
+    return next((fix for pattern, fix in _FIXES if re.match(pattern, kind)), None)
