@@ -59,6 +59,10 @@ class UsageError(SetClipError):
         super().__init__(problem, fix=fix, exit_code=ExitCode.USAGE)
 
 
+class AccountingError(Exception):
+    """Records are missing in a count that must add up. Only a mistake in this program can cause it: exit code 1."""
+
+
 def _rebuilt(problem: str, fix: str, exit_code: ExitCode) -> SetClipError:
     return SetClipError(problem, fix=fix, exit_code=exit_code)
 

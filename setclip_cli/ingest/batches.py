@@ -31,11 +31,14 @@ class RowBatch:
 
     Attributes:
         columns: (modality, split) -> the values of each column; the last holds the values of optional columns.
+        rejects: Lines of rejects.parquet.
+        left_out: What is only counted, by reason.
     """
 
     def __init__(self) -> None:
         self.columns: dict[tuple[Modality, str], list[list[Any]]] = {}
         self.rejects: list[Reject] = []
+        self.left_out: Counter[str] = Counter()
         self.repairs: Counter[str] = Counter()
         self.count = self.distinct = self.crossing = self.payload_bytes = 0
 
@@ -62,6 +65,12 @@ class RowBatch:
         self.payload_bytes += len(record.payload)
         if record.repairs:
             self.repairs.update(record.repairs)
+
+    def reject(self, reject: Reject) -> None:
+        if reject.listed:
+            self.rejects.append(reject)
+        else:
+            self.left_out[reject.kind] += 1
 
 
 def cut_batches(
@@ -94,7 +103,7 @@ def cut_batches(
         records += 1
         decision = record if record.__class__ is Reject else decide(record)  # type: ignore[arg-type]
         if isinstance(decision, Reject):
-            batch.rejects.append(decision)
+            batch.reject(decision)
         else:
             batch.add(decision, name)
             if decision.split not in known:
@@ -125,7 +134,8 @@ def write_batch(
     """
     shards = []
     counts: dict[str, Any] = {
-        "read": batch.count + len(batch.rejects),
+        "read": batch.count + len(batch.rejects) + batch.left_out.total(),
+        "left_out": dict(batch.left_out),
         "rejects": dict(Counter(reject.kind for reject in batch.rejects)),
         "bad": sum(reject.bad for reject in batch.rejects),
         "repairs": dict(batch.repairs),

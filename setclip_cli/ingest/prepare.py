@@ -8,7 +8,7 @@ from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest.near_duplicates import perceptual_hash
 from setclip_cli.ingest.pairing import splits_of_groups
 from setclip_cli.ingest.sources.base import Record, Reject
-from setclip_cli.ingest.sources.image import ordered_map
+from setclip_cli.ingest.sources.threads import ordered_map
 from setclip_cli.ingest.splits import SplitRule, parse_split
 
 if TYPE_CHECKING:

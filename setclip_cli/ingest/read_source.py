@@ -19,7 +19,7 @@ from setclip_cli.ingest.fixes import fix_of
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
 from setclip_cli.ingest.prepare import clusters_of, prepared
 from setclip_cli.ingest.progress import WrittenBatch
-from setclip_cli.ingest.result import add_counts
+from setclip_cli.ingest.result import add_counts, check_sum
 from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.sources.rows import not_utf8
 from setclip_cli.ingest.splits import parse_split
@@ -118,8 +118,10 @@ class SourceReader:
                     written = writer.submit(write, batch, names, source.path.name)
                 if written is not None:
                     finished.append(self._take(written.result()))
+        counts = add_counts([each.counts for each in finished])
+        check_sum(source.path, counts, finished[-1].records)
         return {
-            **add_counts([each.counts for each in finished]),
+            **counts,
             "shards": [shard.path for each in finished for shard in each.shards],
         }
 
@@ -203,7 +205,7 @@ class SourceReader:
 
     def _check(self, path: Path, entry: dict[str, Any], max_bad_fraction: float) -> None:
         """Refuses a source that gave nothing, or too much that cannot be used."""
-        read, bad, modality = entry["read"], entry["bad"], entry["modality"]
+        read, bad, modality = entry["read"] - sum(entry["left_out"].values()), entry["bad"], entry["modality"]
         counts = Counter({reason: count for reason, count in entry["rejects"].items() if reason not in REPEATS})
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common(3))
         check = "check that this is the file you meant"

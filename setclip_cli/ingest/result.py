@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from setclip_cli.errors import AccountingError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -45,6 +47,7 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
     """Adds up the counts of a source's batches for its entry in dataset.json."""
     rejects: Counter[str] = Counter()
     repairs: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     rows: dict[str, dict[str, int]] = {}
     labels: dict[str, Counter[str]] = {}
     sizes: dict[str, Counter[str]] = {}
@@ -52,6 +55,7 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
     for batch in batches:
         rejects.update(batch["rejects"])
         repairs.update(batch["repairs"])
+        left_out.update(batch.get("left_out", {}))  # a batch that an earlier version wrote has none
         for modality, splits in batch["rows"].items():
             for split, counts in splits.items():
                 of_modality = rows.setdefault(modality, {})
@@ -68,10 +72,31 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
         **batches[-1]["about"],
         "rows": {modality: dict(sorted(splits.items())) for modality, splits in sorted(rows.items())},
         "rejects": dict(sorted(rejects.items())),
+        "left_out": dict(sorted(left_out.items())),
         "repairs": dict(sorted(repairs.items())),
         "labels": {modality: _listed(counts) for modality, counts in sorted(labels.items()) if counts},
         "sizes": {modality: dict(sorted(counts.items(), key=_edge)) for modality, counts in sorted(sizes.items())},
     }
+
+
+def check_sum(path: Path, entry: dict[str, Any], records: int) -> None:
+    """Makes sure that the counts of a source's entry add up: read = taken + rejects + left out.
+
+    Args:
+        path: The source.
+        entry: Its entry for dataset.json.
+        records: What the source gave: all its answers, counted as they came.
+
+    Raises:
+        AccountingError: they do not.
+    """
+    taken = sum(sum(splits.values()) for splits in entry["rows"].values())
+    rejected, left_out = sum(entry["rejects"].values()), sum(entry["left_out"].values())
+    if not entry["read"] == records == taken + rejected + left_out:
+        raise AccountingError(
+            f"{path}: gave {records:,} records, of which {entry['read']:,} are counted as read: "
+            f"{taken:,} taken, {rejected:,} rejected and {left_out:,} left out"
+        )
 
 
 def _edge(item: tuple[str, int]) -> int:
@@ -140,7 +165,9 @@ def _entry_lines(entry: dict[str, Any]) -> list[str]:
     taken = sum(sum(splits.values()) for splits in entry["rows"].values())
     lines = [f"{entry['path']}: {entry['read']:,} read, {taken:,} taken"]
     lines += [f"  {count:,} changed: {what}" for what, count in entry["repairs"].items()]
-    lines += [f"  {count:,} left out: {reason}" for reason, count in entry["rejects"].items()]
+    lines += [
+        f"  {count:,} left out: {reason}" for reason, count in [*entry["rejects"].items(), *entry["left_out"].items()]
+    ]
     if entry["distinct"] < taken:
         lines.append(f"  {entry['distinct']:,} distinct contents among those taken")
     if entry["crossing"]:

@@ -12,14 +12,14 @@ import json
 import tarfile
 import zipfile
 import zlib
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
-from setclip_cli.ingest.sources.base import OneFile, Record, Reject
+from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
 from setclip_cli.ingest.sources.caption import MAX_CAPTION_CHARS, caption_record
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
-from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, folder_label, image_record, ordered_map
+from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, folder_label, image_record
+from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.streams import COMPRESSIONS, damaged, open_bytes, read_up_to
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ MAX_SIDECAR_BYTES = 4 * MAX_CAPTION_CHARS
 _SIDECARS = (".cls", ".txt", ".json", ".caption")
 _MEMBER_DAMAGE = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, zlib.error)
 _MAX_CLASS_BYTES = 256
+SIDECAR = "label, caption or metadata of an image"
 _HEADER_TYPES = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -41,11 +42,6 @@ _HEADER_TYPES = (
 _FREE_BYTES = 1 << 20  # the limit does not hold for a member this small
 
 
-class Member(NamedTuple):
-    name: str
-    content: bytes
-
-
 def is_archive(path: Path) -> bool:
     """Whether a file name says zip or tar; a tar may be compressed."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
@@ -54,60 +50,61 @@ def is_archive(path: Path) -> bool:
     )
 
 
-class ImageArchive(OneFile):
+class ImageArchive(Reader):
     """The images of an archive, in the order of their names (.zip) or of the archive (.tar)."""
 
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        names, labels = _survey(self.path)
+    def walk(self) -> Walk:
+        names, labels, count = _survey(self.path)
         labelled = len({name.rpartition("/")[0] for name in names}) > 1
 
-        def check(member: Member | Reject) -> Record | Reject:
-            if isinstance(member, Reject):
-                return member
-            label = labels.get(_key(member.name)) or (folder_label(member.name) if labelled else None)
-            return image_record(member.name, member.content, member.name, label)
+        def answer(item: Item) -> Record | Reject:
+            name, content, _ = item
+            if isinstance(content, Reject):
+                return content
+            if content is None:
+                beside = name.lower().endswith(_SIDECARS)
+                return left_out(name, SIDECAR) if beside else Reject(name, "no image suffix", bad=False)
+            label = labels.get(_key(name)) or (folder_label(name) if labelled else None)
+            return image_record(name, content, name, label)
 
-        yield from ordered_map(check, islice(self._members(), start, None), workers)
-
-    def _members(self) -> Iterator[Member | Reject]:
-        for member in members(self.path, IMAGE_SUFFIXES, MAX_IMAGE_BYTES):
-            if isinstance(member, Member) or not member.reason.startswith("no member of"):
-                yield member
-            elif not member.location.lower().endswith(_SIDECARS):
-                yield Reject(member.location, "no image suffix", bad=False)
+        items = members(self.path, IMAGE_SUFFIXES, MAX_IMAGE_BYTES)
+        return Walk(items, lambda item: (answer(item),), lambda: count, one_each=True)
 
 
-class CaptionArchive(OneFile):
+class CaptionArchive(Reader):
     """The captions of WebDataset shards: ``.txt`` and ``.caption`` members, and the ``caption`` of ``.json`` ones."""
 
-    def _records(self) -> Iterator[Record | Reject]:
-        images = {_key(name): name for name in _survey(self.path)[0]}
-        for member in members(self.path, (".txt", ".json", ".caption"), MAX_SIDECAR_BYTES):
-            if isinstance(member, Reject):
-                if not member.reason.startswith("no member of"):
-                    yield member
-                continue
-            group = images.get(_key(member.name))
+    def walk(self) -> Walk:
+        names, _, count = _survey(self.path)
+        images = {_key(name): name for name in names}
+
+        def answer(item: Item) -> Record | Reject:
+            name, content, _ = item
+            if isinstance(content, Reject):
+                return content
+            if content is None:
+                return left_out(name, "no caption")
             try:
-                text = member.content.decode()
+                text = content.decode()
             except UnicodeDecodeError:
-                yield Reject(member.name, "not UTF-8")
-                continue
-            if member.name.lower().endswith(".json"):
+                return Reject(name, "not UTF-8")
+            if name.lower().endswith(".json"):
                 try:
                     fields = json.loads(text)
                 except (ValueError, RecursionError):
-                    yield Reject(member.name, "not JSON")
-                    continue
+                    return Reject(name, "not JSON")
                 found = fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None
                 if not isinstance(found, str):
-                    continue  # metadata without a caption
+                    return left_out(name, "metadata without a caption")
                 text = found
-            yield caption_record(text, member.name, member.name, group=group)
+            return caption_record(text, name, name, group=images.get(_key(name)))
+
+        items = members(self.path, (".txt", ".json", ".caption"), MAX_SIDECAR_BYTES)
+        return Walk(items, lambda item: (answer(item),), lambda: count)
 
 
-def members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Member | Reject]:
-    """Yields the members with one of the suffixes, and for every other file a Reject ``no member of ...``.
+def members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
+    """Yields an item for each member but folders: its bytes; a Reject; or None if it has none of the suffixes.
 
     Raises:
         SetClipError: the file is damaged, cut short, or not an archive.
@@ -129,32 +126,35 @@ def unsafe_name(name: str) -> str | None:
     return None
 
 
-def _zip_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Member | Reject]:
+def _zip_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
     with _opened_zip(path) as archive:
         for info in sorted(archive.infolist(), key=lambda info: (info.filename, info.header_offset)):
             name = info.filename
             if info.is_dir():
                 continue
             if unsafe := unsafe_name(name):
-                yield Reject(name, unsafe)
+                yield Item(name, Reject(name, unsafe))
             elif (info.external_attr >> 28) == 0xA:  # the Unix mode of a symbolic link
-                yield Reject(name, "link in the archive")
+                yield Item(name, Reject(name, "link in the archive"))
             elif not name.lower().endswith(suffixes):
-                yield Reject(name, f"no member of {suffixes[0]}", bad=False)
+                yield Item(name, None)
             elif info.flag_bits & 1:
-                yield Reject(name, "encrypted")
+                yield Item(name, Reject(name, "encrypted"))
             elif info.file_size > max_bytes or (
                 info.file_size > _FREE_BYTES and info.file_size > MAX_EXPANSION * max(info.compress_size, 1)
             ):
-                yield Reject(name, f"would expand to {info.file_size:,} bytes: a zip bomb?")
+                yield Item(name, Reject(name, f"would expand to {info.file_size:,} bytes: a zip bomb?"))
             else:
                 try:
                     with archive.open(info) as file:
                         content = read_up_to(file, max_bytes)
                 except _MEMBER_DAMAGE as error:
-                    yield Reject(name, f"damaged in the archive: {type(error).__name__}")
+                    yield Item(name, Reject(name, f"damaged in the archive: {type(error).__name__}"))
                     continue
-                yield Reject(name, f"over {max_bytes:,} bytes") if len(content) > max_bytes else Member(name, content)
+                yield Item(
+                    name,
+                    Reject(name, f"over {max_bytes:,} bytes") if len(content) > max_bytes else content,
+                )
 
 
 def _opened_zip(path: Path) -> zipfile.ZipFile:
@@ -164,26 +164,26 @@ def _opened_zip(path: Path) -> zipfile.ZipFile:
         raise damaged(path, error) from error
 
 
-def _tar_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Member | Reject]:
+def _tar_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
     with open_bytes(path) as stream:
         for archive, info in _tar_infos(path, stream):
             name = info.name.removeprefix("./")
             if info.isdir():
                 continue
             if unsafe := unsafe_name(name):
-                yield Reject(name, unsafe)
+                yield Item(name, Reject(name, unsafe))
             elif not info.isreg():
-                yield Reject(name, "link or device in the archive")
+                yield Item(name, Reject(name, "link or device in the archive"))
             elif not name.lower().endswith(suffixes):
-                yield Reject(name, f"no member of {suffixes[0]}", bad=False)
+                yield Item(name, None)
             elif info.size > max_bytes:
-                yield Reject(name, f"over {max_bytes:,} bytes")
+                yield Item(name, Reject(name, f"over {max_bytes:,} bytes"))
             else:
                 file = archive.extractfile(info)
                 content = read_up_to(file, max_bytes) if file is not None else b""
                 if len(content) != info.size:
                     raise damaged(path, EOFError(f"{name} is cut short"))
-                yield Member(name, content)
+                yield Item(name, content)
 
 
 class _BoundedInfo(tarfile.TarInfo):
@@ -211,16 +211,18 @@ def _tar_infos(path: Path, stream: BinaryIO) -> Iterator[tuple[tarfile.TarFile, 
         raise damaged(path, error) from error
 
 
-def _survey(path: Path) -> tuple[list[str], dict[str, str]]:
-    """The names of the images, and WebDataset labels: key -> what its ``.cls`` member says."""
+def _survey(path: Path) -> tuple[list[str], dict[str, str], int]:
+    """The names of the images; WebDataset labels: key -> what its ``.cls`` member says; the number of members."""
     names: list[str] = []
     labels: dict[str, str] = {}
-    for member in members(path, (".cls",), _MAX_CLASS_BYTES):
-        if isinstance(member, Member):
-            labels[_key(member.name)] = member.content.decode("utf-8", "replace").strip()
-        elif member.location.lower().endswith(IMAGE_SUFFIXES):
-            names.append(member.location)
-    return names, labels
+    count = 0
+    for name, content, _ in members(path, (".cls",), _MAX_CLASS_BYTES):
+        count += 1
+        if isinstance(content, bytes):
+            labels[_key(name)] = content.decode("utf-8", "replace").strip()
+        elif content is None and name.lower().endswith(IMAGE_SUFFIXES):
+            names.append(name)
+    return names, labels, count
 
 
 def _key(name: str) -> str:

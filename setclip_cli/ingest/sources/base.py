@@ -1,16 +1,20 @@
-"""What every reader yields: a record, or the reason why one cannot be used."""
+"""What a reader is: a walk over the items of a source, and the answers to each item: records, or reasons.
+
+A source loses nothing. Each thing that the walk meets (a file, a link, a member of an archive, a row, an entry) is an
+`Item`, and each item has at least as many answers as things that it holds. `reader` asks for the answers, counts
+them, and fails if one is missing.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from setclip_cli.errors import SetClipError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from setclip_cli.dataset.modality import Modality
@@ -35,16 +39,42 @@ class Record(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """One record that is not taken."""
+    """One record that is not taken, or one item that is no record."""
 
     location: str  # inside its source: "line 12", "record 3", a member's path
     reason: str
     bad: bool = True  # False: no data was lost (a file that is not an image, a repeat)
+    listed: bool = True  # False: it is counted, but is no line of rejects.parquet (a hidden file, a label's file)
 
     @property
     def kind(self) -> str:
         """The reason without the details of this record, for counting."""
         return self.reason.partition(": ")[0]
+
+
+class Item(NamedTuple):
+    """One thing that the walk over a source meets."""
+
+    location: str
+    content: Any  # what the reader needs to answer
+    holds: int = 1  # records that are in it for sure, such as the captions of a list: it has as many answers or more
+
+
+class Walk(NamedTuple):
+    """One pass over a source."""
+
+    items: Iterable[Item]  # in an order that never changes
+    answers: Callable[[Item], Iterable[Record | Reject]]
+    # The number of items as the source itself or another way of counting gives it; asked for after the last item.
+    stated: Callable[[], int | None] = lambda: None
+    # Whether each item has exactly one answer, which does not depend on the items before it. Then the answers are
+    # made in threads, and a resumed ingest skips items without making their answers again.
+    one_each: bool = False
+
+
+def left_out(location: str, reason: str) -> Reject:
+    """The answer to an item that is no record of this modality and needs no line in rejects.parquet."""
+    return Reject(location, reason, bad=False, listed=False)
 
 
 class FileStamp(NamedTuple):
@@ -72,23 +102,6 @@ class Source(Protocol):
             SetClipError: the source as a whole cannot be read; what was yielded before stays valid.
         """
         ...
-
-
-class OneFile:
-    """A source that is one file. A reader yields its records from ``_records``, or has its own ``records``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def files(self) -> Sequence[FileStamp]:
-        return [stamp(self.path)]
-
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        del workers  # one stream, one reader
-        yield from islice(self._records(), start, None)
-
-    def _records(self) -> Iterator[Record | Reject]:
-        raise NotImplementedError
 
 
 def sha256_text(text: str) -> str:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.sources import rows
-from setclip_cli.ingest.sources.base import OneFile, Record, Reject, sha256_text, usable_id
+from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, sha256_text, usable_id
+from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.streams import inner_suffix, open_bytes, read_up_to
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _CLASS_PREFIX = re.compile(r"([A-Za-z]+(?:_[A-Za-z]+)*)_\d+\.\w+")
 _SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val", "restval": "train", "training": "train"}
 
 
-class CaptionFile(OneFile):
+class CaptionFile(Reader):
     """One file of captions. Its suffix, or ``layout``, says how it is read.
 
     Args:
@@ -47,25 +48,31 @@ class CaptionFile(OneFile):
         self._text_fields = (text_column,) if text_column else TEXT_FIELDS
         self._layout = layout or inner_suffix(path)
 
-    def _records(self) -> Iterator[Record | Reject]:
+    def walk(self) -> Walk:
         if self._layout == ".json":
-            return self._json()
+            return Walk((Item("", answer) for answer in self._json()), lambda item: (item.content,))
         return self._rows() if self._layout in rows.ROW_SUFFIXES else self._plain()
 
-    def _plain(self) -> Iterator[Record | Reject]:
-        for location, line in rows.text_lines(self.path):
-            if isinstance(line, Reject):
-                yield line
-            else:
-                yield caption_record(line, location, f"{self.path.name}:{location.removeprefix('line ')}")
+    def _plain(self) -> Walk:
+        def answer(item: Item) -> Record | Reject:
+            if isinstance(item.content, Reject):
+                return item.content
+            number = item.location.removeprefix("line ")
+            return caption_record(item.content, item.location, f"{self.path.name}:{number}")
 
-    def _rows(self) -> Iterator[Record | Reject]:
+        return Walk((Item(*located) for located in rows.text_lines(self.path)), lambda item: (answer(item),))
+
+    def _rows(self) -> Walk:
         columns = rows.columns_of(self.path, self._layout)
         if columns and not set(columns) & set(self._text_fields):
             raise rows.missing_column(self.path, self._text_fields, columns, "text_column")
         counts: Counter[str] = Counter()
-        for location, fields in rows.read_rows(self.path, self._layout):
-            yield fields if isinstance(fields, Reject) else self._from_fields(fields, location, counts)
+
+        def answer(item: Item) -> Record | Reject:
+            fields = item.content
+            return fields if isinstance(fields, Reject) else self._from_fields(fields, item.location, counts)
+
+        return rows.walk_rows(self.path, lambda item: (answer(item),), self._layout)
 
     def _json(self) -> Iterator[Record | Reject]:
         with open_bytes(self.path) as file:

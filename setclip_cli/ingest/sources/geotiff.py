@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import logging
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +20,9 @@ from PIL import Image
 
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.recognize import head_of, recognize
-from setclip_cli.ingest.sources.base import Record, Reject
+from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
 from setclip_cli.ingest.sources.check_image import MAX_PIXELS, quiet
-from setclip_cli.ingest.sources.image import ImageFolder, folder_label, image_record
+from setclip_cli.ingest.sources.image import ImageFolder, image_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,20 +60,18 @@ class GeoFolder(ImageFolder):
         self._bands = _parse_bands(bands)
         self._stretch = _parse_stretch(stretch)
 
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        del workers  # GDAL reads with threads of its own
-        yield from islice(self._all(), start, None)
+    def walk(self) -> Walk:
+        # not in threads: GDAL has its own
+        return super().walk()._replace(answers=self._tiles_or_image, one_each=False)
 
-    def _all(self) -> Iterator[Record | Reject]:
-        root = self.path if self.path.is_dir() else self.path.parent
-        labelled = self._labelled()
-        for file in self.files():
-            if not file.name.lower().endswith(SCENE_SUFFIXES):
-                yield self._read(root, file.name, labelled)
-                continue
-            label = folder_label(file.name) if labelled else None
-            for record in self._scene(root / file.name, file.name):
-                yield record._replace(label=label) if isinstance(record, Record) else record
+    def _tiles_or_image(self, item: Item) -> Iterator[Record | Reject]:
+        name = item.location
+        if isinstance(item.content, Reject) or not name.lower().endswith(SCENE_SUFFIXES):
+            yield self._answer(item)
+            return
+        label = self._label(name)
+        for record in self._scene(self._root / name, name):
+            yield record._replace(label=label) if isinstance(record, Record) else record
 
     def _scene(self, path: Path, name: str) -> Iterator[Record | Reject]:
         import rasterio

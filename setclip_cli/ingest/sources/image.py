@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from setclip_cli.errors import SetClipError
-from setclip_cli.ingest.sources.base import FileStamp, Record, Reject, stamp, usable_id
+from setclip_cli.ingest.sources.base import FileStamp, Item, Record, Reject, Walk, stamp, usable_id
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES, UnusableImageError, check_image
+from setclip_cli.ingest.sources.folder import Found, find_files
+from setclip_cli.ingest.sources.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-T = TypeVar("T")
-R = TypeVar("R")
+    from collections.abc import Sequence
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 
@@ -49,41 +46,52 @@ def folder_label(name: str) -> str | None:
     return name.rpartition("/")[0].rpartition("/")[2] or None
 
 
-class ImageFolder:
+class ImageFolder(Reader):
     """A folder of image files, read recursively; or one image file.
 
     The id is the path below the folder. If the images are in two folders or more, the name of its folder is the
-    label of an image. Hidden files and folders are left out. Files without an image suffix are listed as not taken.
-    Links to folders are not followed.
+    label of an image. Links are followed. Hidden files and folders are left out, and counted. Files without an image
+    suffix are listed as not taken, and so are links to nowhere and folders that cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._files: list[FileStamp] | None = None
+        super().__init__(path)
+        self._root = path if path.is_dir() else path.parent
+        self._found: Found | None = None
+        self._labelled: bool | None = None
 
     def files(self) -> Sequence[FileStamp]:
-        if self._files is None:
-            self._files = sorted(_walk(self.path)) if self.path.is_dir() else [stamp(self.path)]
-        return self._files
+        return self._all().files
 
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        root = self.path if self.path.is_dir() else self.path.parent
-        labelled = self._labelled()
-        names = (file.name for file in islice(self.files(), start, None))
-        yield from ordered_map(lambda name: self._read(root, name, labelled), names, workers)
+    def walk(self) -> Walk:
+        found = self._all()
+        items = (Item(name, None) for name, _, _ in found.files)
+        others = (Item(other.location, other) for other in found.others)
+        return Walk(chain(items, others), lambda item: (self._answer(item),), one_each=True)
 
-    def _labelled(self) -> bool:
-        names = (file.name for file in self.files())
-        return len({name.rpartition("/")[0] for name in names if name.lower().endswith(IMAGE_SUFFIXES)}) > 1
+    def _all(self) -> Found:
+        if self._found is None:
+            self._found = find_files(self.path) if self.path.is_dir() else Found([stamp(self.path)], [])
+        return self._found
 
-    def _read(self, root: Path, name: str, labelled: bool) -> Record | Reject:
+    def _label(self, name: str) -> str | None:
+        """The folder of an image, if the images are in two folders or more."""
+        if self._labelled is None:
+            names = (file.name for file in self.files())
+            self._labelled = len({n.rpartition("/")[0] for n in names if n.lower().endswith(IMAGE_SUFFIXES)}) > 1
+        return folder_label(name) if self._labelled else None
+
+    def _answer(self, item: Item) -> Record | Reject:
+        if isinstance(item.content, Reject):
+            return item.content
+        name = item.location
         if not name.lower().endswith(IMAGE_SUFFIXES):
             return Reject(name, f"no image suffix: {Path(name).suffix or 'none'}", bad=False)
         try:
-            content = _read_capped(f"{root}/{name}")
+            content = _read_capped(f"{self._root}/{name}")
         except OSError as error:
             return Reject(name, error.strerror or "cannot be read")
-        return image_record(name, content, name, folder_label(name) if labelled else None)
+        return image_record(name, content, name, self._label(name))
 
 
 def _read_capped(path: str) -> bytes:
@@ -100,49 +108,3 @@ def _read_capped(path: str) -> bytes:
         return parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
         os.close(descriptor)
-
-
-def _walk(root: Path) -> Iterator[FileStamp]:
-    stack = [(str(root), "")]
-    while stack:
-        folder, prefix = stack.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        stack.append((entry.path, f"{prefix}{entry.name}/"))
-                    elif entry.is_file():
-                        status = entry.stat()
-                        yield FileStamp(f"{prefix}{entry.name}", status.st_size, status.st_mtime_ns)
-        except OSError as error:
-            raise SetClipError(
-                f"{folder}: {error.strerror}", fix="make the folder readable, or leave it out"
-            ) from error
-
-
-def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Maps in threads; yields results in the order of the items, with a limited number in work.
-
-    A task is 16 items, because one small file is too little work for a task.
-    """
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    chunk, window = 16, workers * 4
-    remaining = iter(items)
-
-    def run(batch: list[T]) -> list[R]:
-        return [function(item) for item in batch]
-
-    with ThreadPoolExecutor(workers) as pool:
-        pending = [pool.submit(run, batch) for _ in range(window) if (batch := list(islice(remaining, chunk)))]
-        try:
-            while pending:
-                yield from pending.pop(0).result()
-                if batch := list(islice(remaining, chunk)):
-                    pending.append(pool.submit(run, batch))
-        finally:
-            for future in pending:
-                future.cancel()

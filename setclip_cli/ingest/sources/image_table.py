@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.ingest.sources import rows
-from setclip_cli.ingest.sources.base import OneFile, Record, Reject
+from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
 from setclip_cli.ingest.sources.caption import usual_split
-from setclip_cli.ingest.sources.image import image_record, ordered_map
+from setclip_cli.ingest.sources.image import image_record
+from setclip_cli.ingest.sources.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 IMAGE_FIELDS = ("image", "img", "jpg", "png", "bytes")
 ID_FIELDS = ("id", "filename", "file_name", "path", "image_id")
 
 
-class ImageTable(OneFile):
+class ImageTable(Reader):
     """A Parquet file with an image column. The metadata of the file gives the names of integer labels."""
 
     def __init__(self, path: Path, *, image_column: str | None = None) -> None:
         super().__init__(path)
         self._image_fields = (image_column,) if image_column else IMAGE_FIELDS
 
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
+    def walk(self) -> Walk:
         columns = rows.columns_of(self.path, ".parquet") or []
         if not set(columns) & set(self._image_fields):
             raise rows.missing_column(self.path, self._image_fields, columns, "image_column")
         names = class_names(self.path)
 
-        def check(row: rows.Located) -> Record | Reject:
-            location, fields = row
+        def check(item: Item) -> Record | Reject:
+            location, fields = item.location, item.content
             if isinstance(fields, Reject):
                 return fields
             value = rows.first_named(fields, self._image_fields)
@@ -50,8 +50,7 @@ class ImageTable(OneFile):
                 label=_label(fields.get("label"), names), split=usual_split(rows.text_of(fields.get("split")))
             )
 
-        found = rows.read_rows(self.path, ".parquet")
-        yield from ordered_map(check, islice(found, start, None), workers)
+        return rows.walk_rows(self.path, lambda item: (check(item),), ".parquet")._replace(one_each=True)
 
 
 def _label(value: Any, names: Sequence[str]) -> str | None:

@@ -13,7 +13,8 @@ import re
 from string import ascii_letters
 from typing import TYPE_CHECKING, NamedTuple
 
-from setclip_cli.ingest.sources.base import OneFile, Record, Reject, usable_id
+from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, usable_id
+from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.streams import blocks, open_bytes
 
 if TYPE_CHECKING:
@@ -95,28 +96,24 @@ def protein_record(identifier: str, residues: bytes, description: str, location:
     )
 
 
-class Fasta(OneFile):
+class Fasta(Reader):
     """A FASTA file, plain or compressed. It takes the memory of a few blocks, however large the file is."""
 
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        del workers  # one stream, one reader
-        for number, entry in enumerate(_entries(self.path)):
-            if number < start:
-                continue
-            location = f"record {number + 1}"
-            if entry is None:
-                yield Reject(location, f"record longer than {MAX_RECORD_BYTES:,} bytes")
-                continue
-            line, _, residues = entry.partition(b"\n")
-            if not line.startswith(b">"):
-                yield Reject(location, "text before the first '>'")
-                continue
-            try:
-                accession, description = identify(line[1:].decode())
-            except UnicodeDecodeError:
-                yield Reject(location, "header is not UTF-8")
-                continue
-            yield protein_record(accession, residues, description, location)
+    def walk(self) -> Walk:
+        items = (Item(f"record {number}", entry) for number, entry in enumerate(_entries(self.path), 1))
+        return Walk(items, lambda item: (self._record(item.content, item.location),))
+
+    def _record(self, entry: bytes | None, location: str) -> Record | Reject:
+        if entry is None:
+            return Reject(location, f"record longer than {MAX_RECORD_BYTES:,} bytes")
+        line, _, residues = entry.partition(b"\n")
+        if not line.startswith(b">"):
+            return Reject(location, "text before the first '>'")
+        try:
+            accession, description = identify(line[1:].decode())
+        except UnicodeDecodeError:
+            return Reject(location, "header is not UTF-8")
+        return protein_record(accession, residues, description, location)
 
 
 def _entries(path: Path) -> Iterator[bytes | None]:

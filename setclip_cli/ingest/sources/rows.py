@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli.errors import SetClipError, argument, nearest
-from setclip_cli.ingest.sources.base import Reject
+from setclip_cli.ingest.sources.base import Item, Reject, Walk
 from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from setclip_cli.ingest.sources.base import Record
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 MAX_LINE_BYTES = 4 << 20
@@ -44,6 +46,11 @@ def read_rows(path: Path, layout: str | None = None) -> Iterator[Located]:
     if suffix in (".csv", ".tsv"):
         return _separated(path, "\t" if suffix == ".tsv" else ",")
     return _json_lines(path)
+
+
+def walk_rows(path: Path, answers: Callable[[Item], Iterable[Record | Reject]], layout: str | None = None) -> Walk:
+    """A walk over the rows of a table; the content of an item is the fields, or the Reject."""
+    return Walk((Item(location, fields) for location, fields in read_rows(path, layout)), answers)
 
 
 def first_named(fields: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -9,14 +9,14 @@ Field codes: UniProtKB user manual, https://web.expasy.org/docs/userman.html
 from __future__ import annotations
 
 import re
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.ingest.sources import rows
-from setclip_cli.ingest.sources.base import OneFile, Record, Reject
+from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
 from setclip_cli.ingest.sources.caption import caption_record, usual_split
 from setclip_cli.ingest.sources.protein import Fasta, parse_header, protein_record
+from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
 
 if TYPE_CHECKING:
@@ -105,38 +105,39 @@ class NamedFasta(Fasta):
                 fix=f"{argument('captions_from')} name, or ingest their UniProtKB flat file (.dat.gz)",
             )
 
-    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        del workers
-        yield from islice(self._both(), start, None)
+    def walk(self) -> Walk:
+        return super().walk()._replace(answers=self._both)
 
-    def _both(self) -> Iterator[Record | Reject]:
-        for record in super().records(0, 1):
-            yield record
-            if isinstance(record, Record) and isinstance(description := record.columns[1], str):
-                yield from caption_records(
-                    record.id, {"name": parse_header(f"{record.id} {description}").name}, self._chosen, record.id
-                )
+    def _both(self, item: Item) -> Iterator[Record | Reject]:
+        record = self._record(item.content, item.location)
+        yield record
+        if isinstance(record, Record) and isinstance(description := record.columns[1], str):
+            yield from caption_records(
+                record.id, {"name": parse_header(f"{record.id} {description}").name}, self._chosen, record.id
+            )
 
 
-class FlatFile(OneFile):
+class FlatFile(Reader):
     """A UniProtKB flat file, plain or compressed, entry by entry."""
 
     def __init__(self, path: Path, chosen: Sequence[Aspect]) -> None:
         super().__init__(path)
         self._chosen = chosen
 
-    def _records(self) -> Iterator[Record | Reject]:
-        for number, entry in enumerate(_entries(self.path), 1):
-            location = f"entry {number}"
-            if isinstance(entry, str):
-                yield Reject(location, entry)
-                continue
-            parsed = parse_entry(entry)
-            description = f"{parsed.name} OS={parsed.organism}" if parsed.organism else parsed.name
-            record = protein_record(parsed.accession, parsed.residues, description, location)
-            yield record
-            if isinstance(record, Record):
-                yield from caption_records(parsed.accession, parsed.aspects, self._chosen, location)
+    def walk(self) -> Walk:
+        items = (Item(f"entry {number}", entry) for number, entry in enumerate(_entries(self.path), 1))
+        return Walk(items, self._answers)
+
+    def _answers(self, item: Item) -> Iterator[Record | Reject]:
+        if isinstance(item.content, str):
+            yield Reject(item.location, item.content)
+            return
+        parsed = parse_entry(item.content)
+        description = f"{parsed.name} OS={parsed.organism}" if parsed.organism else parsed.name
+        record = protein_record(parsed.accession, parsed.residues, description, item.location)
+        yield record
+        if isinstance(record, Record):
+            yield from caption_records(parsed.accession, parsed.aspects, self._chosen, item.location)
 
 
 def parse_entry(entry: Sequence[str]) -> Entry:
@@ -218,7 +219,7 @@ def _entries(path: Path) -> Iterator[list[str] | str]:
         yield trouble or "entry cut short: no // at its end"
 
 
-class ProteinTable(OneFile):
+class ProteinTable(Reader):
     """Proteins as rows with named columns: UniProt TSV, CSV, jsonl, Parquet."""
 
     def __init__(
@@ -234,19 +235,19 @@ class ProteinTable(OneFile):
         self._layout = layout or inner_suffix(path)
         self._sequence_fields = (sequence_column,) if sequence_column else SEQUENCE_FIELDS
 
-    def _records(self) -> Iterator[Record | Reject]:
+    def walk(self) -> Walk:
         columns = rows.columns_of(self.path, self._layout)
         if columns and not set(columns) & set(self._sequence_fields):
             raise rows.missing_column(self.path, self._sequence_fields, columns, "sequence_column")
-        for location, fields in rows.read_rows(self.path, self._layout):
-            if isinstance(fields, Reject):
-                yield fields
-                continue
-            record = self._protein(fields, location)
-            yield record
-            if isinstance(record, Record):
-                texts = {aspect: str(rows.first_named(fields, _ASPECT_FIELDS[aspect]) or "") for aspect in self._chosen}
-                yield from caption_records(record.id, texts, self._chosen, location)
+        return rows.walk_rows(self.path, self._answers, self._layout)
+
+    def _answers(self, item: Item) -> Iterator[Record | Reject]:
+        fields, location = item.content, item.location
+        record = fields if isinstance(fields, Reject) else self._protein(fields, location)
+        yield record
+        if isinstance(record, Record):
+            texts = {aspect: str(rows.first_named(fields, _ASPECT_FIELDS[aspect]) or "") for aspect in self._chosen}
+            yield from caption_records(record.id, texts, self._chosen, location)
 
     def _protein(self, fields: Mapping[str, Any], location: str) -> Record | Reject:
         sequence = rows.first_named(fields, self._sequence_fields)

@@ -61,7 +61,7 @@ def records(items: list[Record | Reject]) -> list[Record]:
 
 
 def reasons(items: list[Record | Reject]) -> dict[str, str]:
-    return {item.location: item.reason for item in items if isinstance(item, Reject)}
+    return {item.location: item.reason for item in items if isinstance(item, Reject) and item.listed}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.check_image import UnusableImageError, check_image
-from setclip_cli.ingest.sources.image import ImageFolder, ordered_map
+from setclip_cli.ingest.sources.image import ImageFolder
+from setclip_cli.ingest.sources.threads import ordered_map
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -150,7 +151,10 @@ def test_a_folder_gives_paths_as_ids_and_its_sub_folders_as_labels(tmp_path: Pat
         ("b/lake/1.png", "lake"),
         ("b/lake/2.PNG.png", "lake"),
     ]
-    assert [i for i in items if isinstance(i, Reject)] == [Reject("b/readme.txt", "no image suffix: .txt", bad=False)]
+    assert [i for i in items if isinstance(i, Reject)] == [
+        Reject("b/readme.txt", "no image suffix: .txt", bad=False),
+        Reject(".x", "hidden file or folder", bad=False, listed=False),
+    ]
 
 
 def test_one_folder_of_images_gives_no_labels(tmp_path: Path) -> None:
