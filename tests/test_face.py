@@ -82,6 +82,7 @@ def test_without_pairs_auto_takes_the_method_that_needs_none() -> None:
     ("x", "y", "pairs", "words"),
     [
         ([[1.0, float("nan")]], [[1.0]], [], "x: holds NaN or inf"),
+        ([[1.0], [1e30]], [[1.0]], [], "x: row 1 is too long"),
         ([1.0, 2.0], [[1.0]], [], r"x: has the shape \(2,\)"),
         ([[1.0]], [[1.0]], [[0, 1]], r"pairs: 1 of 1 name rows that are not there, the first \[0, 1\]"),
         ([[1.0]], [[1.0]], [[0.5, 0.5]], "pairs: has the shape"),

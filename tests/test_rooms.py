@@ -36,6 +36,7 @@ FLOORS = {
     "defaults": 1,
     "errors": 1,
     "sampling": 1,
+    "vectors": 1,
     "version": 1,
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.options import Dtype, Precision
 from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.files.documents import read_json
+from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ EMBED_AGAIN = "remove the folder and embed again with this version of setclip"
 FINISHED = ".finished"
 ROWS_PER_GROUP = 8192  # rows that a reader or writer holds at once
 Document = TypeVar("Document", bound=BaseModel)
+Matrix: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 class EmbeddedShard(Shard):
@@ -91,7 +93,7 @@ class EmbeddingTable:
     """
 
     ids: list[str]
-    embeddings: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    embeddings: Matrix
     labels: list[str | None]
 
 
@@ -135,15 +137,24 @@ class Embeddings:
         with self._readable(shard) as path:
             return pq.read_table(path, columns=None if columns is None else list(columns))
 
-    def blocks(self, shard: EmbeddedShard) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+    def blocks(self, shard: EmbeddedShard) -> Iterator[Matrix]:
         """The embeddings of one shard, in order, as (b, d) float32 blocks of at most ``ROWS_PER_GROUP`` rows.
 
         Raises:
-            SetClipError: the file is missing, or is not a Parquet file any more.
+            SetClipError: the file is missing or no Parquet file, or holds a row that is zero or not finite.
         """
         with self._readable(shard) as path, pq.ParquetFile(path) as file:
             for batch in file.iter_batches(ROWS_PER_GROUP, columns=["embedding"]):
-                yield embedding_matrix(pa.Table.from_batches([batch]))
+                yield self._usable(shard, embedding_matrix(pa.Table.from_batches([batch])))
+
+    def _usable(self, shard: EmbeddedShard, values: Matrix) -> Matrix:
+        """The values. Raises SetClipError if a row is zero or not finite: an early version wrote such rows."""
+        if bad := unusable_rows(values):
+            raise SetClipError(
+                f"{self.root / shard.path}: {len(bad)} of its rows have an embedding that {next(iter(bad.values()))}",
+                fix="embed again into another folder; rows without an embedding are then left out and counted",
+            )
+        return values
 
     @contextmanager
     def _readable(self, shard: EmbeddedShard) -> Iterator[Path]:
@@ -165,14 +176,15 @@ class Embeddings:
         ids: list[str] = []
         labels: list[str | None] = []
         parts = []
-        for table in (self.read(shard) for shard in self.shards(modality, split)):
+        for shard in self.shards(modality, split):
+            table = self.read(shard)
             ids += table["id"].to_pylist()
             labels += table["label"].to_pylist()
-            parts.append(embedding_matrix(table))
+            parts.append(self._usable(shard, embedding_matrix(table)))
         return EmbeddingTable(ids, np.concatenate(parts), labels)
 
 
-def embedding_matrix(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def embedding_matrix(table: pa.Table) -> Matrix:
     """(n, d) float32 of a shard's embedding column; not a copy if it is one float32 chunk."""
     column = table["embedding"]
     dim = column.type.list_size

@@ -20,6 +20,7 @@ from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.run.model import load_model
+from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
     from setclip_cli.embedding.vectors import Vectors
@@ -169,7 +170,10 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
         )
     with torch.inference_mode():
         features = encoded.features if encoder is None else encoder(encoded.features)
-    return torch.nn.functional.normalize(features[0].float(), dim=0).numpy()
+    vector = features[:1].float()
+    for reason in unusable_rows(vector.numpy()).values():
+        raise SetClipError(f"query {query[:60]!r}: its embedding {reason}", fix="search with another query")
+    return torch.nn.functional.normalize(vector[0], dim=0).numpy()
 
 
 def _look_up(

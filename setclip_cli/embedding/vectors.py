@@ -28,7 +28,7 @@ def unit_vectors(
     """(n, d) float32 rows of length 1, memory-mapped, in the order of the shards.
 
     Parquet cannot be mapped as plain numbers, so the first call writes the rows to the cache, block by block, under the
-    hashes of the shards. A row of zeros stays zero.
+    hashes of the shards.
 
     Raises:
         SetClipError: there are no such rows, a shard cannot be read, or the cache cannot be written.
@@ -42,8 +42,7 @@ def unit_vectors(
     if not path.exists() or path.stat().st_size != rows * dim * 4:
         with atomic.atomic_path(path) as temporary, temporary.open("wb") as file:
             for values in (block for shard in shards for block in embeddings.blocks(shard)):
-                norms = np.linalg.norm(values, axis=1, keepdims=True)
-                (values / np.maximum(norms, np.finfo(np.float32).tiny)).tofile(file)
+                (values / np.linalg.norm(values, axis=1, keepdims=True)).tofile(file)
     return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dim))
 
 

@@ -21,6 +21,7 @@ from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, Embed
 from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.embedding.writing import record_finished, write_embedding_shard
 from setclip_cli.run.model import load_model
+from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
@@ -126,9 +127,10 @@ def embed_shard(job: ShardToEmbed) -> EmbeddedShard:
         bad |= {start + position: reason for position, reason in encoded.failed.items()}
         truncated += encoded.truncated
         replaced_letters += encoded.replaced_letters
-    embeddings = np.concatenate(parts).astype(job.options.dtype)
-    for position in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist():
-        bad.setdefault(position, f"its embedding is not finite in {job.options.dtype}")
+    with np.errstate(over="ignore"):  # such a row is bad
+        embeddings = np.concatenate(parts).astype(job.options.dtype)
+    for position, reason in unusable_rows(embeddings).items():
+        bad.setdefault(position, f"its embedding {reason} in {job.options.dtype}")
     good = [position for position in range(len(ids)) if position not in bad]
     size, sha256 = write_embedding_shard(
         job.out,

@@ -26,6 +26,7 @@ from setclip_cli.embedding.embeddings import (
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_json
+from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,7 @@ def write_embedding_shard(
         root: The EMBEDDINGS folder.
         relative: The shard's path in it.
         ids: n ids.
-        embeddings: (n, d) finite values.
+        embeddings: (n, d), finite and no row of zeros.
         labels: n labels; None for a row without one.
         windows: n counts of windows, for proteins.
         dtype: Type of the written values.
@@ -70,12 +71,12 @@ def write_embedding_shard(
         The file's size in bytes and its sha256.
 
     Raises:
-        ValueError: lengths differ, or a value is not finite in ``dtype``: NaN is never written.
+        ValueError: lengths differ, or a row is zero or not finite in ``dtype``: such a row is never written.
         SetClipError: the disk is full.
     """
     values = np.ascontiguousarray(embeddings, dtype=dtype)
-    if not (len(ids) == len(values) == len(labels)) or values.ndim != 2 or not np.isfinite(values).all():
-        raise ValueError(f"{relative}: needs (n, d) finite embeddings and as many ids and labels, got {values.shape}")
+    if values.ndim != 2 or not (len(ids) == len(values) == len(labels)) or unusable_rows(values):
+        raise ValueError(f"{relative}: needs (n, d) embeddings, none zero or not finite, and as many ids and labels")
     columns = {
         "id": pa.array(ids, pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), _ARROW[dtype]), values.shape[1]),

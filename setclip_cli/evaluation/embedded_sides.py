@@ -12,6 +12,7 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.similarity import unit_rows
 from setclip_cli.features.frozen import frozen_features
 from setclip_cli.run.model import load_model
+from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +109,11 @@ def _in_order(path: Path, ids: Sequence[str], embeddings: Embeddings, side: Side
         )
     chosen = [row_of_id[side.ids[row]] for row in side.first_copies()]
     rows = np.ascontiguousarray(embeddings[chosen], np.float32)
-    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(broken):
+    if broken := unusable_rows(rows):
+        first, reason = next(iter(broken.items()))
         raise SetClipError(
-            f"{path}: {len(broken)} {side.modality} embeddings hold NaN or inf, first {side.ids[broken[0]]!r}",
-            fix="look at these rows in the source files, or train again with a lower learning rate",
+            f"{path}: {len(broken)} of {len(rows)} {side.modality} rows have an embedding that {reason}, "
+            f"first {side.ids[first]!r}",
+            fix="look at these rows in the source files, or align again with more pairs or a lower optim.lr",
         )
     return unit_rows(rows)

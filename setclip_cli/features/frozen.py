@@ -16,8 +16,11 @@ from setclip_cli.console import progress
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.files.cache import cache_folder
+from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from setclip_cli.backbones.base import Backbone
@@ -66,6 +69,7 @@ def frozen_features(
         found = _cached(path, rows=shard.rows, dim=backbone.dim)
         if found is None:
             found = _compute(backbone, tables[-1], shard)
+            _require_usable(backbone, shard, tables[-1]["id"].to_pylist(), found[0])
             _store(path, *found)
         parts.append(found[0])
         counts = [total + count for total, count in zip(counts, found[1], strict=True)]
@@ -101,6 +105,7 @@ def augmented_features(
                 with torch.inference_mode():
                     features[some] = backbone.features(backbone.prepare(items[some], views=seeds[some])).cpu()
             found = features, [0, 0, 0]
+            _require_usable(backbone, shard, ids, features)
             _store(path, *found)
         parts.append(found[0])
     return torch.cat(parts)
@@ -126,14 +131,21 @@ def _compute(backbone: Backbone, table: pa.Table, shard: Shard) -> tuple[Tensor,
         features[start : start + ROWS_PER_CALL] = encoded.features
         windowed = sum(count > 1 for count in encoded.windows or ())
         counts = [counts[0] + encoded.truncated, counts[1] + windowed, counts[2] + encoded.replaced_letters]
-    bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten().tolist()
-    if bad:
-        raise SetClipError(
-            f"{shard.path}: {backbone.spec} gives features that are not finite for {len(bad)} rows, "
-            f"the first {table['id'][bad[0]].as_py()!r}",
-            fix="check the weights: `setclip doctor`",
-        )
     return features, counts
+
+
+def _require_usable(backbone: Backbone, shard: Shard, ids: Sequence[str], features: Tensor) -> None:
+    """Raises SetClipError if a row's features are zero or not finite: nothing can be learned from such a row."""
+    if bad := unusable_rows(features.numpy()):
+        first, reason = next(iter(bad.items()))
+        weights = "check the weights of the backbone, or take others"
+        raise SetClipError(
+            f"{shard.path}: {backbone.spec} gives {len(bad)} of {len(ids)} rows a feature vector that {reason}, "
+            f"the first {ids[first]!r}",
+            fix=weights
+            if len(bad) == len(ids)
+            else f"remove these rows from their source and ingest again, or {weights}",
+        )
 
 
 def _cached(path: Path, *, rows: int, dim: int) -> tuple[Tensor, list[int]] | None:
@@ -143,7 +155,7 @@ def _cached(path: Path, *, rows: int, dim: int) -> tuple[Tensor, list[int]] | No
             features, counts = file.get_tensor("features"), file.get_tensor("counts").tolist()
     except (OSError, SafetensorError):
         return None
-    return (features, counts) if features.shape == (rows, dim) else None
+    return (features, counts) if features.shape == (rows, dim) and not unusable_rows(features.numpy()) else None
 
 
 def _store(path: Path, features: Tensor, counts: list[int]) -> None:

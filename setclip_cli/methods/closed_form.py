@@ -11,14 +11,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from setclip_cli.encoders import Composed, Encoder, FeatureTransform, LinearMap, RelativeMap
-from setclip_cli.errors import SetClipError, UsageError, nearest
+from setclip_cli.encoders import Composed, Encoder, FeatureTransform, GraphMap, LinearMap, RelativeMap
+from setclip_cli.encoders.usable import require_usable
+from setclip_cli.errors import SetClipError, UsageError, nearest, translated
 from setclip_cli.methods.graph_teacher import fit_teacher
+from setclip_cli.methods.pairs_needed import require_pairs
 
 AXES = 64  # principal axes of each modality that a map sees
 RIDGE = 0.1  # against the mean eigenvalue of the pairs' covariance
 RANK_TOLERANCE = 1e-9  # of the largest singular value: below, float64 rounding
 CCA_RIDGE = 1.0
+_OTHER_PAIRS = "give more pairs, of items whose features differ, or set method = 'set-clip-plus'"
 
 Maps = tuple[Encoder, Encoder]
 
@@ -37,7 +40,8 @@ def fit_closed_form(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, 
         An encoder for each side. The cosine of two embeddings is the method's score for that pair.
 
     Raises:
-        SetClipError: an unknown method, no pairs, or pairs that name rows the pools do not have.
+        SetClipError: an unknown method, too few pairs, pairs that name rows the pools do not have, or pairs whose items
+            do not differ enough to fit anything.
     """
     if method not in METHODS:
         raise UsageError(
@@ -47,17 +51,16 @@ def fit_closed_form(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, 
     check_pairs(method, left, right, pairs)
     left_transform, right_transform = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
     x, y = left_transform(left), right_transform(right)
-    left_map, right_map = METHODS[method](x, y, pairs)
+    what = f"method {method!r} on {len(pairs)} pairs"
+    with translated(what, RuntimeError, found="cannot be fitted to them", fix=_OTHER_PAIRS):
+        left_map, right_map = METHODS[method](x, y, pairs)
+    if not isinstance(left_map, GraphMap):  # its coordinates are above 0 by themselves, and a search costs time
+        require_usable(what, (left_map, right_map), (x, y), fix=_OTHER_PAIRS)
     return Composed(left_transform, left_map), Composed(right_transform, right_map)
 
 
 def check_pairs(method: str, left: Tensor, right: Tensor, pairs: Tensor) -> None:
-    """Raises SetClipError unless there are pairs and each names a row of both pools."""
-    if not len(pairs):
-        raise UsageError(
-            f"method {method!r}: learns from known pairs, and there are none",
-            fix="give pairs, or set method = 'set-clip-plus', which needs none",
-        )
+    """Raises SetClipError unless there are as many pairs as the method needs and each names a row of both pools."""
     sizes = torch.tensor([len(left), len(right)], device=pairs.device)
     wrong = ((pairs < 0) | (pairs >= sizes)).any(1)
     if bool(wrong.any()):
@@ -66,6 +69,7 @@ def check_pairs(method: str, left: Tensor, right: Tensor, pairs: Tensor) -> None
             f"{pairs[wrong][0].tolist()}; the pools have {len(left)} and {len(right)}",
             fix="count rows from 0, and give rows of these two pools",
         )
+    require_pairs(method, [(left_row, right_row) for left_row, right_row in pairs.tolist()])
 
 
 def _asif(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:

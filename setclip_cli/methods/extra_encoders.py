@@ -54,7 +54,7 @@ def with_extra_encoders(
     """
     parts: tuple[list[Encoder], list[Encoder]] = ([trained[0]], [trained[1]])
     shares = [1.0]
-    if linear > 0 and len(pairs):
+    if linear > 0 and min(len(side.unique()) for side in pairs.T) > 1:  # a map that is fitted to one pair is zero
         maps = closed_form.METHODS["cca"](*pools, pairs)
         for side, encoder, of_side in zip(trained, maps, parts, strict=True):
             of_side.append(_on_same_transform(side, encoder))

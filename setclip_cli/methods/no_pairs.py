@@ -19,6 +19,7 @@ from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, RelativeMap
+from setclip_cli.encoders.usable import require_usable
 from setclip_cli.errors import SetClipError
 
 if TYPE_CHECKING:
@@ -101,11 +102,15 @@ def align_without_pairs(left: Tensor, right: Tensor, *, seed: int, axes: int = A
     agreements = _agreements(candidates, _some_rows(x, PROBES, random), _some_rows(y, PROBES, random))
     kept = agreements.argsort(descending=True, stable=True)[:ENCODED].tolist()
     shares = (agreements[kept].clamp_min(1e-6) ** _AGREEMENT_POWER).tolist()
+    encoders = (
+        Composed(transforms[0], Concatenated([candidates[index].left for index in kept], shares)),
+        Composed(transforms[1], Concatenated([candidates[index].right for index in kept], shares)),
+    )
+    require_usable(
+        "pairs = 0", encoders, (left.cpu(), right.cpu()), fix="give rows whose features differ, or a few known pairs"
+    )
     return UnpairedAlignment(
-        (
-            Composed(transforms[0], Concatenated([candidates[index].left for index in kept], shares)),
-            Composed(transforms[1], Concatenated([candidates[index].right for index in kept], shares)),
-        ),
+        encoders,
         agreement=float(agreements.mean()),
         candidates=len(candidates),
         kept=len(kept),

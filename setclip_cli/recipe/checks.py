@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from setclip_cli.backbones import MODALITY_OF
-from setclip_cli.recipe.presets import TRAINED_METHODS, TRAINING_FREE_METHODS
+from setclip_cli.recipe.presets import PAIRS_NEEDED, TRAINED_METHODS, TRAINING_FREE_METHODS
 from setclip_cli.recipe.sections import TermWithForms
 
 if TYPE_CHECKING:
@@ -48,8 +48,14 @@ def _of_training(recipe: Settings) -> Iterator[str]:
         yield "ensemble_distil: this needs an ensemble of 2 or more, and ensemble = 1"
     if recipe.validation.every and recipe.ensemble > 1:
         yield f"ensemble = {recipe.ensemble}: validation.every stops one training, not several in a row"
-    if recipe.pairs == 0 and recipe.method in {"clip", "s-clip", *TRAINING_FREE_METHODS}:
-        yield f"pairs = 0: method {recipe.method!r} learns from pairs alone; set-clip-plus needs none"
+    needed = PAIRS_NEEDED.get(recipe.method, 0)
+    if isinstance(recipe.pairs, int) and recipe.pairs < needed:
+        yield (
+            f"pairs = {recipe.pairs}: method {recipe.method!r} learns from pairs alone and needs {needed} or more; "
+            "set-clip-plus needs none"
+        )
+    if recipe.projection.dim == 1 and recipe.projection.kind == "mlp":
+        yield "projection.dim = 1: an mlp head ends in a layer norm, which makes one value 0; give 2 or more"
 
 
 def _of_terms(recipe: Settings) -> Iterator[str]:

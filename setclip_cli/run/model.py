@@ -23,6 +23,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_json
 from setclip_cli.run import checkpoint
+from setclip_cli.vectors import unusable_rows
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ class Model:
             raise SetClipError(f"embed: {modality} {place} {reason}", fix="leave it out, or repair it")
         with torch.inference_mode():
             embeddings: npt.NDArray[np.float32] = self.encoders[modality](encoded.features).numpy()
+        for place, reason in unusable_rows(embeddings).items():
+            raise SetClipError(f"embed: {modality} {place}: its embedding {reason}", fix="leave it out")
         return embeddings
 
     def load_backbone(
@@ -252,13 +255,23 @@ def _require_same_preprocessing(run: Path, modality: Modality, tower: TowerConfi
 def save_model(
     run: Path, config: ModelConfig, encoders: dict[Modality, Encoder], initial: dict[Modality, Encoder]
 ) -> None:
-    """Writes the encoders, then config.json, which marks the RUN as finished."""
+    """Writes the encoders, then config.json, which marks the RUN as finished.
+
+    Raises:
+        SetClipError: a value is not finite.
+    """
     for name, modules in ((INITIAL_NAME, initial), (MODEL_NAME, encoders)):
         tensors = {
             f"{modality}.{key}": value
             for modality, encoder in modules.items()
             for key, value in encoder.state_dict().items()
         }
+        for key, value in tensors.items():
+            if not bool(value.isfinite().all()):
+                raise SetClipError(
+                    f"{run / name}: is not written, since {key} holds values that are not finite",
+                    fix="train again with a lower optim.lr",
+                )
         checkpoint.save_tensors(run / name, tensors)
     atomic.write_json(run / CONFIG_NAME, config.model_dump(mode="json"))
 

@@ -21,6 +21,7 @@ from setclip_cli.run.folder import METRICS_NAME, RECIPE_NAME, SELECTION_NAME, is
 from setclip_cli.run.model import TUNED_NAME, ModelConfig, TowerConfig, load_config, save_model
 from setclip_cli.run.model_card import model_card
 from setclip_cli.training.build import build_training
+from setclip_cli.training.checks import require_pools
 from setclip_cli.training.distributed import launched
 from setclip_cli.training.dry_run import plan_align
 from setclip_cli.training.fit import finish, fit_method, is_trained, resolved
@@ -101,6 +102,7 @@ def align(
         ]
         with group.main_first():
             left, right = (read_side(recipe, dataset, backbone, announce=group.main) for backbone in backbones)
+        require_pools(recipe, {f"{side.modality} rows": side.features for side in (left, right)})
         stopping = build_early_stopping(recipe, dataset, (left, right))
         rows = pair_rows(pairs, left.ids, right.ids, split=recipe.train.split)
 

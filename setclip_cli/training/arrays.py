@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from setclip_cli.errors import UsageError, argument, first_line
+from setclip_cli.errors import SetClipError, UsageError, argument, first_line
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.recipe.sections import Tower
 from setclip_cli.training.fit import fit as fit_recipe
+from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -67,8 +68,10 @@ class Aligned:
                 fix="give features of the same kind as those that were fitted",
             )
         with torch.inference_mode():
-            embeddings: Tensor = self.encoders[side](rows)
-        return embeddings.numpy()
+            embeddings: npt.NDArray[np.float32] = self.encoders[side](rows).numpy()
+        for row, reason in unusable_rows(embeddings).items():
+            raise SetClipError(f"{argument(name)}: row {row}: its embedding {reason}", fix="leave this row out")
+        return embeddings
 
 
 def fit(
@@ -108,7 +111,11 @@ def _matrix(values: npt.ArrayLike | Tensor, name: str) -> Tensor:
     if found.ndim != 2 or not len(found) or not bool(torch.isfinite(found).all()):
         what = "holds NaN or inf" if found.ndim == 2 and len(found) else f"has the shape {tuple(found.shape)}"
         raise UsageError(f"{argument(name)}: {what}", fix=_WANTED)
-    return found.float()
+    rows = found.float()
+    for row, reason in unusable_rows(rows.numpy()).items():
+        if "zero" not in reason:  # a row of zeros, such as a text of unknown words, is only like the others
+            raise UsageError(f"{argument(name)}: row {row} {reason}", fix=_WANTED)
+    return rows
 
 
 def _known_rows(pairs: npt.ArrayLike | Tensor, left: int, right: int) -> Tensor:

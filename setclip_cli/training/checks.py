@@ -1,17 +1,47 @@
-"""Checks that the numbers of a step are finite. Each error names the first place where they are not."""
+"""Checks of what training reads, and of the numbers of a step. Each error names the first place where one fails."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
+
+    from setclip_cli.recipe.recipe import Recipe
+
+SAME = 1e-6  # largest difference of features that a backbone gives to equal items in different batches
+
+
+def require_pools(recipe: Recipe, pools: Mapping[str, Tensor]) -> None:
+    """Checks that the rows of each side can be told apart, before anything is fitted to them.
+
+    Args:
+        pools: What a message calls a side -> its (n, p) features. One row alone is accepted.
+
+    Raises:
+        SetClipError: all rows of a side have the same features, or the objective needs more rows.
+    """
+    density = recipe.objective.sdd
+    for name, features in pools.items():
+        unit = F.normalize(features, dim=1)
+        if len(unit) > 1 and bool(((unit - unit[0]).abs() < SAME).all()):
+            raise SetClipError(
+                f"{name}: all {len(unit)} rows have the same features apart from their length, so nothing can be "
+                "learned from them",
+                fix="check that the sources hold different rows, and that the backbone is meant for such rows",
+            )
+        if len(unit) < 2 and density.weight and density.form == "published":
+            raise UsageError(
+                f"{name}: has 1 row, and objective.sdd.form = 'published' needs 2 or more",
+                fix="add rows, or set method = 'set-clip'",
+            )
 
 
 def check_embeddings(step: int, sides: Mapping[str, Iterable[Tensor]], terms: Iterable[str], *, rates: str) -> None:

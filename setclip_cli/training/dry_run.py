@@ -129,7 +129,12 @@ def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
     """What is not a mistake, but may not be what the user expects."""
     if recipe.method in TRAINING_FREE_METHODS:
         return []
-    return [
+    one = [
+        f"{modality} has 1 row: nothing on that side can be told apart"
+        for modality, count in rows.items()
+        if count == 1
+    ]
+    return one + [
         f"train.batch = {recipe.train.batch} is more than the {count} {modality} rows: every step sees all of them"
         for modality, count in rows.items()
         if recipe.train.batch > count

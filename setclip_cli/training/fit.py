@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from setclip_cli.encoders.usable import require_usable
 from setclip_cli.methods.auto import Choice, choose
 from setclip_cli.methods.closed_form import fit_closed_form
 from setclip_cli.methods.distil import distil
 from setclip_cli.methods.extra_encoders import with_extra_encoders
 from setclip_cli.methods.no_pairs import align_without_pairs
+from setclip_cli.methods.pairs_needed import require_pairs
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.training.build import build_tower, build_training
+from setclip_cli.training.checks import require_pools
 from setclip_cli.training.tower import Pool, under
 
 if TYPE_CHECKING:
@@ -50,9 +53,11 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         pairs: (b, 2) int64: a row of ``left`` and the row of ``right`` that belongs to it; b may be 0.
 
     Raises:
-        SetClipError: the method needs pairs and there are none, a pair names a row that is not there, there are too
-            few rows, or a step of the training is not finite.
+        SetClipError: the method needs more pairs, a pair names a row that is not there, there are too few rows or all
+            of them are equal, or a step of the training is not finite.
     """
+    require_pairs(recipe.method, [(row, other) for row, other in pairs.tolist()])
+    require_pools(recipe, {"left features": left, "right features": right})
     return fit_method(resolved(recipe, left, right, pairs).recipe, left, right, pairs)
 
 
@@ -95,6 +100,12 @@ def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
     heads = (
         towers[0].encoder(under("left.heads.", training.updater.averages)),
         towers[1].encoder(under("right.heads.", training.updater.averages)),
+    )
+    require_usable(
+        f"method {recipe.method!r}",
+        heads,
+        (towers[0].pool.features.cpu(), towers[1].pool.features.cpu()),
+        fix=f"lower optim.lr ({recipe.optim.lr}), or raise projection.dim ({recipe.projection.dim})",
     )
     findings, warnings = {}, []
     if recipe.ensemble_distil:

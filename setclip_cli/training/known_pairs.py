@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.methods.pairs_needed import require_pairs
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> list[Pair]:
     """The pairs of the recipe's split and modalities, as many as it asks for, each with its left side first.
 
     Raises:
-        SetClipError: more pairs are asked for than exist, or the method needs pairs and there are none.
+        SetClipError: more pairs are asked for than exist, or fewer than the method needs.
     """
     left, right = recipe.modalities()
     found = pairs_between(dataset, recipe.train.split, (left, right))
@@ -41,7 +42,9 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> list[Pair]:
             fix="add a few with `setclip ingest --pairs`, or align without any: --set pairs=0",
         )
     order = torch.randperm(len(found), generator=generator(recipe.seed, "pairs", "subset"))
-    return [found[index] for index in order[:wanted].tolist()]
+    chosen = [found[index] for index in order[:wanted].tolist()]
+    require_pairs(recipe.method, [(pair.left_id, pair.right_id) for pair in chosen])
+    return chosen
 
 
 def pairs_between(dataset: Dataset, split: str, modalities: tuple[Modality, Modality]) -> list[Pair]:

@@ -92,7 +92,7 @@ def embeddings(
     """EMBEDDINGS where a row is its class's direction plus noise; less noise is a better model.
 
     Args:
-        spoil: Id -> a value put into its embedding after all checks, such as NaN.
+        spoil: Id -> the value of its whole embedding, put there after all checks, such as NaN.
         encoder: Whether they claim to come from a RUN's encoders rather than from raw backbones.
     """
     rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def _spoil(path: Path, values: dict[str, float]) -> tuple[int, str]:
     rows = table.to_pylist()
     for row in rows:
         if row["id"] in values:
-            row["embedding"][0] = values[row["id"]]
+            row["embedding"] = [values[row["id"]]] * len(row["embedding"])
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
     return path.stat().st_size, atomic.sha256_file(path)
 

@@ -94,6 +94,8 @@ def test_features_that_are_not_finite_are_never_cached(
     backbone: Esm2Backbone, dataset: Dataset, tmp_path: Path
 ) -> None:
     backbone.module.emb_layer_norm_after.bias[0] = float("nan")
-    with pytest.raises(SetClipError, match="gives features that are not finite for 4 rows, the first 'protein-0'"):
+    with pytest.raises(
+        SetClipError, match="gives 4 of 4 rows a feature vector that is not finite, the first 'protein-0'"
+    ):
         frozen_features(backbone, dataset, "protein", None, cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache" / "features").exists()

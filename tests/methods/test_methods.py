@@ -22,13 +22,14 @@ from setclip_cli.encoders import (
     encoder_from_description,
     graph,
 )
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.methods import auto, closed_form, extra_encoders, no_pairs
 from setclip_cli.methods.auto import CANDIDATES, Choice, choose, folds, partner_scores
 from setclip_cli.methods.closed_form import fit_closed_form
 from setclip_cli.methods.extra_encoders import FULL_SHARE_AT_PAIRS, with_extra_encoders, without_extra_encoders
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.objective import build_objective
+from setclip_cli.vectors import unusable_rows
 
 
 def pools(clusters: int = 4, left_rows: int = 80, right_rows: int = 120, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -77,10 +78,22 @@ def test_every_baseline_aligns_clusters_and_survives_a_round_trip(method: str) -
 
 
 @pytest.mark.parametrize("method", closed_form.METHODS)
-def test_one_pair_is_enough_to_stay_finite(method: str) -> None:
+def test_two_pairs_are_enough_and_fewer_are_refused(method: str) -> None:
     left, right = pools()
-    for encoder, pool in zip(fit_closed_form(method, left, right, torch.tensor([[0, 0]])), (left, right), strict=True):
-        assert bool(torch.isfinite(encoder(pool)).all())
+    two = fit_closed_form(method, left, right, torch.tensor([[0, 0], [1, 1]]))
+    for encoder, pool in zip(two, (left, right), strict=True):
+        assert not unusable_rows(encoder(pool).numpy())
+    for few in ([[0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 1], [1, 1]]):  # the last three: one item on a side
+        with pytest.raises(UsageError, match=f"method '{method}': .* needs 2 or more of different items"):
+            fit_closed_form(method, left, right, torch.tensor(few))
+
+
+def test_pairs_of_items_that_do_not_differ_are_refused_by_a_map_that_compares_them() -> None:
+    left, right = pools()
+    left[:3], right[:3] = left[0], right[0]  # the pools differ and the paired items do not
+    with pytest.raises(SetClipError, match=r"method 'cca' on 3 pairs: .* 80 get an embedding that is zero") as caught:
+        fit_closed_form("cca", left, right, torch.tensor([[0, 0], [1, 1], [2, 2]]))
+    assert "of items whose features differ" in caught.value.fix
 
 
 def test_procrustes_says_nothing_of_axes_that_no_pair_tells_of() -> None:
