@@ -126,6 +126,8 @@ class Dedup:
                 extra={**(record.extra or {}), "id_in_source": record.id},
                 repairs=(*record.repairs, LONGER_ID),
             )
+        if record.modality == "image" and record.made_up and record.split is not None and rules.rule.as_source:
+            record = record._replace(repairs=(*record.repairs, f"put into split {split}, as a folder's name says"))
         known.ids.add(record.id)
         if earlier is None:
             known.split_of[digest] = split

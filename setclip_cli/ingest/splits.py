@@ -29,6 +29,11 @@ class SplitRule:
     def drawn(self) -> bool:
         return bool(self.shares)
 
+    @property
+    def as_source(self) -> bool:
+        """Whether the source says the split of each record."""
+        return self.fixed is None and not self.as_captions and not self.shares
+
     def draw(self, key: str) -> str:
         """The split that the hash of ``key`` gives: the same on every machine and in every run."""
         position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from setclip_cli.ingest.sources.base import FileStamp, Item, Record, Reject, Wal
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES, UnusableImageError, check_image
 from setclip_cli.ingest.sources.folder import Found, find_files
 from setclip_cli.ingest.sources.reader import Reader
+from setclip_cli.ingest.sources.split_folders import FolderNames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +22,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".ti
 
 
 def image_record(
-    identifier: str, content: bytes, location: str, label: str | None = None, *, made_up: bool = True
+    identifier: str,
+    content: bytes,
+    location: str,
+    label: str | None = None,
+    *,
+    split: str | None = None,
+    made_up: bool = True,
 ) -> Record | Reject:
     """Makes a record from the bytes of an image file, or says why it cannot. A path as id is ``made_up``."""
     if unusable := usable_id(identifier):
@@ -35,22 +43,18 @@ def image_record(
         checked.content,
         hashlib.sha256(checked.content).hexdigest(),
         label=label,
+        split=split,
         columns=(checked.width, checked.height),
         repairs=checked.repairs,
         made_up=made_up,
     )
 
 
-def folder_label(name: str) -> str | None:
-    """The name of the folder that a path's file lies in."""
-    return name.rpartition("/")[0].rpartition("/")[2] or None
-
-
 class ImageFolder(Reader):
     """A folder of image files, read recursively; or one image file.
 
-    The id is the path below the folder. If the images are in two folders or more, the name of its folder is the
-    label of an image. Links are followed. Hidden files and folders are left out, and counted. Files without an image
+    The id is the path below the folder. Its folders also give an image its split and its label (see `FolderNames`).
+    Links are followed. Hidden files and folders are left out, and counted. Files without an image
     suffix are listed as not taken, and so are links to nowhere and folders that cannot be read.
     """
 
@@ -58,7 +62,6 @@ class ImageFolder(Reader):
         super().__init__(path)
         self._root = path if path.is_dir() else path.parent
         self._found: Found | None = None
-        self._labelled: bool | None = None
 
     def files(self) -> Sequence[FileStamp]:
         return self._all().files
@@ -74,12 +77,11 @@ class ImageFolder(Reader):
             self._found = find_files(self.path) if self.path.is_dir() else Found([stamp(self.path)], [])
         return self._found
 
-    def _label(self, name: str) -> str | None:
-        """The folder of an image, if the images are in two folders or more."""
-        if self._labelled is None:
-            names = (file.name for file in self.files())
-            self._labelled = len({n.rpartition("/")[0] for n in names if n.lower().endswith(IMAGE_SUFFIXES)}) > 1
-        return folder_label(name) if self._labelled else None
+    @cached_property
+    def folders(self) -> FolderNames:
+        """What the folders of all images say."""
+        paths = (file.name for file in self.files() if file.name.lower().endswith(IMAGE_SUFFIXES))
+        return FolderNames(self.path.resolve().name if self.path.is_dir() else "", paths)
 
     def _answer(self, item: Item) -> Record | Reject:
         if isinstance(item.content, Reject):
@@ -91,7 +93,8 @@ class ImageFolder(Reader):
             content = _read_capped(f"{self._root}/{name}")
         except OSError as error:
             return Reject(name, error.strerror or "cannot be read")
-        return image_record(name, content, name, self._label(name))
+        split, label = self.folders.of(name)
+        return image_record(name, content, name, label, split=split)
 
 
 def _read_capped(path: str) -> bytes:
