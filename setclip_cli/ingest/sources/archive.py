@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
 from setclip_cli.ingest.sources.caption import MAX_CAPTION_CHARS, caption_record
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
-from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, folder_label, image_record
+from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, image_record
 from setclip_cli.ingest.sources.reader import Reader
+from setclip_cli.ingest.sources.split_folders import FolderNames
 from setclip_cli.ingest.sources.streams import COMPRESSIONS, damaged, open_bytes, read_up_to
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class ImageArchive(Reader):
 
     def walk(self) -> Walk:
         names, labels, count = _survey(self.path)
-        labelled = len({name.rpartition("/")[0] for name in names}) > 1
+        folders = FolderNames(self.path.name, names)
 
         def answer(item: Item) -> Record | Reject:
             name, content, _ = item
@@ -64,8 +65,8 @@ class ImageArchive(Reader):
             if content is None:
                 beside = name.lower().endswith(_SIDECARS)
                 return left_out(name, SIDECAR) if beside else Reject(name, "no image suffix", bad=False)
-            label = labels.get(_key(name)) or (folder_label(name) if labelled else None)
-            return image_record(name, content, name, label)
+            split, label = folders.of(name)
+            return image_record(name, content, name, labels.get(_key(name)) or label, split=split)
 
         items = members(self.path, IMAGE_SUFFIXES, MAX_IMAGE_BYTES)
         return Walk(items, lambda item: (answer(item),), lambda: count, one_each=True)
@@ -77,6 +78,7 @@ class CaptionArchive(Reader):
     def walk(self) -> Walk:
         names, _, count = _survey(self.path)
         images = {_key(name): name for name in names}
+        folders = FolderNames(self.path.name, names)
 
         def answer(item: Item) -> Record | Reject:
             name, content, _ = item
@@ -97,7 +99,7 @@ class CaptionArchive(Reader):
                 if not isinstance(found, str):
                     return left_out(name, "metadata without a caption")
                 text = found
-            return caption_record(text, name, name, group=images.get(_key(name)))
+            return caption_record(text, name, name, group=images.get(_key(name)), split=folders.of(name)[0])
 
         items = members(self.path, (".txt", ".json", ".caption"), MAX_SIDECAR_BYTES)
         return Walk(items, lambda item: (answer(item),), lambda: count)

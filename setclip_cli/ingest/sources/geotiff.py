@@ -69,9 +69,9 @@ class GeoFolder(ImageFolder):
         if isinstance(item.content, Reject) or not name.lower().endswith(SCENE_SUFFIXES):
             yield self._answer(item)
             return
-        label = self._label(name)
+        split, label = self.folders.of(name)
         for record in self._scene(self._root / name, name):
-            yield record._replace(label=label) if isinstance(record, Record) else record
+            yield record._replace(label=label, split=split) if isinstance(record, Record) else record
 
     def _scene(self, path: Path, name: str) -> Iterator[Record | Reject]:
         import rasterio
