@@ -6,8 +6,9 @@ import hashlib
 import io
 import random
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from torch import Tensor
 from setclip_cli.dataset.dataset import INDEX_NAME, SCHEMAS, DatasetIndex, write_shard
 from setclip_cli.dataset.modality import Modality
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import unsigned, write_document
 
 TINY_TIMM = "resnet10t.c3_in1k"  # a pretrained tag, so that timm knows its preprocessing; 5 M weights
 
@@ -102,6 +104,13 @@ def jpeg(seed: int, *, size: tuple[int, int] = (64, 48), kind: str = "JPEG", mod
     file = io.BytesIO()
     Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).convert(mode).save(file, kind)
     return file.getvalue()
+
+
+def edit_document(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a JSON file of ours and gives it the hash that fits: only its content is wrong then, not its bytes."""
+    content, _ = unsigned(path.read_bytes())
+    change(content)
+    write_document(path, content)
 
 
 def write_dataset(

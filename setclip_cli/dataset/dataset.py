@@ -10,23 +10,29 @@ Row order means nothing: row i of one modality has nothing to do with row i of a
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest
-from setclip_cli.files import atomic
-from setclip_cli.files.documents import read_json
+from setclip_cli.files import atomic, hashes
+from setclip_cli.files.documents import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 INDEX_NAME = "dataset.json"
+PAIRS_NAME: Final = "pairs.parquet"
+REJECTS_NAME: Final = "rejects.parquet"
+WORK_NAME = ".ingest"  # what an ingest keeps there until it is finished
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _COMMON = [
     pa.field("id", pa.string(), nullable=False),
     pa.field("split", pa.string(), nullable=False),
@@ -70,7 +76,10 @@ REJECTS_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name
 
 
 class Shard(BaseModel):
-    """One finished Parquet file and what it must hash to."""
+    """One finished Parquet file and what it must hash to.
+
+    Its path is always ``<modality>/<split>-00000.parquet``: no index can name a file outside its folder.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -79,7 +88,22 @@ class Shard(BaseModel):
     split: str
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not SPLIT_NAME.fullmatch(self.split):
+            raise ValueError(f"split {self.split!r} is not the name of a split")
+        if not re.fullmatch(rf"{self.modality}/{self.split}-[0-9]{{5,}}\.parquet", self.path, re.ASCII):
+            raise ValueError(f"path {self.path!r} is not {self.modality}/{self.split}-NNNNN.parquet")
+        return self
+
+
+def require_distinct_paths(shards: Sequence[Shard]) -> None:
+    """Raises ValueError if two shards of an index have one path."""
+    path, times = next(iter(Counter(shard.path for shard in shards).most_common(1)), ("", 0))
+    if times > 1:
+        raise ValueError(f"path {path!r} is listed {times} times")
 
 
 class DatasetIndex(BaseModel):
@@ -93,7 +117,19 @@ class DatasetIndex(BaseModel):
     sources: list[dict[str, Any]] = []  # what was read, and with which options
     manifests: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []  # where the rows of pairs.parquet came from
-    files: dict[str, str] = {}  # sha256 of pairs.parquet and rejects.parquet
+    files: dict[Literal["pairs.parquet", "rejects.parquet"], str] = {}  # their sha256
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        require_distinct_paths(self.shards)
+        listed = {shard.path for shard in self.shards}
+        for number, source in enumerate(self.sources):
+            named = source.get("shards", [])
+            if not isinstance(named, list) or not all(isinstance(path, str) for path in named):
+                raise ValueError(f"sources.{number}.shards: is not a list of paths")
+            if unknown := sorted(set(named) - listed):
+                raise ValueError(f"sources.{number}.shards: {unknown[0]!r} is not one of the shards")
+        return self
 
 
 class Pair(NamedTuple):
@@ -113,10 +149,11 @@ class Dataset:
 
     root: Path
     index: DatasetIndex
+    sha256: str = ""  # of the bytes of dataset.json, as they were read
 
     def identity(self) -> str:
-        """sha256 of the index, which holds the hash of every shard: equal identity means equal data."""
-        return atomic.sha256_file(self.root / INDEX_NAME)
+        """sha256 of the index as it was opened. It holds the hash of every file: equal identity means equal data."""
+        return self.sha256 or atomic.sha256_file(self.root / INDEX_NAME)
 
     def modalities(self) -> list[Modality]:
         """The modalities with rows, in the order of ``MODALITIES``."""
@@ -147,12 +184,12 @@ class Dataset:
         return sorted(found, key=lambda shard: shard.path)
 
     def read(self, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
-        """Reads one shard.
+        """Reads one shard after checking that it holds the bytes that were written.
 
         Raises:
-            SetClipError: the file is missing, or is not a Parquet file any more.
+            SetClipError: the file is missing, has changed, or is not a Parquet file.
         """
-        path = self.root / shard.path
+        path = self._checked(shard.path, shard.sha256)
         try:
             return pq.read_table(path, columns=None if columns is None else list(columns))
         except (OSError, pa.ArrowException) as error:
@@ -161,19 +198,31 @@ class Dataset:
                 fix="ingest the dataset again into a new folder",
             ) from error
 
-    def read_verified(self, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
-        """Reads one shard after checking that its bytes are those the index lists.
+    def beside(self, name: str, sha256: str) -> Path:
+        """The path of pairs.parquet or rejects.parquet; in the work folder of an ingest that was killed at its end."""
+        moved, new = self.root / name, self.root / WORK_NAME / name
+        if new.is_file() and not (moved.is_file() and atomic.sha256_file(moved) == sha256):
+            return self._checked(f"{WORK_NAME}/{name}", sha256)
+        return self._checked(name, sha256)
 
-        Raises:
-            SetClipError: as `read` does, or the file has changed since it was ingested.
-        """
-        path = self.root / shard.path
-        if path.is_file() and (found := atomic.sha256_file(path)) != shard.sha256:
-            raise SetClipError(
-                f"{path}: has changed since ingest (sha256 is {found[:12]}…, {INDEX_NAME} lists {shard.sha256[:12]}…)",
-                fix="restore the file, or ingest the dataset again into a new folder",
-            )
-        return self.read(shard, columns)
+    def _checked(self, name: str, sha256: str) -> Path:
+        """The path of a file of the DATASET, if it holds the bytes that the index lists."""
+        path = self.root / name
+        fix = "restore the file from a copy, or run the `setclip ingest` commands again with a new folder"
+        try:
+            hashes.require_unchanged(path, sha256, since="ingest", listed_in=INDEX_NAME, fix=fix)
+        except SetClipError as error:
+            if self._index_has_changed():
+                raise SetClipError(
+                    f"{error.problem}; an ingest has changed {self.root} since this command opened it",
+                    fix="run this command again, after the ingest has finished",
+                ) from error
+            raise
+        return path
+
+    def _index_has_changed(self) -> bool:
+        path = self.root / INDEX_NAME
+        return bool(self.sha256) and path.is_file() and atomic.sha256_file(path) != self.sha256
 
     def table(self, modality: Modality, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one modality and split (all splits when None), with the named columns (all when None).
@@ -187,10 +236,21 @@ class Dataset:
         return pa.concat_tables(tables, promote_options="default")
 
     def pairs(self, split: str | None = None) -> list[Pair]:
-        """The known pairs of a split (all when None), in file order; empty when the dataset has none."""
-        path = self.root / "pairs.parquet"
-        if not path.exists():
+        """The known pairs of a split (all when None), in file order; empty when the dataset has none.
+
+        Raises:
+            SetClipError: the file is missing or has changed, or the index does not list it.
+        """
+        path, sha256 = self.root / PAIRS_NAME, self.index.files.get(PAIRS_NAME)
+        if sha256 is not None:
+            path = self.beside(PAIRS_NAME, sha256)
+        elif not path.exists():
             return []
+        elif self.index.files:  # an index without any hash beside those of shards is of an early version
+            raise SetClipError(
+                f"{path}: {INDEX_NAME} does not list it",
+                fix=f"remove it, and add pairs with `setclip ingest --pairs FILE --out {self.root}`",
+            )
         rows = pq.read_table(path).select(PAIRS_SCHEMA.names).to_pylist()
         return [pair for pair in (Pair(**row) for row in rows) if split in (None, pair.split)]
 
@@ -210,7 +270,9 @@ def open_dataset(root: str | Path) -> Dataset:
             f"{root}: has no {INDEX_NAME}, so it is not a finished DATASET",
             fix="run the same `setclip ingest` command again",
         )
-    return Dataset(root, read_json(path, DatasetIndex, fix="ingest again with this version of setclip"))
+    text = path.read_bytes()
+    index = parse_json(path, text, DatasetIndex, fix="ingest again into a new folder with this version of setclip")
+    return Dataset(root, index, atomic.sha256_bytes(text))
 
 
 def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modality, split: str) -> Shard:
@@ -230,5 +292,5 @@ def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modalit
         split=split,
         rows=table.num_rows,
         bytes=path.stat().st_size,
-        sha256=atomic.sha256_file(path),
+        sha256=hashes.hash_and_remember(path),
     )

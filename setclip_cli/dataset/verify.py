@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import SCHEMAS, Shard, open_dataset
+from setclip_cli.dataset.dataset import SCHEMAS, WORK_NAME, Shard, open_dataset
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 
@@ -50,10 +50,10 @@ def verify(root: str | Path) -> VerifyResult:
     for shard in console.progress(dataset.index.shards, label="verify", unit="shards"):
         faults += _faults(root, shard)
     for name, digest in dataset.index.files.items():
-        path = root / name
-        if not path.is_file():
+        places = [path for path in (root / name, root / WORK_NAME / name) if path.is_file()]
+        if not places:
             faults.append(f"{name}: missing")
-        elif atomic.sha256_file(path) != digest:
+        elif all(atomic.sha256_file(path) != digest for path in places):
             faults.append(f"{name}: its sha256 differs")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""

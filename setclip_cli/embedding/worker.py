@@ -112,7 +112,7 @@ def embed_shard(job: ShardToEmbed) -> EmbeddedShard:
     tower = load_tower(job.tower, job.options)
     backbone = tower.backbone
     dataset = Dataset(job.dataset, DatasetIndex(shards=[job.shard]))  # to read the whole index for each shard is slow
-    table = dataset.read_verified(job.shard, ["id", "label", backbone.column])
+    table = dataset.read(job.shard, ["id", "label", backbone.column])
     ids: list[str] = table["id"].to_pylist()
     parts: list[np.ndarray[Any, Any]] = []
     windows: list[int] = []

@@ -64,7 +64,7 @@ def frozen_features(
     tables, parts, counts = [], [], [0, 0, 0]
     shards = dataset.shards(modality, split)
     for shard in progress(shards, label=f"{modality} features", unit="shard"):
-        tables.append(dataset.read_verified(shard, ["id", backbone.column]))
+        tables.append(dataset.read(shard, ["id", backbone.column]))
         path = folder / "features" / f"{_key(backbone, shard)}.safetensors"
         found = _cached(path, rows=shard.rows, dim=backbone.dim)
         if found is None:
@@ -95,7 +95,7 @@ def augmented_features(
         path = folder / "features" / f"{_key(backbone, shard)}-view-{view}.safetensors"
         found = _cached(path, rows=shard.rows, dim=backbone.dim)
         if found is None:
-            table = dataset.read_verified(shard, ["id", backbone.column])
+            table = dataset.read(shard, ["id", backbone.column])
             items, ids = table[backbone.column].to_pylist(), table["id"].to_pylist()
             seeds = [int.from_bytes(hashlib.sha256(f"{view}:{name}".encode()).digest()[:4], "big") for name in ids]
             features = torch.empty(len(items), backbone.dim)

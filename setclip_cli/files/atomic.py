@@ -36,6 +36,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def move(source: Path, target: Path) -> None:
+    """Gives a file that is whole another name on the same disk; what was there is replaced."""
+    source.replace(target)
+    _fsync_folder(target.parent)
+
+
 def write_bytes(target: Path, content: bytes) -> None:
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)

@@ -1,30 +1,96 @@
-"""JSON and TOML files read into pydantic models, with one message for whatever is wrong in them."""
+"""JSON and TOML files read into pydantic models, with one message for whatever is wrong in them.
+
+A JSON file of ours holds its own hash: the sha256 of all its bytes, with zeros in the place of the 64 digits. Files of
+earlier versions do not have it; they still open.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Document = TypeVar("Document", bound=BaseModel)
+SELF_HASH = "self_sha256"
+_ZEROS = "0" * 64
+_DIGITS = re.compile("[0-9a-f]{64}")
+
+
+def write_document(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file with its own hash, atomically; equal content gives equal bytes."""
+    atomic.write_text(path, signed(content))
+
+
+def signed(content: dict[str, Any], *, indent: int | None = 2) -> str:
+    """JSON with its own hash, and a final newline."""
+    blank = {**content, SELF_HASH: _ZEROS}
+    text = json.dumps(blank, indent=indent, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    return text.replace(_entry(_ZEROS), _entry(atomic.sha256_bytes(text.encode())), 1)
+
+
+def unsigned(text: bytes) -> tuple[dict[str, Any], bool]:
+    """What `signed` was given, and whether its bytes are still the same; true for a file without its own hash.
+
+    Raises:
+        ValueError: it is not JSON of an object.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    own = content.pop(SELF_HASH, None)
+    if own is None:
+        return content, True
+    if not (isinstance(own, str) and _DIGITS.fullmatch(own)):
+        return content, False
+    blank = text.replace(_entry(own).encode(), _entry(_ZEROS).encode(), 1)
+    return content, atomic.sha256_bytes(blank) == own
+
+
+def _entry(digits: str) -> str:
+    return f'"{SELF_HASH}": "{digits}"'
 
 
 def read_json(path: Path, kind: type[Document], *, fix: str) -> Document:
     """Reads a file that a command wrote.
 
     Raises:
-        SetClipError: it holds something else than ``kind`` says, such as what another version wrote.
+        SetClipError: it holds something else than ``kind`` says, such as what another version wrote, or it has been
+            changed since it was written.
     """
+    return parse_json(path, path.read_bytes(), kind, fix=fix)
+
+
+def parse_json(path: Path, text: bytes, kind: type[Document], *, fix: str) -> Document:
+    """`read_json` of bytes that were read already."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        content, unchanged = unsigned(text)
+        text = json.dumps(content).encode()
+    except (ValueError, RecursionError):
+        unchanged = True  # what is wrong with the JSON is said below
+    try:
+        document = kind.model_validate_json(text)
     except ValidationError as error:
         raise SetClipError(_mistakes(path, error), fix=fix) from error
+    if not unchanged:
+        raise changed(path, fix=fix)
+    return document
+
+
+def changed(path: Path, *, fix: str) -> SetClipError:
+    """The error of a file whose own hash does not fit its bytes."""
+    return SetClipError(
+        f"{path}: has changed since setclip wrote it (the sha256 that it holds is not that of its bytes)",
+        fix=f"restore the file from a copy, or {fix}",
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,17 +1,32 @@
-"""What a DATASET holds while an ingest adds to it: shards, sources, rejects; and dataset.json, written last."""
+"""What a DATASET holds while an ingest adds to it: shards, sources, rejects; and dataset.json, written last.
+
+DATASET/.ingest/pairs.parquet, rejects.parquet   they wait here until dataset.json lists them, so that a kill at any
+                                                 moment leaves a whole DATASET: the earlier one or the new one
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from setclip_cli.dataset.dataset import INDEX_NAME, PAIRS_SCHEMA, Dataset, DatasetIndex, Shard, open_dataset
+from setclip_cli.dataset.dataset import (
+    INDEX_NAME,
+    PAIRS_NAME,
+    PAIRS_SCHEMA,
+    REJECTS_NAME,
+    WORK_NAME,
+    Dataset,
+    DatasetIndex,
+    Shard,
+    open_dataset,
+)
 from setclip_cli.dataset.modality import MODALITIES
-from setclip_cli.files import atomic
+from setclip_cli.files import atomic, hashes
+from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.batches import rejects_table, write_table
 
 if TYPE_CHECKING:
@@ -19,6 +34,8 @@ if TYPE_CHECKING:
 
     from setclip_cli.ingest.pairing import PairTable
     from setclip_cli.ingest.sources.base import Reject
+
+    BesideName = Literal["pairs.parquet", "rejects.parquet"]
 
 
 class Contents:
@@ -40,10 +57,12 @@ class Contents:
         self.new: list[dict[str, Any]] = []
         self.rows_removed = False
         self._new_rejects: list[Path] = []
+        self._files = dict(self.index.files)
+        self._publish()
 
     def dataset(self) -> Dataset:
         """The DATASET with all rows so far."""
-        return Dataset(self.out, DatasetIndex(shards=self.shards))
+        return Dataset(self.out, DatasetIndex(shards=self.shards, files=self._files))
 
     def position_of(self, described: dict[str, Any]) -> int | None:
         """The place of the entry with the path and modality of ``described`` among the sources."""
@@ -51,10 +70,10 @@ class Contents:
         return next(places, None)
 
     def holds(self, entry: dict[str, Any], described: dict[str, Any]) -> bool:
-        """Whether an entry is as described, and the shards of its source are on disk with their sizes."""
-        sizes = {shard.path: shard.bytes for shard in self.shards}
+        """Whether an entry is as described, and the shards of its source are on disk as they were written."""
+        listed = {shard.path: shard for shard in self.shards}
         same = all(entry[key] == value for key, value in described.items())
-        return same and all(size_of(self.out / path) == sizes.get(path) for path in entry["shards"])
+        return same and all(is_whole(self.out, listed[path]) for path in entry["shards"])
 
     def add_batch(self, shards: Iterable[Shard], rejects: Path | None) -> None:
         """Adds the shards of a batch, and the file that holds its rejects."""
@@ -76,7 +95,7 @@ class Contents:
         counts = Counter(self.index.rejects)
         counts.subtract(_reject_counts(removed))
         kept_rejects = of_sources.slice(0, _reject_counts(kept).total())
-        write_table(self.out / "rejects.parquet", pa.concat_tables([kept_rejects, of_pairs]))
+        self._replace(REJECTS_NAME, pa.concat_tables([kept_rejects, of_pairs]))
         self._write_index(shards=self.shards, sources=kept, rejects=dict(sorted((+counts).items())))
         self.rows_removed = True
 
@@ -89,7 +108,7 @@ class Contents:
             return
         if pairs.changed:
             rows = [pair._asdict() for pair in pairs.pairs]
-            write_table(self.out / "pairs.parquet", pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
+            self._replace(PAIRS_NAME, pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
         self._write_rejects(pairs.rejects)
         self._write_index(
             shards=sorted(self.shards, key=lambda shard: shard.path),
@@ -107,13 +126,14 @@ class Contents:
         self._write_rejects(None)
         if (self.out / INDEX_NAME).exists():
             self._write_index()
+        else:
+            atomic.move(self.out / WORK_NAME / REJECTS_NAME, self.out / REJECTS_NAME)
 
     def _write_index(self, **changes: Any) -> None:
         """Writes dataset.json with the changes, and with the hashes of the two files beside it."""
-        present = [name for name in ("pairs.parquet", "rejects.parquet") if (self.out / name).exists()]
-        files = {name: atomic.sha256_file(self.out / name) for name in present}
-        self.index = self.index.model_copy(update={**changes, "files": files})
-        atomic.write_json(self.out / INDEX_NAME, self.index.model_dump(mode="json"))
+        self.index = self.index.model_copy(update={**changes, "files": dict(self._files)})
+        write_document(self.out / INDEX_NAME, self.index.model_dump(mode="json"))
+        self._publish()
 
     def _write_rejects(self, of_new_pairs: list[Reject] | None) -> None:
         """Rejects of the sources in their order, then those of the pairs; last those of a command that failed."""
@@ -123,14 +143,41 @@ class Contents:
             tables = [of_sources, of_pairs, *new]
         else:
             tables = [of_sources, *new, of_pairs, rejects_table("pairs", of_new_pairs)]
-        write_table(self.out / "rejects.parquet", pa.concat_tables(tables))
+        self._replace(REJECTS_NAME, pa.concat_tables(tables))
+
+    def _replace(self, name: BesideName, table: pa.Table) -> None:
+        """Writes pairs.parquet or rejects.parquet. It gets its place when dataset.json lists it."""
+        path = self.out / WORK_NAME / name
+        write_table(path, table)
+        self._files[name] = atomic.sha256_file(path)
+
+    def _publish(self) -> None:
+        """Puts pairs.parquet and rejects.parquet in their place if that has not been done yet.
+
+        Raises:
+            SetClipError: dataset.json lists such a file, and it is missing or has changed.
+        """
+        for name, sha256 in self.index.files.items():
+            path = self.out / name
+            if path.is_file() and atomic.sha256_file(path) == sha256:
+                continue
+            new = self.out / WORK_NAME / name
+            if new.is_file() and atomic.sha256_file(new) == sha256:
+                atomic.move(new, path)
+            hashes.require_unchanged(
+                path,
+                sha256,
+                since="ingest",
+                listed_in=INDEX_NAME,
+                fix="restore the file from a copy, or run the `setclip ingest` commands again with a new folder",
+            )
 
     def _indexed_rejects(self) -> tuple[pa.Table, pa.Table]:
         """The rows of rejects.parquet that the index counts: those of its sources, those of its pairs."""
         total, of_sources = sum(self.index.rejects.values()), _reject_counts(self.index.sources).total()
         if not total:
             return rejects_table("", []), rejects_table("", [])
-        table = pq.read_table(self.out / "rejects.parquet")
+        table = pq.read_table(self.out / REJECTS_NAME)
         return table.slice(0, of_sources), table.slice(of_sources, total - of_sources)
 
     def _remove_leftovers(self) -> None:
@@ -148,12 +195,12 @@ def is_same_source(entry: dict[str, Any], described: dict[str, Any]) -> bool:
     return bool(entry["path"] == described["path"] and entry["modality"] == described["modality"])
 
 
-def size_of(path: Path) -> int | None:
-    """The size of a file in bytes, or None if it is not there."""
+def is_whole(out: Path, shard: Shard) -> bool:
+    """Whether a shard is on disk as it was written."""
     try:
-        return path.stat().st_size
+        return hashes.is_unchanged(out / shard.path, shard.sha256)
     except OSError:
-        return None
+        return False
 
 
 def _reject_counts(entries: Iterable[dict[str, Any]]) -> Counter[str]:

@@ -6,9 +6,10 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from setclip_cli.dataset.dataset import SPLIT_NAME
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.ingest.sources.base import Record, Reject, usable_id
-from setclip_cli.ingest.splits import SPLIT_NAME, SplitRule
+from setclip_cli.ingest.splits import SplitRule
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

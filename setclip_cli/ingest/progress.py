@@ -15,20 +15,19 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from setclip_cli.dataset.dataset import INDEX_NAME, Shard
+from setclip_cli.dataset.dataset import INDEX_NAME, WORK_NAME, Shard
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import read_json, signed, unsigned, write_document
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
-from setclip_cli.ingest.contents import size_of
+from setclip_cli.ingest.contents import is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-WORK_NAME = ".ingest"
 
 
 class WrittenBatch(BaseModel):
@@ -40,9 +39,18 @@ class WrittenBatch(BaseModel):
     base: str  # hash of the sources that the DATASET held before it
     records: int = Field(validation_alias="items", serialization_alias="items")  # up to its end
     shards: list[Shard]
-    rejects: str | None  # name of the file in the work folder
+    rejects: str | None = Field(pattern=r"^rejects-[0-9a-f]{16}-[0-9]{12}\.parquet$")  # a file in the work folder
+    rejects_sha256: str | None = None  # of that file; None also in a journal of an earlier version
     counts: dict[str, Any] = Field(validation_alias="tally", serialization_alias="tally")
     last: bool  # the source ends here
+
+
+class Pending(BaseModel):
+    """pending.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: list[dict[str, Any]]  # entries of dataset.json
 
 
 class Progress:
@@ -57,27 +65,30 @@ class Progress:
         self._journal, self._pending = folder / "journal.jsonl", folder / "pending.json"
         self._batches = self._read_journal()
         self._used = 0  # batches that are part of the DATASET of this run
-        has_pending = self._pending.exists()
-        self.to_read_again: list[dict[str, Any]] = (
-            json.loads(self._pending.read_bytes())["sources"] if has_pending else []
-        )
+        self.to_read_again: list[dict[str, Any]] = []
+        if self._pending.exists():
+            fix = "run the `setclip ingest` commands again with a new folder"
+            self.to_read_again = read_json(self._pending, Pending, fix=fix).sources
 
     def _read_journal(self) -> list[WrittenBatch]:
-        """The batches on record, up to the first line that a kill left half-written."""
+        """The batches on record, up to the first line that a kill left half-written or that has changed."""
         batches: list[WrittenBatch] = []
-        for line in self._journal.read_bytes().splitlines() if self._journal.exists() else []:
+        for line in self._journal.read_bytes().splitlines(keepends=True) if self._journal.exists() else []:
             try:
-                batches.append(WrittenBatch.model_validate_json(line))
-            except ValidationError:
+                content, unchanged = unsigned(line)
+                batch = WrittenBatch.model_validate_json(json.dumps(content))
+            except (ValueError, RecursionError):  # a ValidationError is a ValueError
                 break
+            if not unchanged:
+                break
+            batches.append(batch)
         return batches
 
     def resume(self, source: str, base: str, out: Path) -> list[WrittenBatch]:
         """The batches of a source that a killed run has written into ``out``; what follows them is forgotten."""
         finished: list[WrittenBatch] = []
         for batch in self._batches[self._used :]:
-            whole = all(size_of(out / shard.path) == shard.bytes for shard in batch.shards)
-            if (batch.source, batch.base) != (source, base) or not whole:
+            if (batch.source, batch.base) != (source, base) or not self._is_whole(batch, out):
                 break
             finished.append(batch)
             if batch.last:
@@ -87,6 +98,14 @@ class Progress:
             self._batches = self._batches[: self._used]
         atomic.write_text(self._journal, "".join(_line(batch) for batch in self._batches))
         return finished
+
+    def _is_whole(self, batch: WrittenBatch, out: Path) -> bool:
+        """Whether all files of a batch are on disk as they were written."""
+        if batch.rejects is not None:
+            path = self.folder / batch.rejects
+            if not path.is_file() or batch.rejects_sha256 not in (None, atomic.sha256_file(path)):
+                return False
+        return all(is_whole(out, shard) for shard in batch.shards)
 
     def add(self, batch: WrittenBatch) -> None:
         """Adds a batch whose shards are on disk."""
@@ -100,7 +119,7 @@ class Progress:
     def read_again(self, entries: list[dict[str, Any]]) -> None:
         """Puts sources before those that are still to be read again."""
         self.to_read_again = [*entries, *self.to_read_again]
-        atomic.write_json(self._pending, {"sources": self.to_read_again})
+        write_document(self._pending, {"sources": self.to_read_again})
 
     def clear(self) -> None:
         """Forgets everything: the DATASET is finished."""
@@ -108,7 +127,7 @@ class Progress:
 
 
 def _line(batch: WrittenBatch) -> str:
-    return batch.model_dump_json(by_alias=True) + "\n"
+    return signed(batch.model_dump(mode="json", by_alias=True), indent=None)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli import console
 from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files import atomic
 from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
 from setclip_cli.ingest.contents import is_same_source
 from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules, tails
@@ -159,13 +160,15 @@ class SourceReader:
     ) -> WrittenBatch:
         """Writes the shards and rejects of a batch, then records it as written."""
         rejects = f"rejects-{source[:16]}-{records:012d}.parquet"
-        shards, counts = write_batch(batch, names, source_name, self._contents.out, self._progress.folder / rejects)
+        rejects_path = self._progress.folder / rejects
+        shards, counts = write_batch(batch, names, source_name, self._contents.out, rejects_path)
         written = WrittenBatch(
             source=source,
             base=base,
             records=records,
             shards=shards,
             rejects=rejects if batch.rejects else None,
+            rejects_sha256=atomic.sha256_file(rejects_path) if batch.rejects else None,
             counts={**counts, "about": about},
             last=last,
         )

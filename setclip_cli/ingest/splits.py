@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 
+from setclip_cli.dataset.dataset import SPLIT_NAME
 from setclip_cli.errors import SetClipError, UsageError, argument
-
-SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)

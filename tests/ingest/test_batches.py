@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from setclip_cli.ingest import batches
-from setclip_cli.ingest.batches import RowBatch, cut_batches, write_batch
+from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
 from setclip_cli.ingest.dedup import Kept
 from setclip_cli.ingest.sources.base import Record, Reject
 
@@ -45,7 +45,8 @@ def test_rows_without_an_optional_value_have_null_there_and_only_bad_rejects_are
     for record in (image("a", crs="EPSG:4326"), image("b")):
         batch.add(Kept(record, "train", True, False), "in")
     batch.rejects += [Reject("x", "no image: 1"), Reject("y", "a repeat", bad=False)]
-    shards, counts = write_batch(batch, {("image", "train"): "a.parquet"}, "in", tmp_path, tmp_path / "r.parquet")
+    names: ShardNames = {("image", "train"): "image/train-00000.parquet"}
+    shards, counts = write_batch(batch, names, "in", tmp_path, tmp_path / "r.parquet")
     table = pq.read_table(tmp_path / shards[0].path)
     assert table["crs"].to_pylist() == ["EPSG:4326", None]
     assert "transform" not in table.column_names

@@ -21,6 +21,7 @@ from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.dataset.verify import verify
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.ingest.progress import Progress, WrittenBatch
@@ -179,14 +180,15 @@ def test_the_record_of_progress_keeps_its_format(tmp_path: Path) -> None:
     """A line as the first release writes it: an ingest that it left unfinished is finished by this version."""
     line = (
         '{"source":"s","base":"b","items":3,"shards":[{"path":"protein/train-00000.parquet","modality":"protein",'
-        '"split":"train","rows":2,"bytes":0,"sha256":"x"}],"rejects":null,"tally":{"read":3},"last":true}\n'
+        f'"split":"train","rows":2,"bytes":0,"sha256":"{atomic.sha256_bytes(b"")}"}}],"rejects":null,'
+        '"tally":{"read":3},"last":true}\n'
     )
     (tmp_path / "journal.jsonl").write_text(line)
     (tmp_path / "protein").mkdir()
     (tmp_path / "protein/train-00000.parquet").touch()
     (batch,) = Progress(tmp_path).resume("s", "b", tmp_path)
     assert (batch.records, batch.counts) == (3, {"read": 3})
-    assert (tmp_path / "journal.jsonl").read_text() == line
+    assert len(Progress(tmp_path).resume("s", "b", tmp_path)) == 1  # from the line as this version writes it
 
 
 def test_half_written_files_are_removed_and_a_missing_shard_is_made_again(tmp_path: Path) -> None:
@@ -296,12 +298,12 @@ def test_verify_finds_any_damage(tmp_path: Path, damage: str) -> None:
     result = verify(tmp_path / "out")
     assert (result.shards, result.rows) == (1, open_dataset(tmp_path / "out").index.shards[0].rows)
     shard = tmp_path / "out/protein/train-00000.parquet"
-    content = bytearray(shard.read_bytes())
+    written = bytearray(shard.read_bytes())
     if damage == "flip":
-        content[len(content) // 2] ^= 1
-        shard.write_bytes(content)
+        written[len(written) // 2] ^= 1
+        shard.write_bytes(written)
     elif damage == "cut":
-        shard.write_bytes(content[:-1])
+        shard.write_bytes(written[:-1])
     elif damage == "remove":
         shard.unlink()
     elif damage == "rejects":
@@ -310,10 +312,9 @@ def test_verify_finds_any_damage(tmp_path: Path, damage: str) -> None:
         table = pq.read_table(shard)
         at = table.column_names.index("sequence")
         pq.write_table(table.set_column(at, table.schema.field(at), [["M"] * table.num_rows]), shard)
-        index = tmp_path / "out/dataset.json"
-        entry = open_dataset(tmp_path / "out").index.shards[0]
-        text = index.read_text().replace(entry.sha256, atomic.sha256_file(shard))
-        index.write_text(text.replace(f'"bytes": {entry.bytes}', f'"bytes": {shard.stat().st_size}'))
+        content = open_dataset(tmp_path / "out").index.model_dump(mode="json")
+        content["shards"][0] |= {"sha256": atomic.sha256_file(shard), "bytes": shard.stat().st_size}
+        write_document(tmp_path / "out/dataset.json", content)
     with pytest.raises(SetClipError, match=r"\d+ faults: (protein/train-00000|rejects)\.parquet"):
         verify(tmp_path / "out")
 
@@ -325,7 +326,7 @@ def test_stopped_just_before_the_index_a_second_run_reads_nothing_and_ends_the_s
     options = IngestOptions(split="train=0.5,test=0.5", split_by="cluster", modality="protein")
     ingest([source], tmp_path / "unbroken", options)
     with monkeypatch.context() as patch:
-        patch.setattr("setclip_cli.files.atomic.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("setclip_cli.ingest.contents.write_document", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ingest([source], tmp_path / "out", options)
     monkeypatch.setattr("setclip_cli.ingest.sources.protein.Fasta.records", lambda *_: pytest.fail("was read again"))
@@ -366,3 +367,75 @@ def test_the_rejects_on_disk_are_those_the_index_counts_through_failures_and_cha
     result = ingest([one], out, IngestOptions(modality="protein"))
     check([empty, empty, digit, unknown, "pair names an unknown protein id: a"])
     assert result.pairs == 0
+
+
+@pytest.mark.parametrize("moment", ["before the index", "after the index"])
+def test_killed_at_its_end_an_ingest_leaves_a_whole_dataset_and_a_second_run_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    proteins, source, more = fasta(tmp_path / "a.fasta", 5, 0), tmp_path / "c.jsonl", tmp_path / "d.jsonl"
+    name = proteins.read_text().split()[2].lstrip(">")  # the first one is bad
+    source.write_text(f'{{"id": "c", "text": "one", "group": "{name}"}}\n{{"id": "d"}}\n')
+    more.write_text(f'{{"id": "e", "text": "two", "group": "{name}"}}\n{{"id": "f"}}\n')
+    options, out = IngestOptions(modality="caption", pairs_from_group=True), tmp_path / "out"
+    for folder in (tmp_path / "unbroken", out):
+        ingest(proteins, folder, PROTEINS)
+        ingest(source, folder, options)
+    ingest(more, tmp_path / "unbroken", options)
+    with monkeypatch.context() as patch:
+        last = "ingest.contents.write_document" if moment == "before the index" else "files.atomic.move"
+        patch.setattr(f"setclip_cli.{last}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest(more, out, options)
+    verify(out)
+    assert len(open_dataset(out).pairs()) == (1 if moment == "before the index" else 2)
+    ingest(source, out, options)  # another command than the one that was killed
+    verify(out)
+    ingest(more, out, options)
+    assert contents(out) == contents(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "rejects.parquet"])
+def test_files_that_were_changed_are_not_added_to(tmp_path: Path, name: str) -> None:
+    out, source = tmp_path / "out", tmp_path / "c.jsonl"
+    source.write_text('{"id": "c", "text": "one", "group": "p"}\n{"id": "d"}\n')
+    (tmp_path / "p.fasta").write_text(">p\nMKV\n")
+    ingest(tmp_path / "p.fasta", out, PROTEINS)
+    ingest(source, out, IngestOptions(modality="caption", pairs_from_group=True))
+    pq.write_table(pq.read_table(out / name).slice(0, 0), out / name)
+    before = contents(out)
+    with pytest.raises(SetClipError, match=f"{name}: has changed since ingest"):
+        ingest(fasta(tmp_path / "more.fasta", 5, 1), out, PROTEINS)
+    assert contents(out) == before
+
+
+def test_a_shard_that_was_changed_is_made_again_from_its_source(tmp_path: Path) -> None:
+    source, out = fasta(tmp_path / "a.fasta", 50, 0), tmp_path / "out"
+    ingest(source, out, PROTEINS)
+    whole = contents(out)
+    path = out / "protein/train-00000.parquet"
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    ingest(source, out, PROTEINS)
+    assert contents(out) == whole
+
+
+@pytest.mark.parametrize("file", ["journal.jsonl", "protein/train-00000.parquet", "rejects"])
+def test_a_killed_ingest_goes_on_from_unchanged_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    source = fasta(tmp_path / "a.fasta", 50, 0)
+    source.write_text(source.read_text() + ">bad\n123\n")
+    ingest(source, tmp_path / "unbroken", PROTEINS)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("setclip_cli.ingest.contents.write_document", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest(source, out, PROTEINS)
+    if file == "journal.jsonl":
+        path = out / ".ingest" / file
+        path.write_text(path.read_text().replace('"bad": 1', '"bad": 0'))
+    else:
+        (path,) = (out / ".ingest").glob("rejects-*") if file == "rejects" else [out / file]
+        path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    ingest(source, out, PROTEINS)
+    assert contents(out) == contents(tmp_path / "unbroken")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from small_world import align, invoke, make_world, run_ok
 
 MANIFEST = """
@@ -25,11 +26,9 @@ licence_note = "stated in its README"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_world(tmp_path_factory.mktemp("card"))
-    index = json.loads((folder / "data/dataset.json").read_text())
     fields = ("title", "homepage", "paper", "licence", "licence_note")
     found = {name: re.search(rf'^{name} = "(.+)"$', MANIFEST, re.MULTILINE)[1] for name in fields}  # type: ignore[index]
-    index["manifests"] = [found]
-    (folder / "data/dataset.json").write_text(json.dumps(index))
+    tiny.edit_document(folder / "data/dataset.json", lambda index: index.update(manifests=[found]))
     return folder
 
 
