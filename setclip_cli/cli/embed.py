@@ -9,7 +9,7 @@ import typer
 
 from setclip_cli.cli.flags import with_options
 from setclip_cli.cli.output import AsJson, show
-from setclip_cli.embedding.options import EmbedOptions
+from setclip_cli.embedding.options import EmbedOptions, modality_of_backbone
 from setclip_cli.errors import UsageError
 
 
@@ -56,6 +56,8 @@ def embed(
     for flag in (flag for flag, given in not_used.items() if given):
         works_with = "a RUN, whose towers it chooses from" if backbone else "--backbone; a RUN has its own"
         raise UsageError(f"{flag}: works only with {works_with}", fix=f"leave {flag} out")
+    if backbone:
+        modality_of_backbone(backbone, pooling)  # a slip in a name fails before torch is imported
     from setclip_cli.embedding import embed as embedding
 
     if backbone:

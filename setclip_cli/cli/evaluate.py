@@ -40,6 +40,10 @@ def evaluate(
             "evaluate: needs at least one RUN or EMBEDDINGS folder, then the DATASET",
             fix="setclip evaluate RUN DATASET --out REPORT",
         )
+    if options.task_set:
+        from setclip_cli.evaluation.task_set import load_task_set
+
+        load_task_set(options.task_set)  # a mistake in it fails before torch is imported
     from setclip_cli.evaluation.evaluate import evaluate as run
 
     report = run(paths[:-1], paths[-1], out, options)

@@ -27,6 +27,12 @@ def study(
 
       setclip study pairs --data quickstart-out/dataset --out studies-out/pairs --jobs 2
     """
+    from setclip_cli.files.shipped import find
+    from setclip_cli.study.planned_runs import plan_runs
+    from setclip_cli.study.study_file import load_study
+
+    path = find("studies", file)
+    plan_runs(load_study(path), path)  # a mistake in the study fails before torch is imported
     from setclip_cli.study.run import run_study
 
-    show(run_study(file, data, out, jobs=jobs), as_json)
+    show(run_study(path, data, out, jobs=jobs), as_json)

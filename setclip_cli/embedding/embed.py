@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.backbones import MODALITY_OF, POOLINGS
-from setclip_cli.backbones.weights import parse_spec
 from setclip_cli.console import progress
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.embedding import engines
 from setclip_cli.embedding.embeddings import FINISHED, INDEX_NAME, EmbeddedShard, EmbeddingsIndex, open_embeddings
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
-from setclip_cli.embedding.options import EmbedOptions
+from setclip_cli.embedding.options import EmbedOptions, modality_of_backbone
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
 from setclip_cli.embedding.writing import finished_shards, is_whole, write_index
 from setclip_cli.errors import SetClipError, UsageError, argument
@@ -133,16 +131,8 @@ def embed_backbone(
     Raises:
         SetClipError: as `embed` and `load_backbone` do.
     """
-    kind = parse_spec(backbone).kind
-    if pooling == "attention" or pooling not in ("default", *POOLINGS[kind]):
-        learned = "is learned, and this backbone is not trained"
-        reason = learned if pooling == "attention" else f"{kind} backbones do not have it"
-        choices = dict.fromkeys(("default", *POOLINGS[kind]))
-        raise UsageError(
-            f"{argument('pooling')} {pooling!r}: {reason}",
-            fix=f"choose one of: {', '.join(choice for choice in choices if choice != 'attention')}",
-        )
-    source = TowerSource(MODALITY_OF[kind], backbone=backbone, weights=weights, pooling=pooling)
+    modality = modality_of_backbone(backbone, pooling)
+    source = TowerSource(modality, backbone=backbone, weights=weights, pooling=pooling)
     return _embed_towers([source], _opened(dataset), Path(out), options)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from setclip_cli.dataset.modality import Modality
+from setclip_cli.errors import UsageError, argument, nearest
 from setclip_cli.options import Flag, Options
 
 Dtype = Literal["float32", "float16"]
@@ -21,6 +22,27 @@ def count_or_auto(text: str) -> int | None:
     if not text.isdigit() or int(text) == 0:
         raise ValueError(f"{text!r} is neither a positive number nor auto")
     return int(text)
+
+
+def modality_of_backbone(backbone: str, pooling: str) -> Modality:
+    """The modality that a backbone reads.
+
+    Raises:
+        SetClipError: exit code 2; there is no such backbone, or without training it has no such pooling.
+    """
+    from setclip_cli.backbones import MODALITY_OF, POOLINGS
+    from setclip_cli.backbones.weights import parse_spec
+
+    kind = parse_spec(backbone).kind
+    choices = [choice for choice in dict.fromkeys(("default", *POOLINGS[kind])) if choice != "attention"]
+    if pooling not in choices:
+        learned = "is learned, and this backbone is not trained"
+        absent = f"{kind} backbones do not have it{nearest(pooling, choices)}"
+        raise UsageError(
+            f"{argument('pooling')} {pooling!r}: {learned if pooling == 'attention' else absent}",
+            fix=f"choose one of: {', '.join(choices)}",
+        )
+    return MODALITY_OF[kind]
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from setclip_cli.errors import SetClipError, UsageError, argument, nearest
+from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.model_folders import averaged_names, open_model_folders
-from setclip_cli.recipe.presets import Method
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.run.folder import RECIPE_NAME
 from setclip_cli.run.model import load_config
@@ -20,21 +19,6 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.evaluation.model_folders import ModelFolder
-
-
-def check_baseline_names(methods: Sequence[str]) -> None:
-    """Refuses a name that is not a method.
-
-    Raises:
-        SetClipError: exit code 2, with the nearest known method.
-    """
-    known = get_args(Method)
-    for method in methods:
-        if method not in known:
-            raise UsageError(
-                f"{argument('baselines')} {method}: is not a method{nearest(method, known)}",
-                fix=f"choose from: {', '.join(known)}; or none",
-            )
 
 
 def align_baselines(

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.console import note, progress
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.errors import SetClipError, UsageError, argument
-from setclip_cli.evaluation.baselines import align_baselines, check_baseline_names
+from setclip_cli.evaluation.baselines import align_baselines
 from setclip_cli.evaluation.embedded_sides import embedded_sides, ids_without_embedding
 from setclip_cli.evaluation.evaluation_set import read_evaluation_set
-from setclip_cli.evaluation.gates import check_threshold_keys, judge_gates, parse_thresholds
+from setclip_cli.evaluation.gates import check_threshold_keys, judge_gates
 from setclip_cli.evaluation.model_folders import averaged_names, open_model_folders
 from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.evaluation.page_details import page_details
 from setclip_cli.evaluation.pages import summary_sentences, write_pages
+from setclip_cli.evaluation.prompts import prompt_prototypes
 from setclip_cli.evaluation.report import REPORT_NAME, Report
 from setclip_cli.evaluation.report_content import ScoredModel, command_line, report_content
 from setclip_cli.evaluation.scoring import metric_keys, point_values, score
-from setclip_cli.evaluation.task_set import load_task_set, prompt_prototypes
+from setclip_cli.evaluation.task_set import load_task_set
 from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.run.model import load_model
@@ -58,11 +59,9 @@ def evaluate(
     paths = [Path(path) for path in ([models] if isinstance(models, str | Path) else models)]
     if not paths:
         raise UsageError(f"{argument('models')}: there is none", fix="give at least one RUN or EMBEDDINGS folder")
+    task = load_task_set(options.task_set) if options.task_set else None
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     out = Path(out)
-    thresholds = parse_thresholds(options.fail_under)
-    check_baseline_names(options.baselines)
-    task = load_task_set(options.task_set) if options.task_set else None
     given = open_model_folders(paths)
     refuse_foreign(out, "a REPORT folder", [REPORT_NAME, "report.md", "report.html", "baselines"])
     rows = read_evaluation_set(
@@ -74,7 +73,7 @@ def evaluate(
     )
     if task:
         _check_task_set(task, rows, given)
-    check_threshold_keys(thresholds, metric_keys(rows, prompted=task is not None))
+    check_threshold_keys(options.thresholds(), metric_keys(rows, prompted=task is not None))
 
     baselines, left_out = align_baselines(given, dataset, out / "baselines", options.baselines)
     names = averaged_names([*given, *baselines])
@@ -87,7 +86,7 @@ def evaluate(
     content = report_content(scored, rows, dataset, prompted=task is not None)
     content["command"] = command_line(paths, dataset.root, out, options)
     content["baselines_left_out"] = left_out
-    content["gates"] = judge_gates(thresholds, content["methods"][0])
+    content["gates"] = judge_gates(options.thresholds(), content["methods"][0])
     content["summary"] = summary_sentences(content)
     write_pages(out, content, page_details(scored[0], rows, dataset))
     atomic.write_json(out / REPORT_NAME, content)  # last: it marks the report as whole

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from setclip_cli.evaluation.metric_names import RECALL_AT
 from setclip_cli.evaluation.similarity import similarity_blocks
 from setclip_cli.evaluation.ties import TieClasses, chance_classes, tie_classes
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.relevance import Relevance
 
 
-RECALL_AT = (1, 5, 10)
 HEADLINE_RECALLS = tuple(f"recall_at_{k}" for k in RECALL_AT)
 _CLASSES_AT_ONCE = 2**15  # tie classes that are scored together: they fit into the processor's cache
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
+from setclip_cli.errors import UsageError, argument, nearest
 from setclip_cli.options import Flag, Options
 
 RelevanceRule = Literal["label", "group", "pairs"]
@@ -12,7 +13,7 @@ RelevanceRule = Literal["label", "group", "pairs"]
 
 def names_between_commas(text: str) -> tuple[str, ...]:
     """``a,b`` -> ``("a", "b")``; ``none`` -> no names."""
-    return () if text == "none" else tuple(name.strip() for name in text.split(","))
+    return () if text.strip() == "none" else tuple(name.strip() for name in text.split(","))
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,32 @@ class EvaluateOptions(Options):
         tuple[str, ...],
         Flag("Exit with 4 if this metric of the first method is worse than VALUE; repeatable.", metavar="KEY=VALUE"),
     ] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the names of baselines and metrics too, so that a slip is told before anything is read or loaded."""
+        super().__post_init__()
+        for name in ("baselines", "fail_under"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(
+                    f"{argument(name)}: is text, not a list", fix=f"put it into a list: [{getattr(self, name)!r}]"
+                )
+        _check_baseline_names(self.baselines)
+        self.thresholds()
+
+    def thresholds(self) -> dict[str, float]:
+        """``fail_under`` as metric key -> threshold."""
+        from setclip_cli.evaluation.gates import parse_thresholds
+
+        return parse_thresholds(self.fail_under)
+
+
+def _check_baseline_names(methods: tuple[str, ...]) -> None:
+    from setclip_cli.recipe.presets import Method
+
+    known = get_args(Method)
+    for method in methods:
+        if method not in known:
+            found = (
+                f"{method}: is not a method{nearest(method, known)}" if method else "a name between commas is missing"
+            )
+            raise UsageError(f"{argument('baselines')} {found}", fix=f"choose from: {', '.join(known)}; or none alone")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setclip_cli.evaluation.bootstrap import confidence_interval
+from setclip_cli.evaluation.metric_names import lower_is_better
 from setclip_cli.evaluation.metrics import recall_curve
-from setclip_cli.evaluation.scoring import lower_is_better
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from setclip_cli.evaluation import bootstrap, geometry
-from setclip_cli.evaluation.metrics import HEADLINE_RECALLS, RECALL_AT, Retrieval, mean_over_queries, retrieve
+from setclip_cli.evaluation.metric_names import (
+    GEOMETRY,
+    MEAN_RECALL,
+    PAIRED_GEOMETRY,
+    RETRIEVAL_METRICS,
+    UNIFORMITY,
+    ZERO_SHOT,
+)
+from setclip_cli.evaluation.metrics import HEADLINE_RECALLS, Retrieval, mean_over_queries, retrieve
 from setclip_cli.evaluation.zero_shot import ZeroShot, class_means, classify
 
 if TYPE_CHECKING:
@@ -18,11 +26,6 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.evaluation_set import EvaluationSet
 
 
-LOWER_IS_BETTER = ("median_rank", "mean_rank", "modality_gap", "sdd", "mmd", "uniformity", "hubness", "foscttm",
-                   "alignment")  # fmt: skip
-RETRIEVAL_METRICS = (*(f"recall_at_{k}" for k in RECALL_AT), "map", "mrr", "ndcg_at_10", "precision_at_1",
-                     "precision_at_10", "median_rank", "mean_rank")  # fmt: skip
-PAIRED_GEOMETRY = ("mutual_knn", "foscttm", "alignment", "cka")
 FEWEST_PAIRS = 3  # for the paired geometry
 _CKA_RESAMPLES = 200  # a resample costs n d², that of a mean costs n
 
@@ -57,12 +60,6 @@ class Scores:
     zero_shot: ZeroShot | None
 
 
-def lower_is_better(key: str) -> bool:
-    """Whether a metric key names a distance or a rank."""
-    name = key.rpartition("/")[2]
-    return any(name == lower or name.startswith(f"{lower}_") for lower in LOWER_IS_BETTER)
-
-
 def metric_keys(rows: EvaluationSet, *, prompted: bool = False) -> list[str]:
     """The keys that `score` will find for these rows, known before anything is scored.
 
@@ -70,14 +67,12 @@ def metric_keys(rows: EvaluationSet, *, prompted: bool = False) -> list[str]:
         prompted: Whether a task set gives the classes.
     """
     keys = [f"{direction}/{name}" for direction in rows.directions() for name in RETRIEVAL_METRICS]
-    keys.append("retrieval/mean_recall")
+    keys.append(MEAN_RECALL)
     if prompted or len(rows.common_classes()) > 1:
-        keys += [f"zero_shot/{name}" for name in ("top1", "top5", "mean_per_class_recall")]
-    keys += [f"geometry/{name}" for name in ("sdd", "mmd", "modality_gap", "hubness_right", "hubness_left")]
+        keys += [f"zero_shot/{name}" for name in ZERO_SHOT]
+    keys += [f"geometry/{name}" for name in GEOMETRY]
     keys += [
-        f"geometry/uniformity_{name}"
-        for name, side in (("left", rows.left), ("right", rows.right))
-        if len(side.ids) > 1
+        f"geometry/{name}" for name, side in zip(UNIFORMITY, (rows.left, rows.right), strict=True) if len(side.ids) > 1
     ]
     if len(rows.first_partners()) >= FEWEST_PAIRS:
         keys += [f"geometry/{name}" for name in PAIRED_GEOMETRY]
@@ -100,7 +95,7 @@ def score(
     for direction, ranking in zip(rows.directions(), rankings, strict=True):
         found |= {f"{direction}/{name}": metric for name, metric in _retrieval_metrics(ranking).items()}
     recalls = [found[f"{direction}/{name}"] for direction in rows.directions() for name in HEADLINE_RECALLS]
-    found["retrieval/mean_recall"] = Metric(
+    found[MEAN_RECALL] = Metric(
         float(np.mean([one.value for one in recalls])),
         float(np.mean([one.chance for one in recalls])),
         np.mean([one.resampled for one in recalls], axis=0),

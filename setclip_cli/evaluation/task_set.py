@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli.dataset.modality import Modality
-from setclip_cli.evaluation.similarity import unit_rows
 from setclip_cli.files.documents import read_settings
 from setclip_cli.files.shipped import find
 
@@ -20,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from setclip_cli.backbones.base import Backbone
-    from setclip_cli.evaluation.arrays import Embeddings
-    from setclip_cli.run.model import Model
+Name = Annotated[str, Field(pattern=r"\S")]
 
 
 class TaskSet(BaseModel):
@@ -40,7 +35,19 @@ class TaskSet(BaseModel):
     modality: Modality
     source: str
     templates: Annotated[list[Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]], Field(min_length=1)]
-    classes: Annotated[dict[str, str | list[str]], Field(min_length=2)]
+    classes: Annotated[dict[str, Name | Annotated[list[Name], Field(min_length=1)]], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> TaskSet:
+        seen: dict[str, str] = {}
+        for label in self.classes:
+            plain = _letters_and_digits(label)
+            if not plain:
+                raise ValueError(f"classes: {label!r} has no letter and no digit")
+            if plain in seen:
+                raise ValueError(f"classes: {seen[plain]!r} and {label!r} differ in case and signs only")
+            seen[plain] = label
+        return self
 
     def prompts(self, label: str) -> list[str]:
         """Every template, filled with every name of the class."""
@@ -63,20 +70,6 @@ def load_task_set(name: str | Path) -> TaskSet:
     """
     example = "compare it with one that comes with setclip: `setclip tasks show rsscn7`"
     return read_settings(find("tasks", name), TaskSet, fix=example)
-
-
-def prompt_prototypes(task: TaskSet, classes: Iterable[str], model: Model, backbone: Backbone) -> Embeddings:
-    """(c, d) one unit row for each class: the mean of its prompts' unit embeddings (prompt ensemble, arXiv:2103.00020).
-
-    Args:
-        backbone: That of the model's caption tower.
-    """
-    rows = []
-    for label in classes:
-        with torch.inference_mode():
-            embedded = model.encoders["caption"](backbone.encode(task.prompts(label)).features)
-        rows.append(unit_rows(embedded.float().cpu().numpy()).mean(0))
-    return unit_rows(np.stack(rows))
 
 
 def _letters_and_digits(label: str) -> str:

@@ -63,9 +63,9 @@ def run_study(study_file: str | Path, dataset: str | Path | Dataset, out: str | 
     """
     started = time.monotonic()
     study_file, out = find("studies", study_file), Path(out)
-    dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     study = load_study(study_file)
     planned = plan_runs(study, study_file)
+    dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     refuse_foreign(out, "a study folder", ["scores"])
     (out / "scores").mkdir(parents=True, exist_ok=True)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+from setclip_cli.evaluation.metric_names import all_metric_keys, nearest_metric
 from setclip_cli.evaluation.options import RelevanceRule
 from setclip_cli.files.documents import read_settings
 
@@ -56,6 +57,15 @@ class Study(BaseModel):
     @classmethod
     def _flatten(cls, value: Any) -> Any:
         return _dotted_keys(value) if isinstance(value, dict) else value
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_metrics(cls, value: list[str]) -> list[str]:
+        known = all_metric_keys()
+        for key in value:
+            if key not in known:
+                raise ValueError(f"{key!r} is not a metric of a report{nearest_metric(key, known)}")
+        return value
 
     @model_validator(mode="after")
     def _compares_something(self) -> Study:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -247,8 +249,10 @@ def test_the_keys_known_before_scoring_are_those_of_the_scores(tmp_path, rule, i
     ("words", "told"),
     [
         (["--fail-under", "image_to_caption/map"], "KEY=VALUE"),
-        (["--fail-under", "image_to_caption/mAP=0.4"], "did you mean 'image_to_caption/map'"),
-        (["--baselines", "asfi,cca"], "--baselines asfi: is not a method (did you mean 'asif'?)"),
+        (
+            ["--fail-under", "protein_to_caption/map=0.1"],
+            "will not have such a metric (did you mean 'image_to_caption/map'",
+        ),
         (["--relevance", "labels"], "'label', 'group', 'pairs'"),
         (["--task-set", "eurosad"], "did you mean 'eurosat'"),
         (["--task-set", "eurosat"], "prompts need the caption tower"),
@@ -260,6 +264,53 @@ def test_a_bad_flag_exits_2_and_says_what_was_meant(world, words, told):
     assert (code, stdout) == (2, "")
     assert told in stderr
     assert not (world / "flags").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--fail-under", "image_to_caption/mAP=0.4"], "did you mean 'image_to_caption/map'"),
+        (["--fail-under", "IMAGE_TO_CAPTION/MRR=0.4"], "did you mean 'image_to_caption/mrr'"),
+        (["--fail-under", "mAP=0.4"], "/map'"),
+        (["--fail-under", "image_to_caption/R@5=0.4"], "did you mean 'image_to_caption/recall_at_5'"),
+        (["--fail-under", "image_to_captions/recall@10=0.4"], "did you mean 'image_to_caption/recall_at_10'"),
+        (["--fail-under", "zero_shot/top-1=0.4"], "did you mean 'zero_shot/top1'"),
+        (["--fail-under", "image_to_caption/map=nan"], "'nan' is not a number"),
+        (["--fail-under", "image_to_caption/median_rank=inf"], "'inf' is not a number"),
+        (["--fail-under", "image_to_caption/map=0,4"], "'0,4' is not a number"),
+        (["--fail-under", "=0.4"], "KEY=VALUE"),
+        (["--fail-under", "image_to_caption/map=40"], "write image_to_caption/map=0.4"),
+        (["--fail-under", "zero_shot/top1=0.4", "--fail-under", "zero_shot/top1=0.5"], "has a threshold already"),
+        (["--baselines", "asfi,cca"], "--baselines asfi: is not a method (did you mean 'asif'?)"),
+        (["--baselines", "CLIP"], "did you mean 'clip'"),
+        (["--baselines", "asif,"], "a name between commas is missing"),
+        (["--baselines", "none,asif"], "or none alone"),
+        (["--relevance", "grup"], "--relevance"),
+        (["--task-set", "eurosad"], "did you mean 'eurosat'"),
+    ],
+)
+def test_a_slip_is_told_before_a_path_is_looked_at(words, told):
+    code, stdout, stderr = run("no-run", "no-data", "--out", "no-out", *words)
+    assert (code, stdout) == (2, "")
+    assert told in stderr
+    assert "no-run" not in stderr
+
+
+def test_a_slip_is_told_before_torch_is_loaded():
+    code = (
+        "import sys; from setclip_cli.cli.app import app\n"
+        "for words in (['--baselines', 'x'], ['--fail-under', 'x=1'], ['--task-set', 'x'], ['--relevance', 'x']):\n"
+        "    try: app(['evaluate', 'a', 'b', '--out', 'c', *words])\n"
+        "    except SystemExit as end: assert end.code == 2, end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_options_in_python_take_no_text_for_a_list():
+    for given in ({"baselines": "asif"}, {"fail_under": "zero_shot/top1=0.5"}):
+        with pytest.raises(SetClipError, match="is text, not a list"):
+            EvaluateOptions(**given)
 
 
 def fails(*arguments) -> str:

@@ -14,7 +14,7 @@ from evaluation.test_metrics import unit
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.writing import write_index
 from setclip_cli.errors import SetClipError
-from setclip_cli.evaluation import bootstrap, examples, scoring
+from setclip_cli.evaluation import bootstrap, examples, metric_names, scoring
 from setclip_cli.evaluation.embedded_sides import _in_order, ids_without_embedding
 from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.evaluation.evaluation_set import EvaluationSet, Side
@@ -109,7 +109,7 @@ def test_distances_and_ranks_are_better_when_lower():
     lower = {"a/median_rank", "a/mean_rank", *(f"geometry/{name}" for name in (
         "modality_gap", "sdd", "mmd", "uniformity_left", "hubness_right", "foscttm", "alignment"))}  # fmt: skip
     higher = {"a/map", "a/mrr", "a/recall_at_1", "zero_shot/top1", "geometry/cka", "geometry/mutual_knn"}
-    assert {key for key in lower | higher if scoring.lower_is_better(key)} == lower
+    assert {key for key in lower | higher if metric_names.lower_is_better(key)} == lower
 
 
 def test_a_row_with_several_partners_counts_once_with_the_first():

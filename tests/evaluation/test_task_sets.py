@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from setclip_cli.errors import SetClipError
-from setclip_cli.evaluation.task_set import TaskSet, load_task_set, prompt_prototypes
+from setclip_cli.evaluation.prompts import prompt_prototypes
+from setclip_cli.evaluation.task_set import TaskSet, load_task_set
 from setclip_cli.files.shipped import names
 
 SIZES = {"eurosat": 10, "uc_merced": 21, "rsscn7": 7, "whu_rs19": 19, "aid": 30, "resisc45": 45,
@@ -57,6 +58,10 @@ HEAD = "schema_version = 1\nsource = ''\n"
         (HEAD + "modality = 'image'\ntemplates = ['{}']\nclasses = {a='a'}", "classes"),
         (HEAD + "modality = 'sound'\ntemplates = ['{}']\nclasses = {a='a', b='b'}", "modality"),
         (HEAD + "nodality = 'image'", "modality"),
+        (HEAD + "modality = 'image'\ntemplates = ['{}']\nclasses = {a='a', b=[]}", "classes.b"),
+        (HEAD + "modality = 'image'\ntemplates = ['{}']\nclasses = {a='a', b=['b', ' ']}", "classes.b"),
+        (HEAD + "modality = 'image'\ntemplates = ['{}']\nclasses = {SeaLake='a', 'sea lake'='b'}", "differ in case"),
+        (HEAD + "modality = 'image'\ntemplates = ['{}']\nclasses = {'-'='a', b='b'}", "no letter and no digit"),
         ("modality =", "not valid TOML"),
     ],
 )

@@ -24,7 +24,8 @@ BASE = REPO / "recipes" / "quickstart.toml"
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "study.toml"
-    path.write_text(f'schema_version = 1\nrecipe = "{BASE}"\nmetrics = ["image_to_caption/map"]\n{text}')
+    metrics = "" if "metrics" in text else 'metrics = ["image_to_caption/map"]\n'
+    path.write_text(f'schema_version = 1\nrecipe = "{BASE}"\n{metrics}{text}')
     return path
 
 
@@ -82,6 +83,7 @@ def test_a_combination_that_contradicts_itself_is_not_possible_and_says_why(tmp_
         ("[axes]\nobjective.sddd.weight = [0, 1]\n", "did you mean 'sdd'"),
         ('[axes]\n"optim.lr" = ["fast"]\n', "optim.lr"),
         ("[axes]\nseed = [0, 1]\n", "seeds = COUNT"),
+        ('metrics = ["image_to_caption/mAP"]\n[axes]\npairs = [7]\n', "did you mean 'image_to_caption/map'"),
         ("", "axes or variants"),
         ("[axes]\npairs = []\n", "axes.pairs"),
         ("[axes]\npairs = [7, 7]\n", "more than once"),

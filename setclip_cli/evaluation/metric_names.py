@@ -1,0 +1,49 @@
+"""The metrics that a report can have. Options and studies are checked with this table, before anything heavy loads."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+from setclip_cli.dataset.modality import MODALITIES
+from setclip_cli.errors import nearest
+
+RECALL_AT = (1, 5, 10)
+RETRIEVAL_METRICS = (*(f"recall_at_{k}" for k in RECALL_AT), "map", "mrr", "ndcg_at_10", "precision_at_1",
+                     "precision_at_10", "median_rank", "mean_rank")  # fmt: skip
+ZERO_SHOT = ("top1", "top5", "mean_per_class_recall")
+GEOMETRY = ("sdd", "mmd", "modality_gap", "hubness_right", "hubness_left")
+UNIFORMITY = ("uniformity_left", "uniformity_right")
+PAIRED_GEOMETRY = ("mutual_knn", "foscttm", "alignment", "cka")
+MEAN_RECALL = "retrieval/mean_recall"
+LOWER_IS_BETTER = ("median_rank", "mean_rank", "modality_gap", "sdd", "mmd", "uniformity", "hubness", "foscttm",
+                   "alignment")  # fmt: skip
+_SHARES = ("recall", "precision", "map", "mrr", "ndcg", "top", "mean_recall", "mean_per_class", "mutual_knn", "cka")
+
+
+def lower_is_better(key: str) -> bool:
+    """Whether a metric key names a distance or a rank."""
+    name = key.rpartition("/")[2]
+    return any(name == lower or name.startswith(f"{lower}_") for lower in LOWER_IS_BETTER)
+
+
+def is_share(key: str) -> bool:
+    """Whether a metric is a share from 0 to 1, of which more is better."""
+    return key.rpartition("/")[2].startswith(_SHARES)
+
+
+def all_metric_keys() -> list[str]:
+    """Every key that a report of some two modalities can have."""
+    directions = [f"{left}_to_{right}" for left, right in permutations(MODALITIES, 2)]
+    keys = [f"{direction}/{name}" for direction in directions for name in RETRIEVAL_METRICS]
+    keys += [MEAN_RECALL, *(f"zero_shot/{name}" for name in ZERO_SHOT)]
+    return keys + [f"geometry/{name}" for name in (*GEOMETRY, *UNIFORMITY, *PAIRED_GEOMETRY)]
+
+
+def nearest_metric(key: str, known: list[str]) -> str:
+    """`nearest`, for a key or the mere name of a metric, also as others write it: ``mAP``, ``R@5``, ``recall@5``."""
+    part, _, name = key.lower().replace("@", "_at_").rpartition("/")
+    name = f"recall_at_{name.removeprefix('r_at_')}" if name.startswith("r_at_") else name
+    with_the_name = [one for one in known if one.rpartition("/")[2] == name]
+    if with_the_name and (not part or f"{part}/{name}" not in known):
+        return nearest(f"{part}/{name}", with_the_name) or f" (did you mean {with_the_name[0]!r}?)"
+    return nearest(f"{part}/{name}" if part else name, known)
