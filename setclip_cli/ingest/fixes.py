@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from setclip_cli.errors import argument
 from setclip_cli.files.recognize import HTML_PAGE, LFS_POINTER
+from setclip_cli.ingest.sources.fasta_content import NO_GAPS, TRANSLATE
 
 _AGAIN = "download or copy these files again"
 _BANDS = f"{argument('bands')} R,G,B with the numbers of three bands, or of one"
@@ -25,6 +26,13 @@ _FIXES: tuple[tuple[str, str], ...] = (
     (r"only a thumbnail can be read", "convert camera raw files to JPEG or TIFF with their own program"),
     (r"a format that is not read", "convert these files to JPEG or PNG"),
     (r"empty file|damaged|JPEG cut short|PNG cut short|PNG damaged|WebP cut short|no readable scene", _AGAIN),
+    (r"nucleotides, not amino acids", TRANSLATE),
+    (r"an aligned sequence with gaps", NO_GAPS),
+    (r"several chains in one sequence", "write each chain as a record of its own"),
+    (r"PIR record without", "end each sequence with '*', or write plain FASTA headers without P1;"),
+    (r"text before the first '>'", f"give a FASTA file, or the right format with {argument('layout', '--format')}"),
+    (r"empty id", "write an id after each '>'"),
+    (r"holds what is no amino-acid code", "see in the list what it is: a '*' inside is a stop codon of a pseudogene"),
     (r"no readable image|an? .* (file|archive|database|pickle)", "see what these files are in the list"),
 )
 

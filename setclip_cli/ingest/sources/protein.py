@@ -1,73 +1,40 @@
-"""Proteins from FASTA: UniProt, NCBI and bare headers.
+"""Proteins from FASTA and PIR; `fasta_headers` reads their headers, `fasta_content` tells what is not protein FASTA.
 
-Changed and counted: lower-case residues become upper case; one ``*`` at the end (a stop codon) is dropped.
-White space inside a sequence is dropped. Line ends may be LF, CRLF or CR, also mixed; the last line may have none.
-These are rejects: an empty sequence, a residue that is not a letter (an inner ``*``, a gap, a digit; all 26 letters are
-IUPAC codes), a header without an id, and a record over ``MAX_RECORD_BYTES``.
+Changed and counted: lower-case residues become upper case; one ``*`` at the end (a stop codon) is dropped; lines that
+begin with ``;`` or ``#`` are comments. White space inside a sequence is dropped. Line ends may be LF, CRLF or CR, also
+mixed; the last line may have none. A byte-order mark is skipped.
+These are rejects: an empty sequence, nucleotides, an aligned sequence with gaps, a residue that is not a letter (an
+inner ``*``, a digit; all 26 letters are IUPAC codes), a header without an id, and a record over ``MAX_RECORD_BYTES``.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
-import re
 from string import ascii_letters
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, usable_id
+from setclip_cli.ingest.sources.fasta_content import (
+    NUCLEOTIDE_SUFFIXES,
+    are_nucleotides,
+    refuse_other_content,
+    without_comments,
+)
+from setclip_cli.ingest.sources.fasta_headers import identify, is_nucleic, is_pir
 from setclip_cli.ingest.sources.reader import Reader
-from setclip_cli.ingest.sources.streams import blocks, open_bytes
+from setclip_cli.ingest.sources.streams import blocks, inner_suffix, open_bytes, read_up_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".pep", ".mfa")
+FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".pep", ".mfa", ".pir", ".a3m", ".a2m", *NUCLEOTIDE_SUFFIXES)
 MAX_RECORD_BYTES = 4 << 20  # the longest known proteins have some 45,000 residues
 _LETTERS = ascii_letters.encode()
 _SPACE = b" \t\n\r\v\f"
-_UNIPROT_DATABASES = ("sp", "tr", "up")
-_NCBI_ID = re.compile(r"(?:gi\|\d+\|)?(?:ref|gb|emb|dbj|pir|prf|pdb|pat|lcl|gnl\|[^|\s]+|tpg|tpe|tpd)\|([^|\s]+)")
-_NEXT_FIELD = re.compile(r" (?:OS|OX|GN|PE|SV)=")
-_NCBI_ORGANISM = re.compile(r"\[([^\[\]]+)\]\s*$")
-
-
-class Header(NamedTuple):
-    """What a FASTA header line says."""
-
-    accession: str
-    name: str  # the protein's name, "" when the header has none
-    organism: str
-    description: str  # all after the id, as written
-
-
-def identify(line: str) -> tuple[str, str]:
-    """(accession, description) of a header line without its ``>``.
-
-    ``sp|P69905|HBA_HUMAN Hemoglobin``, ``NP_000508.1 hemoglobin`` and ``gi|4504345|ref|NP_000508.1| ...`` give the
-    accession; of anything else the first word is the id. The description is all after the first word, as written.
-    """
-    words = line.split(None, 1)
-    if not words:
-        return "", ""
-    first = words[0]
-    if "|" in first:
-        parts = first.split("|")
-        if len(parts) == 3 and parts[0] in _UNIPROT_DATABASES:
-            first = parts[1]
-        elif found := _NCBI_ID.match(first):
-            first = found[1]
-    return first, words[1].rstrip() if len(words) == 2 else ""
-
-
-def parse_header(line: str) -> Header:
-    """All that a header line without its ``>`` says: ``... OS=Homo sapiens OX=9606``, ``... [Homo sapiens]``."""
-    accession, description = identify(line)
-    name, mark, rest = description.partition(" OS=")
-    if mark:
-        return Header(accession, name, _NEXT_FIELD.split(rest, maxsplit=1)[0], description)
-    if found := _NCBI_ORGANISM.search(description):
-        return Header(accession, description[: found.start()].strip(), found[1], description)
-    return Header(accession, description, "", description)
+_HEAD_BYTES = 1 << 18  # of the start, which says what a file holds
 
 
 def protein_record(identifier: str, residues: bytes, description: str, location: str) -> Record | Reject:
@@ -80,9 +47,9 @@ def protein_record(identifier: str, residues: bytes, description: str, location:
         sequence = sequence[:-1]
         repairs = ("trailing * stripped",)
     if not sequence.isalpha():  # of bytes: A to Z and a to z, and at least one
-        unknown = sequence.translate(None, _LETTERS)
-        found = f"holds what is no amino-acid code: {unknown[:1].decode('latin-1')!r}" if unknown else "empty sequence"
-        return Reject(location, found)
+        return Reject(location, _unusable(sequence.translate(None, _LETTERS)))
+    if are_nucleotides(sequence):
+        return Reject(location, f"nucleotides, not amino acids: {sequence[:20].decode('ascii')}...")
     if not sequence.isupper():
         sequence = sequence.upper()
         repairs = (*repairs, "lower case made upper case")
@@ -96,24 +63,65 @@ def protein_record(identifier: str, residues: bytes, description: str, location:
     )
 
 
+def _unusable(unknown: bytes) -> str:
+    """Why a sequence with these bytes beside its letters cannot be used."""
+    if not unknown:
+        return "empty sequence"
+    if not unknown.translate(None, b"-."):
+        return f"an aligned sequence with gaps: {unknown[:1].decode()!r}"
+    if unknown.startswith(b":"):
+        return "several chains in one sequence: ':'"
+    return f"holds what is no amino-acid code: {unknown[:1].decode('latin-1')!r}"
+
+
 class Fasta(Reader):
     """A FASTA file, plain or compressed. It takes the memory of a few blocks, however large the file is."""
 
     def walk(self) -> Walk:
-        items = (Item(f"record {number}", entry) for number, entry in enumerate(_entries(self.path), 1))
-        return Walk(items, lambda item: (self._record(item.content, item.location),))
+        """Its records.
 
-    def _record(self, entry: bytes | None, location: str) -> Record | Reject:
+        Raises:
+            SetClipError: its start is not that of protein FASTA, see `fasta_content`.
+        """
+        with open_bytes(self.path) as file:
+            head = read_up_to(file, _HEAD_BYTES)
+        rows.refuse_utf16(self.path, head)
+        plain = head.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        refuse_other_content(self.path, plain, inner_suffix(self.path))
+        items = (Item(f"record {number}", entry) for number, entry in enumerate(_entries(self.path), 1))
+        return Walk(items, lambda item: (self.read(item.content, item.location)[1],))
+
+    def read(self, entry: bytes | None, location: str) -> tuple[str, Record | Reject]:
+        """The header of an entry without its ``>`` (with the title of a PIR record), and its record."""
         if entry is None:
-            return Reject(location, f"record longer than {MAX_RECORD_BYTES:,} bytes")
+            return "", Reject(location, f"record longer than {MAX_RECORD_BYTES:,} bytes")
         line, _, residues = entry.partition(b"\n")
         if not line.startswith(b">"):
-            return Reject(location, "text before the first '>'")
+            comments = not without_comments(entry).strip()
+            reason = f"{'comments' if comments else 'text'} before the first '>'"
+            return "", Reject(location, reason, bad=not comments)
         try:
-            accession, description = identify(line[1:].decode())
+            header = line[1:].decode()
         except UnicodeDecodeError:
-            return Reject(location, "header is not UTF-8")
-        return protein_record(accession, residues, description, location)
+            return "", Reject(location, "header is not UTF-8")
+        repairs: tuple[str, ...] = ()
+        if b";" in residues or b"#" in residues:
+            shorter = without_comments(residues)
+            repairs = ("lines of comments dropped",) if shorter != residues else ()
+            residues = shorter
+        if ";" in header[:3] or "mol:" in header:
+            if is_nucleic(header):
+                return "", Reject(location, "nucleotides, not amino acids: as its header says")
+            if is_pir(header):
+                title, _, residues = residues.partition(b"\n")
+                if not residues.rstrip().endswith(b"*"):
+                    return "", Reject(location, "PIR record without '*' at its end, so that its title may be residues")
+                header = f"{header.rstrip()} {title.decode('utf-8', 'replace')}"
+        accession, description = identify(header)
+        record = protein_record(accession, residues, description, location)
+        if repairs and isinstance(record, Record):
+            record = record._replace(repairs=(*record.repairs, *repairs))
+        return header, record
 
 
 def _entries(path: Path) -> Iterator[bytes | None]:
@@ -123,6 +131,8 @@ def _entries(path: Path) -> Iterator[bytes | None]:
     first = True
     with open_bytes(path) as file:
         for raw in blocks(file):
+            if first and not rest:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
             # a CRLF in two blocks becomes an empty line, which does not change a sequence
             block = raw.replace(b"\r", b"\n") if b"\r" in raw else raw
             pieces = (rest + block).split(b"\n>")

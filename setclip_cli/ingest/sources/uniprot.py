@@ -15,7 +15,8 @@ from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
 from setclip_cli.ingest.sources.caption import caption_record, usual_split
-from setclip_cli.ingest.sources.protein import Fasta, parse_header, protein_record
+from setclip_cli.ingest.sources.fasta_headers import parse_header
+from setclip_cli.ingest.sources.protein import Fasta, protein_record
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
 
@@ -81,7 +82,7 @@ def caption_records(
     number = 0
     for aspect in chosen:
         if text := plain_text(aspects.get(aspect, "")):
-            record = caption_record(text, location, f"{accession}#{number}", group=accession)
+            record = caption_record(text, location, f"{accession}#{number}", group=accession, made_up=False)
             number += 1
             if isinstance(record, Record):
                 yield record
@@ -109,12 +110,10 @@ class NamedFasta(Fasta):
         return super().walk()._replace(answers=self._both)
 
     def _both(self, item: Item) -> Iterator[Record | Reject]:
-        record = self._record(item.content, item.location)
+        header, record = self.read(item.content, item.location)
         yield record
-        if isinstance(record, Record) and isinstance(description := record.columns[1], str):
-            yield from caption_records(
-                record.id, {"name": parse_header(f"{record.id} {description}").name}, self._chosen, record.id
-            )
+        if isinstance(record, Record):
+            yield from caption_records(record.id, {"name": parse_header(header).name}, self._chosen, record.id)
 
 
 class FlatFile(Reader):

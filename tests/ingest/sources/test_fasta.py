@@ -10,7 +10,7 @@ import pytest
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.sources import protein
 from setclip_cli.ingest.sources.base import Record, Reject
-from setclip_cli.ingest.sources.protein import Fasta, parse_header
+from setclip_cli.ingest.sources.protein import Fasta
 
 
 def read(path: Path, content: bytes) -> list[Record | Reject]:
@@ -20,31 +20,6 @@ def read(path: Path, content: bytes) -> list[Record | Reject]:
 
 def sequences(items: list[Record | Reject]) -> dict[str, object]:
     return {item.id: item.payload for item in items if isinstance(item, Record)}
-
-
-@pytest.mark.parametrize(
-    ("line", "accession", "name", "organism"),
-    [
-        (
-            "sp|P69905|HBA_HUMAN Hemoglobin subunit alpha OS=Homo sapiens OX=9606 GN=HBA1 PE=1 SV=2",
-            "P69905",
-            "Hemoglobin subunit alpha",
-            "Homo sapiens",
-        ),
-        ("tr|W0FSK4|W0FSK4_9FLAV Polyprotein OS=Dengue virus 3 PE=4", "W0FSK4", "Polyprotein", "Dengue virus 3"),
-        ("NP_000508.1 hemoglobin alpha [Homo sapiens]", "NP_000508.1", "hemoglobin alpha", "Homo sapiens"),
-        ("gi|4504345|ref|NP_000508.1| hemoglobin [Homo sapiens]", "NP_000508.1", "hemoglobin", "Homo sapiens"),
-        ("ref|WP_1.1| a protein [phage [x]]", "WP_1.1", "a protein [phage [x]]", ""),
-        ("my_protein\tsecond field", "my_protein", "second field", ""),
-        ("up|Q9|X_Y Some name OS=Homo sapiens", "Q9", "Some name", "Homo sapiens"),
-        ("xx|Q9|X_Y Some name", "xx|Q9|X_Y", "Some name", ""),
-        ("bare", "bare", "", ""),
-        ("", "", "", ""),
-    ],
-)
-def test_headers_give_accession_name_and_organism(line: str, accession: str, name: str, organism: str) -> None:
-    header = parse_header(line)
-    assert (header.accession, header.name, header.organism) == (accession, name, organism)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -71,7 +46,11 @@ def test_lower_case_is_made_upper_case_and_a_final_stop_stripped_and_both_are_co
         (b">a\n", "empty sequence"),
         (b">a\n*\n", "empty sequence"),
         (b">a\nMK*VL\n", "no amino-acid code: '*'"),
-        (b">a\nMK-VL\n", "no amino-acid code: '-'"),
+        (b">a\nMK-VL\n", "an aligned sequence with gaps: '-'"),
+        (b">a\nMK:VL\n", "several chains in one sequence"),
+        (b">5abc_A mol:na length:3 RNA\nACG\n", "nucleotides, not amino acids"),
+        (b">DL;X\ntitle\nACG*\n", "nucleotides, not amino acids"),
+        (b">P1;X\ntitle\nMKV\n", "PIR record without '*'"),
         (b">a\nMK1\n", "no amino-acid code: '1'"),
         (b">a\nMK\xc3\xa9\n", "no amino-acid code"),
         (b">\nMKV\n", "empty id"),
@@ -127,3 +106,85 @@ def test_a_gzip_cut_short_is_one_clear_error(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b">a\n" + bytes(range(65, 90)) * 4000)[:-20])
     with pytest.raises(SetClipError, match=r"a\.fasta\.gz: is cut short or damaged"):
         list(Fasta(path).records(0, 1))
+
+
+def test_comments_are_dropped_and_counted(tmp_path: Path) -> None:
+    first, second, third = read(tmp_path / "a.fasta", b"# made by x\n;y\n>a\n;note\nMKV\n#note\nLA\n>b\nGG\n")
+    assert first == Reject("record 1", "comments before the first '>'", bad=False)
+    assert isinstance(second, Record)
+    assert (second.payload, second.repairs) == ("MKVLA", ("lines of comments dropped",))
+    assert isinstance(third, Record)
+
+
+def test_the_title_of_a_pir_record_is_its_description_and_not_residues(tmp_path: Path) -> None:
+    (item,) = read(tmp_path / "a.pir", b">P1;CRAB_ANAPL\nalpha crystallin B chain - duck\n MDIT\n  IHNPL*\n")
+    assert isinstance(item, Record)
+    assert (item.id, item.payload, item.columns) == ("CRAB_ANAPL", "MDITIHNPL", (9, "alpha crystallin B chain - duck"))
+
+
+def test_a_byte_order_mark_is_skipped_and_utf_16_is_named(tmp_path: Path) -> None:
+    assert sequences(read(tmp_path / "a.fasta", b"\xef\xbb\xbf>a\nMKV\n")) == {"a": "MKV"}
+    with pytest.raises(SetClipError, match="starts as UTF-16 does"):
+        read(tmp_path / "a.fasta", ">a\nMKV\n".encode("utf-16"))
+
+
+DNA = b"ACATTTGCTTCTGACACAACTGTGTTCACTAGCAACCTCAAACAGACACCATGGTGCATCTGACTCCTGA"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.fasta", b">x mRNA\n" + DNA + b"\n" + DNA + b"\n>y\n" + DNA + b"\n"),
+        ("a.fasta", b">soft masked\n" + DNA.lower() + b"NNNNNNNN\n"),
+        ("a.fa", b">rna\n" + DNA.replace(b"T", b"U") + b"\n"),
+        ("a.fasta", b">ambiguous codes\n" + DNA * 3 + b"RYKM\n"),
+        ("a.fasta", b"".join(b">primer\n" + DNA[start : start + 20] + b"\n" for start in range(25))),
+        ("a.fna", b">short\nACGTAC\n"),
+        ("a.ffn", b">short\nAAAAAA\n"),
+    ],
+)
+def test_a_file_of_nucleotides_is_refused_at_its_start(tmp_path: Path, name: str, content: bytes) -> None:
+    with pytest.raises(SetClipError, match=r"holds nucleotides, not amino acids.*\n.*translate"):
+        read(tmp_path / name, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "taken"),
+    [
+        ("a.fasta", b">a\nCAT\n>b\nGATTACA\n>c\nACGT\n", 3),
+        ("a.fasta", b">a\n" + b"GA" * 60 + b"\n>b\n" + b"A" * 80 + b"\n", 2),
+        ("a.fna", b">a\nMKTAYIAKQRQISFVKSHFSRQ\n", 1),
+        (
+            "a.fasta",
+            b"".join(b">p\nMKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVWEE\n" for _ in range(5)) + b">x\n" + DNA,
+            5,
+        ),
+    ],
+)
+def test_proteins_that_look_a_little_like_nucleotides_are_taken(
+    tmp_path: Path, name: str, content: bytes, taken: int
+) -> None:
+    items = read(tmp_path / name, content)
+    assert sum(isinstance(item, Record) for item in items) == taken
+    assert {item.kind for item in items if isinstance(item, Reject)} <= {"nucleotides, not amino acids"}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"# STOCKHOLM 1.0\na  MKV-L\n//\n", "a Stockholm alignment"),
+        (b"CLUSTAL W (1.82) multiple sequence alignment\n", "a Clustal alignment"),
+        (b"LOCUS       NM_000518  628 bp  mRNA  linear  PRI\n", "a GenBank flat file"),
+        (b"ID   X56734; SV 1; linear; mRNA; STD; PLN; 1859 BP.\n", "an EMBL flat file"),
+        (b"ID   HBA_HUMAN   Reviewed;   142 AA.\nAC   P69905;\n", "a UniProtKB flat file"),
+        (b"data_1ABC\n#\n_entry.id 1ABC\n", "an mmCIF file"),
+        (b"HEADER    OXYGEN TRANSPORT     01-JAN-00   1ABC\n", "a PDB file of atoms"),
+        (b"ATOM      1  N   MET A   1\n", "a PDB file of atoms"),
+        (b"@read1\nACGTN\n+\n!!!!!\n", "a FASTQ file"),
+        (b";LCBO prolactin\n;another line\nMDSKGSSQK*\n", "FASTA of the old form"),
+        (b'[{"id": "a"}]', "a JSON file"),
+    ],
+)
+def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    with pytest.raises(SetClipError, match=f"is {what}"):
+        read(tmp_path / "a.fasta", content)

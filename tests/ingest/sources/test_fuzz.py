@@ -33,7 +33,7 @@ from setclip_cli.ingest.options import ReadOptions
 from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.check_image import UnusableImageError, check_image
-from setclip_cli.ingest.sources.protein import parse_header
+from setclip_cli.ingest.sources.fasta_headers import parse_header
 
 MEMORY_CAP = 64 << 20  # Python's own allocations; the inputs are a few kilobytes
 
