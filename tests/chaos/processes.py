@@ -63,7 +63,7 @@ def preload() -> None:
 
 @dataclass
 class Points:
-    """Counts the moments around `os.replace`, `os.fsync` and `os.unlink`, and sends this process a signal at one of them.
+    """Counts the moments around `os.replace`, `os.fsync` and `os.unlink`; sends this process a signal at one of them.
 
     Attributes:
         at: Number of the moment, from 0; each call has one before it and one after it. None: only count.
@@ -84,7 +84,7 @@ class Points:
     def _around(self, call: Callable[..., Any], *, keep: bool) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **named: Any) -> Any:
             self._moment()
-            if keep and self.log is not None and os.path.isfile(arguments[0]):
+            if keep and self.log is not None and Path(arguments[0]).is_file():
                 self.renamed.append(f"{hashlib.sha256(Path(arguments[0]).read_bytes()).hexdigest()} {arguments[1]}")
             result = call(*arguments, **named)
             self._moment()
@@ -317,9 +317,9 @@ def _redirect(place: Place) -> None:
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = (
-        open(0, closefd=False),  # noqa: SIM115, PTH123
-        open(1, "w", encoding="utf-8", closefd=False),  # noqa: SIM115, PTH123
-        open(2, "w", encoding="utf-8", closefd=False),  # noqa: SIM115, PTH123
+        open(0, closefd=False),  # noqa: SIM115
+        open(1, "w", encoding="utf-8", closefd=False),  # noqa: SIM115
+        open(2, "w", encoding="utf-8", closefd=False),  # noqa: SIM115
     )
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
 
@@ -332,7 +332,7 @@ def _text(path: Path) -> str:
 
 
 def in_child(work: Callable[[], Mapping[str, Any] | None], limit: float = 300.0) -> int | None:
-    """Runs a function in a fork, for what this process must not do itself. Returns its exit code, None after ``limit``."""
+    """Runs a function in a fork, for what this process must not do. Returns its exit code, None after ``limit``."""
     pid = os.fork()
     if pid == 0:  # pragma: no cover
         code = 1

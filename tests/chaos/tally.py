@@ -103,7 +103,7 @@ def work_folder(given: Path | None) -> Iterator[Path]:
         given.mkdir(parents=True, exist_ok=True)
         yield given.resolve()
         return
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")
     base = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="setclip-chaos-", dir=base)).resolve()
     try:
