@@ -189,7 +189,9 @@ class SourceReader:
             near_duplicates=settings.near_duplicates,
             sources=tails(source.path.resolve(), (Path(entry["path"]) for entry in self._contents.sources)),
         )
-        about = {} if clusters is None else {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
+        about: dict[str, Any] = {"notes": list(notes)} if (notes := source.notes()) else {}
+        if clusters is not None:
+            about |= {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
         return partial(self._dedup.decide, rules=rules), about
 
     def _dedup_of_rows(self, settings: SourceSettings) -> Dedup:

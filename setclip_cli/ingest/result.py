@@ -164,6 +164,7 @@ class IngestResult:
 def _entry_lines(entry: dict[str, Any]) -> list[str]:
     taken = sum(sum(splits.values()) for splits in entry["rows"].values())
     lines = [f"{entry['path']}: {entry['read']:,} read, {taken:,} taken"]
+    lines += [f"  {note}" for note in entry.get("notes", [])]
     lines += [f"  {count:,} changed: {what}" for what, count in entry["repairs"].items()]
     lines += [
         f"  {count:,} left out: {reason}" for reason, count in [*entry["rejects"].items(), *entry["left_out"].items()]

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
-from setclip_cli.ingest.sources.caption import MAX_CAPTION_CHARS, caption_record
+from setclip_cli.ingest.sources.caption_record import MAX_CAPTION_CHARS, caption_record
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
 from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, image_record
 from setclip_cli.ingest.sources.reader import Reader

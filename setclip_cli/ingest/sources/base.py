@@ -95,6 +95,10 @@ class Source(Protocol):
         """Everything that is read, in a fixed order; cheap enough for 10,000 files in a second."""
         ...
 
+    def notes(self) -> Sequence[str]:
+        """How it is read, if its suffix does not say that; for the summary."""
+        ...
+
     def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         """Yields each record, or why it cannot be used, from number ``start`` on, in an order that never changes.
 

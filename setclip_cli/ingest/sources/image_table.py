@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
-from setclip_cli.ingest.sources.caption import usual_split
+from setclip_cli.ingest.sources.fields import (
+    IMAGE_FIELDS,
+    IMAGE_ID_FIELDS,
+    first_named,
+    image_id_of,
+    label_of,
+    text_of,
+    usual_split,
+)
 from setclip_cli.ingest.sources.image import image_record
 from setclip_cli.ingest.sources.reader import Reader
+from setclip_cli.ingest.sources.tables import Names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-IMAGE_FIELDS = ("image", "img", "jpg", "png", "bytes")
-ID_FIELDS = ("id", "filename", "file_name", "path", "image_id")
 
 
 class ImageTable(Reader):
@@ -27,36 +33,37 @@ class ImageTable(Reader):
         self._image_fields = (image_column,) if image_column else IMAGE_FIELDS
 
     def walk(self) -> Walk:
-        columns = rows.columns_of(self.path, ".parquet") or []
-        if not set(columns) & set(self._image_fields):
-            raise rows.missing_column(self.path, self._image_fields, columns, "image_column")
+        used = frozenset({*self._image_fields, *IMAGE_ID_FIELDS, "label", "split"})
+        chosen = self._image_fields[0] if len(self._image_fields) == 1 else None
+        table = rows.Table(self.path, ".parquet", Names(used, self._image_fields, "image_column", chosen))
         names = class_names(self.path)
 
         def check(item: Item) -> Record | Reject:
             location, fields = item.location, item.content
             if isinstance(fields, Reject):
                 return fields
-            value = rows.first_named(fields, self._image_fields)
+            value = first_named(fields, self._image_fields)
             content = value.get("bytes") if isinstance(value, dict) else value
-            path = value.get("path") if isinstance(value, dict) else None
             if not isinstance(content, bytes):
                 return Reject(location, "no image bytes in the row")
-            given = rows.text_of(rows.first_named(fields, ID_FIELDS))
-            identifier = given or rows.text_of(path) or f"{self.path.name}:{location.split()[-1]}"
+            given = text_of(first_named(fields, IMAGE_ID_FIELDS))
+            identifier = given or image_id_of(fields, value) or f"{self.path.name}:{location.split()[-1]}"
             record = image_record(identifier, content, location, made_up=not given)
             if isinstance(record, Reject):
                 return record
-            return record._replace(
-                label=_label(fields.get("label"), names), split=usual_split(rows.text_of(fields.get("split")))
-            )
+            label, notes = _label(fields.get("label"), names)
+            split = usual_split(text_of(fields.get("split")))
+            return record._replace(label=label, split=split, repairs=(*record.repairs, *notes))
 
-        return rows.walk_rows(self.path, lambda item: (check(item),), ".parquet")._replace(one_each=True)
+        return table.walk(lambda item: (check(item),))._replace(one_each=True)
 
 
-def _label(value: Any, names: Sequence[str]) -> str | None:
-    if isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    return rows.text_of(value) or None
+def _label(value: Any, names: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """As `label_of`, with the names of integers."""
+    label, notes = label_of(value)
+    if isinstance(value, int | float) and label is not None and label.isdecimal() and int(label) < len(names):
+        return names[int(label)], ()
+    return label, notes
 
 
 def class_names(path: Path) -> list[str]:

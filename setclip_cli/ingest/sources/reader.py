@@ -28,6 +28,10 @@ class Reader:
     def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
         return accounted(self.walk(), self.path, start, workers)
 
+    def notes(self) -> list[str]:
+        """How the source was read, if its suffix does not say it; for the summary."""
+        return []
+
     def walk(self) -> Walk:
         """A new pass over the source, from its first item."""
         raise NotImplementedError

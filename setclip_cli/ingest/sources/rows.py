@@ -1,11 +1,11 @@
-"""Rows with named fields, from jsonl, csv, tsv and Parquet files."""
+"""Rows with named fields, from jsonl, csv, tsv and Parquet files, and from text that is a table."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,10 +13,23 @@ import pyarrow.parquet as pq
 
 from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.ingest.sources.base import Item, Reject, Walk
-from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
+from setclip_cli.ingest.sources.fields import Fields
+from setclip_cli.ingest.sources.streams import lines, open_bytes
+from setclip_cli.ingest.sources.tables import (
+    SAMPLE_LINES,
+    Layout,
+    Names,
+    cells_of,
+    cells_of_line,
+    fields_without_header,
+    find_layout,
+    known_columns,
+    merged,
+    spelled,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from setclip_cli.ingest.sources.base import Record
@@ -24,43 +37,265 @@ if TYPE_CHECKING:
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 MAX_LINE_BYTES = 4 << 20
 MAX_ROW_GROUP_BYTES = 2 << 30
+NO_OBJECT = "JSON, but no object"
+UNQUOTED = "separators inside a text without quotes"
+_USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _BATCH_ROWS = 256
+_MAX_KEY_SETS = 1000  # of jsonl rows that are remembered
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
 
 Located = tuple[str, "Mapping[str, Any] | Reject"]
 
 
-def read_rows(path: Path, layout: str | None = None) -> Iterator[Located]:
-    """Yields (location, fields or the reason why there are none) for each row; empty fields are left out.
+class Table:
+    """A file of rows. The fields of a row have the names that the reader knows, if the file has them in some spelling.
 
     Args:
         path: A file; text may be compressed.
-        layout: A suffix such as ``.csv``, if the suffix of the file does not say the layout.
+        suffix: What says how it is read, such as ``.csv``; ``.txt`` for a text that may be a table.
+        names: The fields that the reader uses.
+        skip_images: Whether the bytes of images are left unread; an empty object or their path remains.
+
+    Attributes:
+        layout: How the lines are read. None: jsonl, Parquet, or a text that is no table.
 
     Raises:
-        SetClipError: the file is UTF-16, not a Parquet file, or cut short.
+        SetClipError: none of the needed columns is there, or one is there twice; the file cannot be read.
     """
-    suffix = layout or inner_suffix(path)
-    if suffix == ".parquet":
-        return _parquet(path)
-    if suffix in (".csv", ".tsv"):
-        return _separated(path, "\t" if suffix == ".tsv" else ",")
-    return _json_lines(path)
+
+    def __init__(self, path: Path, suffix: str, names: Names, *, skip_images: bool = False) -> None:
+        self.path, self._suffix, self._names, self._skip_images = path, suffix, names, skip_images
+        self._usual = _USUAL_SEPARATORS.get(suffix)
+        self._met = self._open = 0  # items that the walk gave; lines or rows that were read and are in no item yet
+        self.layout: Layout | None = None
+        if suffix == ".parquet":
+            with opened_parquet(path) as file:
+                columns = [str(name) for name in file.schema_arrow.names]
+            self._check_needed(known_columns(path, columns, names) if columns else None)
+        elif self._usual or suffix == ".txt":
+            sample = _first_lines(path)
+            self.layout = find_layout(path, sample, self._usual, names)
+            if self.layout is None and self._usual:
+                self._check_needed(cells_of(sample[0], self._usual) if sample else None)
+                self.layout = Layout(self._usual, ())
+
+    def walk(self, answers: Callable[[Item], Iterable[Record | Reject]]) -> Walk:
+        """A walk over the rows; the content of an item is its fields, or the Reject."""
+        self._met = self._open = 0
+        if self._suffix == ".parquet":
+            found = self._parquet()
+        elif self.layout is None:
+            found = self._json_lines()
+        elif self.layout.header is None or not self._usual:
+            found = self._lines(self.layout)
+        else:
+            found = self._csv(self.layout.separator)
+        return Walk(self._items(found), answers, lambda: self._met + self._open)
+
+    def notes(self) -> list[str]:
+        """What the summary says about the layout, if it is not what the suffix of the file promises."""
+        layout = self.layout
+        if layout is None or (layout.header is not None and layout.separator == self._usual):
+            return []
+        header = "no header line and " if layout.header is None else ""
+        return [f"read as a table with {header}the separator {spelled(layout.separator)}"]
+
+    def _check_needed(self, columns: Sequence[str] | None) -> None:
+        if columns is not None and not set(columns) & set(self._names.needed):
+            raise missing_column(self.path, self._names.needed, columns, self._names.option)
+
+    def _items(self, found: Iterable[Located]) -> Iterator[Item]:
+        for location, fields in found:
+            self._met += 1
+            yield Item(location, fields)
+
+    def _text_lines(self) -> Iterator[tuple[int, str, str | Reject]]:
+        for number, (location, line) in enumerate(text_lines(self.path), 1):
+            self._open += 1
+            yield number, location, line
+
+    def _json_lines(self) -> Iterator[Located]:
+        renamed: dict[tuple[str, ...], list[str] | Reject] = {}
+        for _, location, line in self._text_lines():
+            self._open -= 1
+            if isinstance(line, Reject):
+                yield location, line
+            elif line.strip():
+                yield location, self._json_fields(line, location, renamed)
+
+    def _json_fields(
+        self, line: str, location: str, renamed: dict[tuple[str, ...], list[str] | Reject]
+    ) -> Mapping[str, Any] | Reject:
+        try:
+            fields = parse_json(line)
+        except RepeatedKeyError as error:
+            return Reject(location, str(error))
+        except (ValueError, RecursionError) as error:
+            return Reject(location, f"not JSON: {type(error).__name__}")
+        return self.named(fields, location, renamed) if isinstance(fields, dict) else Reject(location, NO_OBJECT)
+
+    def named(
+        self, fields: Mapping[str, Any], location: str, renamed: dict[tuple[str, ...], list[str] | Reject]
+    ) -> Mapping[str, Any] | Reject:
+        """Fields of JSON with the names that the reader knows; ``renamed`` remembers earlier rows."""
+        keys = tuple(fields)
+        names = renamed.get(keys)
+        if names is None:
+            try:
+                names = known_columns(self.path, keys, self._names)
+            except SetClipError as error:
+                names = Reject("", f"two fields are one: {error.problem.removeprefix(f'{self.path}: ')}")
+            if len(renamed) < _MAX_KEY_SETS:
+                renamed[keys] = names
+        if isinstance(names, Reject):
+            return names._replace(location=location)
+        return fields if tuple(names) == keys else dict(zip(names, fields.values(), strict=True))
+
+    def _csv(self, separator: str) -> Iterator[Located]:
+        """Rows whose quoted fields may hold line ends. No line is swallowed: each is in a row or a reject."""
+        held: list[Reject] = []
+        taken: list[int] = []  # the lines of the row that is read
+        ended = False
+
+        def decoded() -> Iterator[str]:
+            nonlocal ended
+            for number, _, line in self._text_lines():
+                if isinstance(line, Reject):
+                    held.append(line)
+                else:
+                    taken.append(number)
+                    yield line.replace("\0", "\N{REPLACEMENT CHARACTER}") + "\n"
+            ended = True
+
+        reader = csv.reader(decoded(), delimiter=separator)
+        header: list[str] | None = None
+        while True:
+            taken.clear()
+            row: list[str] | str | None
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                row = f"not CSV: {error}"
+            self._open -= len(held) + len(taken)
+            yield from ((reject.location, reject) for reject in held)
+            held.clear()
+            if row is None:
+                return
+            if ended and len(taken) > 1:
+                row = "quote that is not closed"
+            if header is None and row and not isinstance(row, str):
+                header = known_columns(self.path, row, self._names)
+            elif row:
+                found = row if isinstance(row, str) else self._fields(row, header or [], separator)
+                yield from _located(found, taken)
+
+    def _fields(self, row: list[str], header: Sequence[str], separator: str) -> Mapping[str, Any] | str:
+        """The fields of a row, or why there are none; empty ones are left out."""
+        if len(row) == len(header):
+            return {name: value for name, value in zip(header, row, strict=True) if value}
+        cells = merged(row, header, separator, self._names.needed)
+        if cells is None:
+            return f"number of fields differs from the header: {len(row)}, not {len(header)}"
+        fields = Fields({name: value for name, value in zip(header, cells, strict=True) if value})
+        fields.repairs = (UNQUOTED,)
+        return fields
+
+    def _lines(self, layout: Layout) -> Iterator[Located]:
+        """Rows of one line each, as in a text."""
+        header: Sequence[str] | None = None
+        for number, location, line in self._text_lines():
+            self._open -= 1
+            if isinstance(line, Reject):
+                yield location, line
+            elif not line.strip():
+                continue
+            elif layout.header is None:
+                yield from _located(fields_without_header(line, layout), [number])
+            elif header is None:
+                header = layout.header
+            else:
+                cells = cells_of_line(line, header, layout.separator, self._names.needed)
+                yield from _located(self._fields(cells, header, layout.separator), [number])
+
+    def _parquet(self) -> Iterator[Located]:
+        with opened_parquet(self.path) as file:
+            for number in range(file.metadata.num_row_groups):
+                size = file.metadata.row_group(number).total_byte_size
+                if size > MAX_ROW_GROUP_BYTES:
+                    found = f"row group {number} has {size:,} bytes, over the limit of {MAX_ROW_GROUP_BYTES:,}"
+                    raise SetClipError(f"{self.path}: {found}", fix="write the file again with smaller row groups")
+            columns, images = (None, {}) if not self._skip_images else _without_bytes(file.schema_arrow)
+            row = 0
+            try:
+                for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+                    self._open += batch.num_rows
+                    known = known_columns(self.path, [str(name) for name in batch.schema.names], self._names)
+                    for fields in batch.rename_columns(known).to_pylist():
+                        row += 1
+                        self._open -= 1
+                        yield f"row {row}", {**images, **fields} if images else fields
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise _not_parquet(self.path, error) from error
+            if row != file.metadata.num_rows:
+                raise _not_parquet(self.path, ValueError(f"it says {file.metadata.num_rows:,} rows, and has {row:,}"))
 
 
-def walk_rows(path: Path, answers: Callable[[Item], Iterable[Record | Reject]], layout: str | None = None) -> Walk:
-    """A walk over the rows of a table; the content of an item is the fields, or the Reject."""
-    return Walk((Item(location, fields) for location, fields in read_rows(path, layout)), answers)
+class RepeatedKeyError(ValueError):
+    """A JSON object has two values under one key."""
 
 
-def first_named(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """The first of the named fields that has a value, or None."""
-    return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
+def parse_json(text: str) -> Any:
+    """Parses JSON.
+
+    Raises:
+        RepeatedKeyError: an object has a key twice; Python would drop one of the two values.
+        ValueError, RecursionError: it is not JSON, or too deep.
+    """
+    return json.loads(text, object_pairs_hook=_object)
 
 
-def text_of(value: Any) -> str | None:
-    """A label, split or id as text; None if it is neither text nor a number."""
-    return str(value) if isinstance(value, str | int | float) else None
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise RepeatedKeyError(f"JSON with one key twice: {twice!r}")
+    return fields
+
+
+def _located(found: Mapping[str, Any] | str, taken: Sequence[int]) -> Iterator[Located]:
+    """A row at its first line; or the reason why there is none, and a reject for each further line of it."""
+    location = f"line {taken[0]}" if taken else "last line"
+    if not isinstance(found, str):
+        yield location, found
+        return
+    yield location, Reject(location, found)
+    for number in taken[1:]:
+        where = f"line {number}"
+        yield where, Reject(where, f"part of a row that is not taken: that of {location}")
+
+
+def _without_bytes(schema: pa.Schema) -> tuple[list[str], dict[str, Any]]:
+    """The columns without the bytes of images, and what stands for images of which nothing else is there."""
+    columns: list[str] = []
+    images: dict[str, Any] = {}
+    for field in schema:
+        names = [child.name for child in field.type] if pa.types.is_struct(field.type) else []
+        if "bytes" in names:
+            columns += [f"{field.name}.{name}" for name in names if name != "bytes"]
+            images[field.name] = {}
+        elif pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            images[field.name] = {}
+        else:
+            columns.append(field.name)
+    return columns, images
+
+
+def _first_lines(path: Path) -> list[str]:
+    """The first lines that are not empty."""
+    found = (line for _, line in text_lines(path) if isinstance(line, str) and line.strip())
+    return list(islice(found, SAMPLE_LINES))
 
 
 def missing_column(path: Path, wanted: Sequence[str], found: Sequence[str], option: str) -> SetClipError:
@@ -101,70 +336,6 @@ def not_utf8(path: Path, found: str) -> SetClipError:
     )
 
 
-def _json_lines(path: Path) -> Iterator[Located]:
-    for location, line in text_lines(path):
-        if isinstance(line, Reject):
-            yield location, line
-            continue
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield location, Reject(location, f"not JSON: {type(error).__name__}")
-            continue
-        yield location, fields if isinstance(fields, dict) else Reject(location, "JSON, but no object")
-
-
-def _separated(path: Path, separator: str) -> Iterator[Located]:
-    held: list[Reject] = []
-
-    def decoded() -> Iterator[str]:
-        for _, line in text_lines(path):
-            if isinstance(line, Reject):
-                held.append(line)
-            else:
-                yield line.replace("\0", "\N{REPLACEMENT CHARACTER}") + "\n"
-
-    reader = csv.reader(decoded(), delimiter=separator)
-    header: list[str] | None = None
-    while True:
-        location = f"line {reader.line_num + 1}"
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            held.append(Reject(location, f"not CSV: {error}"))
-            continue
-        yield from ((reject.location, reject) for reject in held)
-        held.clear()
-        if row is None:
-            return
-        if not row:
-            continue
-        if header is None:
-            header = [name.strip() for name in row]
-        elif len(row) != len(header):
-            reason = f"number of fields differs from the header: {len(row)}, not {len(header)}"
-            yield location, Reject(location, reason)
-        else:
-            yield location, {name: value for name, value in zip(header, row, strict=True) if value}
-
-
-def columns_of(path: Path, layout: str | None = None) -> list[str] | None:
-    """The names of the columns of a table; None for jsonl, where each row has its own."""
-    suffix = layout or inner_suffix(path)
-    if suffix == ".parquet":
-        with opened_parquet(path) as file:
-            return [str(name) for name in file.schema_arrow.names]
-    if suffix not in (".csv", ".tsv"):
-        return None
-    separator = "\t" if suffix == ".tsv" else ","
-    for _, line in text_lines(path):
-        if isinstance(line, str) and line.strip():
-            return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
-    return []
-
-
 def opened_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
@@ -174,22 +345,3 @@ def opened_parquet(path: Path) -> pq.ParquetFile:
 
 def _not_parquet(path: Path, error: Exception) -> SetClipError:
     return SetClipError(f"{path}: is not a readable Parquet file ({error})", fix="download or copy the file again")
-
-
-def _parquet(path: Path) -> Iterator[Located]:
-    with opened_parquet(path) as file:
-        for number in range(file.metadata.num_row_groups):
-            size = file.metadata.row_group(number).total_byte_size
-            if size > MAX_ROW_GROUP_BYTES:
-                raise SetClipError(
-                    f"{path}: row group {number} has {size:,} bytes, over the limit of {MAX_ROW_GROUP_BYTES:,}",
-                    fix="write the file again with smaller row groups",
-                )
-        row = 0
-        try:
-            for batch in file.iter_batches(_BATCH_ROWS):
-                for fields in batch.to_pylist():
-                    row += 1
-                    yield f"row {row}", fields
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise _not_parquet(path, error) from error

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
-from setclip_cli.ingest.sources.caption import caption_record, usual_split
+from setclip_cli.ingest.sources.caption_record import caption_record
 from setclip_cli.ingest.sources.fasta_headers import parse_header
+from setclip_cli.ingest.sources.fields import first_named, label_of, text_of, usual_split
 from setclip_cli.ingest.sources.protein import Fasta, protein_record
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
+from setclip_cli.ingest.sources.tables import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -77,15 +79,17 @@ def parse_aspects(text: str | None) -> tuple[Aspect, ...]:
 
 def caption_records(
     accession: str, aspects: Mapping[Aspect, str], chosen: Sequence[Aspect], location: str
-) -> Iterator[Record]:
-    """One caption for each chosen aspect that the entry has."""
+) -> Iterator[Record | Reject]:
+    """One caption for each chosen aspect that the entry has, or the reason why it cannot be used."""
     number = 0
     for aspect in chosen:
         if text := plain_text(aspects.get(aspect, "")):
-            record = caption_record(text, location, f"{accession}#{number}", group=accession, made_up=False)
+            yield caption_record(text, location, f"{accession}#{number}", group=accession, made_up=False)
             number += 1
-            if isinstance(record, Record):
-                yield record
+
+
+def _aspect(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def plain_text(text: str) -> str:
@@ -235,33 +239,39 @@ class ProteinTable(Reader):
         self._sequence_fields = (sequence_column,) if sequence_column else SEQUENCE_FIELDS
 
     def walk(self) -> Walk:
-        columns = rows.columns_of(self.path, self._layout)
-        if columns and not set(columns) & set(self._sequence_fields):
-            raise rows.missing_column(self.path, self._sequence_fields, columns, "sequence_column")
-        return rows.walk_rows(self.path, self._answers, self._layout)
+        return self._table().walk(self._answers)
+
+    def notes(self) -> list[str]:
+        return self._table().notes()
+
+    def _table(self) -> rows.Table:
+        aspects = [name for aspect in self._chosen for name in _ASPECT_FIELDS[aspect]]
+        used = {*self._sequence_fields, *ID_FIELDS, *DESCRIPTION_FIELDS, *aspects, "label", "split"}
+        chosen = self._sequence_fields[0] if len(self._sequence_fields) == 1 else None
+        return rows.Table(
+            self.path, self._layout, Names(frozenset(used), self._sequence_fields, "sequence_column", chosen)
+        )
 
     def _answers(self, item: Item) -> Iterator[Record | Reject]:
         fields, location = item.content, item.location
         record = fields if isinstance(fields, Reject) else self._protein(fields, location)
         yield record
         if isinstance(record, Record):
-            texts = {aspect: str(rows.first_named(fields, _ASPECT_FIELDS[aspect]) or "") for aspect in self._chosen}
+            texts = {aspect: _aspect(first_named(fields, _ASPECT_FIELDS[aspect])) for aspect in self._chosen}
             yield from caption_records(record.id, texts, self._chosen, location)
 
     def _protein(self, fields: Mapping[str, Any], location: str) -> Record | Reject:
-        sequence = rows.first_named(fields, self._sequence_fields)
+        sequence = first_named(fields, self._sequence_fields)
         if sequence is None:
             return Reject(location, "empty sequence")
         if not isinstance(sequence, str):
             return Reject(location, f"sequence is no string: {type(sequence).__name__}")
-        given = rows.text_of(rows.first_named(fields, ID_FIELDS))
+        given = text_of(first_named(fields, ID_FIELDS))
         identifier = given or f"{self.path.name}:{location.split()[-1]}"
-        description = rows.text_of(rows.first_named(fields, DESCRIPTION_FIELDS)) or ""
+        description = text_of(first_named(fields, DESCRIPTION_FIELDS)) or ""
         record = protein_record(identifier, sequence.encode("utf-8", "replace"), description, location)
         if isinstance(record, Reject):
             return record
-        return record._replace(
-            label=rows.text_of(fields.get("label")) or None,
-            split=usual_split(rows.text_of(fields.get("split"))),
-            made_up=not given,
-        )
+        label, notes = label_of(fields.get("label"))
+        split = usual_split(text_of(fields.get("split")))
+        return record._replace(label=label, split=split, made_up=not given, repairs=(*record.repairs, *notes))

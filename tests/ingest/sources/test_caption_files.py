@@ -9,7 +9,9 @@ import pytest
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.sources.base import Record, Reject
-from setclip_cli.ingest.sources.caption import CaptionFile, class_of_name, usual_split
+from setclip_cli.ingest.sources.caption import CaptionFile
+from setclip_cli.ingest.sources.caption_json import class_of_name
+from setclip_cli.ingest.sources.fields import usual_split
 
 
 def read(path: Path, content: bytes | str, **options: str) -> list[Record | Reject]:

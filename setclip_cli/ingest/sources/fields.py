@@ -1,0 +1,110 @@
+"""What the fields of a row are called, and what their values mean: text, captions, a label, an id, a split."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TEXT_FIELDS = ("text", "caption", "raw", "sentence", "captions", "sentences", "title", "comment")
+GROUP_FIELDS = (
+    "group", "image_id", "image", "filename", "file_name", "filepath", "image_name", "image_path", "img", "img_path",
+)  # fmt: skip
+IMAGE_FIELDS = ("image", "img", "jpg", "png", "bytes")
+IMAGE_ID_FIELDS = ("id", "filename", "file_name", "path", "image_id")
+_SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val", "restval": "train", "training": "train"}
+_MAX_LIST_CHARS = 1 << 20
+
+
+class Fields(dict[str, Any]):
+    """The fields of a row, and what was changed to read it."""
+
+    repairs: tuple[str, ...] = ()
+
+
+def first_named(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The first of the named fields that has a value, or None."""
+    return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
+
+
+def text_of(value: Any) -> str | None:
+    """A label, split or id as text; None if it is neither text nor a number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def label_of(value: Any) -> tuple[str | None, tuple[str, ...]]:
+    """(label, nothing), or (None, what to count) for a value that cannot be a label. A float of 3.0 is the label 3."""
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        return str(int(value)), ()
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return None, ("label not used: it is not UTF-8",)
+    label = str(value) if isinstance(value, Decimal) and value.is_finite() else text_of(value)
+    if label is not None or value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
+        return label or None, ()
+    return None, (f"label not used: its type is {type(value).__name__}",)
+
+
+def usual_split(split: str | None) -> str | None:
+    """train, val or test for the other names that published sets use for them."""
+    return _SPLIT_NAMES.get(split, split) if split else None
+
+
+def texts_of(value: Any) -> list[Any]:
+    """The captions in a field, one by one: text, or what is there in place of a text.
+
+    A list holds texts, or objects that have their text in one of ``TEXT_FIELDS``. It may be written as JSON, or as
+    Python writes it.
+    """
+    if isinstance(value, str):
+        return _listed(value) or [value]
+    if isinstance(value, dict):
+        inner = first_named(value, TEXT_FIELDS)
+        return [value] if inner is None else texts_of(inner)
+    if isinstance(value, list | tuple):
+        return [text for each in value for text in (texts_of(each) if isinstance(each, dict) else [each])]
+    return [value]
+
+
+def _listed(text: str) -> list[Any] | None:
+    """The texts of a list that is written as a string, or None if the string is no such list."""
+    stripped = text.strip()
+    if not (stripped.startswith(("['", '["', "[{")) and stripped.endswith("]")) or len(stripped) > _MAX_LIST_CHARS:
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(stripped)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        texts = texts_of(found) if isinstance(found, list) else []
+        return texts if texts and all(isinstance(each, str) for each in texts) else None
+    return None
+
+
+def group_of(fields: Mapping[str, Any]) -> str | None:
+    """The image or protein that the captions of a row describe, by its id.
+
+    Where the row holds the image itself, this is the id that the image gets: see ``image_id_of``.
+    """
+    explicit = text_of(fields.get("group"))
+    if explicit:
+        return explicit
+    image = next((fields[name] for name in IMAGE_FIELDS if isinstance(fields.get(name), dict)), None)
+    if image is not None:
+        return image_id_of(fields, image)
+    return next((text for name in GROUP_FIELDS if (text := text_of(fields.get(name)))), None)
+
+
+def image_id_of(fields: Mapping[str, Any], image: Any) -> str | None:
+    """The id of an image in a row: its id or file name, else the path that is stored with its bytes."""
+    path = image.get("path") if isinstance(image, dict) else None
+    return text_of(first_named(fields, IMAGE_ID_FIELDS)) or text_of(path)
