@@ -47,9 +47,9 @@ class SetClipError(Exception):
         problem, fix = (_ARGUMENT.sub(r"\2", part) for part in self._marked)
         return problem, fix
 
-    def __reduce__(self) -> tuple[Callable[..., SetClipError], tuple[str, str, ExitCode]]:
+    def __reduce__(self) -> tuple[Callable[..., SetClipError], tuple[type[SetClipError], str, str, ExitCode]]:
         """Survives the way back from a worker process, which keyword-only arguments alone would not."""
-        return _rebuilt, (*self._marked, self.exit_code)
+        return _rebuilt, (type(self), *self._marked, self.exit_code)
 
 
 class UsageError(SetClipError):
@@ -63,8 +63,10 @@ class AccountingError(Exception):
     """Records are missing in a count that must add up. Only a mistake in this program can cause it: exit code 1."""
 
 
-def _rebuilt(problem: str, fix: str, exit_code: ExitCode) -> SetClipError:
-    return SetClipError(problem, fix=fix, exit_code=exit_code)
+def _rebuilt(kind: type[SetClipError], problem: str, fix: str, exit_code: ExitCode) -> SetClipError:
+    error = kind.__new__(kind)
+    SetClipError.__init__(error, problem, fix=fix, exit_code=exit_code)
+    return error
 
 
 def argument(name: str, flag: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import urllib.error
 import urllib.request
 import zipfile
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from setclip_cli.backbones.weights import esm_cache, esm_url, text_repository, timm_source
 from setclip_cli.errors import SetClipError, first_line
 from setclip_cli.files.download import Wanted, fetch_all
+from setclip_cli.files.write_errors import WriteError, write_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +34,14 @@ def fetch_weights(location: Location) -> Path:
     spec = location.spec
     try:
         return _FETCHERS[spec.kind](spec)
+    except WriteError:
+        raise
     except (OSError, ValueError, SetClipError) as error:  # the hub client's errors are of the first two
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            from huggingface_hub import constants
+
+            cannot = write_error(Path(constants.HF_HUB_CACHE), error)
+            raise cannot.with_fix("HF_HOME can name another folder") from error
         said = error.problem if isinstance(error, SetClipError) else first_line(error)
         tried = [*location.tried, f"hub: {said}"]
         raise SetClipError(
@@ -51,7 +60,7 @@ def _fetch_checkpoint(url: str) -> Path:
         SetClipError: the address cannot be reached; the next try continues what was downloaded.
         ValueError: the finished file is damaged; it is removed.
     """
-    [path] = fetch_all([Wanted(url.rsplit("/", 1)[-1], (url,))], esm_cache())
+    [path] = fetch_all([Wanted(url.rsplit("/", 1)[-1], (url,))], esm_cache(), setting="TORCH_HOME")
     damaged = None if path.stat().st_size else "it is empty"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -11,6 +11,7 @@ from setclip_cli.cli.json_object import keep_result
 from setclip_cli.cli.output import AsJson, say
 from setclip_cli.console import visible, visible_lines
 from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.files import atomic
 from setclip_cli.files.shipped import SINGULAR, Kind, about, find, folder_of, names
 
 _USE = {
@@ -84,13 +85,11 @@ def _asked_of_group(context: typer.Context) -> bool:
 
 
 def _write_new(target: Path, text: str) -> None:
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise UsageError(f"{target}: exists, and is not overwritten", fix="give another file name") from error
-    except OSError as error:
-        raise SetClipError(f"{target}: cannot be written ({error.strerror})", fix="give another file") from error
+    if target.exists():
+        raise UsageError(f"{target}: exists, and is not overwritten", fix="give another file name")
+    if not target.parent.is_dir():
+        raise SetClipError(f"{target}: cannot be written (no such folder)", fix="make the folder, or give another file")
+    atomic.write_text(target, text)
 
 
 recipes = group("recipes", "List, show and copy recipes for `setclip align`, and explain their keys.")

@@ -17,6 +17,7 @@ from setclip_cli.embedding.options import EmbedOptions, modality_of_backbone
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
 from setclip_cli.embedding.writing import finished_shards, is_whole, write_index
 from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.run.model import load_config
@@ -154,7 +155,7 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
     towers = {source.modality: load_tower(source, options) for source in sources}
     settings = next(iter(towers.values())).settings
     with exclusive(out):
-        (out / FINISHED).mkdir(exist_ok=True)  # it marks the folder as EMBEDDINGS from the start
+        atomic.make_folder(out / FINISHED)  # it marks the folder as EMBEDDINGS from the start
         earlier = finished_shards(out, settings)
         _require_same_dataset(out, dataset, earlier.values())
         kept = {
@@ -166,7 +167,7 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
         }
         missing = [job for job in jobs if job.shard.path not in kept]
         for job in missing:  # an index of rows that will change
-            index_path(out, job.shard.modality, job.shard.split).unlink(missing_ok=True)
+            atomic.remove_file(index_path(out, job.shard.modality, job.shard.split))
         made = _embed_missing(missing, kept.values(), sum(job.shard.rows for job in jobs), options)
         shards = {**earlier, **made}
         index = EmbeddingsIndex(

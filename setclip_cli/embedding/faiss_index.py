@@ -49,7 +49,7 @@ def write_faiss(embeddings: Embeddings) -> list[Path]:
                 for values in embeddings.blocks(shard):
                     index.add(values)
             path = index_path(embeddings.root, modality, split)
-            with atomic.atomic_path(path) as temporary:
+            with atomic.atomic_path(path, needs=index.ntotal * embeddings.index.dim * 4) as temporary:
                 faiss.write_index(index, str(temporary))
             written.append(path)
     return written

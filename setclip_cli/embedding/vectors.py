@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from setclip_cli.files import atomic
-from setclip_cli.files.cache import cache_folder
+from setclip_cli.files.cache import cache_place, if_cache_takes_it
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from setclip_cli.dataset.modality import Modality
-    from setclip_cli.embedding.embeddings import Embeddings
+    from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings
 
 Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 ROWS_PER_BLOCK = 65_536
@@ -28,22 +30,38 @@ def unit_vectors(
     """(n, d) float32 rows of length 1, memory-mapped, in the order of the shards.
 
     Parquet cannot be mapped as plain numbers, so the first call writes the rows to the cache, block by block, under the
-    hashes of the shards.
+    hashes of the shards; if the cache takes nothing, to memory.
 
     Raises:
-        SetClipError: there are no such rows, a shard cannot be read, or the cache cannot be written.
+        SetClipError: there are no such rows, or a shard cannot be read.
     """
     shards = embeddings.shards(modality, split)
     key = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
-    path = (cache_dir or cache_folder()) / "vectors" / f"{key}.f32"
+    path = cache_place("vectors", f"{key}.f32", cache_dir=cache_dir)
     rows, dim = sum(shard.rows for shard in shards), embeddings.index.dim
     if rows == 0:
         return np.zeros((0, dim), dtype=np.float32)
-    if not path.exists() or path.stat().st_size != rows * dim * 4:
-        with atomic.atomic_path(path) as temporary, temporary.open("wb") as file:
-            for values in (block for shard in shards for block in embeddings.blocks(shard)):
-                (values / np.linalg.norm(values, axis=1, keepdims=True)).tofile(file)
-    return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dim))
+    size = rows * dim * np.dtype(np.float32).itemsize
+    if not _has_size(path, size):
+        with if_cache_takes_it(), atomic.atomic_path(path, needs=size) as temporary, temporary.open("wb") as file:
+            for block in _unit_blocks(embeddings, shards):
+                file.write(np.ascontiguousarray(block, dtype=np.float32).data)
+    if _has_size(path, size):
+        return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dim))
+    vectors, start = np.empty((rows, dim), dtype=np.float32), 0
+    for block in _unit_blocks(embeddings, shards):
+        vectors[start : start + len(block)] = block
+        start += len(block)
+    return vectors
+
+
+def _unit_blocks(embeddings: Embeddings, shards: Sequence[EmbeddedShard]) -> Iterator[Vectors]:
+    for values in (block for shard in shards for block in embeddings.blocks(shard)):
+        yield values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def nearest_rows(vectors: Vectors, query: Vectors, top: int) -> tuple[list[int], list[float]]:

@@ -5,7 +5,6 @@ EMBEDDINGS/.finished/<modality>/<split>-00000.json   a shard that is whole; a ru
 
 from __future__ import annotations
 
-import errno
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +71,7 @@ def write_embedding_shard(
 
     Raises:
         ValueError: lengths differ, or a row is zero or not finite in ``dtype``: such a row is never written.
-        SetClipError: the disk is full.
+        SetClipError: the file cannot be written.
     """
     values = np.ascontiguousarray(embeddings, dtype=dtype)
     if values.ndim != 2 or not (len(ids) == len(values) == len(labels)) or unusable_rows(values):
@@ -85,21 +84,14 @@ def write_embedding_shard(
     if windows is not None:
         columns["windows"] = pa.array(windows, pa.int32())
     path = root / relative
-    try:
-        with atomic.atomic_path(path) as temporary:
-            pq.write_table(
-                pa.table(columns),
-                temporary,
-                compression="zstd",
-                row_group_size=ROWS_PER_GROUP,
-                use_dictionary=["label"],  # ids and embeddings do not repeat, and a dictionary of them takes memory
-            )
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise SetClipError(
-            f"{path}: the disk is full", fix="free some space and run the same command again; finished shards are kept"
-        ) from error
+    with atomic.atomic_path(path, needs=values.nbytes) as temporary:
+        pq.write_table(
+            pa.table(columns),
+            temporary,
+            compression="zstd",
+            row_group_size=ROWS_PER_GROUP,
+            use_dictionary=["label"],  # ids and embeddings do not repeat, and a dictionary of them takes memory
+        )
     return path.stat().st_size, atomic.sha256_file(path)
 
 
@@ -138,7 +130,7 @@ def write_index(root: Path, index: EmbeddingsIndex) -> None:
     if index != earlier:
         atomic.write_json(path, index.model_dump(mode="json"))
     for shard in index.shards:
-        _record_path(root, shard.path).unlink(missing_ok=True)
+        atomic.remove_file(_record_path(root, shard.path))
     for folder in [*sorted((root / FINISHED).rglob("*"), reverse=True), root / FINISHED]:
         with suppress(OSError):  # it is missing, or holds records of shards that are not in the index
             folder.rmdir()

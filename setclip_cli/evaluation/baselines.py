@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.model_folders import averaged_names, open_model_folders
+from setclip_cli.files.write_errors import WriteError
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.run.folder import RECIPE_NAME
 from setclip_cli.run.model import load_config
@@ -49,6 +50,8 @@ def align_baselines(
     for method in missing:
         try:
             runs = [_align_like(peer, method, dataset, out) for peer in peers]
+        except WriteError:
+            raise  # the report cannot be written either
         except SetClipError as error:
             reasons.append(f"{method} could not be aligned: {' '.join(error.problem.split())}")
         else:

@@ -19,14 +19,14 @@ from setclip_cli.evaluation.gates import check_threshold_keys, judge_gates
 from setclip_cli.evaluation.model_folders import averaged_names, open_model_folders
 from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.evaluation.page_details import page_details
-from setclip_cli.evaluation.pages import summary_sentences, write_pages
+from setclip_cli.evaluation.pages import summary_sentences, write_report
 from setclip_cli.evaluation.prompts import prompt_prototypes
 from setclip_cli.evaluation.report import REPORT_NAME, Report
 from setclip_cli.evaluation.report_content import ScoredModel, command_line, report_content
 from setclip_cli.evaluation.scoring import metric_keys, point_values, score
 from setclip_cli.evaluation.task_set import load_task_set
-from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
+from setclip_cli.files.lock import exclusive
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
@@ -75,21 +75,21 @@ def evaluate(
         _check_task_set(task, rows, given)
     check_threshold_keys(options.thresholds(), metric_keys(rows, prompted=task is not None))
 
-    baselines, left_out = align_baselines(given, dataset, out / "baselines", options.baselines)
-    names = averaged_names([*given, *baselines])
-    backbones: dict[str, Backbone] = {}
-    scored = [
-        _score_model(model, names[model.name], dataset, rows, task, backbones)
-        for model in progress([*given, *baselines], label="evaluate", unit="model")
-    ]
+    with exclusive(out):
+        baselines, left_out = align_baselines(given, dataset, out / "baselines", options.baselines)
+        names = averaged_names([*given, *baselines])
+        backbones: dict[str, Backbone] = {}
+        scored = [
+            _score_model(model, names[model.name], dataset, rows, task, backbones)
+            for model in progress([*given, *baselines], label="evaluate", unit="model")
+        ]
 
-    content = report_content(scored, rows, dataset, prompted=task is not None)
-    content["command"] = command_line(paths, dataset.root, out, options)
-    content["baselines_left_out"] = left_out
-    content["gates"] = judge_gates(options.thresholds(), content["methods"][0])
-    content["summary"] = summary_sentences(content)
-    write_pages(out, content, page_details(scored[0], rows, dataset))
-    atomic.write_json(out / REPORT_NAME, content)  # last: it marks the report as whole
+        content = report_content(scored, rows, dataset, prompted=task is not None)
+        content["command"] = command_line(paths, dataset.root, out, options)
+        content["baselines_left_out"] = left_out
+        content["gates"] = judge_gates(options.thresholds(), content["methods"][0])
+        content["summary"] = summary_sentences(content)
+        write_report(out, content, page_details(scored[0], rows, dataset))
     for sentence, count in rows.excluded.items():
         note(f"left out: {count} {sentence}")
     if left_out and options.baselines:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_interval, format_metric, format_spread, metric_title
+from setclip_cli.evaluation.report import REPORT_NAME
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
@@ -24,10 +25,14 @@ _PLURALS = {"protein": "proteins", "image": "images", "caption": "captions"}
 Content = dict[str, Any]
 
 
-def write_pages(out: Path, content: Content, details: PageDetails) -> None:
-    """Writes report.html and report.md."""
-    atomic.write_text(out / "report.html", html_page(content, details))
-    atomic.write_text(out / "report.md", markdown_note(content))
+def write_report(out: Path, content: Content, details: PageDetails) -> None:
+    """Writes report.html, report.md and report.json, all or none. report.json marks the REPORT as whole."""
+    files = {
+        "report.html": html_page(content, details),
+        "report.md": markdown_note(content),
+        REPORT_NAME: atomic.json_text(content),
+    }
+    atomic.write_texts({out / name: text for name, text in files.items()})
 
 
 def summary_sentences(content: Content) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from setclip_cli.console import progress
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
-from setclip_cli.files.cache import cache_folder
+from setclip_cli.files.cache import cache_place, if_cache_takes_it
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
@@ -60,12 +60,11 @@ def frozen_features(
     Raises:
         SetClipError: a shard is damaged, or a row cannot be read by the backbone.
     """
-    folder = cache_dir or cache_folder()
     tables, parts, counts = [], [], [0, 0, 0]
     shards = dataset.shards(modality, split)
     for shard in progress(shards, label=f"{modality} features", unit="shard"):
         tables.append(dataset.read(shard, ["id", backbone.column]))
-        path = folder / "features" / f"{_key(backbone, shard)}.safetensors"
+        path = cache_place("features", f"{_key(backbone, shard)}.safetensors", cache_dir=cache_dir)
         found = _cached(path, rows=shard.rows, dim=backbone.dim)
         if found is None:
             found = _compute(backbone, tables[-1], shard)
@@ -89,10 +88,9 @@ def augmented_features(
     Raises:
         SetClipError: a shard is damaged, or a row cannot be read by the backbone.
     """
-    folder = cache_dir or cache_folder()
     parts = []
     for shard in dataset.shards(modality, split):
-        path = folder / "features" / f"{_key(backbone, shard)}-view-{view}.safetensors"
+        path = cache_place("features", f"{_key(backbone, shard)}-view-{view}.safetensors", cache_dir=cache_dir)
         found = _cached(path, rows=shard.rows, dim=backbone.dim)
         if found is None:
             table = dataset.read(shard, ["id", backbone.column])
@@ -159,5 +157,5 @@ def _cached(path: Path, *, rows: int, dim: int) -> tuple[Tensor, list[int]] | No
 
 
 def _store(path: Path, features: Tensor, counts: list[int]) -> None:
-    with atomic.atomic_path(path) as temporary:
+    with if_cache_takes_it(), atomic.atomic_path(path, needs=features.nbytes) as temporary:
         save_file({"features": features, "counts": torch.tensor(counts)}, temporary)

@@ -19,7 +19,7 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.console import progress
 from setclip_cli.errors import UsageError
 from setclip_cli.files import atomic
-from setclip_cli.files.cache import cache_folder
+from setclip_cli.files.cache import cache_place, if_cache_takes_it
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +129,7 @@ def choose_layers(
     ways = [recipe.towers[modality].layer for modality in modalities]
     known = [[backbone.identity for backbone in backbones], ways, shards, ids, NEIGHBOURS]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-    path = (cache_dir or cache_folder()) / "layers" / f"{key}.json"
+    path = cache_place("layers", f"{key}.json", cache_dir=cache_dir)
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         return LayerChoice(**{**found, "layers": tuple(found["layers"]), "of": tuple(found["of"])})
@@ -151,7 +151,8 @@ def choose_layers(
         last_similarity=float(similarity[-1, -1]),
         pairs=len(chosen),
     )
-    atomic.write_json(path, choice.as_json())
+    with if_cache_takes_it():
+        atomic.write_json(path, choice.as_json())
     return choice
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from setclip_cli.files import atomic
-from setclip_cli.files.cache import cache_folder
+from setclip_cli.files.cache import cache_place, if_cache_takes_it
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 class RawRows:
     """One column of a split, in the order of the shards. Reading a row reads nothing else from the disk."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = pa.memory_map(str(path))
-        self._table = pa.ipc.open_file(self._file).read_all()  # maps, reads nothing yet
-        self._column = self._table.column(0)
+    def __init__(self, table: pa.Table) -> None:
+        self._column = table.column(0)
 
     def __len__(self) -> int:
         return len(self._column)
@@ -43,16 +41,16 @@ class RawRows:
 def open_raw_rows(
     dataset: Dataset, modality: Modality, split: str, column: str, *, cache_dir: Path | None = None
 ) -> RawRows:
-    """Opens the rows of a split. The first time, they are copied to the cache.
+    """Opens the rows of a split. The first time, they are copied to the cache; if it takes nothing, to memory.
 
     Args:
         cache_dir: Default ``$SETCLIP_CACHE``, else ``~/.cache/setclip``.
     """
     shards = dataset.shards(modality, split)
     key = hashlib.sha256(":".join([column, *(shard.sha256 for shard in shards)]).encode()).hexdigest()
-    path = (cache_dir or cache_folder()) / "items" / f"{key}.arrow"
+    path = cache_place("items", f"{key}.arrow", cache_dir=cache_dir)
     if not path.exists():
-        with atomic.atomic_path(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        with if_cache_takes_it(), atomic.atomic_path(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
             writer: pa.RecordBatchFileWriter | None = None
             for shard in shards:
                 table = dataset.read(shard, [column])
@@ -60,4 +58,6 @@ def open_raw_rows(
                 writer.write_table(table, max_chunksize=1024)
             if writer is not None:
                 writer.close()
-    return RawRows(path)
+    if not path.exists():
+        return RawRows(pa.concat_tables([dataset.read(shard, [column]) for shard in shards]))
+    return RawRows(pa.ipc.open_file(pa.memory_map(str(path))).read_all())  # maps, reads nothing yet

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from setclip_cli.errors import UsageError
+from setclip_cli.console import note
+from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.files.leftovers import remove_leftovers
+from setclip_cli.files.write_errors import WriteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OTHER_CACHE = "set SETCLIP_CACHE to a folder that you can write to"
 
 
 def cache_folder() -> Path:
@@ -15,14 +26,67 @@ def cache_folder() -> Path:
     Raises:
         SetClipError: it is a file, or it cannot be made or written to.
     """
-    setting = os.environ.get("SETCLIP_CACHE")
-    folder = Path(setting or "~/.cache/setclip").expanduser()
-    shown = f"SETCLIP_CACHE={setting}" if setting else f"{folder} (the cache)"
+    folder = _named_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            pass
     except OSError as error:
-        is_file = isinstance(error, FileExistsError | NotADirectoryError)
-        found = "is a file, or is inside a file" if is_file else f"cannot be written to ({error.strerror})"
-        raise UsageError(f"{shown}: {found}", fix="set SETCLIP_CACHE to a folder that you can write to") from error
+        raise SetClipError(f"{_shown()}: cannot be written to ({error.strerror})", fix=_OTHER_CACHE) from error
+    _clean(folder)
+    return folder
+
+
+def cache_place(kind: str, name: str, *, cache_dir: Path | None = None) -> Path:
+    """Where the cache keeps a file. A command reads it if it is there, and writes it in a block of `if_cache_takes_it`.
+
+    Args:
+        kind: Name of a folder in the cache.
+        name: The file's name there.
+        cache_dir: In place of ``$SETCLIP_CACHE``.
+
+    Raises:
+        SetClipError: exit code 2; the cache is a file.
+    """
+    folder = cache_dir or _named_folder()
+    if folder.is_dir():
+        _clean(folder)
+    return folder / kind / name
+
+
+@contextmanager
+def if_cache_takes_it() -> Iterator[None]:
+    """A block that writes a file of the cache. If it cannot be written, a note says so, and the command goes on."""
+    try:
+        yield
+    except WriteError as error:
+        _note_once(f"note: {error.problem}. The command goes on without it; it will be made again each time")
+
+
+def _named_folder() -> Path:
+    folder = Path(os.environ.get("SETCLIP_CACHE") or "~/.cache/setclip").expanduser()
+    nearest = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if nearest.is_file():
+        raise UsageError(f"{_shown()}: is a file, or is inside a file", fix=_OTHER_CACHE)
+    return folder
+
+
+def _shown() -> str:
+    setting = os.environ.get("SETCLIP_CACHE")
+    return f"SETCLIP_CACHE={setting}" if setting else f"{Path('~/.cache/setclip').expanduser()} (the cache)"
+
+
+@lru_cache  # once a process
+def _clean(folder: Path) -> None:
+    remove_leftovers(folder)
+
+
+_noted: set[str] = set()
+
+
+def _note_once(message: str) -> None:
+    """One note for each cache: a command may try to write many files."""
+    shown = _shown()
+    if shown not in _noted:
+        _noted.add(shown)
+        note(f"{message}. Free some space, or {_OTHER_CACHE}")

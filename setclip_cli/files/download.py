@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from setclip_cli import console
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
+from setclip_cli.files.write_errors import WriteError, writing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,29 +57,45 @@ class _BrokenOffError(ConnectionError):
     """A transfer stopped early; the next attempt resumes it."""
 
 
-def fetch_all(wanted: Sequence[Wanted], folder: Path) -> list[Path]:
+class _StoppedError(Exception):
+    """The command ends, so this transfer does too."""
+
+
+def fetch_all(wanted: Sequence[Wanted], folder: Path, *, setting: str = "SETCLIP_CACHE") -> list[Path]:
     """Fetches the files that are missing. A file that was verified before is not read again.
+
+    If one file cannot be fetched, or the command is interrupted, the other transfers stop too; the next call resumes
+    them.
+
+    Args:
+        setting: The environment variable that names another folder; a message about a full disk tells it.
 
     Raises:
         SetClipError: no address gave the file, its size or hash is wrong, or the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        missing = [file for file in wanted if not is_whole(file, folder)]
-        known = sum(file.bytes or 0 for file in missing)
-        bar: tqdm[object] = console.progress((), total=known or None, label="download", unit="B")
-        bar.unit_scale = True
-        with bar, ThreadPoolExecutor(PARALLEL) as pool:
-            for path in pool.map(lambda file: _fetch(file, folder, bar), missing):
-                console.note(f"fetched {path}")
-    except OSError as error:
-        raise SetClipError(
-            f"{error.filename or folder}: cannot be written ({error.strerror})",
-            fix="free some space, or set SETCLIP_CACHE to another folder; then the download is resumed",
-        ) from error
-    for file in wanted:
-        verify(file, folder / file.name)
+        atomic.make_folder(folder)
+        _fetch_missing([file for file in wanted if not is_whole(file, folder)], folder)
+        for file in wanted:
+            verify(file, folder / file.name)
+    except WriteError as error:
+        raise error.with_fix(f"{setting} can name another folder; a download is resumed") from error
     return [folder / file.name for file in wanted]
+
+
+def _fetch_missing(missing: Sequence[Wanted], folder: Path) -> None:
+    known = sum(file.bytes or 0 for file in missing)
+    bar: tqdm[object] = console.progress((), total=known or None, label="download", unit="B")
+    bar.unit_scale = True
+    stopped = threading.Event()
+    pool = ThreadPoolExecutor(PARALLEL)
+    try:
+        with bar:
+            for path in pool.map(lambda file: _fetch(file, folder, bar, stopped), missing):
+                console.note(f"fetched {path}")
+    finally:
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def is_whole(file: Wanted, folder: Path) -> bool:
@@ -118,17 +137,18 @@ def _read_records(folder: Path) -> dict[str, object]:
         return {}
 
 
-def _fetch(file: Wanted, folder: Path, bar: tqdm[object]) -> Path:
+def _fetch(file: Wanted, folder: Path, bar: tqdm[object], stopped: threading.Event) -> Path:
     failures: list[str] = []
     for url in with_mirrors(file.urls):
         if not url.startswith(("http://", "https://")):
             failures.append(f"{url}: is not an http or https address")
             continue
-        failure = _fetch_from(url, file, folder, bar)
+        failure = _fetch_from(url, file, folder, bar, stopped)
         if failure is None:
             part = folder / f"{file.name}.part"
-            part.replace(folder / file.name)
-            (folder / f"{file.name}.part.etag").unlink(missing_ok=True)
+            with writing(part):
+                part.replace(folder / file.name)
+            atomic.remove_file(folder / f"{file.name}.part.etag")
             return folder / file.name
         failures.append(f"{url}: {failure}")
     raise SetClipError(
@@ -150,7 +170,7 @@ def with_mirrors(urls: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*mirrored, *urls]))
 
 
-def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object]) -> str | None:
+def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object], stopped: threading.Event) -> str | None:
     """Tries one address. Returns None when the file is whole and right, else the reason."""
     part = folder / f"{file.name}.part"
     attempts = 0
@@ -158,13 +178,13 @@ def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object]) -> str 
     while attempts < ATTEMPTS:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _transfer(url, file, part, bar)
+            _transfer(url, file, part, bar, stopped)
         except urllib.error.HTTPError as error:
             failure = f"HTTP {error.code} {error.reason}"
             if error.code < 500 and error.code not in (408, 416, 429):
                 return failure
             if error.code == 416:  # the part is longer than the file is now
-                part.unlink(missing_ok=True)
+                atomic.remove_file(part)
         except (
             _BrokenOffError,
             urllib.error.URLError,
@@ -176,12 +196,14 @@ def _fetch_from(url: str, file: Wanted, folder: Path, bar: tqdm[object]) -> str 
         else:
             wrong = _difference(file, part)
             if wrong is not None:
-                part.unlink(missing_ok=True)
+                atomic.remove_file(part)
             return wrong
         came = (part.stat().st_size if part.exists() else 0) > before
         attempts = 0 if came else attempts + 1
         if attempts < ATTEMPTS:
             time.sleep(min(0.1 * 2**attempts, 5.0))
+        if stopped.is_set():
+            raise _StoppedError
     return failure
 
 
@@ -198,7 +220,7 @@ def _difference(file: Wanted, path: Path) -> str | None:
     return None
 
 
-def _transfer(url: str, file: Wanted, part: Path, bar: tqdm[object]) -> None:
+def _transfer(url: str, file: Wanted, part: Path, bar: tqdm[object], stopped: threading.Event) -> None:
     """One request for the rest of the file, or for all of it if the server does not resume or the file has changed."""
     tag_path = part.with_name(f"{part.name}.etag")
     start = part.stat().st_size if part.exists() else 0
@@ -213,18 +235,28 @@ def _transfer(url: str, file: Wanted, part: Path, bar: tqdm[object]) -> None:
         )
         tag = response.headers.get("ETag")
         if tag and not tag.startswith("W/"):
-            tag_path.write_text(tag)
+            with writing(tag_path):
+                tag_path.write_text(tag)
         else:
-            tag_path.unlink(missing_ok=True)
+            atomic.remove_file(tag_path)
         length = response.headers.get("Content-Length")
         expected = (start if resumed else 0) + int(length) if length and length.isdecimal() else None
         size = start if resumed else 0
-        with part.open("ab" if resumed else "wb") as target:
-            while block := response.read(_BLOCK_BYTES):
+        with _open_part(part, "ab" if resumed else "wb") as target:
+            while block := response.read1(_BLOCK_BYTES):  # what is there; `read` would wait for a whole block
+                if stopped.is_set():
+                    raise _StoppedError
                 size += len(block)
                 if file.bytes is not None and size > file.bytes:
                     raise _BrokenOffError(f"it is longer than the published {file.bytes:,} bytes")
-                target.write(block)
+                with writing(part, needs=file.bytes):
+                    target.write(block)
                 bar.update(len(block))
     if expected is not None and size < expected:
         raise _BrokenOffError(f"the transfer stopped at {size:,} of {expected:,} bytes")
+
+
+def _open_part(part: Path, mode: Literal["ab", "wb"]) -> io.FileIO:
+    """Without a buffer: what was received is in the file, and closing it writes nothing that could fail."""
+    with writing(part):
+        return part.open(mode, buffering=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files.leftovers import is_temporary
 from setclip_cli.files.lock import LOCK_NAME
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
     """Refuses an output folder that holds other things than the command writes. Nothing is changed.
 
-    A folder is accepted if it is missing, empty, holds only the lock of an earlier run, or holds one of ``marks``.
+    A folder is accepted if it is missing, empty, holds one of ``marks``, or holds only what a killed run may leave: its
+    lock and temporary files.
 
     Args:
         out: The output folder.
@@ -26,7 +28,7 @@ def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
         SetClipError: ``out`` is a file, cannot be read, or holds other things.
     """
     try:
-        names = {path.name for path in out.iterdir()} - {LOCK_NAME}
+        names = {path.name for path in out.iterdir() if path.name != LOCK_NAME and not is_temporary(path.name)}
     except FileNotFoundError:
         return
     except NotADirectoryError:

@@ -25,7 +25,7 @@ from setclip_cli.dataset.dataset import (
     open_dataset,
 )
 from setclip_cli.dataset.modality import MODALITIES
-from setclip_cli.files import atomic, hashes
+from setclip_cli.files import atomic, hashes, leftovers
 from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.batches import rejects_table, write_table
 
@@ -184,11 +184,12 @@ class Contents:
         """Removes half-written files of killed runs, and shards of a source that was read again."""
         listed = {shard.path for shard in self.shards}
         for half_written in [*self.out.glob(".*.tmp"), *self.out.glob("*/.*.tmp")]:
-            half_written.unlink()
+            if leftovers.is_temporary(half_written.name):
+                leftovers.remove(half_written)
         for modality in MODALITIES:
             for path in (self.out / modality).glob("*-[0-9][0-9][0-9][0-9][0-9].parquet"):
                 if f"{modality}/{path.name}" not in listed:
-                    path.unlink()
+                    atomic.remove_file(path)
 
 
 def is_same_source(entry: dict[str, Any], described: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.files.lock import exclusive
 from setclip_cli.files.shipped import named
 from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS, build_dataset
 from setclip_cli.ingest.options import IngestOptions
@@ -62,7 +63,8 @@ def ingest(
     if options.croissant:
         from setclip_cli.dataset.croissant import write_croissant
 
-        write_croissant(out)
+        with exclusive(out):
+            write_croissant(out)
     return result
 
 

@@ -8,9 +8,7 @@ DATASET/.ingest/rejects-*.parquet
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from setclip_cli.dataset.dataset import INDEX_NAME, WORK_NAME, Shard
-from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_json, signed, unsigned, write_document
 from setclip_cli.files.folders import refuse_foreign
@@ -109,10 +106,8 @@ class Progress:
 
     def add(self, batch: WrittenBatch) -> None:
         """Adds a batch whose shards are on disk."""
-        with self._journal.open("a") as journal:
+        with atomic.appending(self._journal) as journal:
             journal.write(_line(batch))
-            journal.flush()
-            os.fsync(journal.fileno())
         self._batches.append(batch)
         self._used += 1
 
@@ -138,24 +133,5 @@ def locked(out: Path) -> Iterator[Path]:
         SetClipError: the folder is a file, holds other things, cannot be written, or another process writes to it.
     """
     refuse_foreign(out, "a DATASET folder", (INDEX_NAME, WORK_NAME))
-    try:
-        with exclusive(out):
-            work = out / WORK_NAME
-            work.mkdir(exist_ok=True)
-            yield work
-    except OSError as error:
-        raise write_error(out, error) from error
-
-
-def write_error(out: Path, error: OSError) -> SetClipError:
-    """The error for the user when a folder cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return SetClipError(
-            f"{out}: the disk is full ({os.strerror(error.errno)}); only whole shards were kept",
-            fix="free some space and run the same command again: it continues where it stopped",
-        )
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return SetClipError(
-        f"{error.filename or out}: cannot be written ({reason})",
-        fix=f"choose another {argument('out')}, or change its permissions",
-    )
+    with exclusive(out):
+        yield atomic.make_folder(out / WORK_NAME)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from setclip_cli.errors import SetClipError
+from setclip_cli.files.write_errors import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,7 +105,7 @@ def _root(parents: NDArray[np.int64], index: int) -> int:
 def _linclust(program: str, proteins: Iterable[tuple[str, str]]) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="setclip-clusters-") as folder:
         fasta, ids = Path(folder, "all.fasta"), []
-        with fasta.open("w") as file:
+        with writing(fasta), fasta.open("w") as file:
             for number, (identifier, sequence) in enumerate(proteins):
                 ids.append(identifier)
                 file.write(f">{number}\n{sequence}\n")

@@ -24,6 +24,7 @@ from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.evaluation.report import Report, read_report
 from setclip_cli.files.folders import refuse_foreign
+from setclip_cli.files.lock import exclusive
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.quickstart.source import SPLITS, write_source
@@ -56,20 +57,21 @@ def quickstart(out: str | Path) -> QuickstartResult:
     """Runs all steps under ``out``.
 
     Raises:
-        SetClipError: the packages of the demo extra are missing, or ``out`` holds something else.
+        SetClipError: the packages of the demo extra are missing, or ``out`` holds something else or is in use.
     """
     started = time.monotonic()
     out = Path(out)
     refuse_foreign(out, "a quickstart folder", ["source"])
-    dataset = _make_dataset(out / "source", out / "dataset")
-    runs, trained = _align_all(dataset, out / "runs")
-    embedded = embed(runs[0], dataset, out / "embeddings", options=EmbedOptions(split="test"))
-    for line in embedded.summary().splitlines():
-        note(f"embed    {line}")
-    report = read_report(out / "report")
-    if report is None or trained or embedded.made or report.content["setclip_version"] != __version__:
-        report = evaluate(runs, dataset, out / "report", EvaluateOptions(baselines=BASELINES))
-        note(f"evaluate {report.out}: {len(runs)} runs on the test split")
+    with exclusive(out):
+        dataset = _make_dataset(out / "source", out / "dataset")
+        runs, trained = _align_all(dataset, out / "runs")
+        embedded = embed(runs[0], dataset, out / "embeddings", options=EmbedOptions(split="test"))
+        for line in embedded.summary().splitlines():
+            note(f"embed    {line}")
+        report = read_report(out / "report")
+        if report is None or trained or embedded.made or report.content["setclip_version"] != __version__:
+            report = evaluate(runs, dataset, out / "report", EvaluateOptions(baselines=BASELINES))
+            note(f"evaluate {report.out}: {len(runs)} runs on the test split")
     return QuickstartResult(out, report, time.monotonic() - started)
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
+from setclip_cli.files.write_errors import writing
 from setclip_cli.quickstart import maps
 from setclip_cli.quickstart.scenes import SCENES, caption, scene_label
 
@@ -123,9 +124,11 @@ def write_source(folder: Path) -> dict[str, Any]:
     imagery = maps.blue_marble()
     source = choose_places(maps.survey(), imagery)
     for split in SPLITS:
-        (folder / "images" / split).mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(folder / "images" / split)
     for image in source.images:
-        maps.tile(imagery, image.place).save(folder / "images" / image.split / f"{image.name}.png")
+        path = folder / "images" / image.split / f"{image.name}.png"
+        with writing(path):  # SOURCE_NAME, written last, marks them as whole
+            maps.tile(imagery, image.place).save(path)
     _write_csv(folder / "labels.csv", ("id", "label"), ((f"{one.name}.png", one.label) for one in source.images))
     lines = ({"id": one.name, "text": one.text, "label": one.label, "split": one.split} for one in source.captions)
     atomic.write_text(folder / "captions.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))

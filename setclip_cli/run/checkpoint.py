@@ -48,7 +48,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
     header = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, **checkpoint.header}
     save_tensors(path, checkpoint.tensors, header)
     for old in _numbered(folder)[:-keep]:
-        old.unlink()
+        atomic.remove_file(old)
     return path
 
 
@@ -77,7 +77,7 @@ def load(path: Path) -> Checkpoint:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
     """Writes tensors and a JSON header to one safetensors file, atomically; equal content gives equal bytes."""
     ordered = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    with atomic.atomic_path(path) as temporary:
+    with atomic.atomic_path(path, needs=sum(tensor.nbytes for tensor in ordered.values())) as temporary:
         save_file(ordered, temporary, metadata={"setclip": json.dumps(dict(header or {}), sort_keys=True)})
 
 

@@ -157,8 +157,6 @@ def _difference_cell(column: Mapping[str, Any], content: Mapping[str, Any]) -> s
 def write_study(out: Path, content: Mapping[str, Any]) -> None:
     """Writes the plots, study.md and, last, study.json."""
     drawn = study_plots(content)
-    for name, drawing in drawn.items():
-        atomic.write_text(out / name, drawing)
     lines = [
         f"# {content['title']}",
         "",
@@ -171,8 +169,8 @@ def write_study(out: Path, content: Mapping[str, Any]) -> None:
         *(f"![{name.removesuffix('.svg')}]({name})" for name in drawn),
         "",
     ]
-    atomic.write_text(out / "study.md", "\n".join(lines))
-    atomic.write_json(out / "study.json", dict(content))
+    files = {**drawn, "study.md": "\n".join(lines), "study.json": atomic.json_text(dict(content))}
+    atomic.write_texts({out / name: text for name, text in files.items()})
 
 
 def study_plots(content: Mapping[str, Any]) -> dict[str, str]:

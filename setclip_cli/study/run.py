@@ -15,7 +15,9 @@ from typing import Any
 
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
+from setclip_cli.files.lock import exclusive
 from setclip_cli.files.shipped import find
 from setclip_cli.study.planned_runs import plan_runs
 from setclip_cli.study.report import markdown_table, study_content, write_study
@@ -67,15 +69,15 @@ def run_study(study_file: str | Path, dataset: str | Path | Dataset, out: str | 
     planned = plan_runs(study, study_file)
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     refuse_foreign(out, "a study folder", ["scores"])
-    (out / "scores").mkdir(parents=True, exist_ok=True)
-
     folder = StudyFolder(out, study, dataset.root, dataset.identity())
     possible = [run for run in planned if not run.contradiction]
-    missing = [run for run in possible if folder.finished_scores(run) is None]
-    failures = execute_runs(missing, folder, jobs=jobs)
-    scores = {run.name: folder.finished_scores(run) for run in possible if run.name not in failures}
-    content = study_content(study, planned, scores, failures, dataset)
-    write_study(out, content)
+    with exclusive(out):
+        atomic.make_folder(out / "scores")
+        missing = [run for run in possible if folder.finished_scores(run) is None]
+        failures = execute_runs(missing, folder, jobs=jobs)
+        scores = {run.name: folder.finished_scores(run) for run in possible if run.name not in failures}
+        content = study_content(study, planned, scores, failures, dataset)
+        write_study(out, content)
     if failures:
         name, why = next(iter(failures.items()))
         raise SetClipError(

@@ -22,6 +22,7 @@ from setclip_cli.evaluation.evaluation_set import read_evaluation_set
 from setclip_cli.evaluation.model_folders import open_model_folders
 from setclip_cli.evaluation.scoring import point_values
 from setclip_cli.files import atomic
+from setclip_cli.files.write_errors import WriteError
 from setclip_cli.training.align import align
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def train_and_score(run: PlannedRun, folder: StudyFolder, *, threads: int | None
         after, before = embedded_sides(model, dataset, rows, _backbones)
         found = {"after": point_values(*after, rows), "before": point_values(*before, rows) if before else {}}
         atomic.write_json(folder.scores_path(run), {**folder.scored_on(), **found})
+    except WriteError:
+        raise  # the other runs, and the table, cannot be written either
     except SetClipError as error:
         return error.problem
     except Exception as error:  # a bug in one run must not lose hours of the others

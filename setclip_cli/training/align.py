@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.backbones.devices import resolve_device
 from setclip_cli.console import note
 from setclip_cli.dataset.dataset import Dataset, open_dataset
+from setclip_cli.errors import argument
 from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_layers, load_tower_backbone, wants_best
 from setclip_cli.files import atomic
 from setclip_cli.files.lock import exclusive
+from setclip_cli.files.write_errors import InUseError, WriteError
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run import checkpoint
-from setclip_cli.run.folder import METRICS_NAME, RECIPE_NAME, SELECTION_NAME, is_finished
+from setclip_cli.run.folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME, SELECTION_NAME, is_finished
 from setclip_cli.run.model import TUNED_NAME, ModelConfig, TowerConfig, load_config, save_model
 from setclip_cli.run.model_card import model_card
 from setclip_cli.training.build import build_training
@@ -30,6 +32,8 @@ from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from setclip_cli.encoders import Encoder
@@ -82,7 +86,7 @@ def align(
     out = Path(out)
     plan = plan_align(recipe, dataset, out, resume=resume)
     device = resolve_device(recipe.train.device, setting="train.device =")
-    with launched() as group, exclusive(out) if group.main else nullcontext():
+    with _with_resume_in_the_fix(out, resume), launched() as group, exclusive(out) if group.main else nullcontext():
         if is_finished(out, recipe):
             config = load_config(out)
             return AlignResult(out, config.method, config.pairs, 0, None, reused=True, wall_s=0.0)
@@ -135,6 +139,17 @@ def align(
         group.wait()
     wall_s = time.monotonic() - started
     return AlignResult(out, recipe.method, len(pairs), steps, resumed_from, reused=False, wall_s=wall_s)
+
+
+@contextmanager
+def _with_resume_in_the_fix(out: Path, resume: bool) -> Iterator[None]:
+    """A RUN that cannot be written to the end, on a full disk for instance, goes on only if it is asked to."""
+    try:
+        yield
+    except WriteError as error:
+        if resume or isinstance(error, InUseError) or checkpoint.latest(out / CHECKPOINTS_NAME) is None:
+            raise
+        raise error.with_fix(f"add {argument('resume')}") from error
 
 
 def _save(

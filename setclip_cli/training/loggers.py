@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
+from setclip_cli.files.write_errors import writing
 from setclip_cli.run.folder import METRICS_NAME
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ class RunLog:
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step] if step else []
         atomic.write_text(path, "".join(kept))
         self._loggers = [_LOGGERS[name](run, step, recipe) for name in loggers]
-        self._metrics = path.open("a", encoding="utf-8")
+        self._path = path
+        with writing(path):
+            self._metrics = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, float]) -> None:
-        self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+        with writing(self._path):
+            self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
         values = {name: value for name, value in record.items() if name != "step"}
         for logger in self._loggers:
             logger.write(int(record["step"]), values)
@@ -61,12 +65,14 @@ class RunLog:
 
     def flush(self) -> None:
         """Call it before a checkpoint: a checkpoint at step n needs n lines."""
-        self._metrics.flush()
+        with writing(self._path):
+            self._metrics.flush()
         for logger in self._loggers:
             logger.flush()
 
     def close(self) -> None:
-        self._metrics.close()
+        with writing(self._path):
+            self._metrics.close()
         for logger in self._loggers:
             logger.close()
 
@@ -77,21 +83,27 @@ class TensorBoard(Logger):
     def __init__(self, run: Path, step: int, _recipe: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(run / TENSORBOARD_NAME), purge_step=step + 1 if step else None)
+        self._folder = run / TENSORBOARD_NAME
+        with writing(self._folder):
+            self._board = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with writing(self._folder):
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
-        self._board.add_histogram("density_gap/rows", gaps, step)
-        self._board.add_image("map", _map(left, right), step)
+        with writing(self._folder):
+            self._board.add_histogram("density_gap/rows", gaps, step)
+            self._board.add_image("map", _map(left, right), step)
 
     def flush(self) -> None:
-        self._board.flush()
+        with writing(self._folder):
+            self._board.flush()
 
     def close(self) -> None:
-        self._board.close()
+        with writing(self._folder):
+            self._board.close()
 
 
 class WeightsAndBiases(Logger):

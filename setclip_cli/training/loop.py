@@ -12,6 +12,7 @@ import torch
 
 from setclip_cli.console import note, progress
 from setclip_cli.errors import SetClipError, first_line
+from setclip_cli.files.write_errors import WriteError
 from setclip_cli.run import checkpoint
 from setclip_cli.run.checkpoint import Checkpoint
 from setclip_cli.run.folder import CHECKPOINTS_NAME
@@ -83,6 +84,8 @@ def run_steps(
         except (KeyboardInterrupt, SystemExit):
             save()
             note(f"stopped after step {training.taken} of {training.steps}; the same command with --resume goes on")
+            raise
+        except WriteError:
             raise
         except SetClipError as error:  # a loss that is not finite: the state is that of the step before
             raise SetClipError(error.problem, fix=f"{error.fix}; {save()} holds the last good step") from error

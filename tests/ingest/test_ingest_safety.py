@@ -215,7 +215,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_partial_shard(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(SetClipError, match=r"out: the disk is full .*only whole shards were kept"):
+        with pytest.raises(SetClipError, match=r"the disk is full: .* bytes are free"):
             ingest([source], tmp_path / "out", IngestOptions(modality="protein"), shard_rows=50)
     assert not list((tmp_path / "out").rglob("*.tmp"))
     for shard in (tmp_path / "out/protein").iterdir():
@@ -224,7 +224,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_partial_shard(
     verify(tmp_path / "out")
 
 
-def test_a_file_size_limit_is_met_as_a_full_disk_is(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_named(tmp_path: Path) -> None:
     source = tmp_path / "a.fasta"
     source.write_text(
         "".join(
@@ -242,8 +242,8 @@ def test_a_file_size_limit_is_met_as_a_full_disk_is(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "SetClipError" in limited.stderr
-    assert "the disk is full" in limited.stderr
+    assert "WriteError" in limited.stderr
+    assert "train-00000.parquet: a file may not be so large here: the file needs more than" in limited.stderr
     assert not (tmp_path / "out/dataset.json").exists()
 
 
