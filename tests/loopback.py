@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
+import threading
+import time
 from collections import Counter
 
 CONTENT = bytes(range(256)) * 4000
@@ -21,6 +24,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.break_after = 10**9  # bytes sent in one answer
         self.ranges = True
         self.tag = '"one"'
+        self.redirects: dict[str, str] = {}  # path -> Location
+        self.headers: dict[str, str] = {}  # sent with each file, instead of our own ones of that name
+        self.received: list[dict[str, str]] = []  # headers of each request
+        self.endless_headers = threading.Event()  # set it to get a header that never ends
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -34,6 +41,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.asked.append((self.path, wanted))
+        self.server.received.append(dict(self.headers))
+        if self.server.endless_headers.is_set():
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            with contextlib.suppress(OSError):
+                while self.server.endless_headers.is_set():
+                    self.wfile.write(b"a")
+                    time.sleep(0.01)
+            self.close_connection = True
+            return
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.end_headers()
+            return
         if self.server.failures[self.path] > 0:
             self.server.failures[self.path] -= 1
             self.send_error(503)
@@ -51,9 +72,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
-        if self.server.tag:
-            self.send_header("ETag", self.server.tag)
+        given = {"Content-Length": str(len(content) - start), "ETag": self.server.tag, **self.server.headers}
+        for name, value in given.items():
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content[start : start + self.server.break_after])
         if len(content) - start > self.server.break_after:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.weights import Kind, Location, Spec
 
 HUB_TIMEOUT_S = 5
+MAX_WEIGHTS_BYTES = 100_000_000_000
 _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a sentence-transformers repository
 
 
@@ -60,7 +61,8 @@ def _fetch_checkpoint(url: str) -> Path:
         SetClipError: the address cannot be reached; the next try continues what was downloaded.
         ValueError: the finished file is damaged; it is removed.
     """
-    [path] = fetch_all([Wanted(url.rsplit("/", 1)[-1], (url,))], esm_cache(), setting="TORCH_HOME")
+    file = Wanted(url.rsplit("/", 1)[-1], (url,))
+    [path] = fetch_all([file], esm_cache(), setting="TORCH_HOME", max_bytes=MAX_WEIGHTS_BYTES)
     damaged = None if path.stat().st_size else "it is empty"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

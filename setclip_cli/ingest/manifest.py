@@ -134,7 +134,7 @@ def ingest_manifest(path: Path, out: Path, options: IngestOptions) -> IngestResu
         SetClipError: as ``load_manifest``, ``fetch_all`` and ``ingest`` do.
     """
     manifest = load_manifest(path)
-    folder = _obtained(path, manifest, None if options.from_folder is None else Path(options.from_folder))
+    folder = _obtained(path, manifest, options)
     record = {"name": path.name, "sha256": sha256_of(path), **manifest.model_dump(mode="json", exclude_none=True)}
     for number, part in enumerate(manifest.parts, 1):
         last = number == len(manifest.parts)
@@ -157,7 +157,8 @@ def ingest_manifest(path: Path, out: Path, options: IngestOptions) -> IngestResu
     return result
 
 
-def _obtained(path: Path, manifest: Manifest, from_folder: Path | None) -> Path:
+def _obtained(path: Path, manifest: Manifest, options: IngestOptions) -> Path:
+    from_folder = None if options.from_folder is None else Path(options.from_folder)
     wanted = [Wanted(file.name, tuple(file.urls), file.bytes, file.sha256, file.md5) for file in manifest.files]
     folder = from_folder or downloads_folder(path)
     missing = [file for file in wanted if not (folder / file.name).is_file() and (from_folder or not file.urls)]
@@ -169,7 +170,7 @@ def _obtained(path: Path, manifest: Manifest, from_folder: Path | None) -> Path:
             fix=f"{how}; put the files into a folder and give it as {argument('from_folder', '--from')}",
         )
     if from_folder is None:
-        fetch_all(wanted, folder)
+        fetch_all(wanted, folder, max_bytes=options.max_bytes)
     else:
         for file in wanted:
             verify(file, folder / file.name, remember=False)  # write nothing into the user's folder

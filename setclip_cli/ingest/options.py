@@ -138,6 +138,15 @@ class IngestOptions(SourceSettings):
             parse=Path,
         ),
     ] = None
+    max_bytes: Annotated[
+        int | None,
+        Flag(
+            "Manifests: download no file of more bytes than this (default: the published size, or 20,000,000,000 if "
+            "none is published).",
+            metavar="N",
+            least=1,
+        ),
+    ] = None
     croissant: Annotated[
         bool, Flag("Also write croissant.json, which describes the DATASET to other programs.", name="--croissant")
     ] = False
