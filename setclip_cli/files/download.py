@@ -293,8 +293,9 @@ class _Fetch:
         headers = {"User-Agent": "setclip", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-            if self._tag.exists():
-                headers["If-Range"] = self._tag.read_text()
+            known = self._tag.read_text(errors="replace") if self._tag.exists() else ""
+            if _TAG.fullmatch(known):
+                headers["If-Range"] = known
         with open_url(url, headers, timeout=TIMEOUT_S) as response:
             self._check_encoding(response)
             resumed = response.status == 206 and str(response.headers.get("Content-Range", "")).startswith(

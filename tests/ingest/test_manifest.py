@@ -107,6 +107,19 @@ def test_a_manifest_is_followed_from_download_to_dataset(
     assert len(open_dataset(tmp_path / "out").index.manifests) == 1
 
 
+def test_a_file_over_the_users_cap_is_not_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
+    words = ["ingest", str(publish(server, tmp_path)), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*words, "--max-bytes", "10"])
+    assert result.exit_code == 3
+    assert "bytes, as published, and at most 10 are fetched" in result.stderr
+    assert "--max-bytes" in result.stderr.splitlines()[1]
+    assert (server.asked, (tmp_path / "out").exists()) == ([], False)
+    assert CliRunner().invoke(app, [*words, "--max-bytes", "0"]).exit_code == 2
+
+
 def test_from_a_folder_nothing_is_fetched_everything_is_verified_and_nothing_is_written_there(
     server: Server,
     tmp_path: Path,
