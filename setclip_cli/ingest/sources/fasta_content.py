@@ -112,7 +112,10 @@ def without_comments(residues: bytes) -> bytes:
 
 def are_nucleotides(letters: bytes) -> bool:
     """Whether the letters of one record read as nucleotides (see the rule above)."""
-    return len(letters) >= LEAST_LETTERS and _share(letters) >= 0.95 and _has_all_bases(letters.upper(), 1)
+    start = letters[: max(64, len(letters) // 8)]  # of nearly every protein, this says enough
+    if len(letters) < LEAST_LETTERS or len(start.translate(None, _NUCLEOTIDES)) > 0.05 * len(letters):
+        return False
+    return _share(letters) >= 0.95 and _has_all_bases(letters.upper(), 1)
 
 
 def _are_together(letters: bytes, least: int) -> bool:

@@ -36,11 +36,11 @@ _NAME_AND_ORGANISM = r"(?P<name>.*?)\s*(?:\[(?P<organism>[^\[\]=]+)\])?\s*$"
 ID_RULES = tuple(
     Rule(dialect, re.compile(pattern))
     for dialect, pattern in (
+        ("UniProt", r"(?:sp|tr|up)\|(?P<id>[^|\s]*)\|[^|\s]*(?=\s|$)"),
         ("RCSB", rf"(?P<id>{_PDB}_\w+)\|Chains?\s[^|]*(?:\|(?P<name>[^|]*))?(?:\|(?P<organism>[^|(]*))?"),
         ("PDB before 2020", rf"(?P<id>{_PDB}):(?P<chain>\w+)\|PDBID\|CHAIN\|SEQUENCE(?P<name>)"),
         ("PDB entry and chain", rf"(?P<id>{_PDB})\s+[Cc]hain[\s:]\s*(?P<chain>\w+)\b[,:]?\s*{_NAME_AND_ORGANISM}"),
         ("PDB in NCBI form", rf"(?:gi\|\d+\|)?pdb\|(?P<id>{_PDB})\|(?P<chain>\w+)"),
-        ("UniProt", r"(?:sp|tr|up)\|(?P<id>[^|\s]*)\|[^|\s]*(?=\s|$)"),
         ("UniProt in NCBI form", r"gi\|\d+\|(?:sp|tr)\|(?P<id>[^|\s]+)\|"),
         ("NCBI", r"(?:gi\|\d+\|)?(?:ref|gb|emb|dbj|pir|prf|pdb|pat|lcl|tpg|tpe|tpd|gnl\|[^|\s]+)\|(?P<id>[^|\s]+)"),
         ("PIR", r"(?:P1|F1);(?P<id>\S+)(?:\s+(?P<name>.*?)(?:\s+-\s+(?P<organism>[^-]*))?)?$"),
@@ -84,6 +84,9 @@ def identify(line: str) -> tuple[str, str]:
     if "\x01" in first:  # NCBI joins the headers of equal proteins with this character
         first = first.partition("\x01")[0]
     if "|" in first or ":" in first or ";" in first or (first[0].isdigit() and "hain" in line):  # else no rule fits
+        parts = first.split("|")
+        if len(parts) == 3 and parts[0] in ("sp", "tr"):  # as the rule for UniProt says; most headers are of this form
+            return parts[1], words[1].rstrip() if len(words) == 2 else ""
         for _, pattern in ID_RULES:
             if found := pattern.match(line):
                 return _joined(found), _after(found, words)
@@ -91,12 +94,11 @@ def identify(line: str) -> tuple[str, str]:
 
 
 def _joined(found: re.Match[str]) -> str:
-    groups = found.groupdict()
-    return f"{groups['id']}_{groups['chain']}" if groups.get("chain") else str(groups["id"])
+    return f"{found['id']}_{found['chain']}" if "chain" in found.re.groupindex else found["id"]
 
 
 def _after(found: re.Match[str], words: list[str]) -> str:
-    if found["id"] != words[0] and words[0].startswith(f"{found['id']}|"):  # RCSB: the names after the bar have spaces
+    if words[0].startswith(f"{found['id']}|"):  # RCSB: the names after the bar have spaces
         return found.string[found.end("id") + 1 :].rstrip()
     return words[1].rstrip() if len(words) == 2 else ""
 

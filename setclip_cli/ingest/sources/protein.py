@@ -104,23 +104,20 @@ class Fasta(Reader):
             header = line[1:].decode()
         except UnicodeDecodeError:
             return "", Reject(location, "header is not UTF-8")
-        repairs: tuple[str, ...] = ()
-        if b";" in residues or b"#" in residues:
-            shorter = without_comments(residues)
-            repairs = ("lines of comments dropped",) if shorter != residues else ()
-            residues = shorter
         if ";" in header[:3] or "mol:" in header:
             if is_nucleic(header):
                 return "", Reject(location, "nucleotides, not amino acids: as its header says")
             if is_pir(header):
                 title, _, residues = residues.partition(b"\n")
-                if not residues.rstrip().endswith(b"*"):
+                if not without_comments(residues).rstrip().endswith(b"*"):
                     return "", Reject(location, "PIR record without '*' at its end, so that its title may be residues")
                 header = f"{header.rstrip()} {title.decode('utf-8', 'replace')}"
         accession, description = identify(header)
         record = protein_record(accession, residues, description, location)
-        if repairs and isinstance(record, Record):
-            record = record._replace(repairs=(*record.repairs, *repairs))
+        if isinstance(record, Reject) and (b";" in residues or b"#" in residues):
+            record = protein_record(accession, without_comments(residues), description, location)
+            if isinstance(record, Record):
+                record = record._replace(repairs=(*record.repairs, "lines of comments dropped"))
         return header, record
 
 
