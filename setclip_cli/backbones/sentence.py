@@ -21,6 +21,7 @@ from setclip_cli.backbones.devices import autocast, pinned
 from setclip_cli.backbones.pooling import AttentionPooledText
 from setclip_cli.backbones.tensors import identity_of
 from setclip_cli.errors import SetClipError, UsageError, first_line
+from setclip_cli.files.recognize import refuse_stand_ins_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,6 +154,7 @@ def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone
                     f"{modules}: module {module['type']!r} is not code of sentence-transformers, so it is not run",
                     fix="choose a model made of sentence-transformers' own modules",
                 )
+        refuse_stand_ins_in(folder)
         model = _load(folder, seed=0)
         if _lacks_tensors(folder, model) and _features_differ(model, _load(folder, seed=1)):
             raise ValueError("its features depend on tensors that its weights file lacks")

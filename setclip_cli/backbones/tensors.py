@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from setclip_cli.errors import SetClipError, first_line
+from setclip_cli.files.recognize import refuse_stand_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,7 @@ def read_checkpoint(path: Path) -> Any:
         SetClipError: the file is damaged or of another format, or loading it would run code.
     """
     try:
+        refuse_stand_in(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         # ESM-2 checkpoints keep their settings in a Namespace, which is plain data. The warnings are about old pickles.

@@ -12,9 +12,7 @@ from typing import NamedTuple
 from setclip_cli.errors import SetClipError
 
 HEAD_BYTES = 512
-_HTML = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head|body|script|title)\b", re.I | re.S
-)
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head)\b", re.I | re.S)
 _AGAIN = "download or copy the file again"
 
 
@@ -33,6 +31,10 @@ HTML_PAGE = Recognized(
     "download the file again; the page may be an error or a log-in page, so open it in a browser to see",
 )
 EMPTY = Recognized("an empty file", _AGAIN)
+ZIP = Recognized("a zip file", "unzip it, or let its name end in .zip if it holds images or captions")
+EMPTY_ZIP = Recognized("an empty zip file", _AGAIN)
+PARQUET = Recognized("a Parquet file", "let its name end in .parquet")
+TAR = Recognized("a tar archive", "let its name end in .tar if it holds images or captions, or unpack it")
 
 _MAGICS: tuple[tuple[bytes, Recognized], ...] = (
     (b"\x1f\x8b", Recognized("a gzip file", "gunzip it, or let its name end in .gz")),
@@ -41,9 +43,9 @@ _MAGICS: tuple[tuple[bytes, Recognized], ...] = (
     (b"\xfd7zXZ\0", Recognized("an xz file", "unxz it")),
     (b"7z\xbc\xaf\x27\x1c", Recognized("a 7z archive", "unpack it with 7z x")),
     (b"Rar!\x1a\x07", Recognized("a RAR archive", "unpack it with unrar x")),
-    (b"PK\x03\x04", Recognized("a zip file", "unzip it, or let its name end in .zip if it holds images")),
-    (b"PK\x05\x06", Recognized("an empty zip file", _AGAIN)),
-    (b"PAR1", Recognized("a Parquet file", "let its name end in .parquet")),
+    (b"PK\x03\x04", ZIP),
+    (b"PK\x05\x06", EMPTY_ZIP),
+    (b"PAR1", PARQUET),
     (b"ARROW1", Recognized("an Arrow file", "write it as Parquet with pyarrow")),
     (b"\x89HDF\r\n\x1a\n", Recognized("an HDF5 file", "write its content as Parquet, or as image files")),
     (b"\x93NUMPY", Recognized("a NumPy file", "write its content as Parquet, or as image files")),
@@ -64,8 +66,19 @@ def recognize(head: bytes) -> Recognized | None:
     if _HTML.match(head):
         return HTML_PAGE
     if head[257:262] == b"ustar":
-        return Recognized("a tar archive", "let its name end in .tar if it holds images or captions")
-    return next((found for magic, found in _MAGICS if head.startswith(magic)), None)
+        return TAR
+    return None if is_text(head) else next((found for magic, found in _MAGICS if head.startswith(magic)), None)
+
+
+def is_text(head: bytes) -> bool:
+    """Whether the start of a file is UTF-8 without control characters, as no binary format is."""
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else a letter of several bytes is cut at the end
+            return False
+        text = head[: error.start].decode()
+    return not any(letter < " " and letter not in "\t\n\r\f\v" for letter in text)
 
 
 def head_of(path: Path) -> bytes:
@@ -74,15 +87,15 @@ def head_of(path: Path) -> bytes:
         return file.read(HEAD_BYTES)
 
 
-def refuse_stand_in(path: Path, head: bytes | None = None) -> None:
-    """Refuses a file that only stands for another one: a Git LFS pointer, an HTML page or an empty file.
+def refuse_stand_in(path: Path) -> None:
+    """Refuses a file that only stands for another one: a Git LFS pointer or an HTML page.
 
     Raises:
         SetClipError: it is one; the message names it and says what helps.
-        OSError: the file cannot be read (only if ``head`` is not given).
+        OSError: the file cannot be read.
     """
-    found = recognize(head_of(path) if head is None else head)
-    if found in (LFS_POINTER, HTML_PAGE, EMPTY):
+    found = recognize(head_of(path))
+    if found in (LFS_POINTER, HTML_PAGE):
         raise SetClipError(f"{path}: is {found.what}", fix=found.fix)
 
 

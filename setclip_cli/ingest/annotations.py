@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from setclip_cli.dataset.dataset import Pair
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest
+from setclip_cli.files.recognize import refuse_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -154,6 +155,7 @@ def resolve(unresolved: Iterable[UnresolvedPair], ids: Mapping[Modality, IdLooku
 def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[int, list[str]]]:
     """Yields (line number, values of the wanted columns) of a CSV with a header."""
     try:
+        refuse_stand_in(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             header = [name.strip().lower() for name in next(reader, [])]

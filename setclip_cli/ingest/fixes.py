@@ -17,7 +17,7 @@ _GEO = "" if find_spec("rasterio") else "; this needs pip install 'setclip[geo]'
 _FIXES: tuple[tuple[str, str], ...] = (
     (r"(.*, )?a Git LFS pointer", LFS_POINTER.fix),
     (r"(.*, )?an HTML page", HTML_PAGE.fix),
-    (r"holds \d+ bands? of ", f"{_BANDS}; add {argument('tile')} PIXELS for large scenes{_GEO}"),
+    (r"holds \d+ bands? of ", f"{_BANDS}; add {argument('tile')} PIXELS for large scenes; unpack archives first{_GEO}"),
     (r"complex samples", "write the amplitude or the real part as a band of its own, with gdal_translate or numpy"),
     (r"too few bands", f"{argument('bands')} with numbers that these scenes have"),
     (r"over the cap of [\d,]+ pixels", f"cut large scenes with {argument('tile')} PIXELS{_GEO}; make others smaller"),

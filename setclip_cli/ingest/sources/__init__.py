@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.files.recognize import PARQUET, TAR, ZIP, head_of, recognize, starts_with
 from setclip_cli.ingest.sources.streams import inner_suffix
 
 if TYPE_CHECKING:
@@ -41,8 +42,14 @@ def open_source(path: Path, options: ReadOptions) -> Source:
 def _open_images(path: Path, suffix: str, options: ReadOptions) -> Source:
     from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, ImageFolder
 
-    if path.is_file() and suffix not in IMAGE_SUFFIXES:
-        return _open_image_container(path, suffix, options)
+    if path.is_file() and suffix not in IMAGE_SUFFIXES and (container := _open_image_container(path, suffix, options)):
+        for name in ("tile", "bands", "stretch"):
+            if getattr(options, name) is not None:
+                raise UsageError(
+                    f"{path}: {argument(name)} is for image files, and this is an archive or a table of them",
+                    fix="unpack it into a folder and give that",
+                )
+        return container
     if options.tile or options.bands or options.stretch:
         from setclip_cli.ingest.sources.geotiff import GeoFolder
 
@@ -50,20 +57,29 @@ def _open_images(path: Path, suffix: str, options: ReadOptions) -> Source:
     return ImageFolder(path)
 
 
-def _open_image_container(path: Path, suffix: str, options: ReadOptions) -> Source:
+def _open_image_container(path: Path, suffix: str, options: ReadOptions) -> Source | None:
+    """The reader of an archive or a table of images; None for a single image."""
     from setclip_cli.ingest.sources.archive import ARCHIVE_SUFFIXES, ImageArchive, is_archive
+    from setclip_cli.ingest.sources.check_image import image_format, unread_format
     from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES
 
     if is_archive(path):
         return ImageArchive(path)
-    if suffix == ".parquet":
+    head = _head(path)
+    found = recognize(head)
+    if suffix == ".parquet" or found is PARQUET:
         from setclip_cli.ingest.sources.image_table import ImageTable
 
         return ImageTable(path, image_column=options.image_column)
+    if found in (ZIP, TAR):
+        return ImageArchive(path)
+    if image_format(head) or unread_format(head):
+        return None
     raise _unknown(path, "image", (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES, ".parquet"))
 
 
 def _open_proteins(path: Path, suffix: str, options: ReadOptions) -> Source:
+    from setclip_cli.ingest.sources.fasta_content import other_format
     from setclip_cli.ingest.sources.protein import FASTA_SUFFIXES, Fasta
     from setclip_cli.ingest.sources.rows import ROW_SUFFIXES
     from setclip_cli.ingest.sources.uniprot import FLAT_SUFFIXES, FlatFile, NamedFasta, ProteinTable, parse_aspects
@@ -75,6 +91,11 @@ def _open_proteins(path: Path, suffix: str, options: ReadOptions) -> Source:
         return FlatFile(path, aspects)
     if suffix in ROW_SUFFIXES:
         return ProteinTable(path, aspects, sequence_column=options.sequence_column, layout=options.layout)
+    head = _head(path)
+    if other := other_format(head):
+        raise SetClipError(f"{path}: is {other[0]}, not a FASTA file", fix=other[1])
+    if head.removeprefix(b"\xef\xbb\xbf").startswith(b">"):
+        return NamedFasta(path, aspects) if aspects else Fasta(path)
     raise _unknown(path, "protein", (*FASTA_SUFFIXES, *FLAT_SUFFIXES, *ROW_SUFFIXES))
 
 
@@ -89,9 +110,19 @@ def _open_captions(path: Path, suffix: str, options: ReadOptions) -> Source:
     raise _unknown(path, "caption", (*CAPTION_SUFFIXES, ".tar"))
 
 
+def _head(path: Path) -> bytes:
+    try:
+        return head_of(path)
+    except OSError as error:
+        raise SetClipError(f"{path}: {error.strerror}", fix="check the path and its permissions") from error
+
+
 def _unknown(path: Path, modality: Modality, suffixes: tuple[str, ...]) -> SetClipError:
-    found = inner_suffix(path)
+    found, head = inner_suffix(path), _head(path)
+    if known := recognize(head):
+        return SetClipError(f"{path}: is {known.what}", fix=known.fix)
     return SetClipError(
-        f"{path}: {modality} rows are not read from files with {f'the suffix {found!r}' if found else 'no suffix'}",
+        f"{path}: {modality} rows are not read from files with {f'the suffix {found!r}' if found else 'no suffix'}, "
+        f"and the file starts with {starts_with(head)}",
         fix=f"say what it is with {argument('layout', '--format')}; known are: {' '.join(suffixes)}",
     )

@@ -15,6 +15,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Self
 
+from setclip_cli.errors import SetClipError
+from setclip_cli.files.recognize import EMPTY_ZIP, TAR, ZIP, head_of, recognize
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
 from setclip_cli.ingest.sources.caption_record import MAX_CAPTION_CHARS, caption_record
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
@@ -49,6 +51,18 @@ def is_archive(path: Path) -> bool:
     return bool(suffixes) and (
         suffixes[-1] in ARCHIVE_SUFFIXES or (suffixes[-1] in COMPRESSIONS and suffixes[0] == ".tar")
     )
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip: its first bytes say so, or its name does and they are not those of a tar."""
+    try:
+        head = head_of(path)
+    except OSError:
+        head = b""  # opening it says what is wrong
+    other = recognize(head)
+    if other is not None and other not in (ZIP, EMPTY_ZIP, TAR) and path.suffix.lower() == ".zip":
+        raise SetClipError(f"{path}: is {other.what}", fix=other.fix)
+    return other in (ZIP, EMPTY_ZIP) or (other is not TAR and path.suffix.lower() == ".zip")
 
 
 class ImageArchive(Reader):
@@ -111,11 +125,7 @@ def members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[I
     Raises:
         SetClipError: the file is damaged, cut short, or not an archive.
     """
-    return (
-        _zip_members(path, suffixes, max_bytes)
-        if path.suffix.lower() == ".zip"
-        else _tar_members(path, suffixes, max_bytes)
-    )
+    return _zip_members(path, suffixes, max_bytes) if is_zip(path) else _tar_members(path, suffixes, max_bytes)
 
 
 def unsafe_name(name: str) -> str | None:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from setclip_cli.files.recognize import HEAD_BYTES, recognize, starts_with
+from setclip_cli.files.recognize import HEAD_BYTES, is_text, recognize, starts_with
 from setclip_cli.ingest.sources import tiff_header
 
 if TYPE_CHECKING:
@@ -39,7 +39,25 @@ OVER_EIGHT_BITS = "samples over 8 bits scaled to 8"
 MORE_BANDS = "bands after the colours of the picture not taken"
 # Pillow's names; none that starts a program, as EPS does, and none that only describes a file, as HDF5 does.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI")
-_BY_SUFFIX = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA", ".pcx": "PCX"}  # their first bytes say little
+_BY_SUFFIX = {
+    ".dib": "DIB",
+    ".tga": "TGA",
+    ".icb": "TGA",
+    ".vda": "TGA",
+    ".vst": "TGA",
+    ".pcx": "PCX",
+}  # their first bytes say little
+_UNREAD = (
+    (b"8BPS", "PSD"),
+    (b"%!PS", "EPS"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"II\xbc", "JPEG XR"),
+    (b"SIMPLE  =", "FITS"),
+    (b"CDF\x01", "NetCDF"),
+    (b"CDF\x02", "NetCDF"),
+    (b"GRIB", "GRIB"),
+)
 _TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 _KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -155,14 +173,26 @@ def _formats_of(content: bytes, name: str) -> tuple[str, ...]:
     return (*_formats(), _BY_SUFFIX[suffix]) if suffix in _BY_SUFFIX else _formats()
 
 
+def unread_format(head: bytes) -> str | None:
+    """The name of an image format that is not read here, from the first bytes of a file; None for anything else."""
+    if head[4:8] == b"ftyp":
+        brand = head[8:12].decode("latin-1").strip()
+        return "HEIC" if brand in ("heic", "heix", "hevc", "mif1", "msf1", "heim", "heis") else f"video or {brand}"
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    if b"<svg" in head and is_text(head):
+        return "SVG"
+    return next((name for magic, name in _UNREAD if head.startswith(magic)), None)
+
+
 def _not_an_image(content: bytes) -> str:
     head = content[:HEAD_BYTES]
     if found := recognize(head):
         return found.what
     if known := image_format(head):
         return f"damaged image: a {known} header that cannot be read"
-    if head[4:8] == b"ftyp":
-        return f"a format that is not read: {head[8:12].decode('latin-1').strip()} (HEIC or video?)"
+    if unread := unread_format(head):
+        return f"a format that is not read: {unread}"
     return f"no readable image: starts with {starts_with(head)}"
 
 

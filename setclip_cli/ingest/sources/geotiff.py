@@ -21,7 +21,7 @@ from PIL import Image
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.recognize import head_of, recognize
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
-from setclip_cli.ingest.sources.check_image import MAX_PIXELS, quiet
+from setclip_cli.ingest.sources.check_image import MAX_PIXELS, image_format, quiet
 from setclip_cli.ingest.sources.image import ImageFolder, image_record
 
 if TYPE_CHECKING:
@@ -66,12 +66,20 @@ class GeoFolder(ImageFolder):
 
     def _tiles_or_image(self, item: Item) -> Iterator[Record | Reject]:
         name = item.location
-        if isinstance(item.content, Reject) or not name.lower().endswith(SCENE_SUFFIXES):
+        if isinstance(item.content, Reject) or not self._is_scene(name):
             yield self._answer(item)
             return
         split, label = self.folders.of(name)
         for record in self._scene(self._root / name, name):
             yield record._replace(label=label, split=split) if isinstance(record, Record) else record
+
+    def _is_scene(self, name: str) -> bool:
+        if name.lower().endswith(SCENE_SUFFIXES):
+            return True
+        try:
+            return image_format(head_of(self._root / name)) in ("TIFF", "JPEG2000")
+        except OSError:
+            return False
 
     def _scene(self, path: Path, name: str) -> Iterator[Record | Reject]:
         import rasterio

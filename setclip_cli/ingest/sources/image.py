@@ -9,8 +9,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setclip_cli.files.recognize import head_of, recognize, starts_with
 from setclip_cli.ingest.sources.base import FileStamp, Item, Record, Reject, Walk, stamp, usable_id
-from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES, UnusableImageError, check_image
+from setclip_cli.ingest.sources.check_image import (
+    MAX_IMAGE_BYTES,
+    UnusableImageError,
+    check_image,
+    image_format,
+    unread_format,
+)
 from setclip_cli.ingest.sources.folder import Found, find_files
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.split_folders import FolderNames
@@ -18,7 +25,12 @@ from setclip_cli.ingest.sources.split_folders import FolderNames
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+# A file with one of these suffixes is surely meant to be an image. Of other files, the first bytes say what they are.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *(".tga", ".icb", ".vda", ".vst", ".pcx", ".ico", ".qoi", ".sgi", ".heic", ".heif"),
+)
 
 
 def image_record(
@@ -54,8 +66,9 @@ class ImageFolder(Reader):
     """A folder of image files, read recursively; or one image file.
 
     The id is the path below the folder. Its folders also give an image its split and its label (see `FolderNames`).
-    Links are followed. Hidden files and folders are left out, and counted. Files without an image
-    suffix are listed as not taken, and so are links to nowhere and folders that cannot be read.
+    Links are followed. Hidden files and folders are left out, and counted. The first bytes of a file without an image
+    suffix say whether it is an image; if not, it is listed as not taken. So are links to nowhere and folders that
+    cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,21 +93,49 @@ class ImageFolder(Reader):
     @cached_property
     def folders(self) -> FolderNames:
         """What the folders of all images say."""
-        paths = (file.name for file in self.files() if file.name.lower().endswith(IMAGE_SUFFIXES))
+        paths = (file.name for file in self.files() if file.name not in self.not_images)
         return FolderNames(self.path.resolve().name if self.path.is_dir() else "", paths)
+
+    @cached_property
+    def not_images(self) -> dict[str, Reject]:
+        """The files that are no images, each with the reason."""
+        found = {}
+        for name, _, _ in self.files():
+            if not name.lower().endswith(IMAGE_SUFFIXES) and (reject := _no_image(f"{self._root}/{name}", name)):
+                found[name] = reject
+        return found
 
     def _answer(self, item: Item) -> Record | Reject:
         if isinstance(item.content, Reject):
             return item.content
         name = item.location
-        if not name.lower().endswith(IMAGE_SUFFIXES):
-            return Reject(name, f"no image suffix: {Path(name).suffix or 'none'}", bad=False)
+        if name in self.not_images:
+            return self.not_images[name]
         try:
             content = _read_capped(f"{self._root}/{name}")
         except OSError as error:
             return Reject(name, error.strerror or "cannot be read")
         split, label = self.folders.of(name)
         return image_record(name, content, name, label, split=split)
+
+
+def _no_image(path: str, name: str) -> Reject | None:
+    """Why a file without an image suffix is not read as an image; None if its first bytes are those of one."""
+    try:
+        head = head_of(Path(path))
+    except OSError as error:
+        return Reject(name, error.strerror or "cannot be read")
+    return no_image(head, name)
+
+
+def no_image(head: bytes, name: str) -> Reject | None:
+    """As above, for the first bytes of a file; what it is named does not say that it is an image."""
+    if image_format(head):
+        return None
+    if unread := unread_format(head):
+        return Reject(name, f"a format that is not read: {unread}", bad=unread in ("HEIC", "JPEG XL", "JPEG XR"))
+    found = recognize(head)
+    return Reject(name, f"not an image: {found.what if found else f'starts with {starts_with(head)}'}", bad=False)
 
 
 def _read_capped(path: str) -> bytes:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli.errors import SetClipError, argument, nearest
+from setclip_cli.files.recognize import head_of, recognize
 from setclip_cli.ingest.sources.base import Item, Reject, Walk
 from setclip_cli.ingest.sources.fields import Fields
 from setclip_cli.ingest.sources.streams import lines, open_bytes
@@ -344,4 +345,7 @@ def opened_parquet(path: Path) -> pq.ParquetFile:
 
 
 def _not_parquet(path: Path, error: Exception) -> SetClipError:
+    found = recognize(head_of(path)) if path.is_file() else None
+    if found is not None and found.what != "a Parquet file":
+        return SetClipError(f"{path}: is not a Parquet file: it is {found.what}", fix=found.fix)
     return SetClipError(f"{path}: is not a readable Parquet file ({error})", fix="download or copy the file again")

@@ -12,12 +12,15 @@ from typing import IO, TYPE_CHECKING, BinaryIO, cast
 import pyarrow as pa
 
 from setclip_cli.errors import SetClipError
+from setclip_cli.files.recognize import EMPTY, TAR, head_of, is_text, recognize, starts_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 COMPRESSIONS = (".gz", ".bz2", ".zst")
+_MAGICS = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".zst": b"\x28\xb5\x2f\xfd"}
+_SUFFIXES = {".gz": ".gz", ".tgz": ".gz", ".bz2": ".bz2", ".tbz2": ".bz2", ".zst": ".zst"}
 BLOCK_BYTES = 1 << 20
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 
@@ -42,20 +45,22 @@ def inner_suffix(path: Path) -> str:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for reading, decompressed as its last suffix says.
+    """Opens a file for reading; if its first bytes are those of a gzip, bzip2 or Zstandard file, it is decompressed.
 
     Raises:
-        SetClipError: the file cannot be opened or read, or is cut short; also inside the with block, where it is read.
+        SetClipError: the file cannot be opened or read, is cut short, or is not what it should be (see `recognize`);
+            also inside the with block, where it is read.
     """
-    suffix = path.suffix.lower()
     try:
-        if suffix in (".gz", ".tgz"):
+        head = head_of(path)
+        compression = _compression(path, head)
+        if compression == ".gz":
             with gzip.open(path) as file:
                 yield cast("BinaryIO", file)
-        elif suffix in (".bz2", ".tbz2"):
+        elif compression == ".bz2":
             with bz2.open(path) as file:
                 yield cast("BinaryIO", file)
-        elif suffix == ".zst":
+        elif compression == ".zst":
             with pa.input_stream(str(path), compression="zstd") as stream:
                 yield cast("BinaryIO", _Zstandard(stream))
         else:
@@ -67,6 +72,28 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         if error.errno is None:  # how bz2 and zstd report broken streams
             raise damaged(path, error) from error
         raise SetClipError(f"{path}: {error.strerror}", fix="check the path and its permissions") from error
+
+
+def _compression(path: Path, head: bytes) -> str | None:
+    """How a file is compressed, whatever its name says.
+
+    Raises:
+        SetClipError: it is of a kind that cannot be read as text or tar.
+    """
+    named = _SUFFIXES.get(path.suffix.lower())
+    found = next((name for name, magic in _MAGICS.items() if head.startswith(magic)), None)
+    if found is not None and (found == named or not is_text(head)):
+        return found
+    other = recognize(head)
+    if other is not None and (other not in (EMPTY, TAR) or named):
+        although = f", although its name ends in {path.suffix}" if named else ""
+        raise SetClipError(f"{path}: is {other.what}{although}", fix=other.fix)
+    if named is not None:
+        raise SetClipError(
+            f"{path}: is not compressed, although its name ends in {path.suffix}: starts with {starts_with(head)}",
+            fix=f"let its name end without {path.suffix} if this is its content; else download or copy it again",
+        )
+    return None
 
 
 def damaged(path: Path, error: Exception) -> SetClipError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from setclip_cli.errors import SetClipError
+from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.options import IngestOptions, ReadOptions
+from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.check_image import UnusableImageError, check_image
 from setclip_cli.ingest.sources.image import ImageFolder
@@ -81,7 +86,7 @@ def test_a_damaged_png_is_found_by_its_checksum() -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer"),
         (b"some words\n", "no readable image: starts with 'some words"),
         (b"\0\1\2\3", "no readable image: starts with 00 01 02 03"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a format that is not read: heic"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a format that is not read: HEIC"),
         (b"PK\x03\x04" + bytes(40), "a zip file"),
     ],
 )
@@ -152,9 +157,73 @@ def test_a_folder_gives_paths_as_ids_and_its_sub_folders_as_labels(tmp_path: Pat
         ("b/lake/2.PNG.png", "lake"),
     ]
     assert [i for i in items if isinstance(i, Reject)] == [
-        Reject("b/readme.txt", "no image suffix: .txt", bad=False),
+        Reject("b/readme.txt", "not an image: starts with 'notes'", bad=False),
         Reject(".x", "hidden file or folder", bad=False, listed=False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.jfif", "JPEG"),
+        ("a.avif", "AVIF"),
+        ("a.tga", "TGA"),
+        ("a.ico", "ICO"),
+        ("a.j2k", "JPEG2000"),
+        ("a.jpx", "JPEG2000"),
+        ("a.pnm", "PPM"),
+        ("a.pcx", "PCX"),
+        ("a.dib", "DIB"),
+        ("a.sgi", "SGI"),
+        ("a.apng", "PNG"),
+        ("noSuffix", "PNG"),
+        ("a.dat", "JPEG"),
+        ("a.png", "JPEG"),
+        ("a.7", "TIFF"),
+    ],
+)
+def test_what_can_be_read_is_read_whatever_its_suffix(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / name).write_bytes(encoded(noise(32, 32), kind))
+    for source in (tmp_path, tmp_path / name):
+        (item,) = open_source(source, ReadOptions(modality="image")).records(0, 1)
+        assert isinstance(item, Record)
+        assert item.columns == (32, 32)
+
+
+def test_files_without_an_image_suffix_count_for_the_labels_of_folders(tmp_path: Path) -> None:
+    for name in ("lake/1", "field/2"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(encoded(noise(len(name), 8), "PNG"))
+    items = list(ImageFolder(tmp_path).records(0, 1))
+    assert [item.label for item in items if isinstance(item, Record)] == ["field", "lake"]
+
+
+def test_an_image_format_that_is_not_read_is_named_and_bad(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "b.jxl").write_bytes(b"\xff\x0a" + bytes(30))
+    (tmp_path / "c.svg").write_bytes(b"<svg xmlns='x'></svg>")
+    (tmp_path / "d.csv").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "e.bin").write_bytes(b"")
+    items = list(ImageFolder(tmp_path).records(0, 1))
+    assert items == [
+        Reject("a.heic", "a format that is not read: HEIC"),
+        Reject("b.jxl", "a format that is not read: JPEG XL"),
+        Reject("c.svg", "a format that is not read: SVG", bad=False),
+        Reject("d.csv", "not an image: a Git LFS pointer, not the file itself", bad=False),
+        Reject("e.bin", "not an image: an empty file", bad=False),
+    ]
+
+
+def test_images_that_are_git_lfs_pointers_give_the_advice_for_them(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(SetClipError, match=r"Git LFS pointer.*\n.*git lfs pull"):
+        ingest(tmp_path, tmp_path / "out", IngestOptions(modality="image"))
+
+
+def test_filters_of_warnings_are_as_before_after_threads_decode(tmp_path: Path) -> None:
+    before = list(warnings.filters)
+    list(ImageFolder(folder(tmp_path, *(f"{number}.png" for number in range(200)))).records(0, 8))
+    assert list(warnings.filters) == before
 
 
 def test_one_folder_of_images_gives_no_labels(tmp_path: Path) -> None:
