@@ -73,6 +73,12 @@ def note(message: str) -> None:
     tqdm.write(visible_list(message), file=sys.stderr)
 
 
+def warning(message: str) -> None:
+    """Writes one line to stderr that stands out."""
+    bold = ("\033[1;33m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    tqdm.write(f"{bold[0]}WARNING:{bold[1]} {visible_list(message)}", file=sys.stderr)
+
+
 def progress(items: Iterable[T], *, total: int | None = None, label: str, unit: str = "it") -> tqdm[T]:
     """A progress bar on stderr; nothing if stderr is not a terminal."""
     shown = visible(label)

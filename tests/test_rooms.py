@@ -30,6 +30,7 @@ FLOORS = {
     "dataset": 4,
     "encoders": 3,
     "files": 3,
+    "joins": 3,
     "console": 2,
     "losses": 2,
     "options": 2,

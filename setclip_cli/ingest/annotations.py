@@ -6,18 +6,15 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from setclip_cli.dataset.dataset import Pair
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.files.recognize import refuse_stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator
 
-    from setclip_cli.ingest.sources.base import Record
-
-_ID_COLUMNS = ("id", "filename", "file", "image")
-_LABEL_COLUMNS = ("label", "class", "category")
+_ID_COLUMNS = ("id", "filename", "file_name", "file", "filepath", "path", "image", "image_id", "image_path", "name")
+_LABEL_COLUMNS = ("label", "class", "category", "class_name", "labels", "target")
 _PAIR_COLUMNS = ("left_modality", "left_id", "right_modality", "right_id")
 
 
@@ -29,30 +26,6 @@ class UnresolvedPair(NamedTuple):
     left_id: str
     right_modality: Modality
     right_id: str
-
-
-class Labels:
-    """Labels by id, by the last part of an id's path, or by the group of a caption.
-
-    Attributes:
-        used: The ids that were found in the records so far.
-    """
-
-    def __init__(self, path: str | Path | None) -> None:
-        self._labels = read_labels(Path(path)) if path is not None else {}
-        self.used: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def of(self, record: Record) -> str | None:
-        if not self._labels:
-            return record.label
-        for key in (record.id, record.id.rpartition("/")[2], record.group):
-            if key is not None and (label := self._labels.get(key)) is not None:
-                self.used.add(key)
-                return label
-        return record.label
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -84,7 +57,7 @@ def read_pairs(path: Path) -> list[UnresolvedPair]:
     """
     pairs = []
     for line, row in _rows(path, tuple((name,) for name in _PAIR_COLUMNS)):
-        left, left_id, right, right_id = row
+        left, left_id, right, right_id = row[0].lower(), row[1], row[2].lower(), row[3]
         for modality in (left, right):
             if modality not in MODALITIES:
                 raise SetClipError(
@@ -107,69 +80,18 @@ def _ordered(location: str, one: tuple[Modality, str], other: tuple[Modality, st
     return UnresolvedPair(location, *left, *right)
 
 
-def pairs_of_groups(captions: Iterable[tuple[str, str | None]], modality: Modality) -> Iterator[UnresolvedPair]:
-    """One pair for each (caption id, group) that has a group."""
-    for identifier, group in captions:
-        if group:
-            yield _ordered(f"group of {identifier}", (modality, group), ("caption", identifier))
-
-
-class IdLookup:
-    """Finds ids of one modality, by the whole id or else by the last part of its path.
-
-    Args:
-        splits: id -> split of its row.
-    """
-
-    def __init__(self, splits: Mapping[str, str]) -> None:
-        self._splits = splits
-        self._by_name: dict[str, str | None] = {}
-        for identifier in splits:
-            name = identifier.rpartition("/")[2]
-            self._by_name[name] = None if name in self._by_name else identifier
-
-    def find(self, identifier: str) -> tuple[str, str] | None:
-        """Returns (id, split), or None if no row, or more than one, has the name."""
-        if identifier in self._splits:
-            return identifier, self._splits[identifier]
-        found = self._by_name.get(identifier)
-        return None if found is None else (found, self._splits[found])
-
-
-def resolve(unresolved: Iterable[UnresolvedPair], ids: Mapping[Modality, IdLookup]) -> Iterator[Pair | tuple[str, str]]:
-    """Looks up both ids of each pair; yields the Pair, or (location, reason) if there is no such pair of rows."""
-    for pair in unresolved:
-        left = ids[pair.left_modality].find(pair.left_id)
-        right = ids[pair.right_modality].find(pair.right_id)
-        if left is None or right is None:
-            modality, missing = (
-                (pair.left_modality, pair.left_id) if left is None else (pair.right_modality, pair.right_id)
-            )
-            yield pair.location, f"pair names an unknown {modality} id: {missing}"
-        elif left[1] != right[1]:
-            yield pair.location, f"pair joins split {left[1]} with split {right[1]}"
-        else:
-            yield Pair(pair.left_modality, left[0], pair.right_modality, right[0], left[1])
-
-
 def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line number, values of the wanted columns) of a CSV with a header."""
+    """Yields (line number, values of the wanted columns) of a CSV with a header, whichever separator it has."""
     try:
         refuse_stand_in(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=_separator(first, columns))
             header = [name.strip().lower() for name in next(reader, [])]
-            places = []
-            for names in columns:
-                place = next((header.index(name) for name in names if name in header), None)
-                if place is None:
-                    raise SetClipError(
-                        f"{path}: no column {' or '.join(map(repr, names))} among {', '.join(header) or 'nothing'}",
-                        fix=f"start the file with: {','.join(names[0] for names in columns)}",
-                    )
-                places.append(place)
+            places = [_place(path, header, names, columns) for names in columns]
             for row in reader:
-                if not row:
+                if not any(row):
                     continue
                 if len(row) <= max(places):
                     raise SetClipError(
@@ -183,3 +105,32 @@ def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[in
         raise SetClipError(f"{path}: not CSV ({error})", fix="save it as CSV again") from error
     except OSError as error:
         raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error
+
+
+def _separator(header: str, columns: tuple[tuple[str, ...], ...]) -> str:
+    """The separator with which the header has the most of the wanted columns; a comma if none has any."""
+
+    def known(separator: str) -> int:
+        names = {name.strip().strip('"').lower() for name in header.split(separator)}
+        return sum(any(name in names for name in wanted) for wanted in columns)
+
+    return max((",", ";", "\t", "|"), key=known)
+
+
+def _place(path: Path, header: list[str], names: tuple[str, ...], columns: tuple[tuple[str, ...], ...]) -> int:
+    place = next((header.index(name) for name in names if name in header), None)
+    if place is not None:
+        if header.count(header[place]) > 1:
+            raise SetClipError(f"{path}: has two columns {header[place]!r}", fix="rename one, or delete it")
+        return place
+    wanted = ",".join(each[0] for each in columns)
+    if not any(name in header for each in columns for name in each):
+        raise SetClipError(
+            f"{path}: no column {' or '.join(map(repr, names[:4]))}: line 1 is not a known header "
+            f"({', '.join(header) or 'nothing'})",
+            fix=f"add a first line to the file: {wanted}",
+        )
+    raise SetClipError(
+        f"{path}: no column {' or '.join(map(repr, names[:4]))} among {', '.join(header)}{nearest(names[0], header)}",
+        fix=f"rename the columns of the file: {wanted}",
+    )

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.dataset.dataset import open_dataset
-from setclip_cli.ingest.annotations import Labels, read_pairs
+from setclip_cli.ingest.annotations import read_pairs
 from setclip_cli.ingest.contents import Contents
+from setclip_cli.ingest.labels import Labels
 from setclip_cli.ingest.options import IngestOptions, SourceSettings, sha256_of
 from setclip_cli.ingest.pairing import PairTable
 from setclip_cli.ingest.progress import Progress, locked
@@ -45,10 +46,9 @@ def build_dataset(
     """
     paths = list({path.resolve(): path for path in paths}.values())  # each once
     parse_split(options.split)
-    labels = Labels(options.labels)
     file_pairs = read_pairs(Path(options.pairs)) if isinstance(options.pairs, str | Path) else []
-    for path in paths:
-        open_source(path, options)  # a bad path fails before anything is written
+    sources = [open_source(path, options) for path in paths]  # a bad path fails before anything is written
+    labels = Labels(options.labels, sources)
     if not paths:
         open_dataset(out)  # or there is nothing to pair
     with locked(out) as work:
@@ -61,7 +61,12 @@ def build_dataset(
         while progress.to_read_again:
             entry = progress.to_read_again[0]
             settings = SourceSettings.of_entry(entry)
-            reader.add(Path(entry["path"]), settings, Labels(settings.labels), options.max_bad_fraction)
+            reader.add(
+                Path(entry["path"]),
+                settings,
+                Labels(settings.labels, [open_source(Path(entry["path"]), settings)]),
+                options.max_bad_fraction,
+            )
         pairs = _paired(contents, options, file_pairs)
         contents.finish(pairs, manifest)
         progress.clear()
@@ -72,7 +77,7 @@ def build_dataset(
             index=contents.index,
             pairs=len(pairs.pairs),
             pair_rejects=pairs.reject_counts(),
-            unused_labels=len(labels) - len(labels.used) if paths and contents.new and not reader.resumed else 0,
+            joins=[*reader.joins, *pairs.joins],
         )
 
 
@@ -80,15 +85,16 @@ def _paired(contents: Contents, options: IngestOptions, file_pairs: list[Unresol
     """The pairs that the DATASET has and those that the options add."""
     dataset, rows_added = contents.dataset(), bool(contents.new)
     pairs = PairTable(dataset.pairs(), contents.index.pairs)
+    if contents.rows_removed:
+        pairs.drop_unknown(dataset)
+        pairs.draw_again(dataset)
     if isinstance(options.pairs, str | Path):
         path = Path(options.pairs)
         origin = {"from": str(path.resolve()), "sha256": sha256_of(path)}
-        if rows_added or origin not in pairs.origins:
+        if rows_added or not pairs.has(origin):
             pairs.add(dataset, file_pairs, origin)
     elif options.pairs is not None:
         pairs.add_groups(dataset, count=options.pairs, seed=options.seed, again=rows_added)
     if options.pairs_from_group:
         pairs.add_groups(dataset, count=None, seed=None, again=rows_added)
-    if contents.rows_removed:
-        pairs.drop_unknown(dataset)
     return pairs

@@ -62,7 +62,7 @@ class Contents:
 
     def dataset(self) -> Dataset:
         """The DATASET with all rows so far."""
-        return Dataset(self.out, DatasetIndex(shards=self.shards, files=self._files))
+        return Dataset(self.out, DatasetIndex(shards=self.shards, sources=self.sources, files=self._files))
 
     def position_of(self, described: dict[str, Any]) -> int | None:
         """The place of the entry with the path and modality of ``described`` among the sources."""
@@ -109,12 +109,12 @@ class Contents:
         if pairs.changed:
             rows = [pair._asdict() for pair in pairs.pairs]
             self._replace(PAIRS_NAME, pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
-        self._write_rejects(pairs.rejects)
+        of_pairs = self._not_listed(pairs.rejects)
+        self._write_rejects(of_pairs)
+        counts = Counter(self.index.rejects) + _reject_counts(self.new) + Counter(reject.kind for reject in of_pairs)
         self._write_index(
             shards=sorted(self.shards, key=lambda shard: shard.path),
-            rejects=dict(
-                sorted((Counter(self.index.rejects) + _reject_counts(self.new) + pairs.reject_counts()).items())
-            ),
+            rejects=dict(sorted(counts.items())),
             sources=self.sources,
             manifests=manifests,
             pairs=pairs.origins,
@@ -134,6 +134,12 @@ class Contents:
         self.index = self.index.model_copy(update={**changes, "files": dict(self._files)})
         write_document(self.out / INDEX_NAME, self.index.model_dump(mode="json"))
         self._publish()
+
+    def _not_listed(self, of_pairs: Iterable[Reject]) -> list[Reject]:
+        """Those of the pairs' rejects that an earlier ingest of the same pairs has not listed already."""
+        table = self._indexed_rejects()[1]
+        listed = set(zip(table["location"].to_pylist(), table["reason"].to_pylist(), strict=True))
+        return [each for each in dict.fromkeys(of_pairs) if (each.location, each.reason) not in listed]
 
     def _write_rejects(self, of_new_pairs: list[Reject] | None) -> None:
         """Rejects of the sources in their order, then those of the pairs; last those of a command that failed."""

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow.parquet as pq
+
+from setclip_cli import console
 from setclip_cli.dataset.dataset import Dataset, Pair
-from setclip_cli.dataset.modality import Modality
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, argument
-from setclip_cli.ingest.annotations import IdLookup, UnresolvedPair, pairs_of_groups, resolve
+from setclip_cli.ingest import names
+from setclip_cli.ingest.annotations import UnresolvedPair
+from setclip_cli.ingest.names import Found, Name
 from setclip_cli.ingest.sources.base import Reject
+from setclip_cli.joins import Join, Side, check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+SEVERAL = "several rows have the id that a pair names"
 
 
 class PairTable:
@@ -23,6 +34,7 @@ class PairTable:
         pairs: The pairs, in the order of the file.
         origins: For dataset.json: where pairs came from.
         rejects: The new pairs that could not be added.
+        joins: How the ids of the new pairs matched the rows.
         changed: Whether the file must be written.
     """
 
@@ -30,19 +42,43 @@ class PairTable:
         self.pairs = list(pairs)
         self.origins = list(origins)
         self.rejects: list[Reject] = []
+        self.joins: list[Join] = []
         self.changed = False
 
     def reject_counts(self) -> Counter[str]:
         """Rejects by reason."""
         return Counter(reject.kind for reject in self.rejects)
 
+    def has(self, origin: dict[str, Any]) -> bool:
+        return any(origin.items() <= known.items() for known in self.origins)
+
     def add(self, dataset: Dataset, unresolved: Sequence[UnresolvedPair], origin: dict[str, Any]) -> None:
         """Adds pairs by their ids; a pair whose ids are not rows of one split is a reject.
 
         Raises:
-            SetClipError: the dataset has no rows of a modality in the pairs.
+            SetClipError: the dataset has no rows of a modality in the pairs, or no pair can be used.
         """
-        self._add(_resolved(dataset, unresolved), origin)
+        file = Path(origin["from"]).name
+        if not unresolved:
+            raise SetClipError(f"{origin['from']}: there are no pairs in it", fix="write one pair a line")
+        wanted: dict[Modality, dict[str, None]] = {}
+        for pair in unresolved:
+            wanted.setdefault(pair.left_modality, {})[pair.left_id] = None
+            wanted.setdefault(pair.right_modality, {})[pair.right_id] = None
+        rows = {modality: _Rows(dataset, modality) for modality in sorted(wanted)}
+        found = {modality: names.find(wanted[modality], rows[modality].names) for modality in rows}
+        joins = [
+            check(
+                _join(
+                    f"{modality} ids of {file}", f"{modality} rows", wanted[modality], found[modality], rows[modality]
+                ),
+                fix=_pairs_fix(modality, wanted, found, rows),
+                tried=names.TRIED,
+            )
+            for modality in rows
+        ]
+        self._add(list(_resolved(unresolved, found, rows)), {**origin, "joins": [join.as_json() for join in joins]})
+        self.joins += joins
 
     def add_groups(self, dataset: Dataset, *, count: int | None, seed: int | None, again: bool) -> None:
         """Adds (what a caption describes, the caption) for every caption, or for ``count`` that ``seed`` draws.
@@ -57,9 +93,9 @@ class PairTable:
             SetClipError: there are no captions, no groups, nothing they could describe, or fewer pairs than ``count``.
         """
         origin = {"from": "group", "count": count, "seed": seed}
-        if origin in self.origins and not again:
+        if self.has(origin) and not again:
             return
-        found = _resolved(dataset, list(_group_pairs(dataset)))
+        found, join = _group_pairs(dataset)
         if count is not None:
             pairs = sorted(pair for pair in found if isinstance(pair, Pair))
             random.Random(seed).shuffle(pairs)
@@ -69,77 +105,272 @@ class PairTable:
                     f"{dataset.root}: {shown} {count}: the captions' groups give only {len(pairs)} pairs",
                     fix=f"{shown} {len(pairs)} or fewer",
                 )
-            found = sorted(pairs[:count])
-        self._add(found, origin)
+            found = [*sorted(pairs[:count])]
+            if all(known["from"] == "group" and known["count"] is not None for known in self.origins):
+                self.pairs, self.origins = [], []  # else the draws of two ingests would add up
+        self._add(found, {**origin, "joins": [join.as_json()]})
+        self.joins.append(join)
+
+    def draw_again(self, dataset: Dataset) -> None:
+        """Takes the pairs of groups anew, after rows were removed; says so if they cannot be taken."""
+        for origin in [origin for origin in self.origins if origin["from"] == "group"]:
+            try:
+                self.add_groups(dataset, count=origin["count"], seed=origin["seed"], again=True)
+            except SetClipError as error:
+                console.warning(
+                    f"the pairs of groups could not be taken again after a source has changed: {error.problem}"
+                )
 
     def drop_unknown(self, dataset: Dataset) -> None:
         """Drops the pairs whose rows are not there any more; they become rejects."""
-        unresolved = [UnresolvedPair("pairs.parquet", *pair[:4]) for pair in self.pairs]  # type: ignore[arg-type]
-        before, self.pairs = self.pairs, []
-        self._add(_resolved(dataset, unresolved), None)
-        self.changed = self.changed or before != self.pairs
-
-    def _add(self, found: Iterable[Pair | Reject], origin: dict[str, Any] | None) -> None:
-        pairs = dict.fromkeys(self.pairs)
-        for pair in found:
-            if isinstance(pair, Pair):
-                pairs[pair] = None
+        sides = {modality for pair in self.pairs for modality in (pair.left_modality, pair.right_modality)}
+        present = {modality: _Rows(dataset, modality).splits() for modality in MODALITIES if modality in sides}
+        kept = []
+        for pair in self.pairs:
+            left = present[_modality(pair.left_modality)].get(pair.left_id)
+            right = present[_modality(pair.right_modality)].get(pair.right_id)
+            if left is None or right is None:
+                gone = (pair.left_modality, pair.left_id) if left is None else (pair.right_modality, pair.right_id)
+                self.rejects.append(Reject("pairs.parquet", _unknown(*gone)))
+            elif left != right:
+                self.rejects.append(Reject("pairs.parquet", _crossing(left, right)))
             else:
-                self.rejects.append(pair)
-        self.pairs = list(pairs)
-        if origin is not None:
-            self.changed = True
-            if origin not in self.origins:
-                self.origins.append(origin)
+                kept.append(pair._replace(split=left))
+        self.changed = self.changed or kept != self.pairs
+        self.pairs = kept
+
+    def _add(self, found: Iterable[Pair | Reject], origin: dict[str, Any]) -> None:
+        """Adds the pairs. Raises SetClipError if there are rejects only."""
+        new = [pair for pair in found if isinstance(pair, Pair)]
+        rejects = [reject for reject in found if isinstance(reject, Reject)]
+        if rejects and not new:
+            reasons = Counter(reject.kind for reject in rejects).most_common(3)
+            raise SetClipError(
+                f"none of the {len(rejects):,} pairs can be used: "
+                + "; ".join(f"{count:,} {reason}" for reason, count in reasons)
+                + f" (for example {rejects[0].location}: {rejects[0].reason})",
+                fix=f"both sides of a pair must be rows of one split: read both with the same {argument('split')}"
+                if any(reject.reason.startswith("pair joins") for reject in rejects)
+                else "correct the ids of the pairs",
+            )
+        self.pairs = list(dict.fromkeys([*self.pairs, *new]))
+        self.rejects += rejects
+        self.changed = True
+        plain = {key: value for key, value in origin.items() if key != "joins"}
+        self.origins = [known for known in self.origins if not plain.items() <= known.items()]
+        self.origins.append(origin)
 
 
-def _resolved(dataset: Dataset, unresolved: Sequence[UnresolvedPair]) -> list[Pair | Reject]:
-    needed = {side for pair in unresolved for side in (pair.left_modality, pair.right_modality)}
-    ids = {modality: _ids(dataset, modality) for modality in sorted(needed)}
-    return [found if isinstance(found, Pair) else Reject(*found) for found in resolve(unresolved, ids)]
+class _Row(NamedTuple):
+    id: str
+    split: str
+    also: str | None  # its id before that was made longer
+    group: str | None
 
 
-def _group_pairs(dataset: Dataset) -> Iterator[UnresolvedPair]:
+class _Rows:
+    """The ids of one modality's rows, with the paths of their sources."""
+
+    def __init__(self, dataset: Dataset, modality: Modality) -> None:
+        of_shard = {path: entry["path"] for entry in dataset.index.sources for path in entry["shards"]}
+        self._tables: list[tuple[str, pa.Table]] = []
+        for shard in dataset.shards(modality):
+            present = set(pq.read_schema(dataset.root / shard.path).names)
+            columns = [name for name in ("id", "split", "id_in_source", "group") if name in present]
+            self._tables.append((of_shard.get(shard.path, ""), dataset.read(shard, columns)))
+
+    def __len__(self) -> int:
+        return sum(table.num_rows for _, table in self._tables)
+
+    def rows(self) -> Iterator[tuple[str, _Row]]:
+        """(path of its source, row) for each row."""
+        for source, table in self._tables:
+            nothing = [None] * table.num_rows
+            also = table["id_in_source"].to_pylist() if "id_in_source" in table.column_names else nothing
+            groups = table["group"].to_pylist() if "group" in table.column_names else nothing
+            for row in zip(table["id"].to_pylist(), table["split"].to_pylist(), also, groups, strict=True):
+                yield source, _Row(*row)
+
+    def names(self) -> Iterator[Name]:
+        for source, row in self.rows():
+            yield Name(row.id, source, row.also)
+
+    def splits(self, ids: Collection[str] | None = None) -> dict[str, str]:
+        """id -> split, of these ids or of all."""
+        return {row.id: row.split for _, row in self.rows() if ids is None or row.id in ids}
+
+
+def _join(left: str, right: str, wanted: Iterable[str], found: Mapping[str, Found], rows: _Rows) -> Join:
+    matched = {text: meant.only for text, meant in found.items() if meant.only is not None}
+    several = {text: meant.in_words() for text, meant in found.items() if meant.only is None}
+    met = {name.id for name in matched.values() if name is not None}
+    lone = next((row.id for _, row in rows.rows() if row.id not in met), None)
+    return Join(
+        Side.of(left, wanted, matched.keys()),
+        Side(right, len(rows), len(met), lone),
+        ambiguous=len(several),
+        candidates=next((f"{text!r}: {words}" for text, words in sorted(several.items())), None),
+        by=dict(sorted(Counter(found[text].step for text in matched).items())),
+    )
+
+
+def _pairs_fix(
+    modality: Modality,
+    wanted: Mapping[Modality, Collection[str]],
+    found: Mapping[Modality, Mapping[str, Found]],
+    rows: Mapping[Modality, _Rows],
+) -> str:
+    """What helps if no id of a modality matches; looks for ids of the other modality only in that case."""
+    if found[modality]:
+        return "write each id as setclip has it"
+    others = [other for other in rows if other != modality and names.find(wanted[modality], rows[other].names)]
+    if others:
+        return f"the {modality} ids of the file are ids of {others[0]} rows: exchange the two columns of ids"
+    near = names.suggestion(next(iter(wanted[modality])), rows[modality].names())
+    return f"write each id as setclip has it{f', such as {near!r}' if near else ''}"
+
+
+def _resolved(
+    unresolved: Sequence[UnresolvedPair], found: Mapping[Modality, Mapping[str, Found]], rows: Mapping[Modality, _Rows]
+) -> Iterator[Pair | Reject]:
+    splits = {
+        modality: rows[modality].splits({name.id for meant in found[modality].values() for name in meant.names})
+        for modality in rows
+    }
+    for pair in unresolved:
+        ends = []
+        for modality, text in ((pair.left_modality, pair.left_id), (pair.right_modality, pair.right_id)):
+            meant = found[modality].get(text)
+            if meant is None:
+                yield Reject(pair.location, _unknown(modality, text))
+            elif meant.only is None:
+                yield Reject(pair.location, f"{SEVERAL}: {text} ({meant.in_words()})")
+            else:
+                ends.append((modality, meant.only.id, splits[modality][meant.only.id]))
+                continue
+            break
+        if len(ends) < 2:
+            continue
+        (left, left_id, left_split), (right, right_id, right_split) = ends
+        if left_split != right_split:
+            yield Reject(pair.location, _crossing(left_split, right_split))
+        else:
+            yield Pair(left, left_id, right, right_id, left_split)
+
+
+def _unknown(modality: str, text: str) -> str:
+    return f"pair names an unknown {modality} id: {text}"
+
+
+def _crossing(left: str, right: str) -> str:
+    return f"pair joins split {left} with split {right}"
+
+
+def _modality(name: str) -> Modality:
+    return next(modality for modality in MODALITIES if modality == name)
+
+
+def _group_pairs(dataset: Dataset) -> tuple[list[Pair | Reject], Join]:
+    """A pair, or the reason why there is none, for each caption that has a group."""
     present = dataset.modalities()
     if "caption" not in present or len(present) < 2:
         raise SetClipError(
             f"{dataset.root}: pairs from groups need captions and what they describe; it has {', '.join(present)} only",
             fix=f"ingest the other modality first, then this source with {argument('pairs_from_group')}",
         )
-    rows = dataset.table("caption", None, ["id", "group"])
-    captions = list(zip(rows["id"].to_pylist(), rows["group"].to_pylist(), strict=True))
-    if not any(group for _, group in captions):
+    captions = _Rows(dataset, "caption")
+    groups = dict.fromkeys(row.group for _, row in captions.rows() if row.group)
+    if not groups:
         raise SetClipError(
             f"{dataset.root}: no caption has a group",
             fix="give each caption the id of its image or protein in a field 'group', or give the pairs as a file",
         )
-    others = [modality for modality in present if modality != "caption"]
-    for modality in others:
-        if len(others) == 1:
-            yield from pairs_of_groups(captions, modality)
-        else:  # proteins and images: each caption's group is an id of one of them
-            ids = _ids(dataset, modality)
-            found = [(identifier, group) for identifier, group in captions if group and ids.find(group)]
-            yield from pairs_of_groups(found, modality)
+    rows = {modality: _Rows(dataset, modality) for modality in present if modality != "caption"}
+    found = {modality: names.find(map(str, groups), rows[modality].names) for modality in rows}
+    known = {group for meant in found.values() for group in meant}
+    answers: list[Pair | Reject] = []
+    steps: dict[str, str] = {}  # of each group that has one image or protein
+    several: dict[str, str] = {}
+    met: set[tuple[Modality, str]] = set()
+    for modality, meant_by in found.items():
+        splits = rows[modality].splits({name.id for meant in meant_by.values() for name in meant.names})
+        for source, row in captions.rows():
+            if not row.group or row.group not in meant_by:
+                continue
+            location, meant = f"group of {row.id}", meant_by[row.group]
+            name = _of_same_place(meant.names, source)
+            if name is None:
+                several[row.group] = meant.in_words()
+                answers.append(Reject(location, f"{SEVERAL}: {row.group} ({meant.in_words()})"))
+                continue
+            steps[row.group] = meant.step
+            met.add((modality, name.id))
+            if splits[name.id] != row.split:
+                answers.append(Reject(location, _crossing(splits[name.id], row.split)))
+            else:
+                answers.append(_pair((modality, name.id), ("caption", row.id), row.split))
+    others = " or ".join(rows)
+    answers += [
+        Reject(f"group of {row.id}", _unknown(others, row.group))
+        for _, row in captions.rows()
+        if row.group and row.group not in known
+    ]
+    lone = ((modality, row.id) for modality in rows for _, row in rows[modality].rows())
+    join = Join(
+        Side.of("groups of captions", map(str, groups), steps.keys()),
+        Side(
+            f"{others} rows",
+            sum(map(len, rows.values())),
+            len(met),
+            next((i for m, i in lone if (m, i) not in met), None),
+        ),
+        ambiguous=len(several.keys() - steps.keys()),
+        candidates=next((f"{group!r}: {words}" for group, words in sorted(several.items())), None),
+        by=dict(sorted(Counter(steps.values()).items())),
+    )
+    every = (name for modality in rows for name in rows[modality].names())
+    near = names.suggestion(str(join.left.example), every) if not steps else None
+    fix = f"give each caption the id of its {others} as its group{f', such as {near!r}' if near else ''}"
+    return answers, check(join, fix=fix, tried=names.TRIED)
 
 
-def splits_of_groups(dataset: Dataset) -> dict[str, str]:
-    """The split of the captions of each group.
+def _pair(one: tuple[Modality, str], other: tuple[Modality, str], split: str) -> Pair:
+    """The pair with its two sides in the order of the towers."""
+    left, right = sorted((one, other), key=lambda side: MODALITIES.index(side[0]))
+    return Pair(*left, *right, split)
+
+
+def _of_same_place(candidates: Sequence[Name], source: str) -> Name | None:
+    """The one candidate; of several the one whose source is the captions' own, or lies in or around their folder."""
+    if len(candidates) == 1:
+        return candidates[0]
+    folder = Path(source).parent
+    for near in (
+        [name for name in candidates if name.source == source],
+        [name for name in candidates if _within(Path(name.source), folder) or _within(folder, Path(name.source))],
+    ):
+        if len(near) == 1:
+            return near[0]
+    return None
+
+
+def _within(inner: Path, outer: Path) -> bool:
+    return inner == outer or outer in inner.parents
+
+
+def splits_of_groups(dataset: Dataset) -> dict[str, set[str]]:
+    """The splits of the captions of each group.
 
     Raises:
         SetClipError: the dataset has no captions, or no caption has a group.
     """
-    rows = dataset.table("caption", None, ["group", "split"])
-    groups = zip(rows["group"].to_pylist(), rows["split"].to_pylist(), strict=True)
-    found = {group: split for group, split in groups if group}
+    found: dict[str, set[str]] = {}
+    for _, row in _Rows(dataset, "caption").rows():
+        if row.group:
+            found.setdefault(row.group, set()).add(row.split)
     if not found:
         raise SetClipError(
             f"{dataset.root}: no caption has a group, so images cannot take their split from captions",
             fix=f"{argument('split')} train=0.8,test=0.2",
         )
     return found
-
-
-def _ids(dataset: Dataset, modality: Modality) -> IdLookup:
-    rows = dataset.table(modality, None, ["id", "split"])
-    return IdLookup(dict(zip(rows["id"].to_pylist(), rows["split"].to_pylist(), strict=True)))

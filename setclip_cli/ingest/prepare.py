@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError, argument
+from setclip_cli.ingest import names
+from setclip_cli.ingest.labels import offered, offered_by
 from setclip_cli.ingest.near_duplicates import perceptual_hash
 from setclip_cli.ingest.pairing import splits_of_groups
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.threads import ordered_map
-from setclip_cli.ingest.splits import SplitRule, parse_split
+from setclip_cli.joins import Join, Side, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.ingest.annotations import Labels
+    from setclip_cli.ingest.labels import Labels
+    from setclip_cli.ingest.names import Name
     from setclip_cli.ingest.options import SourceSettings
     from setclip_cli.ingest.sources.base import Source
+    from setclip_cli.ingest.splits import SplitRule
 
 
 def prepared(
-    records: Iterator[Record | Reject], settings: SourceSettings, labels: Labels, dataset: Dataset, workers: int
+    records: Iterator[Record | Reject],
+    source: Source,
+    settings: SourceSettings,
+    labels: Labels,
+    splits: CaptionSplits | None,
+    workers: int,
 ) -> Iterator[Record | Reject]:
     """The records with perceptual hashes, labels and the splits of captions, if the settings ask for them.
 
     Args:
         records: What the source yields.
+        source: Where they come from.
         settings: Those of the source.
         labels: Those that the user gave.
-        dataset: All rows so far; its captions can say the split of an image.
+        splits: The splits of the captions, if these decide.
         workers: Threads that hash images.
-
-    Raises:
-        SetClipError: splits must come from captions, and there are none.
     """
+    path = str(source.path.resolve())
     if settings.near_duplicates != "keep":
         records = ordered_map(_with_hash, records, workers)
     if len(labels):
-        records = (each._replace(label=labels.of(each)) if isinstance(each, Record) else each for each in records)
-    if parse_split(settings.split).as_captions:
-        records = _with_caption_splits(records, splits_of_groups(dataset))
+        records = (each._replace(label=labels.of(each, path)) if isinstance(each, Record) else each for each in records)
+    if splits is not None:
+        records = (splits.put(each, path) if isinstance(each, Record) else each for each in records)
     return records
 
 
@@ -51,13 +60,43 @@ def _with_hash(record: Record | Reject) -> Record | Reject:
     return record._replace(extra={**(record.extra or {}), "perceptual_hash": perceptual_hash(record.payload)})
 
 
-def _with_caption_splits(records: Iterator[Record | Reject], splits: dict[str, str]) -> Iterator[Record | Reject]:
-    """Each record with the split of the captions whose group is its id, or the last part of its id's path."""
-    for record in records:
-        if isinstance(record, Record):
-            yield record._replace(split=splits.get(record.id) or splits.get(record.id.rpartition("/")[2]))
-        else:
-            yield record
+class CaptionSplits:
+    """The splits of the captions, for the images or proteins that they describe.
+
+    Attributes:
+        join: How the groups of the captions matched the records of the source.
+
+    Raises:
+        SetClipError: there are no captions, no groups, or no group matches a record.
+    """
+
+    def __init__(self, source: Source, dataset: Dataset) -> None:
+        groups = splits_of_groups(dataset)
+        every = list(dict.fromkeys(each.own for each in offered(source)))
+        found = names.find(groups, lambda: every)
+        self._splits: dict[Name, set[str]] = {}
+        for group, meant in found.items():
+            if meant.only is not None:
+                self._splits.setdefault(meant.only, set()).update(groups[group])
+        several = {group: meant.in_words() for group, meant in found.items() if meant.only is None}
+        lone = next((name.id for name in every if name not in self._splits), None)
+        join = Join(
+            Side.of("groups of captions", groups, found.keys() - several.keys()),
+            Side(f"records of {source.path.name}", len(every), len(self._splits), lone),
+            ambiguous=len(several),
+            candidates=next((f"{group!r}: {words}" for group, words in sorted(several.items())), None),
+            by=dict(sorted(Counter(found[group].step for group in found.keys() - several.keys()).items())),
+            both=True,
+        )
+        fix = f"give each caption the id of its image as its group, or take another {argument('split')}"
+        self.join = check(join, fix=fix, tried=names.TRIED)
+
+    def put(self, record: Record, source: str) -> Record | Reject:
+        """The record in the split of its captions; a reject if they are in several splits."""
+        splits = self._splits.get(offered_by(record, source).own, set())
+        if len(splits) > 1:
+            return Reject(record.id, f"its captions are in several splits: {', '.join(sorted(splits))}")
+        return record._replace(split=next(iter(splits), record.split))
 
 
 def clusters_of(source: Source, rule: SplitRule, settings: SourceSettings) -> tuple[dict[str, str] | None, str | None]:

@@ -18,7 +18,7 @@ from setclip_cli.ingest.contents import is_same_source
 from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules, tails
 from setclip_cli.ingest.fixes import fix_of
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
-from setclip_cli.ingest.prepare import clusters_of, prepared
+from setclip_cli.ingest.prepare import CaptionSplits, clusters_of, prepared
 from setclip_cli.ingest.progress import WrittenBatch
 from setclip_cli.ingest.result import add_counts, check_sum
 from setclip_cli.ingest.sources import open_source
@@ -28,12 +28,13 @@ from setclip_cli.ingest.splits import parse_split
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from setclip_cli.ingest.annotations import Labels
     from setclip_cli.ingest.contents import Contents
     from setclip_cli.ingest.dedup import Kept
+    from setclip_cli.ingest.labels import Labels
     from setclip_cli.ingest.options import SourceSettings
     from setclip_cli.ingest.progress import Progress
     from setclip_cli.ingest.sources.base import Record, Reject, Source
+    from setclip_cli.joins import Join
 
     Decide = Callable[[Record], Kept | Reject]
 
@@ -43,7 +44,7 @@ class SourceReader:
 
     Attributes:
         unchanged: The entries of sources that the DATASET holds as asked.
-        resumed: Whether a source was begun by a killed run; then it is not known which labels were used.
+        joins: How labels and the splits of captions matched the records.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class SourceReader:
         self._shard_rows, self._shard_bytes, self._workers = shard_rows, shard_bytes, workers
         self._dedup: Dedup | None = None
         self.unchanged: list[dict[str, Any]] = []
-        self.resumed = False
+        self.joins: list[Join] = []
 
     def add(self, path: Path, settings: SourceSettings, labels: Labels, max_bad_fraction: float) -> None:
         """Reads one source, unless the DATASET holds it unchanged.
@@ -102,13 +103,18 @@ class SourceReader:
         for earlier in finished:
             self._take(earlier)
         start = finished[-1].records if finished else 0
-        self.resumed = self.resumed or start > 0
         if not (finished and finished[-1].last):
             numbers = Counter((shard.modality, shard.split) for shard in contents.shards)
             decide, about = self._decision(source, settings)
+            labels.match()
+            as_captions = parse_split(settings.split).as_captions
+            splits = CaptionSplits(source, contents.dataset()) if as_captions else None
+            if joins := [join for join in (labels.join, splits.join if splits else None) if join is not None]:
+                about["joins"] = [join.as_json() for join in joins]
+                self.joins += [join for join in joins if join not in self.joins]
             with ThreadPoolExecutor(1) as writer:  # writes one batch while the next one is read
                 written: Future[WrittenBatch] | None = None
-                for batch, records, last in self._batches(source, start, decide, labels, settings):
+                for batch, records, last in self._batches(source, start, decide, labels, splits, settings):
                     if written is not None:
                         finished.append(self._take(written.result()))
                     names: ShardNames = {}
@@ -131,17 +137,23 @@ class SourceReader:
         return batch
 
     def _batches(
-        self, source: Source, start: int, decide: Decide, labels: Labels, settings: SourceSettings
+        self,
+        source: Source,
+        start: int,
+        decide: Decide,
+        labels: Labels,
+        splits: CaptionSplits | None,
+        settings: SourceSettings,
     ) -> Iterator[tuple[RowBatch, int, bool]]:
-        rows = self._contents.dataset()
-        records = prepared(source.records(start, self._workers), settings, labels, rows, self._workers)
-        with console.progress(records, label=source.path.name, unit="records") as found:
+        found = source.records(start, self._workers)
+        records = prepared(found, source, settings, labels, splits, self._workers)
+        with console.progress(records, label=source.path.name, unit="records") as shown:
             yield from cut_batches(
-                found,
+                shown,
                 decide,
                 source.path,
                 start=start,
-                splits={shard.split for shard in rows.index.shards},
+                splits={shard.split for shard in self._contents.shards},
                 max_rows=self._shard_rows,
                 max_bytes=self._shard_bytes,
             )

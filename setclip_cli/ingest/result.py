@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import AccountingError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from setclip_cli.dataset.dataset import DatasetIndex
+    from setclip_cli.joins import Join
 
 MAX_LABELS_LISTED = 200
 _SIZE_COLUMN = {"sequence": "length", "image": "width", "text": "text"}
@@ -119,8 +120,8 @@ class IngestResult:
     unchanged: list[dict[str, Any]]  # entries for the sources that were there and were not read again
     index: DatasetIndex
     pair_rejects: dict[str, int]
-    unused_labels: int
     pairs: int
+    joins: list[Join] = field(default_factory=list)  # labels, splits of captions and pairs with the rows
 
     @property
     def rows(self) -> dict[str, dict[str, int]]:
@@ -140,7 +141,7 @@ class IngestResult:
             "unchanged": self.unchanged,
             "pairs": self.pairs,
             "pair_rejects": self.pair_rejects,
-            "unused_labels": self.unused_labels,
+            "joins": [join.as_json() for join in self.joins],
         }
 
     def summary(self) -> str:
@@ -148,8 +149,7 @@ class IngestResult:
         lines = [f"{entry['path']}: unchanged, not read again" for entry in self.unchanged]
         for entry in self.new:
             lines += _entry_lines(entry)
-        if self.unused_labels:
-            lines.append(f"  {self.unused_labels:,} labels do not belong to a record of these sources")
+        lines += [f"  {join.sentence()}" for join in self.joins]
         for reason, count in self.pair_rejects.items():
             lines.append(f"  {count:,} pairs left out: {reason}")
         lines.append(f"{self.out}: {sum(shard.bytes for shard in self.index.shards) / 1e6:,.1f} MB")

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from setclip_cli.dataset.dataset import Pair
 from setclip_cli.errors import SetClipError
-from setclip_cli.ingest.annotations import IdLookup, UnresolvedPair, read_labels, read_pairs, resolve
+from setclip_cli.ingest.annotations import read_labels, read_pairs
 
 HEADER = "left_modality,left_id,right_modality,right_id\n"
 
@@ -65,20 +64,21 @@ def test_bad_pairs_name_the_line(tmp_path: Path, line: str, words: str) -> None:
         read_pairs(write(tmp_path / "p.csv", HEADER + line))
 
 
-def test_a_name_that_two_rows_share_finds_neither() -> None:
-    known = IdLookup({"a/1.jpg": "train", "b/1.jpg": "train", "b/2.jpg": "test"})
-    assert known.find("1.jpg") is None
-    assert known.find("2.jpg") == ("b/2.jpg", "test")
-    assert known.find("a/1.jpg") == ("a/1.jpg", "train")
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_are_read(tmp_path: Path, separator: str) -> None:
+    content = f"id{separator}label\na,b.jpg{separator}a lake, blue\n"
+    assert read_labels(write(tmp_path / "l.csv", content)) == {"a,b.jpg": "a lake, blue"}
 
 
-def test_pairs_resolve_or_say_why_not() -> None:
-    known = {"image": IdLookup({"x/1.jpg": "train"}), "caption": IdLookup({"c": "train", "t": "test"})}
-    unresolved = [
-        UnresolvedPair("line 2", "image", "1.jpg", "caption", "c"),
-        UnresolvedPair("line 3", "image", "1.jpg", "caption", "t"),
-    ]
-    assert list(resolve(unresolved, known)) == [  # type: ignore[arg-type]
-        Pair("image", "x/1.jpg", "caption", "c", "train"),
-        ("line 3", "pair joins split train with split test"),
-    ]
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a.jpg,lake\nb.jpg,field\n", r"line 1 is not a known header \(a.jpg, lake\)(.|\n)*add a first line.*id,label"),
+        ("picture,label\na,x\n", r"no column 'id'.* among picture, label"),
+        ("id,label,Label\na,x,y\n", "two columns 'label'"),
+        ('{"id": "a", "label": "x"}\n', "not a known header"),
+    ],
+)
+def test_a_file_that_is_no_table_of_labels_says_what_was_found(tmp_path: Path, content: str, words: str) -> None:
+    with pytest.raises(SetClipError, match=words):
+        read_labels(write(tmp_path / "l.csv", content))

@@ -156,8 +156,14 @@ def test_labels_match_the_whole_id_or_the_file_name_and_unused_ones_are_counted(
     (root / "labels.csv").write_text("filename,class\na.png,lake\nimages/b.png,field\nnone.png,x\n")
     result = ingest([root], tmp_path / "out", IngestOptions(modality="image", labels=root / "labels.csv"))
     assert [row["label"] for row in table(tmp_path / "out", "image")] == ["lake", "field", None]
-    assert result.unused_labels == 1
-    assert "1 labels do not belong to a record" in result.summary()
+    (join,) = result.joins
+    assert (join.left.matched, join.left.example, join.right.matched, join.right.example) == (
+        2,
+        "none.png",
+        2,
+        "images/c.png",
+    )
+    assert "2 of 3 labels of labels.csv (not 'none.png') match 2 of 3 records" in result.summary()
 
 
 def test_captions_take_the_label_of_their_image_and_other_labels_are_another_source(tmp_path: Path) -> None:

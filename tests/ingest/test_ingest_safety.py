@@ -156,7 +156,7 @@ def test_only_batches_of_the_same_work_that_are_whole_are_used_again(
     assert contents(out) == contents(tmp_path / "unbroken")
 
 
-def test_a_resumed_ingest_starts_after_what_is_written_and_does_not_guess_which_labels_were_used(
+def test_a_resumed_ingest_starts_after_what_is_written_and_counts_labels_as_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, labels = fasta(tmp_path / "a.fasta", 150, 0), tmp_path / "l.csv"
@@ -171,9 +171,10 @@ def test_a_resumed_ingest_starts_after_what_is_written_and_does_not_guess_which_
         return real(self, start, workers)
 
     monkeypatch.setattr(Fasta, "records", records)
-    assert ingest(source, tmp_path / "out", options, shard_rows=30).unused_labels == 0
-    assert starts[0] > 60  # 60 rows, and rejects
-    assert ingest(source, tmp_path / "unbroken", options).unused_labels == 1
+    resumed = ingest(source, tmp_path / "out", options, shard_rows=30)
+    assert starts[-1] > 60  # 60 rows, and rejects; before that the labels are joined to all ids
+    assert resumed.joins == ingest(source, tmp_path / "unbroken", options).joins
+    assert resumed.joins[0].left.example == "none"
 
 
 def test_the_record_of_progress_keeps_its_format(tmp_path: Path) -> None:

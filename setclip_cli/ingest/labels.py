@@ -1,0 +1,139 @@
+"""The labels that a user gives in a file, joined to the records of the sources that are read with them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from setclip_cli.errors import argument
+from setclip_cli.ingest import names
+from setclip_cli.ingest.annotations import read_labels
+from setclip_cli.ingest.names import Found, Name
+from setclip_cli.ingest.sources.archive import ImageArchive
+from setclip_cli.ingest.sources.base import Record, Reject
+from setclip_cli.ingest.sources.geotiff import GeoFolder
+from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, ImageFolder
+from setclip_cli.joins import Join, Side, check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from setclip_cli.ingest.sources.base import Source
+
+
+_TILE = re.compile(r"(.+\.\w+)#\d+_\d+")
+
+
+class Offered(NamedTuple):
+    """The names of one record: its own, and that of what it describes or is a part of."""
+
+    own: Name
+    whole: Name | None = None
+
+
+def offered(source: Source) -> Iterator[Offered]:
+    """The names of a source's records. Images are not decoded for it if their paths are their ids."""
+    path = str(source.path.resolve())
+    if isinstance(source, ImageFolder | ImageArchive) and not isinstance(source, GeoFolder):
+        for item in source.walk().items:
+            if not isinstance(item.content, Reject) and item.location.lower().endswith(IMAGE_SUFFIXES):
+                yield Offered(_made_up(item.location, path))
+        return
+    for record in source.records(0, 1):
+        if isinstance(record, Record):
+            yield offered_by(record, path)
+
+
+def offered_by(record: Record, source: str) -> Offered:
+    """The names of one record of the source at this path. A made-up id means something in its own source only."""
+    own = _made_up(record.id, source) if record.made_up else Name(record.id)
+    if record.group is not None:
+        return Offered(own, Name(record.group))
+    tile = _TILE.fullmatch(record.id) if record.modality == "image" else None
+    return Offered(own, own._replace(id=tile[1]) if tile else None)
+
+
+def _made_up(identifier: str, source: str) -> Name:
+    folder, _, name = source.rpartition("/")
+    return Name(identifier, folder if identifier == name else source)
+
+
+class Labels:
+    """Labels by the ids of records, or by the groups of captions; other spellings of an id are found as well.
+
+    Args:
+        path: The file, or None.
+        sources: All that are read with these labels: a label that could belong to two of their records belongs to none.
+
+    Attributes:
+        join: What matched; None before `match`.
+    """
+
+    def __init__(self, path: str | Path | None, sources: Sequence[Source] = ()) -> None:
+        self._name = "" if path is None else Path(path).name
+        self._labels = read_labels(Path(path)) if path is not None else {}
+        self._sources = sources
+        self._label_of: dict[Name, str] = {}
+        self.join: Join | None = None
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def match(self) -> None:
+        """Joins the labels to the records of the sources, once.
+
+        Raises:
+            SetClipError: none of the labels belongs to a record.
+        """
+        if not self._labels or self.join is not None:
+            return
+        records = [each for source in self._sources for each in offered(source)]
+        every = dict.fromkeys(name for each in records for name in each if name is not None)
+        found = names.find(self._labels, lambda: every)
+        self._label_of, clashes = _labels_of_names(self._labels, found)
+        several = {text: meant.in_words() for text, meant in found.items() if meant.only is None} | clashes
+        matched = found.keys() - several.keys()
+        lone = next((each.own.id for each in records if self._label(each) is None), None)
+        join = Join(
+            Side.of(f"labels of {self._name}", self._labels, matched),
+            Side("records", len(records), sum(self._label(each) is not None for each in records), lone),
+            ambiguous=len(several),
+            candidates=next((f"{text!r}: {words}" for text, words in sorted(several.items())), None),
+            by=dict(sorted(Counter(found[text].step for text in matched).items())),
+            both=True,
+        )
+        near = names.suggestion(str(join.left.example), every)
+        like = f"{join.left.example!r} may be {near!r}; " if near else ""
+        fix = f"{like}write the ids as setclip has them, or leave {argument('labels')} out"
+        self.join = check(join, fix=fix, tried=names.TRIED)
+
+    def of(self, record: Record, source: str) -> str | None:
+        """The label of a record of the source at this path: that of the file, else the one that the source gives."""
+        label = self._label(offered_by(record, source))
+        return label if label is not None else record.label
+
+    def _label(self, record: Offered) -> str | None:
+        label = self._label_of.get(record.own)
+        return self._label_of.get(record.whole) if label is None and record.whole is not None else label
+
+
+def _labels_of_names(labels: dict[str, str], found: dict[str, Found]) -> tuple[dict[Name, str], dict[str, str]]:
+    """(name -> its label; text -> why it gives no label). Of two texts for one name the stricter match counts."""
+    best: dict[Name, list[str]] = {}
+    for text, meant in found.items():
+        if (name := meant.only) is not None:
+            rivals = best.setdefault(name, [])
+            if rivals and found[rivals[0]].strictness > meant.strictness:
+                rivals.clear()
+            if not rivals or found[rivals[0]].strictness == meant.strictness:
+                rivals.append(text)
+    label_of: dict[Name, str] = {}
+    clashes: dict[str, str] = {}
+    for name, texts in best.items():
+        if len({labels[text] for text in texts}) == 1:
+            label_of[name] = labels[texts[0]]
+        else:
+            clashes.update(dict.fromkeys(texts, f"{name.id}, which {' and '.join(map(repr, texts[:3]))} fit as well"))
+    return label_of, clashes
