@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.backbones.devices import resolve_device
 from setclip_cli.console import note
 from setclip_cli.dataset.dataset import Dataset, open_dataset
+from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.errors import argument
 from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_layers, load_tower_backbone, wants_best
 from setclip_cli.files import atomic
@@ -63,6 +64,7 @@ class AlignResult:
         return f"{self.run}: {self.method} on {self.pairs} pairs, {self.steps} steps in {self.wall_s:.1f} s{resumed}"
 
 
+@kept_graphs()
 def align(
     recipe: Recipe | Path | str, dataset: Dataset | Path | str, out: Path | str, *, resume: bool = False
 ) -> AlignResult:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from setclip_cli.methods.graph_teacher import fit_teacher, pair_balance
+from setclip_cli.methods.graph_teacher import pair_balance, teacher_coordinates
 from setclip_cli.training.batches import Batches
 from setclip_cli.training.distributed import Group
 from setclip_cli.training.objective import build_objective
@@ -68,10 +68,9 @@ def build_training(
     coordinates = None
     if len(pairs) and ("teacher" in objective.terms or train.balance):
         neighbours = recipe.objective.teacher.neighbours
-        of_left, of_right = fit_teacher(
+        coordinates = teacher_coordinates(
             towers[0].features, towers[1].features, pairs, neighbours=None if neighbours == "auto" else neighbours
         )
-        coordinates = (of_left.coordinates(), of_right.coordinates())
     batches = Batches(
         towers,
         pairs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.encoders.usable import require_usable
 from setclip_cli.methods.auto import Choice, choose
 from setclip_cli.methods.closed_form import fit_closed_form
@@ -44,6 +45,7 @@ class Fitted:
     warnings: list[str] = field(default_factory=list)
 
 
+@kept_graphs()
 def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
     """Fits the recipe's method to features in memory.
 

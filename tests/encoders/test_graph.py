@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from setclip_cli.encoders import GraphMap, PoolMap, graph, neighbours
-from setclip_cli.methods.graph_teacher import fit_teacher, pair_balance
+from setclip_cli.methods.graph_teacher import fit_teacher, pair_balance, teacher_coordinates
 
 
 def rows(n: int, d: int, seed: int = 0) -> Tensor:
@@ -243,3 +243,41 @@ def test_balance_is_the_mean_over_pairs_of_each_rows_share_in_them() -> None:
 def test_sources_that_are_not_there_are_refused(sources: Tensor) -> None:
     with pytest.raises(ValueError, match="pool of 12"):
         graph.diffuse(rows(12, 4), sources)
+
+
+def test_kept_graphs_and_walks_change_no_bit_and_are_made_once(monkeypatch):
+    pool, sources = rows(300, 8, seed=1), torch.arange(0, 150, 2)
+    values = rows(300, 4, seed=2)
+    whole, smoothed = graph.diffuse(pool, sources), graph.smooth(pool, values)
+    graphs, walks = [], []
+    new_graph, walk = graph._new_graph, graph._walk
+    monkeypatch.setattr(graph, "_new_graph", lambda *given: graphs.append(1) or new_graph(*given))
+    monkeypatch.setattr(
+        graph, "_walk", lambda product, starts, **how: walks.extend(starts) or walk(product, starts, **how)
+    )
+    with graph.kept_graphs():
+        assert torch.equal(graph.diffuse(pool, sources[:10]), whole[:, :10])
+        assert torch.equal(graph.diffuse(pool.clone(), sources[9:]), whole[:, 9:])
+        assert torch.equal(graph.diffuse(pool, sources[[3, 3, 70]]), whole[:, [3, 3, 70]])
+        assert torch.equal(graph.smooth(pool, values), smoothed)
+        assert (len(graphs), sorted(walks)) == (1, sources.tolist())
+        assert not torch.equal(graph.diffuse(pool + 0.1, sources), whole)
+        assert not torch.equal(graph.diffuse(pool, sources, steps=3), whole)
+    graph.diffuse(pool, sources)
+    assert len(graphs) == 3, "outside the block nothing is kept"
+
+
+def test_products_in_several_threads_are_those_of_one(monkeypatch):
+    pool, sources = rows(200, 6, seed=3), torch.arange(70)
+    alone = graph.diffuse(pool, sources)
+    monkeypatch.setattr(graph, "_ROWS_A_THREAD", 13)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert torch.equal(graph.diffuse(pool, sources), alone)
+
+
+def test_teacher_coordinates_are_those_of_the_maps():
+    pools, pairs = (rows(90, 5, seed=4), rows(80, 7, seed=5)), torch.arange(12)
+    pairs = torch.stack([pairs, pairs + 3], dim=1)
+    maps = fit_teacher(*pools, pairs)
+    for found, of_side in zip(teacher_coordinates(*pools, pairs), maps, strict=True):
+        assert torch.equal(found, of_side.coordinates())
