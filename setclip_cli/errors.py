@@ -120,6 +120,8 @@ def cause_of(error: BaseException) -> tuple[str, str] | None:
             f"holds a name that is not UTF-8 ({error.object[:80]!r})",
             "rename that file or folder so that its name is UTF-8",
         )
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve, before Python 3.13
+        return _CAUSES[errno.ELOOP]
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return "the path holds a NUL character", "give a path without it"
     return _CAUSES.get(error.errno) if isinstance(error, OSError) and error.errno is not None else None
@@ -146,6 +148,11 @@ _CAUSES: dict[int, tuple[str, str]] = {
         "raise the limit (ulimit -n), and run the same command again",
     ),
     errno.ENFILE: ("this machine has too many files open", "stop other programs, and run the same command again"),
+    errno.ENOMEM: ("this machine has too little free memory", "stop other programs, or use a machine with more memory"),
+    errno.EAGAIN: (
+        "this machine starts no more processes or threads",
+        "stop other programs, or raise the limit (ulimit -u)",
+    ),
     errno.EIO: (
         "the disk or the network drive failed",
         "check the disk; copy the file to another one if it can be read",
@@ -156,4 +163,4 @@ _CAUSES: dict[int, tuple[str, str]] = {
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its kind when it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

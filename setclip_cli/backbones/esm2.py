@@ -26,7 +26,7 @@ from setclip_cli.backbones.devices import autocast, pinned
 from setclip_cli.backbones.former_names import with_former_names
 from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
-from setclip_cli.errors import SetClipError, first_line
+from setclip_cli.errors import SetClipError, translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -323,7 +323,12 @@ def module_from_checkpoint(checkpoint: Any, path: Path) -> Esm2:
     Raises:
         SetClipError: as `load_esm2` does.
     """
-    try:
+    with translated(
+        path,
+        Exception,
+        found="is not an ESM-2 checkpoint of fair-esm's layout",
+        fix="give the .pt file as published, for instance esm2_t6_8M_UR50D.pt",
+    ):
         settings, stored = checkpoint["cfg"]["model"], checkpoint["model"]
         setting = settings.__getitem__ if isinstance(settings, dict) else settings.__getattribute__
         with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
@@ -335,11 +340,6 @@ def module_from_checkpoint(checkpoint: Any, path: Path) -> Esm2:
             )
         tensors = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): tensor for name, tensor in stored.items()}
         module.load_state_dict({name: _tensor(name, tensors) for name in module.state_dict()}, assign=True)
-    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
-        raise SetClipError(
-            f"{path}: is not an ESM-2 checkpoint of fair-esm's layout ({first_line(error)})",
-            fix="give the .pt file as published, for instance esm2_t6_8M_UR50D.pt",
-        ) from error
     module.float()
     return module
 

@@ -6,11 +6,12 @@ import errno
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.backbones.weights import esm_cache, esm_url, text_repository, timm_source
-from setclip_cli.errors import SetClipError, first_line
+from setclip_cli.errors import SetClipError, cause_of, first_line
 from setclip_cli.files.download import Wanted, fetch_all
 from setclip_cli.files.write_errors import WriteError, write_error
 
@@ -37,13 +38,15 @@ def fetch_weights(location: Location) -> Path:
         return _FETCHERS[spec.kind](spec)
     except WriteError:
         raise
-    except (OSError, ValueError, SetClipError) as error:  # the hub client's errors are of the first two
+    except Exception as error:  # what the hub's client raises has no common type
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             from huggingface_hub import constants
 
             cannot = write_error(Path(constants.HF_HUB_CACHE), error)
             raise cannot.with_fix("HF_HOME can name another folder") from error
         said = error.problem if isinstance(error, SetClipError) else first_line(error)
+        if cause := cause_of(error):
+            raise SetClipError(f"weights of {spec}: {cause[0]}", fix=cause[1]) from error
         tried = [*location.tried, f"hub: {said}"]
         raise SetClipError(
             f"weights of {spec}: not found; tried " + "; ".join(tried), fix="one of: " + "; ".join(location.ways)
@@ -64,9 +67,12 @@ def _fetch_checkpoint(url: str) -> Path:
     file = Wanted(url.rsplit("/", 1)[-1], (url,))
     [path] = fetch_all([file], esm_cache(), setting="TORCH_HOME", max_bytes=MAX_WEIGHTS_BYTES)
     damaged = None if path.stat().st_size else "it is empty"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        damaged = first_line(error)
     if damaged is not None:
         path.unlink()
         raise ValueError(f"{url} arrived damaged ({damaged})")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
@@ -20,7 +20,7 @@ from setclip_cli.backbones.batching import Budget
 from setclip_cli.backbones.devices import autocast, pinned
 from setclip_cli.backbones.pooling import AttentionPooledText
 from setclip_cli.backbones.tensors import identity_of
-from setclip_cli.errors import SetClipError, UsageError, first_line
+from setclip_cli.errors import SetClipError, UsageError, translated
 from setclip_cli.files.recognize import refuse_stand_ins_in
 
 if TYPE_CHECKING:
@@ -147,7 +147,13 @@ def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone
     """
     modules = folder / "modules.json"
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # that of reading
-    try:
+    refuse_stand_ins_in(folder)
+    with translated(
+        folder,
+        Exception,
+        found="does not load as a sentence-transformers model",
+        fix="give the folder that SentenceTransformer.save() wrote, with all of its files",
+    ):
         for module in json.loads(modules.read_text()) if modules.exists() else []:
             if not module["type"].startswith("sentence_transformers."):
                 raise SetClipError(
@@ -158,16 +164,21 @@ def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone
         model = _load(folder, seed=0)
         if _lacks_tensors(folder, model) and _features_differ(model, _load(folder, seed=1)):
             raise ValueError("its features depend on tensors that its weights file lacks")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise SetClipError(
-            f"{folder}: does not load as a sentence-transformers model ({first_line(error)})",
-            fix="give the folder that SentenceTransformer.save() wrote",
-        ) from error
-    names = ("modules.json", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "*/config.json")
-    files = {
-        path.relative_to(folder).as_posix(): path.read_text() for name in names for path in sorted(folder.glob(name))
-    }
-    return SentenceBackbone(str(spec), model, files=files, pooling=pooling)
+        files = {
+            path.relative_to(folder).as_posix(): path.read_text()
+            for name in SETTINGS_FILES
+            for path in sorted(folder.glob(name))
+        }
+        return SentenceBackbone(str(spec), model, files=files, pooling=pooling)
+
+
+SETTINGS_FILES = (
+    "modules.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "sentence_bert_config.json",
+    "*/config.json",
+)
 
 
 def _load(folder: Path, *, seed: int) -> SentenceTransformer:

@@ -10,16 +10,17 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from setclip_cli.errors import SetClipError, first_line
-from setclip_cli.files.recognize import refuse_stand_in
+from setclip_cli.errors import SetClipError, translated
+from setclip_cli.files.recognize import head_of, refuse_stand_in, starts_with
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+_PICKLES = (b"\x80", b"PK\x03\x04")  # torch.save writes the second, and wrote the first before 2020
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -28,23 +29,24 @@ def read_checkpoint(path: Path) -> Any:
     Raises:
         SetClipError: the file is damaged or of another format, or loading it would run code.
     """
-    try:
-        refuse_stand_in(path)
+    with translated(path, OSError, found="cannot be read", fix="copy the file again"):
+        head = head_of(path)
+    refuse_stand_in(path, head)
+    with translated(path, Exception, found="cannot be read as a checkpoint", fix="download or copy it again"):
         if path.suffix == ".safetensors":
             return load_file(path)
         # ESM-2 checkpoints keep their settings in a Namespace, which is plain data. The warnings are about old pickles.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SetClipError(
-            f"{path}: holds more than tensors and plain data; loading it could run code, so it was not loaded",
-            fix="if you trust the file, convert it to safetensors and give that",
-        ) from error
-    except (OSError, EOFError, RuntimeError, SafetensorError, KeyError, ValueError) as error:
-        raise SetClipError(
-            f"{path}: cannot be read as a checkpoint ({first_line(error)})", fix="download or copy it again"
-        ) from error
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                if not head.startswith(_PICKLES):
+                    raise ValueError(f"it starts with {starts_with(head)}") from error
+                raise SetClipError(
+                    f"{path}: holds more than tensors and plain data; loading it could run code, so it was not loaded",
+                    fix="if you trust the file, convert it to safetensors and give that",
+                ) from error
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:

@@ -22,7 +22,7 @@ from setclip_cli.backbones.batching import Budget
 from setclip_cli.backbones.devices import autocast, pinned
 from setclip_cli.backbones.pooling import AttentionPooling
 from setclip_cli.backbones.tensors import identity_of, read_checkpoint
-from setclip_cli.errors import SetClipError, first_line
+from setclip_cli.errors import SetClipError, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -234,18 +234,18 @@ def load_timm(spec: Spec, path: Path, *, pooling: str) -> TimmBackbone:
             break
     if path.name in SAME_ORDER:
         tensors = _in_timm_names(spec.name, tensors, path)
-    try:
+    with translated(
+        path,
+        Exception,
+        found=f"its tensors do not fit {spec}",
+        fix=f"give the weights that timm publishes for {spec.name}",
+    ):
         module: Any = timm.create_model(
             spec.name,
             pretrained=True,
             pretrained_cfg_overlay={"state_dict": tensors},  # timm's own renaming of published layouts applies
         )  # with its classifier: without one, timm would fill whatever is missing with random numbers
         module.reset_classifier(0)
-    except (RuntimeError, KeyError, AttributeError, TypeError) as error:
-        raise SetClipError(
-            f"{path}: its tensors do not fit {spec} ({first_line(error)})",
-            fix=f"give the weights that timm publishes for {spec.name}",
-        ) from error
     if pooling == "cls" and not getattr(module, "num_prefix_tokens", 0):
         raise SetClipError(
             f"pooling 'cls' of {spec}: the model has no class token", fix="choose the pooling default or avg"

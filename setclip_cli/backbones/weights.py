@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from setclip_cli.errors import SetClipError, UsageError, nearest
+from setclip_cli.errors import SetClipError, UsageError, nearest, translated
 
 Kind = Literal["esm", "timm", "sentence-transformers"]
 Origin = Literal["path", "package", "cache", "hub"]
@@ -127,10 +127,20 @@ def locate_weights(spec: str | Spec, weights: str = "auto") -> Location:
 
 
 def _given_path(spec: Spec, path: Path) -> Path:
+    with translated(path, found="cannot be looked at", fix="check the path"):
+        return _found_at(spec, path)
+
+
+def _found_at(spec: Spec, path: Path) -> Path:
     if not path.exists():
         raise SetClipError(
             f"weights {str(path)!r} of {spec}: no such file or folder",
             fix="give a path that exists, auto, package:NAME or hub",
+        )
+    if path.is_dir() and (models := sorted(path.glob("**/models--*/snapshots/*"))):
+        raise SetClipError(
+            f"weights {str(path)!r} of {spec}: is a cache of {len(models)} models of the hub, not one model",
+            fix=f"give the folder of the model, such as {models[0]}",
         )
     if spec.kind == "sentence-transformers":
         if not (path / "modules.json").is_file() and not (path / "config.json").is_file():

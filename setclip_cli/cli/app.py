@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import sys
@@ -21,7 +22,7 @@ from setclip_cli.cli.search import search
 from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
 from setclip_cli.cli.study import study
 from setclip_cli.console import note, visible_lines, visible_list
-from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.errors import ExitCode, SetClipError, cause_of
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _usage_told():
+            with _usage_told(), _last_edge():
                 return super().invoke(ctx)
         except SetClipError as error:
             problem, fix = error.for_command_line()
@@ -53,6 +54,25 @@ class Commands(typer.core.TyperGroup):
         except KeyboardInterrupt as interrupt:
             typer.echo(STOPPED[ExitCode.INTERRUPTED], err=True)
             raise typer.Exit(ExitCode.INTERRUPTED) from interrupt
+
+
+@contextmanager
+def _last_edge() -> Iterator[None]:
+    """Translates what no edge before has, if its cause is the machine or a name that the user gave, not a bug of ours.
+
+    A file that is missing, or a folder in its place, is left: that may well be a bug.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, UnicodeEncodeError, RuntimeError, ValueError) as error:
+        cause = None if getattr(error, "errno", None) in _MAYBE_A_BUG else cause_of(error)
+        if cause is None:
+            raise
+        place = getattr(error, "filename", None)
+        raise SetClipError(f"{place}: {cause[0]}" if place else cause[0], fix=cause[1]) from error
+
+
+_MAYBE_A_BUG = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
-from setclip_cli.errors import SetClipError, nearest
+from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import parse_json
 
@@ -190,13 +190,14 @@ class Dataset:
             SetClipError: the file is missing, has changed, or is not a Parquet file.
         """
         path = self._checked(shard.path, shard.sha256)
-        try:
+        with translated(
+            path,
+            OSError,
+            pa.ArrowException,
+            found=f"cannot be read as the shard that {INDEX_NAME} lists",
+            fix="ingest the dataset again into a new folder",
+        ):
             return pq.read_table(path, columns=None if columns is None else list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise SetClipError(
-                f"{path}: cannot be read as the shard that {INDEX_NAME} lists ({error})",
-                fix="ingest the dataset again into a new folder",
-            ) from error
 
     def beside(self, name: str, sha256: str) -> Path:
         """The path of pairs.parquet or rejects.parquet; in the work folder of an ingest that was killed at its end."""
@@ -251,7 +252,10 @@ class Dataset:
                 f"{path}: {INDEX_NAME} does not list it",
                 fix=f"remove it, and add pairs with `setclip ingest --pairs FILE --out {self.root}`",
             )
-        rows = pq.read_table(path).select(PAIRS_SCHEMA.names).to_pylist()
+        with translated(
+            path, OSError, KeyError, pa.ArrowException, found="cannot be read as pairs", fix="ingest the pairs again"
+        ):
+            rows = pq.read_table(path).select(PAIRS_SCHEMA.names).to_pylist()
         return [pair for pair in (Pair(**row) for row in rows) if split in (None, pair.split)]
 
 
@@ -262,7 +266,9 @@ def open_dataset(root: str | Path) -> Dataset:
         SetClipError: the folder is missing, was never finished, or has an index this version cannot read.
     """
     root = Path(root)
-    if not root.is_dir():
+    with translated(root, found="cannot be looked at", fix="check the path"):
+        there = root.is_dir()
+    if not there:
         raise SetClipError(f"{root}: no such folder", fix=f"setclip ingest SOURCE --modality MODALITY --out {root}")
     path = root / INDEX_NAME
     if not path.exists():
@@ -270,7 +276,8 @@ def open_dataset(root: str | Path) -> Dataset:
             f"{root}: has no {INDEX_NAME}, so it is not a finished DATASET",
             fix="run the same `setclip ingest` command again",
         )
-    text = path.read_bytes()
+    with translated(path, OSError, found="cannot be read", fix="check the path"):
+        text = path.read_bytes()
     index = parse_json(path, text, DatasetIndex, fix="ingest again into a new folder with this version of setclip")
     return Dataset(root, index, atomic.sha256_bytes(text))
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from setclip_cli.dataset.dataset import Shard
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.options import Dtype, Precision
-from setclip_cli.errors import SetClipError, nearest
+from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files.documents import read_json
 from setclip_cli.vectors import unusable_rows
 
@@ -159,13 +159,14 @@ class Embeddings:
     @contextmanager
     def _readable(self, shard: EmbeddedShard) -> Iterator[Path]:
         path = self.root / shard.path
-        try:
+        with translated(
+            path,
+            OSError,
+            pa.ArrowException,
+            found=f"cannot be read as the shard that {INDEX_NAME} lists",
+            fix="run the same `setclip embed` command again",
+        ):
             yield path
-        except (OSError, pa.ArrowException) as error:
-            raise SetClipError(
-                f"{path}: cannot be read as the shard that {INDEX_NAME} lists ({error})",
-                fix="run the same `setclip embed` command again",
-            ) from error
 
     def load(self, modality: Modality, split: str | None = None) -> EmbeddingTable:
         """All rows of one modality and split (all splits if None), in memory.
@@ -201,7 +202,9 @@ def open_embeddings(root: str | Path) -> Embeddings:
     """
     root = Path(root)
     path = root / INDEX_NAME
-    if not path.exists():
+    with translated(root, found="cannot be looked at", fix="check the path"):
+        there = path.exists()
+    if not there:
         started = (root / FINISHED).is_dir()
         found = "its embedding has not finished" if started else f"is not an EMBEDDINGS folder (it has no {INDEX_NAME})"
         raise SetClipError(f"{root}: {found}", fix=f"setclip embed RUN DATASET --out {root}")

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from setclip_cli.backbones.devices import resolve_device
-from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument, cause_of, first_line, translated
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from multiprocessing.queues import Queue
 
 Input = TypeVar("Input")
@@ -64,18 +66,27 @@ def run_locally(
         devices.put(f"cuda:{index % gpus}" if gpus else device)
     share = max(1, torch.get_num_threads() // workers)
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(devices, share)) as pool:
-        pending = [pool.submit(work, job) for job in jobs]
+        pending: list[Future[Result]] = []
         try:
+            with _lost(BrokenProcessPool, "a worker process", f"with fewer {argument('workers')}"):
+                pending += (pool.submit(work, job) for job in jobs)
             for future in as_completed(pending):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise SetClipError(
-                "a worker process was killed, most likely because memory ran out",
-                fix=f"run the same command again with fewer {argument('workers')}; finished shards are kept",
-            ) from error
+                with _lost(BrokenProcessPool, "a worker process", f"with fewer {argument('workers')}"):
+                    result = future.result()
+                yield result
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _lost(kind: type[Exception], what: str, how: str) -> AbstractContextManager[None]:
+    """Says of a worker that ended without a result that most likely it had too little memory."""
+    return translated(
+        what,
+        kind,
+        found="was killed, most likely because memory ran out",
+        fix=f"run the same command again {how}; finished shards are kept",
+    )
 
 
 def _start_worker(devices: Queue[str], threads: int) -> None:
@@ -109,7 +120,10 @@ def run_on_ray(work: Callable[[Input], Result], jobs: Sequence[Input], *, device
     except ImportError as error:
         raise UsageError(f"{argument('engine')} ray: Ray is not installed", fix="pip install 'setclip[ray]'") from error
     if not cluster.is_initialized():
-        cluster.init(log_to_driver=False, logging_level=logging.ERROR)
+        place = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "Ray on this machine"
+        fix = f"check the cluster with `ray status`, or leave {argument('engine')} out"
+        with translated(place, Exception, found="cannot be started or reached", fix=fix):
+            cluster.init(log_to_driver=False, logging_level=logging.ERROR)
     threads = torch.get_num_threads()
     wants_gpu = device in ("auto", "cuda") and cluster.cluster_resources().get("GPU", 0) >= 1
     resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if wants_gpu else {"num_cpus": threads}
@@ -141,4 +155,11 @@ def _fetch(cluster: Any, reference: Any) -> Any:
         cause = error.cause
         if isinstance(cause, SetClipError):
             raise cause from error
+        if found := cause_of(cause):
+            raise SetClipError(f"a worker of the Ray cluster: {found[0]}", fix=found[1]) from error
         raise
+    except cluster.exceptions.RayError as error:
+        raise SetClipError(
+            f"a worker of the Ray cluster: was lost {RETRIES + 1} times ({first_line(error)})",
+            fix="check the nodes with `ray status` and run the same command again; finished shards are kept",
+        ) from error

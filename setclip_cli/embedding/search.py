@@ -17,7 +17,7 @@ from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
-from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
@@ -123,7 +123,7 @@ def guess_modality(query: str, embeddings: Embeddings) -> Modality:
 def _is_file(query: str) -> bool:
     try:
         return Path(query).is_file()
-    except OSError:  # too long for a path
+    except (OSError, ValueError):  # too long for a path, or with a NUL character
         return False
 
 
@@ -162,7 +162,7 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
             f"{embeddings.root}: was not made by {run or index.run or 'these weights'}",
             fix=f"name the RUN that made it with {argument('run')}, or embed again",
         )
-    encoded = backbone.encode([Path(query).read_bytes()] if modality == "image" else [query])
+    encoded = backbone.encode([_image_at(query)] if modality == "image" else [query])
     for reason in encoded.failed.values():
         raise UsageError(
             f"query {query[:60]!r}: {reason}",
@@ -174,6 +174,12 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
     for reason in unusable_rows(vector.numpy()).values():
         raise SetClipError(f"query {query[:60]!r}: its embedding {reason}", fix="search with another query")
     return torch.nn.functional.normalize(vector[0], dim=0).numpy()
+
+
+def _image_at(path: str) -> bytes:
+    fix = f"give the path of an image, or say what the query is with {argument('query_modality', '--as')}"
+    with translated(f"query {path[:60]!r}", OSError, found="cannot be read", fix=fix, exit_code=ExitCode.USAGE):
+        return Path(path).read_bytes()
 
 
 def _look_up(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.files.documents import read_toml
 from setclip_cli.run.folder import RECIPE_NAME
 from setclip_cli.run.model import load_config
 
@@ -78,7 +78,7 @@ def _open_folder(path: Path) -> ModelFolder:
     if (path / EMBEDDINGS_NAME).exists():
         return _open_embeddings_folder(path, name)
     config = load_config(path)
-    recipe = tomllib.loads((path / RECIPE_NAME).read_text(encoding="utf-8"))
+    recipe = read_toml(path / RECIPE_NAME)
     left, right = (modality for modality in MODALITIES if modality in config.towers)
     return ModelFolder(name, path, "run", config.method, config.seed, recipe, (left, right))
 

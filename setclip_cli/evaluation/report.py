@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.errors import ExitCode, SetClipError, argument, translated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,4 +56,9 @@ class Report:
 def read_report(out: Path) -> Report | None:
     """The report in a folder, or None if there is none that is whole."""
     path = out / REPORT_NAME
-    return Report(out, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if not path.exists():
+        return None
+    with translated(
+        path, ValueError, RecursionError, found="is not valid JSON", fix=f"remove it and evaluate again into {out}"
+    ):
+        return Report(out, json.loads(path.read_text(encoding="utf-8")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def choose_layers(
     known = [[backbone.identity for backbone in backbones], ways, shards, ids, NEIGHBOURS]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     path = cache_place("layers", f"{key}.json", cache_dir=cache_dir)
-    if path.exists():
+    with suppress(OSError, ValueError, TypeError, KeyError):  # it is missing or damaged there: it is measured again
         found = json.loads(path.read_text(encoding="utf-8"))
         return LayerChoice(**{**found, "layers": tuple(found["layers"]), "of": tuple(found["of"])})
     of = (backbones[0].layers, backbones[1].layers)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.errors import ExitCode, SetClipError, UsageError, translated
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def unsigned(text: bytes) -> tuple[dict[str, Any], bool]:
     Raises:
         ValueError: it is not JSON of an object.
     """
-    content = json.loads(text)
+    content = json.loads(text, object_pairs_hook=_without_repeats)
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     own = content.pop(SELF_HASH, None)
@@ -53,6 +53,15 @@ def unsigned(text: bytes) -> tuple[dict[str, Any], bool]:
         return content, False
     blank = text.replace(_entry(own).encode(), _entry(_ZEROS).encode(), 1)
     return content, atomic.sha256_bytes(blank) == own
+
+
+def _without_repeats(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file. JSON allows a key twice, and most readers then take the second without a word."""
+    found = dict(entries)
+    if len(found) < len(entries):
+        repeated = next(key for place, (key, _) in enumerate(entries) if key in dict(entries[:place]))
+        raise ValueError(f"the key {repeated!r} is there twice")
+    return found
 
 
 def _entry(digits: str) -> str:
@@ -66,16 +75,14 @@ def read_json(path: Path, kind: type[Document], *, fix: str) -> Document:
         SetClipError: it holds something else than ``kind`` says, such as what another version wrote, or it has been
             changed since it was written.
     """
-    return parse_json(path, path.read_bytes(), kind, fix=fix)
+    return parse_json(path, _read(path), kind, fix=fix)
 
 
 def parse_json(path: Path, text: bytes, kind: type[Document], *, fix: str) -> Document:
     """`read_json` of bytes that were read already."""
-    try:
+    with translated(path, ValueError, RecursionError, found="is not valid JSON", fix=fix):
         content, unchanged = unsigned(text)
-        text = json.dumps(content).encode()
-    except (ValueError, RecursionError):
-        unchanged = True  # what is wrong with the JSON is said below
+        text = json.dumps(content, allow_nan=False).encode()  # Python reads NaN and Infinity, which JSON does not have
     try:
         document = kind.model_validate_json(text)
     except ValidationError as error:
@@ -99,12 +106,21 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         SetClipError: it cannot be read, or is not valid TOML; the latter has exit code 2.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not valid TOML ({error})", fix="correct the file at that place") from error
+    text = _read(path)
+    with translated(
+        path,
+        ValueError,  # of TOML, of UTF-8, and of numbers with thousands of digits
+        RecursionError,
+        found="is not valid TOML",
+        fix="correct the file at that place",
+        exit_code=ExitCode.USAGE,
+    ):
+        return tomllib.loads(text.decode())
+
+
+def _read(path: Path) -> bytes:
+    with translated(path, OSError, found="cannot be read", fix="check the path"):
+        return path.read_bytes()
 
 
 def read_settings(path: Path, kind: type[Document], *, fix: str) -> Document:

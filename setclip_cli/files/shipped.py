@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from setclip_cli.errors import UsageError, nearest
+from setclip_cli.errors import ExitCode, UsageError, nearest, translated
 
 Kind = Literal["recipes", "manifests", "studies", "tasks"]
 SINGULAR: dict[Kind, str] = {"recipes": "recipe", "manifests": "manifest", "studies": "study", "tasks": "task set"}
@@ -35,8 +35,9 @@ def find(kind: Kind, given: Path | str) -> Path:
         SetClipError: exit code 2; neither. It names the nearest one and the command that lists all.
     """
     path = Path(given)
-    if path.is_file():
-        return path
+    with translated(path, found="cannot be looked at", fix="check the path", exit_code=ExitCode.USAGE):
+        if path.is_file():
+            return path
     if str(given) in names(kind):
         return folder_of(kind) / f"{given}.toml"
     what = SINGULAR[kind]
@@ -53,7 +54,8 @@ def named(kind: Kind, given: Path) -> Path:
     Raises:
         SetClipError: exit code 2; nothing is at this path, and it is a name with a slip of the pen.
     """
-    bare = not given.exists() and given.name == str(given)
+    with translated(given, found="cannot be looked at", fix="check the path", exit_code=ExitCode.USAGE):
+        bare = not given.exists() and given.name == str(given)
     if bare and (str(given) in names(kind) or (not given.suffix and nearest(str(given), names(kind)))):
         return find(kind, given)
     return given

@@ -153,7 +153,7 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override!r}: is not of the form key=value", fix="write it as --set optim.lr=3e-4")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     table = document
     for depth, part in enumerate(parts[:-1], start=1):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, translated
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def load(path: Path) -> Checkpoint:
         SetClipError: the file is damaged, or was written in another version of the format.
     """
     tensors, header = load_tensors(path, fix="remove this file; the checkpoint before it is then used, if there is one")
-    if header.get("schema_version") != SCHEMA_VERSION:
+    if header.get("schema_version") != SCHEMA_VERSION or not isinstance(header.get("step"), int):
         raise SetClipError(
             f"{path}: has schema version {header.get('schema_version')!r}, this setclip reads {SCHEMA_VERSION}",
             fix="resume with the version of setclip that wrote it, or start a new RUN",
@@ -90,15 +90,15 @@ def load_tensors(path: Path, *, fix: str) -> tuple[dict[str, Tensor], dict[str, 
     Raises:
         SetClipError: the file is missing, cut short, or not a safetensors file of setclip.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("setclip", "{}"))
-            names = file.keys()  # the file itself cannot be iterated
-            return {name: file.get_tensor(name) for name in names}, header
-    except FileNotFoundError as error:
-        raise SetClipError(f"{path}: no such file", fix=fix) from error
-    except (SafetensorError, ValueError) as error:
-        raise SetClipError(f"{path}: cannot be read as safetensors ({error})", fix=fix) from error
+    if not path.exists():
+        raise SetClipError(f"{path}: no such file", fix=fix)
+    with (
+        translated(path, Exception, found="cannot be read as safetensors", fix=fix),
+        safe_open(path, framework="pt") as file,
+    ):
+        header = dict(json.loads((file.metadata() or {}).get("setclip", "{}")))
+        names = file.keys()  # the file itself cannot be iterated
+        return {name: file.get_tensor(name) for name in names}, header
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

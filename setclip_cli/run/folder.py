@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.files.documents import read_toml
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.run import checkpoint
 from setclip_cli.run.model import CONFIG_NAME, load_config
@@ -38,7 +38,7 @@ SAFE_TO_CHANGE = {
 
 def is_finished(out: Path, recipe: Recipe) -> bool:
     """Whether the folder holds a finished RUN of exactly this recipe."""
-    return (out / CONFIG_NAME).exists() and not _changed_keys(_recipe_text(out), recipe)
+    return (out / CONFIG_NAME).exists() and not _changed_keys(read_toml(out / RECIPE_NAME), recipe)
 
 
 def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) -> None:
@@ -50,7 +50,7 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
     refuse_foreign(out, "a RUN folder", [RECIPE_NAME])
     if not (out / RECIPE_NAME).exists():
         return
-    changed = _changed_keys(_recipe_text(out), recipe)
+    changed = _changed_keys(read_toml(out / RECIPE_NAME), recipe)
     safe = SAFE_TO_CHANGE - ({"train.steps"} if recipe.ensemble > 1 else set())
     if unsafe := [key for key in changed if key not in safe or not resume]:
         raise UsageError(
@@ -64,7 +64,7 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
     if finished:
         trained_on = load_config(out).dataset_sha256
     elif newest is not None:
-        trained_on = checkpoint.load(newest).header["dataset_sha256"]
+        trained_on = checkpoint.load(newest).header.get("dataset_sha256")
     if trained_on not in (None, data_identity):
         raise SetClipError(
             f"{out}: holds a RUN of this recipe on other data",
@@ -77,17 +77,12 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
         )
 
 
-def _recipe_text(out: Path) -> str:
-    return (out / RECIPE_NAME).read_text(encoding="utf-8")
-
-
-def _changed_keys(before: str, recipe: Recipe) -> list[str]:
+def _changed_keys(written: dict[str, Any], recipe: Recipe) -> list[str]:
     """Dotted keys whose values differ from those of a RUN's recipe.
 
     A key that an earlier version did not have had its default. A key that this version does not have any more, or a
     value that it refuses, counts as changed.
     """
-    written = tomllib.loads(before)
     with suppress(ValidationError):
         written = type(recipe).read_back(written).model_dump(mode="json", exclude_none=True)
     old, new = _flat(written), _flat(recipe.model_dump(mode="json", exclude_none=True))

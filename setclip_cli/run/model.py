@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.encoders import Encoder, encoder_from_description
-from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_json
 from setclip_cli.run import checkpoint
@@ -225,10 +225,8 @@ def _file_bytes(image: ImageLike) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | Path):
-        try:
+        with translated(image, OSError, found="cannot be read", fix="check the path"):
             return Path(image).read_bytes()
-        except OSError as error:
-            raise SetClipError(f"{image}: {error.strerror}", fix="check the path") from error
     if not hasattr(image, "save"):
         raise UsageError(
             f"embed: a {type(image).__name__} is not an image",
@@ -295,7 +293,9 @@ def load_model(run: Path | str) -> Model:
 def load_config(run: Path) -> ModelConfig:
     """Reads config.json of a finished RUN, without its tensors."""
     path = run / CONFIG_NAME
-    if not path.exists():
+    with translated(run, found="cannot be looked at", fix="check the path"):
+        there = path.exists()
+    if not there:
         started = (run / "recipe.toml").exists()
         raise SetClipError(
             f"{run}: {'its training has not finished' if started else 'is not a RUN (it has no ' + CONFIG_NAME + ')'}",
@@ -310,13 +310,13 @@ def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[
     for modality in (modality for modality in MODALITIES if modality in descriptions):
         prefix = f"{modality}."
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        try:
+        with translated(
+            path,
+            Exception,
+            found=f"does not hold the {modality} encoder that {CONFIG_NAME} describes",
+            fix="train again, or restore both files from the same RUN",
+        ):
             encoder = encoder_from_description(descriptions[modality])
             encoder.load_state_dict(state)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise SetClipError(
-                f"{path}: does not hold the {modality} encoder that {CONFIG_NAME} describes ({error})",
-                fix="train again, or restore both files from the same RUN",
-            ) from error
         encoders[modality] = encoder.eval()
     return encoders

@@ -13,7 +13,7 @@ from setclip_cli.backbones.devices import resolve_device
 from setclip_cli.console import note
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.encoders.graph import kept_graphs
-from setclip_cli.errors import argument
+from setclip_cli.errors import argument, translated
 from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_layers, load_tower_backbone, wants_best
 from setclip_cli.files import atomic
 from setclip_cli.files.lock import exclusive
@@ -181,8 +181,10 @@ def _save(
         },
     )
     # metrics.jsonl up to the step whose weights are kept
-    lines = (out / METRICS_NAME).read_text(encoding="utf-8").splitlines()[:steps]
-    card = model_card(recipe, config, dataset, records=[json.loads(line) for line in lines], findings=fitted.findings)
+    with translated(out / METRICS_NAME, ValueError, found="is damaged", fix=f"remove {out} and align again"):
+        lines = (out / METRICS_NAME).read_text(encoding="utf-8").splitlines()[:steps]
+        records = [json.loads(line) for line in lines]
+    card = model_card(recipe, config, dataset, records=records, findings=fitted.findings)
     atomic.write_text(out / "README.md", card)
     modalities = recipe.modalities()
     save_model(

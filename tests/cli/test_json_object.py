@@ -133,7 +133,8 @@ main()
     [
         ("return doctor.Findings([doctor.Finding('ok', 'a', 'b')])", 0, None),
         ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("raise OSError(28, 'No space left')", 1, "OSError"),
+        ("raise OSError('a bug')", 1, "OSError"),
+        ("raise OSError(28, 'No space left')", 3, "the disk is full"),
         ("os.kill(os.getpid(), 15); import time; time.sleep(60)", 143, "terminated"),
     ],
 )
