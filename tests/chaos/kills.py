@@ -158,11 +158,11 @@ class Killer:
         found, cached = tree(self.world.place.out), tree(self.world.place.cache)
         leftovers = temporary_files(found) + temporary_files(cached)
         for name in leftovers:
-            self.tally.fail("temporary files left", f"{scenario.name}: {_general(name)}", repeat, name)
+            self.tally.fail("temporary files left", f"{scenario.name}: {general(name)}", repeat, name)
         for line in differences(reference.out, found):
             name = line.rpartition(" ")[0].removesuffix(" is").removesuffix(" is left")
-            if name not in reference.varies and not _may_differ(name) and name not in leftovers:
-                self.tally.fail("bytes that differ", f"{scenario.name}: {_general(line)}", repeat, line)
+            if name not in reference.varies and not may_differ(name) and name not in leftovers:
+                self.tally.fail("bytes that differ", f"{scenario.name}: {general(line)}", repeat, line)
         for line in differences(reference.cache, cached):
             name = line.rpartition(" ")[0].removesuffix(" is").removesuffix(" is left")
             if name not in leftovers:
@@ -173,12 +173,12 @@ def change_of(scenario: Scenario):
     return scenario.change or small_batches
 
 
-def _may_differ(name: str) -> bool:
+def may_differ(name: str) -> bool:
     """Files that hold times or where a run stopped: TensorBoard's files are one for each start."""
     return "tensorboard/" in name
 
 
-def _general(line: str) -> str:
+def general(line: str) -> str:
     """A name without what differs from one process to the next."""
     return re.sub(r"\d{3,}|[0-9a-f]{16,}", "#", line)
 
