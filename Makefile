@@ -21,7 +21,7 @@ lowest: $(LOWEST)/.done
 # Programs that try to break setclip, docs/reliability.md. Each prints one line of JSON; MINUTES bounds each of them.
 MINUTES ?= 40
 chaos: $(VENV)/.dev
-	for program in kills fuzz_readers mutations; do \
+	for program in kills fuzz_readers mutations full_disk memory; do \
 		$(BIN)/python -m tests.chaos.$$program --minutes $(MINUTES) || failed=1; \
 	done; test -z "$$failed"
 

@@ -97,14 +97,14 @@ def finish(tally: Tally, report: Path | None) -> int:
 
 
 @contextmanager
-def work_folder(given: Path | None) -> Iterator[Path]:
-    """A folder in memory where there is one, removed at the end; or the given folder, which stays."""
+def work_folder(given: Path | None, *, in_memory: bool = True) -> Iterator[Path]:
+    """A folder, in memory where that is possible, removed at the end; or the given folder, which stays."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given.resolve()
         return
     memory = Path("/dev/shm")
-    base = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    base = memory if in_memory and memory.is_dir() and os.access(memory, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="setclip-chaos-", dir=base)).resolve()
     try:
         yield folder
