@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.weights import Spec
     from setclip_cli.dataset.modality import Modality
 
+SETTINGS_FILES = (
+    "modules.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "sentence_bert_config.json",
+    "*/config.json",
+)
 TOKENS_PER_BATCH = 1024  # on a CPU more is slower: a batch should fit in the processor's cache
 TOKENS_PER_GPU_BATCH = 131_072  # tried first; halved when memory runs out
 
@@ -147,7 +154,6 @@ def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone
     """
     modules = folder / "modules.json"
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # that of reading
-    refuse_stand_ins_in(folder)
     with translated(
         folder,
         Exception,
@@ -170,15 +176,6 @@ def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone
             for path in sorted(folder.glob(name))
         }
         return SentenceBackbone(str(spec), model, files=files, pooling=pooling)
-
-
-SETTINGS_FILES = (
-    "modules.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "sentence_bert_config.json",
-    "*/config.json",
-)
 
 
 def _load(folder: Path, *, seed: int) -> SentenceTransformer:

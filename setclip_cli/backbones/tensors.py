@@ -31,7 +31,7 @@ def read_checkpoint(path: Path) -> Any:
     """
     with translated(path, OSError, found="cannot be read", fix="copy the file again"):
         head = head_of(path)
-    refuse_stand_in(path, head)
+    refuse_stand_in(path)
     with translated(path, Exception, found="cannot be read as a checkpoint", fix="download or copy it again"):
         if path.suffix == ".safetensors":
             return load_file(path)
