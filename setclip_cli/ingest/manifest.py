@@ -23,7 +23,7 @@ from setclip_cli.files.documents import read_settings
 from setclip_cli.files.download import Wanted, fetch_all, verify
 from setclip_cli.ingest.build import build_dataset
 from setclip_cli.ingest.options import IngestOptions, ReadOptions, sha256_of
-from setclip_cli.ingest.sources.archive import unsafe_name
+from setclip_cli.ingest.sources.members import unsafe_name
 
 if TYPE_CHECKING:
     from setclip_cli.ingest.result import IngestResult

@@ -59,9 +59,10 @@ def _open_images(path: Path, suffix: str, options: ReadOptions) -> Source:
 
 def _open_image_container(path: Path, suffix: str, options: ReadOptions) -> Source | None:
     """The reader of an archive or a table of images; None for a single image."""
-    from setclip_cli.ingest.sources.archive import ARCHIVE_SUFFIXES, ImageArchive, is_archive
+    from setclip_cli.ingest.sources.archive import ImageArchive
     from setclip_cli.ingest.sources.check_image import image_format, unread_format
     from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES
+    from setclip_cli.ingest.sources.members import ARCHIVE_SUFFIXES, is_archive
 
     if is_archive(path):
         return ImageArchive(path)
@@ -100,8 +101,9 @@ def _open_proteins(path: Path, suffix: str, options: ReadOptions) -> Source:
 
 
 def _open_captions(path: Path, suffix: str, options: ReadOptions) -> Source:
-    from setclip_cli.ingest.sources.archive import CaptionArchive, is_archive
+    from setclip_cli.ingest.sources.archive import CaptionArchive
     from setclip_cli.ingest.sources.caption import CAPTION_SUFFIXES, CaptionFile
+    from setclip_cli.ingest.sources.members import is_archive
 
     if is_archive(path):
         return CaptionArchive(path)

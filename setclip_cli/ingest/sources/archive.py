@@ -1,243 +1,172 @@
-"""Images and captions in .zip and .tar archives, read in place: nothing is unpacked to disk.
+"""Images and captions in archives, also in WebDataset shards.
 
-These members are rejects: those with an absolute name or a ``..`` in their path, links, devices, encrypted members, and
-those that would grow more than ``MAX_EXPANSION``-fold (a zip bomb) or over the size limit. Folders give labels as they
-do on disk. WebDataset shards are tars whose members share a key up to the first dot: ``.cls`` gives
-an image's label, ``.txt`` and the ``caption`` in ``.json`` give captions whose group is the image's member name.
+Folders give labels and splits as they do on disk. Files beside an image belong to it by their names (see `samples`):
+``.cls`` gives its label, and so does a ``label`` in its ``.json``; ``.txt``, ``.caption`` and the ``caption`` or
+``captions`` in ``.json`` give captions whose group is the image's name.
 """
 
 from __future__ import annotations
 
 import json
-import tarfile
-import zipfile
-import zlib
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, Self
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from setclip_cli.errors import SetClipError
-from setclip_cli.files.recognize import EMPTY_ZIP, TAR, ZIP, head_of, recognize
+from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
-from setclip_cli.ingest.sources.caption_record import MAX_CAPTION_CHARS, caption_record
+from setclip_cli.ingest.sources.caption_record import MAX_CAPTION_CHARS, Captions, caption_answers
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
+from setclip_cli.ingest.sources.fields import first_named, label_of, texts_of
 from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, image_record
+from setclip_cli.ingest.sources.members import Archive
 from setclip_cli.ingest.sources.reader import Reader
+from setclip_cli.ingest.sources.samples import Samples
 from setclip_cli.ingest.sources.split_folders import FolderNames
-from setclip_cli.ingest.sources.streams import COMPRESSIONS, damaged, open_bytes, read_up_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2")
-MAX_EXPANSION = 200
 MAX_SIDECAR_BYTES = 4 * MAX_CAPTION_CHARS
-_SIDECARS = (".cls", ".txt", ".json", ".caption")
-_MEMBER_DAMAGE = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, zlib.error)
+BESIDE = "label, caption or metadata of an image"
+_CAPTION_SUFFIXES = (".txt", ".json", ".caption")
+_BESIDE_SUFFIXES = (".cls", *_CAPTION_SUFFIXES)
+_TEXT_FIELDS = ("caption", "captions", "text", "raw", "sentence", "sentences")  # a title is metadata
+_LABEL_FIELDS = ("label", "cls", "class")
 _MAX_CLASS_BYTES = 256
-SIDECAR = "label, caption or metadata of an image"
-_HEADER_TYPES = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
-_FREE_BYTES = 1 << 20  # the limit does not hold for a member this small
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file name says zip or tar; a tar may be compressed."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    return bool(suffixes) and (
-        suffixes[-1] in ARCHIVE_SUFFIXES or (suffixes[-1] in COMPRESSIONS and suffixes[0] == ".tar")
-    )
-
-
-def is_zip(path: Path) -> bool:
-    """Whether a file is a zip: its first bytes say so, or its name does and they are not those of a tar."""
-    try:
-        head = head_of(path)
-    except OSError:
-        head = b""  # opening it says what is wrong
-    other = recognize(head)
-    if other is not None and other not in (ZIP, EMPTY_ZIP, TAR) and path.suffix.lower() == ".zip":
-        raise SetClipError(f"{path}: is {other.what}", fix=other.fix)
-    return other in (ZIP, EMPTY_ZIP) or (other is not TAR and path.suffix.lower() == ".zip")
+_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")
 
 
 class ImageArchive(Reader):
     """The images of an archive, in the order of their names (.zip) or of the archive (.tar)."""
 
     def walk(self) -> Walk:
-        names, labels, count = _survey(self.path)
-        folders = FolderNames(self.path.name, names)
+        archive = Archive(self.path, (".cls", ".json"), MAX_SIDECAR_BYTES, _label_in)
+        images = [name for name in archive.names if name.lower().endswith(IMAGE_SUFFIXES)]
+        samples = Samples(images, (name for name in archive.names if name.lower().endswith(_BESIDE_SUFFIXES)))
+        folders = FolderNames(self.path.name, images)
+        labels, problems = _labels(archive, samples)
 
         def answer(item: Item) -> Record | Reject:
             name, content, _ = item
             if isinstance(content, Reject):
                 return content
             if content is None:
-                beside = name.lower().endswith(_SIDECARS)
-                return left_out(name, SIDECAR) if beside else Reject(name, "no image suffix", bad=False)
+                if problem := problems.get(name):
+                    return Reject(name, problem, bad=False)
+                beside = name.lower().endswith(_BESIDE_SUFFIXES)
+                return left_out(name, BESIDE) if beside else Reject(name, "no image suffix", bad=False)
             split, label = folders.of(name)
-            return image_record(name, content, name, labels.get(_key(name)) or label, split=split)
+            return image_record(name, content, name, labels.get(name) or label, split=split)
 
-        items = members(self.path, IMAGE_SUFFIXES, MAX_IMAGE_BYTES)
-        return Walk(items, lambda item: (answer(item),), lambda: count, one_each=True)
+        items = archive.members(IMAGE_SUFFIXES, MAX_IMAGE_BYTES)
+        return Walk(items, lambda item: (answer(item),), lambda: archive.count, one_each=True)
 
 
 class CaptionArchive(Reader):
-    """The captions of WebDataset shards: ``.txt`` and ``.caption`` members, and the ``caption`` of ``.json`` ones."""
+    """The captions of WebDataset shards: ``.txt`` and ``.caption`` members, and the captions in ``.json`` ones."""
 
     def walk(self) -> Walk:
-        names, _, count = _survey(self.path)
-        images = {_key(name): name for name in names}
-        folders = FolderNames(self.path.name, names)
+        archive = Archive(self.path)
+        images = [name for name in archive.names if name.lower().endswith(IMAGE_SUFFIXES)]
+        samples = Samples(images, (name for name in archive.names if name.lower().endswith(_CAPTION_SUFFIXES)))
+        folders = FolderNames(self.path.name, images)
 
-        def answer(item: Item) -> Record | Reject:
-            name, content, _ = item
-            if isinstance(content, Reject):
-                return content
-            if content is None:
-                return left_out(name, "no caption")
-            try:
-                text = content.decode()
-            except UnicodeDecodeError:
-                return Reject(name, "not UTF-8")
-            if name.lower().endswith(".json"):
-                try:
-                    fields = json.loads(text)
-                except (ValueError, RecursionError):
-                    return Reject(name, "not JSON")
-                found = fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None
-                if not isinstance(found, str):
-                    return left_out(name, "metadata without a caption")
-                text = found
-            return caption_record(text, name, name, group=images.get(_key(name)), split=folders.of(name)[0])
+        def items() -> Iterator[Item]:
+            for name, content, _ in archive.members(_CAPTION_SUFFIXES, MAX_SIDECAR_BYTES):
+                unclear = samples.unclear(name)
+                found = _found(name, content)
+                if isinstance(found, Reject):
+                    yield Item(name, found)
+                elif unclear and found.texts:
+                    yield Item(name, Reject(name, unclear))
+                else:
+                    group = samples.image_of(name) or (name if len(found.texts) > 1 else None)
+                    yield found._replace(group=group, split=folders.of(name)[0]).item(name)
 
-        items = members(self.path, (".txt", ".json", ".caption"), MAX_SIDECAR_BYTES)
-        return Walk(items, lambda item: (answer(item),), lambda: count)
+        return Walk(items(), caption_answers(self.path.name), lambda: archive.count)
 
 
-def members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
-    """Yields an item for each member but folders: its bytes; a Reject; or None if it has none of the suffixes.
-
-    Raises:
-        SetClipError: the file is damaged, cut short, or not an archive.
-    """
-    return _zip_members(path, suffixes, max_bytes) if is_zip(path) else _tar_members(path, suffixes, max_bytes)
-
-
-def unsafe_name(name: str) -> str | None:
-    """Why a member's name cannot be trusted, or None."""
-    pure = PurePosixPath(name.replace("\\", "/"))
-    if pure.is_absolute() or (len(name) > 1 and name[1] == ":"):
-        return "absolute name in the archive"
-    if ".." in pure.parts:
-        return "'..' in the member's name"
-    return None
-
-
-def _zip_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
-    with _opened_zip(path) as archive:
-        for info in sorted(archive.infolist(), key=lambda info: (info.filename, info.header_offset)):
-            name = info.filename
-            if info.is_dir():
-                continue
-            if unsafe := unsafe_name(name):
-                yield Item(name, Reject(name, unsafe))
-            elif (info.external_attr >> 28) == 0xA:  # the Unix mode of a symbolic link
-                yield Item(name, Reject(name, "link in the archive"))
-            elif not name.lower().endswith(suffixes):
-                yield Item(name, None)
-            elif info.flag_bits & 1:
-                yield Item(name, Reject(name, "encrypted"))
-            elif info.file_size > max_bytes or (
-                info.file_size > _FREE_BYTES and info.file_size > MAX_EXPANSION * max(info.compress_size, 1)
-            ):
-                yield Item(name, Reject(name, f"would expand to {info.file_size:,} bytes: a zip bomb?"))
-            else:
-                try:
-                    with archive.open(info) as file:
-                        content = read_up_to(file, max_bytes)
-                except _MEMBER_DAMAGE as error:
-                    yield Item(name, Reject(name, f"damaged in the archive: {type(error).__name__}"))
-                    continue
-                yield Item(
-                    name,
-                    Reject(name, f"over {max_bytes:,} bytes") if len(content) > max_bytes else content,
-                )
-
-
-def _opened_zip(path: Path) -> zipfile.ZipFile:
+def _found(name: str, content: bytes | Reject | None) -> Captions | Reject:
+    """The captions of a member, or what else it is."""
+    if isinstance(content, Reject):
+        return content
+    if content is None:
+        known = name.lower().endswith((".cls", *IMAGE_SUFFIXES))
+        return left_out(name, "no caption") if known else Reject(name, "no caption suffix", bad=False)
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError, OverflowError) as error:
-        raise damaged(path, error) from error
-
-
-def _tar_members(path: Path, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
-    with open_bytes(path) as stream:
-        for archive, info in _tar_infos(path, stream):
-            name = info.name.removeprefix("./")
-            if info.isdir():
-                continue
-            if unsafe := unsafe_name(name):
-                yield Item(name, Reject(name, unsafe))
-            elif not info.isreg():
-                yield Item(name, Reject(name, "link or device in the archive"))
-            elif not name.lower().endswith(suffixes):
-                yield Item(name, None)
-            elif info.size > max_bytes:
-                yield Item(name, Reject(name, f"over {max_bytes:,} bytes"))
-            else:
-                file = archive.extractfile(info)
-                content = read_up_to(file, max_bytes) if file is not None else b""
-                if len(content) != info.size:
-                    raise damaged(path, EOFError(f"{name} is cut short"))
-                yield Item(name, content)
-
-
-class _BoundedInfo(tarfile.TarInfo):
-    """Refuses headers so large that they would fill the memory, and archives without an end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if not buf:  # tarfile accepts a file that is cut between two members
-            raise tarfile.ReadError("no end-of-archive marker")
-        return super().frombuf(buf, encoding, errors)
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in _HEADER_TYPES and self.size > _FREE_BYTES:
-            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
-        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
-
-
-def _tar_infos(path: Path, stream: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return Reject(name, "not UTF-8")
+    if not name.lower().endswith(".json"):
+        return Captions([text], identifier=name, made_up=True)
     try:
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedInfo) as archive:
-            while (info := archive.next()) is not None:
-                yield archive, info
-                archive.members = []  # type: ignore[attr-defined]  # tarfile would remember every member
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise damaged(path, error) from error
+        fields = rows.parse_json(text)
+    except rows.RepeatedKeyError as error:
+        return Reject(name, str(error))
+    except (ValueError, RecursionError):
+        return Reject(name, "not JSON")
+    value = first_named(fields, _TEXT_FIELDS) if isinstance(fields, dict) else fields
+    if value is None:
+        return left_out(name, "metadata without a caption")
+    label, notes = label_of(fields.get("label") if isinstance(fields, dict) else None)
+    return Captions(texts_of(value), identifier=name, made_up=True, label=label, repairs=notes)
 
 
-def _survey(path: Path) -> tuple[list[str], dict[str, str], int]:
-    """The names of the images; WebDataset labels: key -> what its ``.cls`` member says; the number of members."""
-    names: list[str] = []
-    labels: dict[str, str] = {}
-    count = 0
-    for name, content, _ in members(path, (".cls",), _MAX_CLASS_BYTES):
-        count += 1
-        if isinstance(content, bytes):
-            labels[_key(name)] = content.decode("utf-8", "replace").strip()
-        elif content is None and name.lower().endswith(IMAGE_SUFFIXES):
-            names.append(name)
-    return names, labels, count
+class _Label(NamedTuple):
+    text: str | None
+    problem: str | None = None  # why there is none
 
 
-def _key(name: str) -> str:
-    """A WebDataset key: the path up to the first dot of the file's name."""
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.partition('.')[0]}"
+def _labels(archive: Archive, samples: Samples) -> tuple[dict[str, str], dict[str, str]]:
+    """Image -> its label; member -> why it gives none."""
+    found: dict[str, dict[str, str]] = {}  # image -> member -> label
+    problems: dict[str, str] = {}
+    for name, label in archive.small.items():
+        if label.problem or (unclear := samples.unclear(name)):
+            problems[name] = label.problem or f"label that {unclear}"
+        elif image := samples.image_of(name):
+            found.setdefault(image, {})[name] = label.text
+    for image, labels in found.items():
+        if len(set(labels.values())) > 1:
+            problems |= dict.fromkeys(labels, f"one of several labels: {image}")
+    clear = {image: set(labels.values()) for image, labels in found.items()}
+    return {image: labels.pop() for image, labels in clear.items() if len(labels) == 1}, problems
+
+
+def _label_in(name: str, content: bytes | Reject) -> _Label | None:
+    """The label that a member gives; None if it has none, and need not have one."""
+    found = _class_of(content) if name.lower().endswith(".cls") else _label_in_json(content)
+    return found if found.text or found.problem else None
+
+
+def _class_of(content: bytes | Reject) -> _Label:
+    """What a ``.cls`` member says: a word or a number, perhaps as JSON."""
+    if isinstance(content, Reject):
+        return _Label(None, content.reason)
+    if len(content) > _MAX_CLASS_BYTES:
+        return _Label(None, f"label longer than {_MAX_CLASS_BYTES} bytes")
+    try:
+        text = content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return _Label(None, "label that is not UTF-8")
+    if whole := _WHOLE_FLOAT.fullmatch(text):
+        return _Label(whole[1])
+    if text.startswith(("[", "{", '"')):
+        try:
+            return _of_value(json.loads(text))
+        except (ValueError, RecursionError):
+            return _Label(text)
+    return _Label(text)
+
+
+def _label_in_json(content: bytes | Reject) -> _Label:
+    """What a ``.json`` member says in one of ``_LABEL_FIELDS``; one that cannot be read matters to captions only."""
+    try:
+        fields: Any = json.loads(content) if isinstance(content, bytes) else None
+    except (ValueError, RecursionError):
+        return _Label(None)
+    return _of_value(first_named(fields, _LABEL_FIELDS) if isinstance(fields, dict) else None)
+
+
+def _of_value(value: Any) -> _Label:
+    label, notes = label_of(value)
+    return _Label(label, *notes)

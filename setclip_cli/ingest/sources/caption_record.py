@@ -27,7 +27,8 @@ class Captions(NamedTuple):
     """The captions of one item, as found: an answer each."""
 
     texts: list[Any]  # what is no text is a reject
-    identifier: str | None = None  # that the data give
+    identifier: str | None = None
+    made_up: bool = False  # whether the data do not have this id
     group: str | None = None
     of_image: bool = False  # whether the item holds an image, which has no name
     label: str | None = None
@@ -71,7 +72,7 @@ def caption_answers(file_name: str) -> Callable[[Item], Iterator[Record | Reject
                     group=group,
                     label=found.label,
                     split=found.split,
-                    made_up=found.identifier is None,
+                    made_up=found.made_up or found.identifier is None,
                 )
                 if isinstance(text, str)
                 else Reject(where, _no_text(text))

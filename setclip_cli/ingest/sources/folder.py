@@ -82,7 +82,7 @@ def _walk(root: Path) -> tuple[Found, set[str]]:
                 found.others.append(left_out(name, HIDDEN))
             elif entry.is_dir(follow_symlinks=False):
                 stack.append((entry.path, f"{name}/"))
-            elif entry.is_symlink() and entry.is_dir():
+            elif entry.is_symlink() and Path(entry.path).is_dir():  # False, not an error, for a link in a circle
                 links.append((entry.path, f"{name}/"))
             else:
                 _add(found, entry, name)

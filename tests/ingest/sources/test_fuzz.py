@@ -62,10 +62,18 @@ def zipped() -> bytes:
 def tarred(mode: str) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode, format=tarfile.PAX_FORMAT) as file:  # type: ignore[call-overload]
-        for name, content in (("é/1.png", picture("PNG")), ("é/1.txt", b"words"), ("é/1.cls", b"lake")):
+        for name, content in (
+            ("é/1.png", picture("PNG")),
+            ("é/1.txt", b"words"),
+            ("é/1.cls", b"lake"),
+            ("é/1.json", b'{"captions": ["x", {"raw": "y"}], "label": 3.0}'),
+        ):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("é/2.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "1.png"
+        file.addfile(link)
     return stream.getvalue()
 
 
@@ -95,10 +103,20 @@ READERS: list[tuple[str, str, bytes]] = [
     ("a.jsonl", "caption", b'{"id": 1, "text": "x", "group": "g", "label": "l", "split": "test"}\n{"caption": "y"}\n'),
     ("a.csv", "caption", b'image,caption\r\n1.jpg,"a ""b"", c"\r\n2.jpg,"d\ne"\r\n'),
     ("a.txt", "caption", "one\r\ntwo é\rthree\n".encode()),
+    ("t.txt", "caption", b"1.jpg#0\tone\r\n1.jpg#1\ttwo\r\n2.jpg#0\t\r\n"),
+    ("h.txt", "caption", b'image,caption\n1.jpg,one, two\n2.jpg,"three"\n'),
+    ("s.csv", "caption", b"image;caption\n1.jpg;\"one; two\"\n2.jpg;'[three]'\n"),
+    ("l.jsonl", "caption", b'{"captions": ["one", {"raw": "two"}]}\n{"Caption": "[\'x\', \'y\']", "label": 3.0}\n'),
     ("a.json", "caption", PUBLISHED),
+    ("lines.json", "caption", b'{"text": "x"}\n{"text": ["y", "z"]}\n'),
     ("coco.json", "caption", COCO),
     ("nwpu.json", "caption", BY_CLASS),
     ("c.parquet", "caption", parquet(pa.table({"text": ["x", None], "image": ["1.jpg", "2.jpg"]}))),
+    (
+        "l.parquet",
+        "caption",
+        parquet(pa.table({"captions": [["x", "y"], []], "image": [{"bytes": b"x", "path": "1"}] * 2})),
+    ),
     ("a.zip", "image", zipped()),
     ("a.tar", "image", tarred("w")),
     ("a.tar.gz", "image", tarred("w:gz")),
