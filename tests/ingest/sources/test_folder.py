@@ -132,7 +132,7 @@ def test_all_of_a_folder_is_in_the_counts_of_the_dataset(tmp_path: Path) -> None
     result = ingest(tmp_path / "data", tmp_path / "out", IngestOptions(modality="image"))
     (entry,) = result.new
     assert (entry["read"], entry["rows"], entry["bad"]) == (5, {"image": {"train": 2}}, 1)
-    assert entry["rejects"] == {"link that leads nowhere": 1, "no image suffix": 1}
+    assert entry["rejects"] == {"link that leads nowhere": 1, "not an image": 1}
     assert entry["left_out"] == {"hidden file or folder": 1}
     assert "1 left out: hidden file or folder" in result.summary()
 
