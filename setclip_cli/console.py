@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
@@ -70,7 +71,8 @@ def visible_list(text: str) -> str:
 
 def note(message: str) -> None:
     """Writes one line to stderr; stdout is for results."""
-    tqdm.write(visible_list(message), file=sys.stderr)
+    with suppress(BrokenPipeError):  # `setclip ... 2>&1 | head`: the work goes on
+        tqdm.write(visible_list(message), file=sys.stderr)
 
 
 def warning(message: str) -> None:

@@ -32,6 +32,7 @@ FLOORS = {
     "files": 3,
     "joins": 3,
     "console": 2,
+    "processes": 2,
     "losses": 2,
     "options": 2,
     "defaults": 1,

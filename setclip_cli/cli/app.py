@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
-import signal
 import sys
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,18 +15,18 @@ from setclip_cli.cli.doctor import doctor
 from setclip_cli.cli.embed import embed
 from setclip_cli.cli.evaluate import evaluate
 from setclip_cli.cli.ingest import ingest
-from setclip_cli.cli.json_object import STOPPED, is_wanted, keep_error, one_object_on_stdout
+from setclip_cli.cli.json_object import is_wanted, keep_error, one_object_on_stdout
 from setclip_cli.cli.quickstart import quickstart
 from setclip_cli.cli.search import search
 from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
+from setclip_cli.cli.stops import STOPPED, how_to_go_on, tell, what_happened
 from setclip_cli.cli.study import study
-from setclip_cli.console import note, visible_lines, visible_list
+from setclip_cli.console import visible_lines, visible_list
 from setclip_cli.errors import ExitCode, SetClipError, cause_of
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import FrameType
 
 
 class Commands(typer.core.TyperGroup):
@@ -52,8 +51,18 @@ class Commands(typer.core.TyperGroup):
             typer.echo(f"error: {visible_list(problem)}\n  fix: {visible_list(fix)}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
-            typer.echo(STOPPED[ExitCode.INTERRUPTED], err=True)
+            _stopped(int(ExitCode.INTERRUPTED), ctx.invoked_subcommand)
             raise typer.Exit(ExitCode.INTERRUPTED) from interrupt
+        except SystemExit as end:
+            if isinstance(end.code, int) and end.code in STOPPED:
+                _stopped(end.code, ctx.invoked_subcommand)
+            raise
+
+
+def _stopped(code: int, command: str | None) -> None:
+    """Says that a signal has stopped a command, and how it goes on."""
+    keep_error(what_happened(code), how_to_go_on(command), code)
+    tell(code, command)
 
 
 @contextmanager
@@ -126,13 +135,7 @@ for name, group in {"recipes": recipes, "manifests": manifests, "studies": studi
 
 
 def main() -> None:
-    """The installed program. SIGTERM ends it as Ctrl-C does, with 143: finished work stays, nothing is half-written."""
-
-    def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        note(STOPPED[128 + number])
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
+    """Runs the command that the command line names; `program.main` has prepared for signals."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that is not UTF-8
     app()

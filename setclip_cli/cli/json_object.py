@@ -16,15 +16,12 @@ import sys
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
+from setclip_cli.cli.stops import STOPPED, how_to_go_on, what_happened
 from setclip_cli.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-STOPPED = {  # exit code -> what happened
-    int(ExitCode.INTERRUPTED): "interrupted; what was finished is kept",
-    128 + signal.SIGTERM: "terminated; what was finished is kept",
-}
 FULL_STDOUT = "send the output to a file on a disk with space"
 
 _result: dict[str, Any] = {}  # of the command that runs: there is one in a process
@@ -81,8 +78,8 @@ def one_object_on_stdout() -> Iterator[None]:
 
 
 def _the_object(code: object, shown: str) -> dict[str, Any]:
-    if not _error and code in STOPPED:
-        keep_error(STOPPED[code], "run the same command again: it keeps what is finished", int(code))
+    if not _error and isinstance(code, int) and code in STOPPED:
+        keep_error(what_happened(code), how_to_go_on(None), code)
     if _error:
         return {**_result, "error": _error}
     return _result or {"help": shown}
@@ -134,7 +131,7 @@ class _Aside(io.TextIOBase):
 
 
 def _print(content: dict[str, Any], write: Callable[[bytes], object]) -> None:
-    stops = {signal.SIGINT, signal.SIGTERM}
+    stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # half an object is none
     try:
         remaining = memoryview((json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import sys
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -10,6 +12,8 @@ import typer
 from setclip_cli.cli.json_object import FULL_STDOUT, is_first_process, keep_result
 from setclip_cli.console import visible_lines
 from setclip_cli.errors import SetClipError
+
+BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
@@ -40,5 +44,6 @@ def say(text: str, *, newline: bool = True) -> None:
         typer.echo(text, nl=newline)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader has enough, such as `head`
-            raise
+            sys.stdout = io.StringIO()  # Python would write the rest when it ends
+            raise typer.Exit(BROKEN_PIPE) from error
         raise SetClipError(f"stdout: cannot be written ({error.strerror})", fix=FULL_STDOUT) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from setclip_cli.files.lock import exclusive
 from setclip_cli.run.model import load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Generator, Iterable
 
 
 @dataclass(frozen=True)
@@ -205,20 +206,21 @@ def _embed_missing(
     """
     made: dict[str, EmbeddedShard] = {}
     bad = sum(len(shard.bad) for shard in kept)
-    for shard in progress(_results(missing, options), total=len(missing), label="embed", unit="shard"):
-        made[shard.path] = shard
-        bad += len(shard.bad)
-        if bad > options.max_bad_fraction * rows:
-            identifier, reason = next(item for each in (*kept, *made.values()) for item in each.bad.items())
-            limit = argument("max_bad_fraction")
-            raise SetClipError(
-                f"{missing[0].dataset}: {bad} rows cannot be embedded, the first {identifier!r}: {reason}",
-                fix=f"remove or repair these rows, or allow more with {limit} (now {options.max_bad_fraction:g})",
-            )
+    with closing(_results(missing, options)) as results:
+        for shard in progress(results, total=len(missing), label="embed", unit="shard"):
+            made[shard.path] = shard
+            bad += len(shard.bad)
+            if bad > options.max_bad_fraction * rows:
+                identifier, reason = next(item for each in (*kept, *made.values()) for item in each.bad.items())
+                limit = argument("max_bad_fraction")
+                raise SetClipError(
+                    f"{missing[0].dataset}: {bad} rows cannot be embedded, the first {identifier!r}: {reason}",
+                    fix=f"remove or repair these rows, or allow more with {limit} (now {options.max_bad_fraction:g})",
+                )
     return made
 
 
-def _results(jobs: list[ShardToEmbed], options: EmbedOptions) -> Iterator[EmbeddedShard]:
+def _results(jobs: list[ShardToEmbed], options: EmbedOptions) -> Generator[EmbeddedShard, None, None]:
     if options.engine == "ray":
         return engines.run_on_ray(embed_shard, jobs, device=options.device)
     return engines.run_locally(embed_shard, jobs, device=options.device, workers=options.workers)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import importlib
 import logging
-import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from setclip_cli.backbones.devices import resolve_device
 from setclip_cli.errors import SetClipError, UsageError, argument, cause_of, first_line, translated
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-    from contextlib import AbstractContextManager
-    from multiprocessing.queues import Queue
+from setclip_cli.processes import run_in_processes
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -43,7 +36,7 @@ def device_here(name: str) -> torch.device:
 
 def run_locally(
     work: Callable[[Input], Result], jobs: Sequence[Input], *, device: str, workers: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yields each result as soon as it is there: from this process if one worker is enough, else from several.
 
     Args:
@@ -60,52 +53,31 @@ def run_locally(
     if workers == 1:
         yield from map(work, jobs)
         return
-    context = multiprocessing.get_context("spawn")
-    devices: Queue[str] = context.Queue()
-    for index in range(workers):
-        devices.put(f"cuda:{index % gpus}" if gpus else device)
     share = max(1, torch.get_num_threads() // workers)
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(devices, share)) as pool:
-        pending: list[Future[Result]] = []
-        try:
-            with _lost(BrokenProcessPool, "a worker process", f"with fewer {argument('workers')}"):
-                pending += (pool.submit(work, job) for job in jobs)
-            for future in as_completed(pending):
-                with _lost(BrokenProcessPool, "a worker process", f"with fewer {argument('workers')}"):
-                    result = future.result()
-                yield result
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _lost(kind: type[Exception], what: str, how: str) -> AbstractContextManager[None]:
-    """Says of a worker that ended without a result that most likely it had too little memory."""
-    return translated(
-        what,
-        kind,
-        found="was killed, most likely because memory ran out",
-        fix=f"run the same command again {how}; finished shards are kept",
+    running = run_in_processes(
+        work,
+        jobs,
+        processes=workers,
+        prepare=_start_worker,
+        prepare_with=lambda place: (f"cuda:{place % gpus}" if gpus else device, share),
     )
+    with closing(running):
+        for finished in running:
+            if not finished.results:
+                raise SetClipError(
+                    "a worker process was killed, most likely because memory ran out",
+                    fix=f"run the same command again with fewer {argument('workers')}; finished shards are kept",
+                )
+            yield finished.results[0]
 
 
-def _start_worker(devices: Queue[str], threads: int) -> None:
+def _start_worker(device: str, threads: int) -> None:
     global _worker_device
-    device = devices.get()
     _worker_device = None if device == "auto" else device
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """Ends this worker when its parent ends; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def run_on_ray(work: Callable[[Input], Result], jobs: Sequence[Input], *, device: str) -> Iterator[Result]:
+def run_on_ray(work: Callable[[Input], Result], jobs: Sequence[Input], *, device: str) -> Generator[Result, None, None]:
     """Yields each result of a Ray cluster as soon as it is there. A job whose worker or node is lost runs again.
 
     The cluster is the one that ``RAY_ADDRESS`` names, or the one that runs on this machine; if there is none, Ray

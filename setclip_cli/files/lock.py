@@ -43,4 +43,5 @@ def exclusive(folder: Path) -> Iterator[None]:
         remove_leftovers(folder)
         yield
     finally:
+        remove_leftovers(folder)  # of workers that were ended
         lock.release()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import multiprocessing
 import os
-import threading
-import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from setclip_cli.evaluation.model_folders import open_model_folders
 from setclip_cli.evaluation.scoring import point_values
 from setclip_cli.files import atomic
 from setclip_cli.files.write_errors import WriteError
+from setclip_cli.processes import run_in_processes
 from setclip_cli.training.align import align
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from setclip_cli.study.planned_runs import PlannedRun
     from setclip_cli.study.study_file import Study
 
+LOST = "its process was killed, most likely because memory ran out"
 _backbones: dict[str, Backbone] = {}  # of this process: a worker scores many runs and loads each backbone once
 
 
@@ -84,32 +84,13 @@ def execute_runs(runs: Sequence[PlannedRun], folder: StudyFolder, *, jobs: int) 
     alone = len(runs) if jobs == 1 else 1
     for run in runs[:alone]:
         finished(run, train_and_score(run, folder, threads=None))
-    if others := runs[alone:]:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        spawn = multiprocessing.get_context("spawn")  # a forked torch may hang
-        with ProcessPoolExecutor(min(jobs, len(others)), spawn, _end_with_parent, (os.getpid(),)) as pool:
-            running = {pool.submit(train_and_score, run, folder, threads=threads): run for run in others}
-            try:
-                for future in as_completed(running):
-                    finished(running[future], future.result())
-            except BaseException:  # stopped: started runs resume from their checkpoints next time
-                pool.shutdown(wait=False, cancel_futures=True)
-                for worker in multiprocessing.active_children():
-                    worker.terminate()
-                raise
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    work = functools.partial(train_and_score, folder=folder, threads=threads)
+    with closing(run_in_processes(work, runs[alone:], processes=jobs)) as results:
+        for ended in results:
+            finished(ended.job, ended.results[0] if ended.results else LOST)
     bar.close()
     return failures
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ends this worker soon after the study's own process is gone, even if that was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def train_and_score(run: PlannedRun, folder: StudyFolder, *, threads: int | None) -> str:

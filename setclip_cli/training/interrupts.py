@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
-
-from setclip_cli.console import note
 
 if TYPE_CHECKING:
     from types import FrameType
 
 
 class BetweenSteps:
-    """Holds signals back until `check` is called. A second signal is not held back.
+    """Holds signals back until `stop` is called. A second signal is not held back: it stops within a step.
 
     Python delivers signals to the main thread only; in other threads this changes nothing.
     """
@@ -23,15 +23,21 @@ class BetweenSteps:
         self._received: int | None = None
         self._before: dict[int, object] = {}
 
-    def check(self) -> None:
-        """Raises KeyboardInterrupt, or SystemExit with 128 + the signal's number, when a signal has come."""
-        if self._received is not None:
-            _stop(self._received)
+    @property
+    def wanted(self) -> bool:
+        """Whether a signal has come."""
+        return self._received is not None
+
+    def stop(self) -> NoReturn:
+        """Raises KeyboardInterrupt, or SystemExit with 128 + the signal's number, for the signal that has come."""
+        assert self._received is not None
+        _stop(self._received)
 
     def __enter__(self) -> BetweenSteps:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup setclip ...`
+                    self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,7 +48,8 @@ class BetweenSteps:
         if self._received is not None:
             _stop(number)
         self._received = number
-        note("stopping after this step")
+        with suppress(OSError):  # not `note`: the signal may have come in the middle of one
+            os.write(2, b"stopping after this step\n")
 
 
 def _stop(number: int) -> NoReturn:

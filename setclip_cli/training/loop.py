@@ -80,11 +80,10 @@ def run_steps(
                     save()
                 if stopping is not None and stopping.should_stop(training):
                     break
-                signals.check()
-        except (KeyboardInterrupt, SystemExit):
-            save()
-            note(f"stopped after step {training.taken} of {training.steps}; the same command with --resume goes on")
-            raise
+                if signals.wanted:  # between two steps: what a second signal stops within one is not saved
+                    save()
+                    note(f"stopped after step {training.taken} of {training.steps}; a checkpoint holds it")
+                    signals.stop()
         except WriteError:
             raise
         except SetClipError as error:  # a loss that is not finite: the state is that of the step before

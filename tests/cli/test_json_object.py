@@ -114,7 +114,7 @@ def test_a_word_after_two_dashes_is_no_flag() -> None:
 PRINTS_MUCH = """
 import os, subprocess, sys
 import setclip_cli.cli.doctor as doctor
-from setclip_cli.cli.app import main
+from setclip_cli.cli import main
 early = sys.stdout
 def noisy():
     print("python prints")

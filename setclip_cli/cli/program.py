@@ -1,0 +1,79 @@
+"""The installed program: it is ready for signals before anything large is imported, and it leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_received: int | None = None
+
+
+def main() -> None:
+    """Runs a command. Ctrl-C, SIGTERM and SIGHUP end it with 130, 143 and 129: finished work stays, no child does.
+
+    A second signal ends it at once. A signal that comes while a library is imported, and that the library turns into
+    an error of its own, is a signal too.
+    """
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup setclip ...`
+            signal.signal(number, _stop)
+    code: int | str | None = 0
+    started = False
+    try:
+        from setclip_cli.cli.app import main as run
+
+        started = True
+        run()
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        if _received is None:
+            raise
+        code = 128 + _received
+    if isinstance(code, int) and code - 128 in _SIGNALS:
+        _tell(code, started)
+        _end_now(code)
+    sys.exit(code)
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    global _received
+    if _received is not None:
+        _end_now(128 + number)
+    _received = number
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+def _tell(code: int, started: bool) -> None:
+    """Says what the command itself would say, if it was stopped before it could."""
+    from setclip_cli.cli.stops import how_to_go_on, tell, what_happened
+
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    tell(code, command)
+    if "--json" in sys.argv and not started:
+        error = {"message": what_happened(code), "fix": how_to_go_on(command), "exit_code": code}
+        with suppress(OSError):
+            sys.stdout.write(json.dumps({"error": error}, sort_keys=True) + "\n")
+
+
+def _end_now(code: int) -> NoReturn:
+    """Ends the processes that this one started, and this one, without waiting for threads."""
+    if (processes := sys.modules.get("multiprocessing")) is not None:
+        for child in processes.active_children():
+            child.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):
+            stream.flush()
+    os._exit(code)
