@@ -293,11 +293,13 @@ def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modalit
             compression={name: "none" if name == "image" else "zstd" for name in table.column_names},
             use_dictionary=[name for name in ("split", "source", "label") if name in table.column_names],
         )
+    sha256 = atomic.sha256_file(path)
+    hashes.remember(path, sha256)
     return Shard(
         path=relative,
         modality=modality,
         split=split,
         rows=table.num_rows,
         bytes=path.stat().st_size,
-        sha256=hashes.hash_and_remember(path),
+        sha256=sha256,
     )

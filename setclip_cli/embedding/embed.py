@@ -12,7 +12,7 @@ from setclip_cli.console import progress
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.embedding import engines
-from setclip_cli.embedding.embeddings import FINISHED, INDEX_NAME, EmbeddedShard, EmbeddingsIndex, open_embeddings
+from setclip_cli.embedding.embeddings import FINISHED, INDEX_NAME, EmbeddedShard, Embeddings, EmbeddingsIndex
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
 from setclip_cli.embedding.options import EmbedOptions, modality_of_backbone
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
@@ -167,8 +167,9 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
             and is_whole(out, shard)
         }
         missing = [job for job in jobs if job.shard.path not in kept]
-        for job in missing:  # an index of rows that will change
-            atomic.remove_file(index_path(out, job.shard.modality, job.shard.split))
+        stale = {index_path(out, job.shard.modality, job.shard.split) for job in missing}  # of rows that will change
+        for path in stale:
+            atomic.remove_file(path)
         made = _embed_missing(missing, kept.values(), sum(job.shard.rows for job in jobs), options)
         shards = {**earlier, **made}
         index = EmbeddingsIndex(
@@ -178,8 +179,8 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
             towers={modality: tower.description for modality, tower in towers.items()},
             shards=sorted(shards.values(), key=lambda shard: (MODALITIES.index(shard.modality), shard.path)),
         )
-        write_index(out, index)
-        indexes = write_faiss(open_embeddings(out)) if options.faiss else []
+        indexes = write_faiss(Embeddings(out, index)) if options.faiss else {}
+        write_index(out, index, indexes)
     done = [shards[job.shard.path] for job in jobs]
     return EmbedResult(
         out=out,
@@ -192,7 +193,7 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
         replaced_letters=sum(shard.replaced_letters for shard in done),
         bad={identifier: reason for shard in done for identifier, reason in shard.bad.items()},
         wall_s=time.perf_counter() - started,
-        faiss=indexes,
+        faiss=[out / name for name in indexes],
     )
 
 

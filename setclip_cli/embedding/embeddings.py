@@ -1,6 +1,6 @@
 """EMBEDDINGS: one shard for each shard of the DATASET, and an index.
 
-EMBEDDINGS/embeddings.json                      EmbeddingsIndex, written last
+EMBEDDINGS/embeddings.json                      EmbeddingsIndex, written last, with the hash of every file
 EMBEDDINGS/<modality>/<split>-00000.parquet     id, embedding: fixed_size_list<float32>[dim], label, windows (proteins)
 """
 
@@ -9,17 +9,18 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from setclip_cli.dataset.dataset import Shard
+from setclip_cli.dataset.dataset import Shard, require_distinct_paths
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.options import Dtype, Precision
 from setclip_cli.errors import SetClipError, nearest, translated
+from setclip_cli.files import hashes
 from setclip_cli.files.documents import read_json
 from setclip_cli.vectors import unusable_rows
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "embeddings.json"
 EMBED_AGAIN = "remove the folder and embed again with this version of setclip"
+MAKE_SHARD_AGAIN = "run the same `setclip embed` command again: it makes this file anew"
 FINISHED = ".finished"
 ROWS_PER_GROUP = 8192  # rows that a reader or writer holds at once
-Document = TypeVar("Document", bound=BaseModel)
 Matrix: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
@@ -77,6 +78,15 @@ class EmbeddingsIndex(EmbeddingSettings):
     dataset: str  # path of the DATASET, from which `search` shows what it found
     towers: dict[Modality, EmbeddedTower]
     shards: list[EmbeddedShard]
+    files: dict[str, str] = {}  # sha256 of the FAISS indexes
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        require_distinct_paths(self.shards)
+        known = {f"{shard.modality}/{shard.split}.faiss" for shard in self.shards}
+        if unknown := sorted(set(self.files) - known):
+            raise ValueError(f"files: {unknown[0]!r} is not the FAISS index of a modality and split of the shards")
+        return self
 
     def settings(self) -> EmbeddingSettings:
         return EmbeddingSettings(**{name: getattr(self, name) for name in EmbeddingSettings.model_fields})
@@ -132,7 +142,7 @@ class Embeddings:
         """One shard's table.
 
         Raises:
-            SetClipError: the file is missing, or is not a Parquet file any more.
+            SetClipError: the file is missing or has changed, or is not a Parquet file.
         """
         with self._readable(shard) as path:
             return pq.read_table(path, columns=None if columns is None else list(columns))
@@ -158,15 +168,25 @@ class Embeddings:
 
     @contextmanager
     def _readable(self, shard: EmbeddedShard) -> Iterator[Path]:
+        self.require_unchanged(shard)
         path = self.root / shard.path
         with translated(
             path,
             OSError,
             pa.ArrowException,
             found=f"cannot be read as the shard that {INDEX_NAME} lists",
-            fix="run the same `setclip embed` command again",
+            fix=MAKE_SHARD_AGAIN,
         ):
             yield path
+
+    def require_unchanged(self, shard: EmbeddedShard) -> None:
+        """Checks that a shard holds the bytes that were written.
+
+        Raises:
+            SetClipError: the file is missing or has changed.
+        """
+        path = self.root / shard.path
+        hashes.require_unchanged(path, shard.sha256, since="embed", listed_in=INDEX_NAME, fix=MAKE_SHARD_AGAIN)
 
     def load(self, modality: Modality, split: str | None = None) -> EmbeddingTable:
         """All rows of one modality and split (all splits if None), in memory.

@@ -31,17 +31,20 @@ def index_path(root: Path, modality: Modality, split: str) -> Path:
     return root / modality / f"{split}.faiss"
 
 
-def write_faiss(embeddings: Embeddings) -> list[Path]:
+def write_faiss(embeddings: Embeddings) -> dict[str, str]:
     """Writes ``<modality>/<split>.faiss``: exact search by inner product, over the rows in the order of the shards.
 
     `faiss.read_index` opens it; FAISS's id n is row n of the shards one after the other. FAISS holds the vectors of one
     modality and split in memory at a time: 4 bytes for each value.
 
+    Returns:
+        Path of each index in the folder -> its sha256, for embeddings.json.
+
     Raises:
         SetClipError: FAISS is not installed.
     """
     faiss = require_faiss()
-    written = []
+    written: dict[str, str] = {}
     for modality in embeddings.modalities():
         for split in sorted({shard.split for shard in embeddings.shards(modality)}):
             index = faiss.IndexFlatIP(embeddings.index.dim)
@@ -51,5 +54,5 @@ def write_faiss(embeddings: Embeddings) -> list[Path]:
             path = index_path(embeddings.root, modality, split)
             with atomic.atomic_path(path, needs=index.ntotal * embeddings.index.dim * 4) as temporary:
                 faiss.write_index(index, str(temporary))
-            written.append(path)
+            written[path.relative_to(embeddings.root).as_posix()] = atomic.sha256_file(path)
     return written

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from setclip_cli.files import atomic
+from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it
 
 if TYPE_CHECKING:
@@ -41,12 +41,14 @@ def unit_vectors(
     rows, dim = sum(shard.rows for shard in shards), embeddings.index.dim
     if rows == 0:
         return np.zeros((0, dim), dtype=np.float32)
+    for shard in shards:
+        embeddings.require_unchanged(shard)
     size = rows * dim * np.dtype(np.float32).itemsize
-    if not _has_size(path, size):
-        with if_cache_takes_it(), atomic.atomic_path(path, needs=size) as temporary, temporary.open("wb") as file:
+    if not _is_whole(path, size):
+        with if_cache_takes_it(), sealed.writing(path, needs=size) as temporary, temporary.open("wb") as file:
             for block in _unit_blocks(embeddings, shards):
                 file.write(np.ascontiguousarray(block, dtype=np.float32).data)
-    if _has_size(path, size):
+    if _is_whole(path, size):
         return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dim))
     vectors, start = np.empty((rows, dim), dtype=np.float32), 0
     for block in _unit_blocks(embeddings, shards):
@@ -60,8 +62,8 @@ def _unit_blocks(embeddings: Embeddings, shards: Sequence[EmbeddedShard]) -> Ite
         yield values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _is_whole(path: Path, size: int) -> bool:
+    return sealed.is_whole(path) and path.stat().st_size == size
 
 
 def nearest_rows(vectors: Vectors, query: Vectors, top: int) -> tuple[list[int], list[float]]:

@@ -23,12 +23,12 @@ from setclip_cli.embedding.embeddings import (
     EmbeddingsIndex,
 )
 from setclip_cli.errors import SetClipError, argument
-from setclip_cli.files import atomic
-from setclip_cli.files.documents import read_json
+from setclip_cli.files import atomic, hashes
+from setclip_cli.files.documents import read_json, write_document
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from setclip_cli.embedding.options import Dtype
@@ -92,13 +92,15 @@ def write_embedding_shard(
             row_group_size=ROWS_PER_GROUP,
             use_dictionary=["label"],  # ids and embeddings do not repeat, and a dictionary of them takes memory
         )
-    return path.stat().st_size, atomic.sha256_file(path)
+    sha256 = atomic.sha256_file(path)
+    hashes.remember(path, sha256)
+    return path.stat().st_size, sha256
 
 
 def record_finished(root: Path, settings: EmbeddingSettings, shard: EmbeddedShard) -> None:
     """Records that a shard is whole, so that the next run keeps it."""
     record = FinishedShard(making=settings, shard=shard)
-    atomic.write_json(_record_path(root, shard.path), record.model_dump(by_alias=True))
+    write_document(_record_path(root, shard.path), record.model_dump(by_alias=True))
 
 
 def finished_shards(root: Path, settings: EmbeddingSettings) -> dict[str, EmbeddedShard]:
@@ -115,20 +117,26 @@ def finished_shards(root: Path, settings: EmbeddingSettings) -> dict[str, Embedd
         _require_same(root, index.settings(), settings)
         found = {shard.path: shard for shard in index.shards}
     for path in records:
-        record = read_json(path, FinishedShard, fix=EMBED_AGAIN)
+        record = read_json(path, FinishedShard, fix="remove it, and run the same command again")
         _require_same(root, record.settings, settings)
         found[record.shard.path] = record.shard
     return found
 
 
-def write_index(root: Path, index: EmbeddingsIndex) -> None:
-    """Writes embeddings.json if it changed, with the towers of earlier runs; then removes the records of its shards."""
-    path = root / INDEX_NAME
+def write_index(root: Path, index: EmbeddingsIndex, faiss: Mapping[str, str] | None = None) -> None:
+    """Writes embeddings.json if it changed, with the towers of earlier runs; then removes the records of its shards.
+
+    Args:
+        faiss: Path -> sha256 of the FAISS indexes of this run; those of earlier runs that are still there stay listed.
+    """
+    path, files = root / INDEX_NAME, dict(faiss or {})
     earlier = read_json(path, EmbeddingsIndex, fix=EMBED_AGAIN) if path.exists() else None
     if earlier is not None:
         index = index.model_copy(update={"towers": {**earlier.towers, **index.towers}})
+        files = {**{name: sha256 for name, sha256 in earlier.files.items() if (root / name).is_file()}, **files}
+    index = index.model_copy(update={"files": files})
     if index != earlier:
-        atomic.write_json(path, index.model_dump(mode="json"))
+        write_document(path, index.model_dump(mode="json"))
     for shard in index.shards:
         atomic.remove_file(_record_path(root, shard.path))
     for folder in [*sorted((root / FINISHED).rglob("*"), reverse=True), root / FINISHED]:
@@ -139,7 +147,7 @@ def write_index(root: Path, index: EmbeddingsIndex) -> None:
 def is_whole(root: Path, shard: EmbeddedShard) -> bool:
     """Whether the shard's file holds the bytes that were written."""
     path = root / shard.path
-    return path.is_file() and path.stat().st_size == shard.bytes and atomic.sha256_file(path) == shard.sha256
+    return path.is_file() and path.stat().st_size == shard.bytes and hashes.is_unchanged(path, shard.sha256)
 
 
 def _record_path(root: Path, relative: str) -> Path:

@@ -10,8 +10,7 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.model_folders import averaged_names, open_model_folders
 from setclip_cli.files.write_errors import WriteError
 from setclip_cli.recipe.recipe import load_recipe
-from setclip_cli.run.folder import RECIPE_NAME
-from setclip_cli.run.model import load_config
+from setclip_cli.run.model import RECIPE_NAME, load_config
 from setclip_cli.training.align import align
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.documents import read_toml
-from setclip_cli.run.folder import RECIPE_NAME
-from setclip_cli.run.model import load_config
+from setclip_cli.run.model import RECIPE_NAME, load_config, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,6 +77,7 @@ def _open_folder(path: Path) -> ModelFolder:
     if (path / EMBEDDINGS_NAME).exists():
         return _open_embeddings_folder(path, name)
     config = load_config(path)
+    require_file(path, config, RECIPE_NAME)
     recipe = read_toml(path / RECIPE_NAME)
     left, right = (modality for modality in MODALITIES if modality in config.towers)
     return ModelFolder(name, path, "run", config.method, config.seed, recipe, (left, right))

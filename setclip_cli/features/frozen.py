@@ -14,7 +14,7 @@ from torch import Tensor
 
 from setclip_cli.console import progress
 from setclip_cli.errors import SetClipError
-from setclip_cli.files import atomic
+from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it
 from setclip_cli.vectors import unusable_rows
 
@@ -147,7 +147,9 @@ def _require_usable(backbone: Backbone, shard: Shard, ids: Sequence[str], featur
 
 
 def _cached(path: Path, *, rows: int, dim: int) -> tuple[Tensor, list[int]] | None:
-    """Features and counts from the cache, or None if they are missing or damaged there."""
+    """Features and counts from the cache, or None if they are missing there or have changed."""
+    if not sealed.is_whole(path):
+        return None
     try:
         with safe_open(path, framework="pt") as file:
             features, counts = file.get_tensor("features"), file.get_tensor("counts").tolist()
@@ -157,5 +159,5 @@ def _cached(path: Path, *, rows: int, dim: int) -> tuple[Tensor, list[int]] | No
 
 
 def _store(path: Path, features: Tensor, counts: list[int]) -> None:
-    with if_cache_takes_it(), atomic.atomic_path(path, needs=features.nbytes) as temporary:
+    with if_cache_takes_it(), sealed.writing(path, needs=features.nbytes) as temporary:
         save_file({"features": features, "counts": torch.tensor(counts)}, temporary)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from setclip_cli.backbones import load_backbone
 from setclip_cli.console import progress
 from setclip_cli.errors import UsageError
-from setclip_cli.files import atomic
+from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ def choose_layers(
     known = [[backbone.identity for backbone in backbones], ways, shards, ids, NEIGHBOURS]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     path = cache_place("layers", f"{key}.json", cache_dir=cache_dir)
-    with suppress(OSError, ValueError, TypeError, KeyError):  # it is missing or damaged there: it is measured again
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return LayerChoice(**{**found, "layers": tuple(found["layers"]), "of": tuple(found["of"])})
+    if sealed.is_whole(path):
+        with suppress(OSError, ValueError, TypeError, KeyError):  # an early version's file without a hash
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return LayerChoice(**{**found, "layers": tuple(found["layers"]), "of": tuple(found["of"])})
     of = (backbones[0].layers, backbones[1].layers)
     masks = [
         _neighbours_by_layer(backbone, _items(dataset, recipe.train.split, backbone, names), every=way == "best")
@@ -152,8 +153,8 @@ def choose_layers(
         last_similarity=float(similarity[-1, -1]),
         pairs=len(chosen),
     )
-    with if_cache_takes_it():
-        atomic.write_json(path, choice.as_json())
+    with if_cache_takes_it(), sealed.writing(path) as temporary:
+        temporary.write_text(json.dumps(choice.as_json(), indent=2, sort_keys=True), encoding="utf-8")
     return choice
 
 

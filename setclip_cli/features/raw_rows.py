@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from setclip_cli.files import atomic
+from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def open_raw_rows(
     shards = dataset.shards(modality, split)
     key = hashlib.sha256(":".join([column, *(shard.sha256 for shard in shards)]).encode()).hexdigest()
     path = cache_place("items", f"{key}.arrow", cache_dir=cache_dir)
-    if not path.exists():
-        with if_cache_takes_it(), atomic.atomic_path(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+    if not sealed.is_whole(path):
+        with if_cache_takes_it(), sealed.writing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
             writer: pa.RecordBatchFileWriter | None = None
             for shard in shards:
                 table = dataset.read(shard, [column])

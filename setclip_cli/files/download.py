@@ -157,7 +157,7 @@ def verify(file: Wanted, path: Path, *, remember: bool = True) -> None:
         raise SetClipError(f"{path}: no such file", fix=f"put {file.name} there")
     status = path.stat()
     records = _read_records(path.parent)
-    stamp = [status.st_size, status.st_mtime_ns, file.sha256, file.md5]
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, file.sha256, file.md5]
     if records.get(file.name) == stamp:
         return
     if difference := _difference(file, path):

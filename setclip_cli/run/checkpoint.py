@@ -5,6 +5,7 @@ Samplers, schedules and views are pure functions of (seed, step), so the step is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA_VERSION = 1
+_DIGEST = "sha256"  # its key in the header
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 
@@ -46,7 +48,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
     """Writes one checkpoint atomically, then removes all but the newest ``keep``."""
     path = folder / f"step-{checkpoint.step:08d}.safetensors"
     header = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, **checkpoint.header}
-    save_tensors(path, checkpoint.tensors, header)
+    save_tensors(path, checkpoint.tensors, {**header, _DIGEST: _digest(checkpoint.tensors, header)})
     for old in _numbered(folder)[:-keep]:
         atomic.remove_file(old)
     return path
@@ -64,14 +66,30 @@ def load(path: Path) -> Checkpoint:
     Raises:
         SetClipError: the file is damaged, or was written in another version of the format.
     """
-    tensors, header = load_tensors(path, fix="remove this file; the checkpoint before it is then used, if there is one")
+    fix = "remove this file; the checkpoint before it is then used, if there is one"
+    tensors, header = load_tensors(path, fix=fix)
+    digest = header.pop(_DIGEST, None)  # None in a checkpoint of an early version
     if header.get("schema_version") != SCHEMA_VERSION or not isinstance(header.get("step"), int):
         raise SetClipError(
             f"{path}: has schema version {header.get('schema_version')!r}, this setclip reads {SCHEMA_VERSION}",
             fix="resume with the version of setclip that wrote it, or start a new RUN",
         )
+    step: int = header["step"]
+    named = _NAME.fullmatch(path.name)
+    if digest not in (None, _digest(tensors, header)) or (named and step != int(named[1])):
+        raise SetClipError(f"{path}: has changed since it was written", fix=fix)
     kept = {key: value for key, value in header.items() if key not in {"schema_version", "step"}}
-    return Checkpoint(step=header["step"], header=kept, tensors=tensors)
+    return Checkpoint(step=step, header=kept, tensors=tensors)
+
+
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """sha256 of the header and of every tensor with its name, type and shape."""
+    found = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:

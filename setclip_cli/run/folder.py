@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_toml
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.run import checkpoint
-from setclip_cli.run.model import CONFIG_NAME, load_config
+from setclip_cli.run.model import CONFIG_NAME, RECIPE_NAME, load_config, require_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.recipe.recipe import Recipe
 
-METRICS_NAME = "metrics.jsonl"
-RECIPE_NAME = "recipe.toml"
 SELECTION_NAME = "selection.json"  # which method "auto" chose, and why
 CHECKPOINTS_NAME = "checkpoints"
 
@@ -37,8 +36,13 @@ SAFE_TO_CHANGE = {
 
 
 def is_finished(out: Path, recipe: Recipe) -> bool:
-    """Whether the folder holds a finished RUN of exactly this recipe."""
-    return (out / CONFIG_NAME).exists() and not _changed_keys(read_toml(out / RECIPE_NAME), recipe)
+    """Whether the folder holds a finished RUN of exactly this recipe.
+
+    A training that goes on after the end writes its recipe first. Until it is finished, config.json does not list it.
+    """
+    if not (out / CONFIG_NAME).exists() or _changed_keys(read_toml(out / RECIPE_NAME), recipe):
+        return False
+    return load_config(out).files.get(RECIPE_NAME) in (None, atomic.sha256_file(out / RECIPE_NAME))
 
 
 def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) -> None:
@@ -62,7 +66,10 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
     finished = (out / CONFIG_NAME).exists()
     trained_on = None
     if finished:
-        trained_on = load_config(out).dataset_sha256
+        config = load_config(out)
+        trained_on = config.dataset_sha256
+        if config.files.get(RECIPE_NAME) == atomic.sha256_file(out / RECIPE_NAME):
+            require_whole(out, config)  # training goes on from these files
     elif newest is not None:
         trained_on = checkpoint.load(newest).header.get("dataset_sha256")
     if trained_on not in (None, data_identity):

@@ -1,6 +1,6 @@
 """A trained pair of towers, and its files in a RUN folder.
 
-RUN/config.json            method, and for each tower its backbone and the description of its encoder
+RUN/config.json            method, backbone and encoder of each tower, and the hashes of the files
 RUN/model.safetensors      the encoders' tensors, "<modality>.<tensor>"
 RUN/initial.safetensors    the same before training, for the "before" of the report
 RUN/tuned-<modality>.safetensors   the weights of the backbone that training changed, for a tower that is not frozen
@@ -12,7 +12,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import SetClipError, UsageError, argument, translated
-from setclip_cli.files import atomic
-from setclip_cli.files.documents import read_json
+from setclip_cli.files import atomic, hashes
+from setclip_cli.files.documents import read_json, write_document
 from setclip_cli.run import checkpoint
 from setclip_cli.vectors import unusable_rows
 from setclip_cli.version import __version__
@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     ImageLike = str | Path | bytes | Image.Image
 
 CONFIG_NAME = "config.json"
-MODEL_NAME = "model.safetensors"
-INITIAL_NAME = "initial.safetensors"
+MODEL_NAME: Final = "model.safetensors"
+INITIAL_NAME: Final = "initial.safetensors"
 TUNED_NAME = "tuned-{modality}.safetensors"
+RECIPE_NAME: Final = "recipe.toml"
+METRICS_NAME: Final = "metrics.jsonl"
+RunFile = Literal["model.safetensors", "initial.safetensors", "recipe.toml", "metrics.jsonl"]
 RESTORE = "restore the file from a copy of this RUN, or train again with `setclip align` into another folder"
 
 
@@ -78,9 +81,15 @@ class ModelConfig(BaseModel):
     method: str
     seed: int
     pairs: int  # known pairs that training used
-    dataset_sha256: str  # of the DATASET's index at training
+    dataset_sha256: str  # of the DATASET's index, as training opened it
     layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
     towers: dict[Modality, TowerConfig]
+    files: dict[RunFile, str] = {}  # sha256; empty in a RUN of an early version
+
+    def identity(self, model_sha256: str) -> str:
+        """sha256 of the configuration and of model.safetensors: equal identity means equal embeddings."""
+        described = self.model_dump(mode="json", exclude={"files"})
+        return atomic.sha256_bytes(json.dumps([described, model_sha256], sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
@@ -209,15 +218,12 @@ class Model:
         Raises:
             SetClipError: the file is missing or damaged, or not the one that config.json names.
         """
-        path, expected = self.run / TUNED_NAME.format(modality=modality), self.config.towers[modality].tuned_sha256
+        expected = self.config.towers[modality].tuned_sha256
         if expected is None:
             return {}
-        tensors, _ = checkpoint.load_tensors(path, fix=RESTORE)
-        if atomic.sha256_file(path) != expected:
-            raise SetClipError(
-                f"{path}: is not the file that {CONFIG_NAME} names", fix="restore both files from the same RUN"
-            )
-        return tensors
+        path = self.run / TUNED_NAME.format(modality=modality)
+        _require_unchanged(path, expected)
+        return checkpoint.load_tensors(path, fix=RESTORE)[0]
 
 
 def _file_bytes(image: ImageLike) -> bytes:
@@ -253,41 +259,75 @@ def _require_same_preprocessing(run: Path, modality: Modality, tower: TowerConfi
 def save_model(
     run: Path, config: ModelConfig, encoders: dict[Modality, Encoder], initial: dict[Modality, Encoder]
 ) -> None:
-    """Writes the encoders, then config.json, which marks the RUN as finished.
+    """Writes the encoders, then config.json, which marks the RUN as finished and holds the hashes of its files.
 
     Raises:
         SetClipError: a value is not finite.
     """
-    for name, modules in ((INITIAL_NAME, initial), (MODEL_NAME, encoders)):
-        tensors = {
-            f"{modality}.{key}": value
-            for modality, encoder in modules.items()
-            for key, value in encoder.state_dict().items()
-        }
+    both = {INITIAL_NAME: _named_tensors(initial), MODEL_NAME: _named_tensors(encoders)}
+    for name, tensors in both.items():
         for key, value in tensors.items():
             if not bool(value.isfinite().all()):
                 raise SetClipError(
                     f"{run / name}: is not written, since {key} holds values that are not finite",
                     fix="train again with a lower optim.lr",
                 )
+    atomic.remove_file(run / CONFIG_NAME)  # it describes the files that are now replaced
+    for name, tensors in both.items():
         checkpoint.save_tensors(run / name, tensors)
-    atomic.write_json(run / CONFIG_NAME, config.model_dump(mode="json"))
+    files = {name: atomic.sha256_file(run / name) for name in get_args(RunFile) if (run / name).exists()}
+    write_document(run / CONFIG_NAME, config.model_copy(update={"files": files}).model_dump(mode="json"))
+
+
+def _named_tensors(encoders: dict[Modality, Encoder]) -> dict[str, torch.Tensor]:
+    return {
+        f"{modality}.{key}": value
+        for modality, encoder in encoders.items()
+        for key, value in encoder.state_dict().items()
+    }
 
 
 def load_model(run: Path | str) -> Model:
     """Opens a finished RUN.
 
     Raises:
-        SetClipError: there is no RUN, it is not finished, or its files do not belong together.
+        SetClipError: there is no RUN, it is not finished, or its files have changed or do not belong together.
     """
     run = Path(run)
     config = load_config(run)
+    for name in (MODEL_NAME, INITIAL_NAME):
+        require_file(run, config, name)
     encoders = _encoders(run / MODEL_NAME, {name: tower.encoder for name, tower in config.towers.items()})
     initial = _encoders(run / INITIAL_NAME, {name: tower.initial for name, tower in config.towers.items()})
-    identity = atomic.sha256_bytes(
-        json.dumps([config.model_dump(mode="json"), atomic.sha256_file(run / MODEL_NAME)], sort_keys=True).encode()
-    )
-    return Model(config, encoders, initial, identity, run)
+    model_sha256 = config.files.get(MODEL_NAME) or atomic.sha256_file(run / MODEL_NAME)
+    return Model(config, encoders, initial, config.identity(model_sha256), run)
+
+
+def require_file(run: Path, config: ModelConfig, name: RunFile) -> None:
+    """Checks a file of a RUN before it is used, if config.json knows its hash.
+
+    Raises:
+        SetClipError: it is missing or has changed.
+    """
+    if name in config.files:
+        _require_unchanged(run / name, config.files[name])
+
+
+def require_whole(run: Path, config: ModelConfig) -> None:
+    """Checks every file of a RUN whose hash config.json knows.
+
+    Raises:
+        SetClipError: one is missing or has changed.
+    """
+    for name in config.files:
+        require_file(run, config, name)
+    for modality, tower in config.towers.items():
+        if tower.tuned_sha256 is not None:
+            _require_unchanged(run / TUNED_NAME.format(modality=modality), tower.tuned_sha256)
+
+
+def _require_unchanged(path: Path, sha256: str) -> None:
+    hashes.require_unchanged(path, sha256, since="align", listed_in=CONFIG_NAME, fix=RESTORE)
 
 
 def load_config(run: Path) -> ModelConfig:

@@ -11,6 +11,7 @@ from scipy import stats
 from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_metric, format_spread, metric_title
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import signed
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def write_study(out: Path, content: Mapping[str, Any]) -> None:
         *(f"![{name.removesuffix('.svg')}]({name})" for name in drawn),
         "",
     ]
-    files = {**drawn, "study.md": "\n".join(lines), "study.json": atomic.json_text(dict(content))}
+    files = {**drawn, "study.md": "\n".join(lines), "study.json": signed(dict(content))}
     atomic.write_texts({out / name: text for name, text in files.items()})
 
 

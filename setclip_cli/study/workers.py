@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import traceback
 from contextlib import closing
@@ -20,6 +19,7 @@ from setclip_cli.evaluation.evaluation_set import read_evaluation_set
 from setclip_cli.evaluation.model_folders import open_model_folders
 from setclip_cli.evaluation.scoring import point_values
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import unsigned, write_document
 from setclip_cli.files.write_errors import WriteError
 from setclip_cli.processes import run_in_processes
 from setclip_cli.training.align import align
@@ -61,7 +61,13 @@ class StudyFolder:
         path = self.scores_path(run)
         if not path.is_file():
             return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found, unchanged = unsigned(path.read_bytes())
+        except ValueError:
+            unchanged = False
+        if not unchanged:
+            note(f"note: {path}: has changed since it was written; this run is scored again")
+            return None
         wanted = self.scored_on()
         return found if {key: found.get(key) for key in wanted} == wanted else None
 
@@ -104,6 +110,11 @@ def train_and_score(run: PlannedRun, folder: StudyFolder, *, threads: int | None
         torch.set_num_threads(threads)
     try:
         dataset = open_dataset(folder.dataset)
+        if dataset.identity() != folder.dataset_sha256:
+            raise SetClipError(
+                f"{folder.dataset}: an ingest has changed it since this study began",
+                fix="run the study again with a new folder",
+            )
         run_folder = folder.out / "runs" / run.name
         align(run.recipe, dataset, run_folder, resume=True)
         model = open_model_folders([run_folder])[0]
@@ -112,7 +123,7 @@ def train_and_score(run: PlannedRun, folder: StudyFolder, *, threads: int | None
         )  # fmt: skip
         after, before = embedded_sides(model, dataset, rows, _backbones)
         found = {"after": point_values(*after, rows), "before": point_values(*before, rows) if before else {}}
-        atomic.write_json(folder.scores_path(run), {**folder.scored_on(), **found})
+        write_document(folder.scores_path(run), {**folder.scored_on(), **found})
     except WriteError:
         raise  # the other runs, and the table, cannot be written either
     except SetClipError as error:

@@ -20,8 +20,16 @@ from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import InUseError, WriteError
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run import checkpoint
-from setclip_cli.run.folder import CHECKPOINTS_NAME, METRICS_NAME, RECIPE_NAME, SELECTION_NAME, is_finished
-from setclip_cli.run.model import TUNED_NAME, ModelConfig, TowerConfig, load_config, save_model
+from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME, is_finished
+from setclip_cli.run.model import (
+    METRICS_NAME,
+    RECIPE_NAME,
+    TUNED_NAME,
+    ModelConfig,
+    TowerConfig,
+    load_config,
+    save_model,
+)
 from setclip_cli.run.model_card import model_card
 from setclip_cli.training.build import build_training
 from setclip_cli.training.checks import require_pools
@@ -90,7 +98,7 @@ def align(
     device = resolve_device(recipe.train.device, setting="train.device =")
     with _with_resume_in_the_fix(out, resume), launched() as group, exclusive(out) if group.main else nullcontext():
         if is_finished(out, recipe):
-            config = load_config(out)
+            config = load_config(out)  # the plan has checked its files
             return AlignResult(out, config.method, config.pairs, 0, None, reused=True, wall_s=0.0)
         group.wait()  # no rank may find the RUN finished by a faster one
         for line in plan.notes if group.main else ():

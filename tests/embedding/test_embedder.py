@@ -191,34 +191,29 @@ def test_an_input_shard_that_changed_is_refused_and_finished_shards_stay(
 
 
 def test_a_run_whose_backbone_changed_is_refused(run: Path, data: Path, tmp_path: Path, tiny_sentence: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    config["towers"]["protein"]["identity"] = "0" * 64
-    (run / "config.json").write_text(json.dumps(config))
+    tiny.edit_document(run / "config.json", lambda config: config["towers"]["protein"].update(identity="0" * 64))
     with pytest.raises(SetClipError, match="are not those this RUN was trained on"):
         embed(run, open_dataset(data), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_is_refused_when_its_backbone_now_prepares_items_otherwise(run: Path, data: Path, tmp_path: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    config["towers"]["caption"]["preprocessing"]["max_tokens"] = 64
-    (run / "config.json").write_text(json.dumps(config))
+    tiny.edit_document(
+        run / "config.json", lambda config: config["towers"]["caption"]["preprocessing"].update(max_tokens=64)
+    )
     with pytest.raises(SetClipError, match=r"caption tower was trained with max_tokens = 64, and .* now says 32"):
         embed(run, open_dataset(data), tmp_path / "out", options=EmbedOptions(modality="caption"))
 
 
 def test_a_run_from_before_preprocessing_was_kept_still_embeds(run: Path, data: Path, tmp_path: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    for tower in config["towers"].values():
-        del tower["preprocessing"]
-    (run / "config.json").write_text(json.dumps(config))
+    tiny.edit_document(
+        run / "config.json", lambda config: [tower.pop("preprocessing") for tower in config["towers"].values()]
+    )
     assert embed(run, open_dataset(data), tmp_path / "out", options=EmbedOptions(modality="caption")).rows == 5
 
 
 def test_a_run_whose_weights_do_not_match_its_config_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    config["towers"]["protein"]["encoder"]["dim"] = 16
-    (run / "config.json").write_text(json.dumps(config))
+    tiny.edit_document(run / "config.json", lambda config: config["towers"]["protein"]["encoder"].update(dim=16))
     with pytest.raises(SetClipError, match=r"model\.safetensors: does not hold the protein encoder"):
         embed(run, open_dataset(data), tmp_path / "out")
 

@@ -156,7 +156,7 @@ def test_opening_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(SetClipError, match="did you mean 'test'"):
         embeddings.load("caption", "tset")
     (tmp_path / index.shards[1].path).unlink()
-    with pytest.raises(SetClipError, match=r"test-00001\.parquet: cannot be read"):
+    with pytest.raises(SetClipError, match=r"test-00001\.parquet: is missing"):
         embeddings.load("caption", "test")
     atomic.write_json(tmp_path / "embeddings.json", {"schema_version": 2})
     with pytest.raises(SetClipError, match=r"embeddings\.json: "):

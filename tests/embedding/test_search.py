@@ -150,9 +150,9 @@ def test_raw_features_are_searched_with_an_item_of_their_own_kind(tmp_path: Path
 
 def test_a_run_or_dataset_that_moved_is_found_where_the_user_says(world: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(world, tmp_path / "moved")
-    index = json.loads((moved / "embeddings" / "embeddings.json").read_text())
-    index["run"], index["dataset"] = "/no/run", "/no/data"
-    (moved / "embeddings" / "embeddings.json").write_text(json.dumps(index))
+    tiny.edit_document(
+        moved / "embeddings" / "embeddings.json", lambda index: index.update(run="/no/run", dataset="/no/data")
+    )
     with pytest.raises(SetClipError, match="/no/run: is not a RUN"):
         search(moved / "embeddings", "sea")
     result = search(moved / "embeddings", "sea", options=SearchOptions(modality="caption", run=moved / "run"))
@@ -171,8 +171,7 @@ def test_another_dataset_than_the_one_embedded_is_refused(world: Path, tmp_path:
 
 def test_another_run_than_the_one_that_made_them_is_refused(world: Path, tmp_path: Path) -> None:
     other = shutil.copytree(world / "run", tmp_path / "run")
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "seed": 1}))
+    tiny.edit_document(other / "config.json", lambda config: config.update(seed=1))
     with pytest.raises(SetClipError, match="was not made by"):
         search(world / "embeddings", "sea", options=SearchOptions(run=other))
 
