@@ -56,7 +56,7 @@ def build_dataset(
         reader = SourceReader(
             contents, progress, shard_rows=shard_rows, shard_bytes=shard_bytes, workers=options.workers
         )
-        for path in paths:
+        for path in contents.in_order(paths):
             reader.add(path, options, labels, options.max_bad_fraction)
         while progress.to_read_again:
             entry = progress.to_read_again[0]
@@ -68,6 +68,8 @@ def build_dataset(
                 options.max_bad_fraction,
             )
         pairs = _paired(contents, options, file_pairs)
+        if contents.rows_removed:
+            progress.note_pending(contents.new)
         contents.finish(pairs, manifest)
         progress.clear()
         return IngestResult(

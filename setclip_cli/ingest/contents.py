@@ -24,7 +24,7 @@ from setclip_cli.dataset.dataset import (
     Shard,
     open_dataset,
 )
-from setclip_cli.dataset.modality import MODALITIES
+from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.files import atomic, hashes, leftovers
 from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.batches import rejects_table, write_table
@@ -46,7 +46,7 @@ class Contents:
         shards: All shards on disk that count.
         sources: An entry of dataset.json for each source that is read.
         new: Those of the entries that this ingest added.
-        rows_removed: Whether this ingest removed rows that the DATASET had.
+        rows_removed: Whether this ingest leaves out rows that the DATASET had, because their source is read again.
     """
 
     def __init__(self, out: Path) -> None:
@@ -63,6 +63,11 @@ class Contents:
     def dataset(self) -> Dataset:
         """The DATASET with all rows so far."""
         return Dataset(self.out, DatasetIndex(shards=self.shards, sources=self.sources, files=self._files))
+
+    def in_order(self, paths: list[Path]) -> list[Path]:
+        """The paths with those first that are sources of the DATASET, in its order."""
+        places = {entry["path"]: place for place, entry in reversed([*enumerate(self.sources)])}
+        return sorted(paths, key=lambda path: places.get(str(path.resolve()), len(places)))
 
     def position_of(self, described: dict[str, Any]) -> int | None:
         """The place of the entry with the path and modality of ``described`` among the sources."""
@@ -86,18 +91,61 @@ class Contents:
         self.new.append(entry)
 
     def remove_sources(self, position: int) -> None:
-        """Writes the DATASET of the sources before ``position``; shards of the others stay on disk until the end."""
-        kept, removed = self.sources[:position], self.sources[position:]
-        paths = {path for entry in kept for path in entry["shards"]}
-        self.sources = list(kept)  # this list grows; the one in the index does not
+        """Leaves out the sources from ``position`` on. dataset.json and their shards stay as they are until the end.
+
+        So the DATASET is the earlier one if what takes their place cannot be read.
+        """
+        self.sources = self.sources[:position]
+        paths = {path for entry in self.sources for path in entry["shards"]}
         self.shards = [shard for shard in self.shards if shard.path in paths]
+        self.rows_removed = True
+
+    def next_numbers(self) -> Counter[tuple[Modality, str]]:
+        """(modality, split) -> the number of its next shard. A shard that dataset.json lists is never written over."""
+        numbers: Counter[tuple[Modality, str]] = Counter()
+        for shard in [*self.shards, *(self.index.shards if self.rows_removed else ())]:
+            key = shard.modality, shard.split
+            numbers[key] = max(numbers[key], _number(shard) + 1)
+        return numbers
+
+    def _leave_out_removed(self) -> None:
+        """Takes the sources that were left out from dataset.json, so that their shards can be written over.
+
+        A kill before `finish` ends leaves a whole DATASET without these sources; pending.json then names them.
+        """
+        kept = self._kept()
+        keys = {_key(entry) for entry in kept}
+        removed = [entry for entry in self.index.sources if _key(entry) not in keys]
+        paths = {path for entry in kept for path in entry["shards"]}
         of_sources, of_pairs = self._indexed_rejects()
         counts = Counter(self.index.rejects)
         counts.subtract(_reject_counts(removed))
         kept_rejects = of_sources.slice(0, _reject_counts(kept).total())
         self._replace(REJECTS_NAME, pa.concat_tables([kept_rejects, of_pairs]))
-        self._write_index(shards=self.shards, sources=kept, rejects=dict(sorted((+counts).items())))
-        self.rows_removed = True
+        shards = [shard for shard in self.shards if shard.path in paths]
+        self._write_index(shards=shards, sources=kept, rejects=dict(sorted((+counts).items())))
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """The sources that are not read by this ingest."""
+        new = {_key(entry) for entry in self.new}
+        return [entry for entry in self.sources if _key(entry) not in new]
+
+    def _number_shards(self) -> None:
+        """Gives the new shards the names of a fresh ingest: they had others while dataset.json listed the old ones."""
+        paths = {path for entry in self._kept() for path in entry["shards"]}
+        numbers = Counter((shard.modality, shard.split) for shard in self.shards if shard.path in paths)
+        new_path: dict[str, str] = {}
+        for place, shard in enumerate(self.shards):
+            if shard.path in paths:
+                continue
+            path = f"{shard.modality}/{shard.split}-{numbers[shard.modality, shard.split]:05d}.parquet"
+            numbers[shard.modality, shard.split] += 1
+            if path != shard.path:
+                atomic.move(self.out / shard.path, self.out / path)
+                self.shards[place] = shard.model_copy(update={"path": path})
+            new_path[shard.path] = path
+        for entry in self.new:
+            entry["shards"] = [new_path[path] for path in entry["shards"]]
 
     def finish(self, pairs: PairTable, manifest: dict[str, Any] | None) -> None:
         """Writes pairs.parquet, rejects.parquet and, last, dataset.json; nothing if nothing has changed."""
@@ -105,7 +153,11 @@ class Contents:
         if manifest is not None and manifest not in manifests:
             manifests = [*manifests, manifest]
         if not (self.new or pairs.changed or manifests != self.index.manifests):
+            self._remove_leftovers()
             return
+        if self.rows_removed:
+            self._leave_out_removed()
+        self._number_shards()
         if pairs.changed:
             rows = [pair._asdict() for pair in pairs.pairs]
             self._replace(PAIRS_NAME, pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
@@ -200,6 +252,14 @@ class Contents:
 
 def is_same_source(entry: dict[str, Any], described: dict[str, Any]) -> bool:
     return bool(entry["path"] == described["path"] and entry["modality"] == described["modality"])
+
+
+def _key(entry: dict[str, Any]) -> tuple[str, str]:
+    return entry["path"], entry["modality"]
+
+
+def _number(shard: Shard) -> int:
+    return int(shard.path.removesuffix(".parquet").rpartition("-")[2])
 
 
 def is_whole(out: Path, shard: Shard) -> bool:

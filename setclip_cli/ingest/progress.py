@@ -2,7 +2,7 @@
 
 DATASET/.lock                    held while an ingest runs; a crash frees it
 DATASET/.ingest/journal.jsonl    one WrittenBatch a line, added and fsynced after its shards are on disk
-DATASET/.ingest/pending.json     the sources to read again, because a source before them has changed
+DATASET/.ingest/pending.json     the sources to read again if an ingest is stopped while it replaces their shards
 DATASET/.ingest/rejects-*.parquet
 """
 
@@ -111,10 +111,9 @@ class Progress:
         self._batches.append(batch)
         self._used += 1
 
-    def read_again(self, entries: list[dict[str, Any]]) -> None:
-        """Puts sources before those that are still to be read again."""
-        self.to_read_again = [*entries, *self.to_read_again]
-        write_document(self._pending, {"sources": self.to_read_again})
+    def note_pending(self, entries: list[dict[str, Any]]) -> None:
+        """Writes down which sources must be read again if this ingest is stopped from here on."""
+        write_document(self._pending, {"sources": entries})
 
     def clear(self) -> None:
         """Forgets everything: the DATASET is finished."""

@@ -79,7 +79,7 @@ class SourceReader:
         self._check(path, entry, max_bad_fraction)
 
     def _forget_from(self, position: int) -> None:
-        """Removes a source and those after it from the DATASET; those after it are to be read again."""
+        """Leaves out a source and those after it; those after it are to be read again."""
         later = self._contents.sources[position + 1 :]
         for entry in later:
             if not Path(entry["path"]).exists():
@@ -88,7 +88,7 @@ class SourceReader:
                     "changed",
                     fix=f"put it back, or choose a new {argument('out')}",
                 )
-        self._progress.read_again(later)
+        self._progress.to_read_again = [*later, *self._progress.to_read_again]
         self._contents.remove_sources(position)
         self._dedup = None
 
@@ -104,7 +104,7 @@ class SourceReader:
             self._take(earlier)
         start = finished[-1].records if finished else 0
         if not (finished and finished[-1].last):
-            numbers = Counter((shard.modality, shard.split) for shard in contents.shards)
+            numbers = contents.next_numbers()
             decide, about = self._decision(source, settings)
             labels.match()
             as_captions = parse_split(settings.split).as_captions
