@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 import unicodedata
@@ -20,6 +21,8 @@ _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # letters an
 _JOINERS = frozenset("\u180e\u200c\u200d")  # inside Mongolian, Persian and Indic words, and inside emoji
 _ARABIC_SIGNS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2")  # seen, yet formats
 _GLYPH_CHOICES = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+# The signs of mark-up; "_" at the edge of a word, "-" at the start, and what makes a link of an address.
+_MARKDOWN = re.compile(r"[\\`*\[\]|~#]|(?<![^\W_])_|_(?![^\W_])|^[-+=](?=\s|$)|(?<=:)//|(?<=www)\.")
 _NEW_LINE_OF_OURS = re.compile(r"\n(?=  - )")  # of the lists in our own messages
 
 
@@ -59,9 +62,27 @@ def _escaped(character: str) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def text_of_lines(lines: Iterable[str]) -> str:
+    """Lines that hold text from data, as one text: `visible`, each of them in one line."""
+    return "\n".join(map(visible, lines))
+
+
 def visible_lines(text: str) -> str:
-    """`visible`, line by line: for text whose line breaks are ours."""
-    return "\n".join(map(visible, text.split("\n")))
+    """`visible` for text whose line breaks and tabs are ours."""
+    return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
+
+
+def in_markdown(text: object) -> str:
+    """`visible`, and no mark-up: for text from data in a Markdown document, also within a cell of a table."""
+    return _MARKDOWN.sub(r"\\\g<0>", html.escape(visible(text).strip(), quote=False))
+
+
+def code_in_markdown(text: object) -> str:
+    """`visible`, as code in a line of Markdown, also within a cell of a table."""
+    plain = visible(text).replace("|", r"\x7c")  # a table would end there
+    ticks = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
+    gap = " " if plain[:1] in ("`", "", " ") or plain[-1:] in ("`", " ") else ""
+    return f"{ticks}{gap}{plain}{gap}{ticks}"
 
 
 def visible_list(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import typer
 
 from setclip_cli.cli.output import AsJson, show
+from setclip_cli.console import text_of_lines
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.version import __version__
 
@@ -75,7 +76,7 @@ class Findings:
                 lines.append(f"         {'':<{width}}  fix: {finding.fix}")
         count = len(self.problems)
         lines.append(f"{count} problem{'s' if count > 1 else ''}, each with its fix above" if count else "no problems")
-        return "\n".join(lines)
+        return text_of_lines(lines)
 
 
 def examine() -> Findings:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli import console
+from setclip_cli.console import visible
 from setclip_cli.dataset.dataset import SCHEMAS, WORK_NAME, Shard, open_dataset
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
@@ -35,7 +36,7 @@ class VerifyResult:
 
     def summary(self) -> str:
         counts = f"{self.shards:,} shards, {self.rows:,} rows, {self.bytes / 1e6:,.1f} MB"
-        return f"{self.out}: whole; {counts}; all hashes match"
+        return f"{visible(self.out)}: whole; {counts}; all hashes match"
 
 
 def verify(root: str | Path) -> VerifyResult:

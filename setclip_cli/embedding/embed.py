@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.console import progress
+from setclip_cli.console import progress, text_of_lines
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.embedding import engines
@@ -75,7 +75,7 @@ class EmbedResult:
         if self.bad:
             identifier, reason = next(iter(self.bad.items()))
             lines.append(f"{len(self.bad):,} rows are absent, the first {identifier!r}: {reason}")
-        return "\n".join(lines)
+        return text_of_lines(lines)
 
 
 def embed(

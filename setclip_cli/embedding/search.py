@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from setclip_cli.backbones import load_backbone
+from setclip_cli.console import text_of_lines, visible
 from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings, open_embeddings
@@ -69,7 +70,7 @@ class SearchResult:
             lines.append(f"{hit.rank:>3}  {hit.score:.4f}  {hit.id}  {notes}".rstrip())
         if self.sheet:
             lines.append(f"contact sheet: {self.sheet}")
-        return "\n".join(lines)
+        return text_of_lines(lines)
 
 
 def search(embeddings: str | Path, query: str, *, options: SearchOptions = SearchOptions()) -> SearchResult:
@@ -248,7 +249,7 @@ def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, colu
         picture.thumbnail((side, side))
         sheet.paste(picture, (left + (side - picture.width) // 2, upper + (side - picture.height) // 2))
         heading = f"{hit.rank}  {hit.score:.3f}  {hit.label or ''}"
-        for line, text in enumerate((heading, hit.id)):
+        for line, text in enumerate(map(visible, (heading, hit.id))):
             while draw.textlength(text, font) > side:
                 text = text[:-2] if len(text) < 4 else "…" + text[2:]
             draw.text((left, upper + side + 2 + 15 * line), text, fill="black", font=font)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import math
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from setclip_cli.console import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +18,10 @@ WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 34
 SERIES_COLOURS = 8  # of methods; more methods start again with the first colour
 CLASS_COLOURS = 12
+
+
+def _safe(text: str) -> str:
+    return html.escape(visible(text))
 
 
 def recall_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, chance: Sequence[tuple[int, float]]) -> str:
@@ -145,7 +151,7 @@ def bar_figure(
     for number, (name, mean, sd, before) in enumerate(rows):
         y = TOP + line * number + line / 2
         short = name if len(name) <= 25 else name[:24] + "…"
-        parts.append(f'<text class="name" x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(short)}</text>')
+        parts.append(f'<text class="name" x="{left - 8}" y="{y + 4}" text-anchor="end">{_safe(short)}</text>')
         parts.append(f'<rect class="bar-mark s{0 if number == 0 else 2}" x="{left}" y="{y - 7}" height="14" rx="3" '
                      f'width="{x(mean) - left:.1f}"/>')  # fmt: skip
         parts.append(f'<path class="whisker" d="M{x(mean - sd):.1f} {y}H{x(mean + sd):.1f}"/>')
@@ -158,7 +164,7 @@ def bar_figure(
     if chance is not None:
         parts.append(f'<path class="chance" d="M{x(chance):.1f} {TOP}V{foot}"/>')
     parts.append(
-        f'<text class="axis" x="{(left + width) / 2}" y="{foot + 30}" text-anchor="middle">{escape(label)}</text>'
+        f'<text class="axis" x="{(left + width) / 2}" y="{foot + 30}" text-anchor="middle">{_safe(label)}</text>'
     )
     description = ", ".join(f"{name} {mean:.3f}" for name, mean, _, _ in rows)
     return _svg(parts, f"{label}: {description}.", size=(width, foot + 36))
@@ -176,10 +182,10 @@ def standalone_svg(drawing: str, *, legend: Sequence[str] = (), note: str = "") 
     for place, name in enumerate(legend):
         y = height + 14 + 18 * place
         entries.append(f'<circle class="mark s{place % SERIES_COLOURS}" cx="{LEFT}" cy="{y - 4}" r="5"/>')
-        entries.append(f'<text class="name" x="{LEFT + 12}" y="{y}">{escape(name)}</text>')
+        entries.append(f'<text class="name" x="{LEFT + 12}" y="{y}">{_safe(name)}</text>')
     bottom = height + 18 * len(legend) + (22 if note else 8)
     if note:
-        entries.append(f'<text class="tick" x="{LEFT}" y="{bottom - 8}">{escape(note)}</text>')
+        entries.append(f'<text class="tick" x="{LEFT}" y="{bottom - 8}">{_safe(note)}</text>')
     inner = drawing.replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom}" width="{width * 2}">'
@@ -198,7 +204,7 @@ def _round_up(value: float) -> float:
 
 def _svg(parts: Sequence[str], description: str, *, size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
     return (
-        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(description)}" '
+        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{_safe(description)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
@@ -207,21 +213,21 @@ def _frame(x_label: str, y_label: str) -> str:
     middle, foot = (TOP + HEIGHT - BOTTOM) / 2, HEIGHT - 4
     turned = f'x="10" y="{middle}" transform="rotate(-90 10 {middle})"'
     return (
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{foot}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text class="axis" {turned} text-anchor="middle">{escape(y_label)}</text>'
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{foot}" text-anchor="middle">{_safe(x_label)}</text>'
+        f'<text class="axis" {turned} text-anchor="middle">{_safe(y_label)}</text>'
         f'<path class="grid" d="M{LEFT} {_y(0)}H{WIDTH - RIGHT}"/>'
     )
 
 
 def _x_tick(x: float, text: str) -> str:
-    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{escape(text)}</text>'
+    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{_safe(text)}</text>'
 
 
 def _y_tick(share: float, text: str) -> str:
     y = _y(share)
     return (
         f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
-        f'<text class="tick" x="{LEFT - 4}" y="{y + 3.5:.1f}" text-anchor="end">{escape(text)}</text>'
+        f'<text class="tick" x="{LEFT - 4}" y="{y + 3.5:.1f}" text-anchor="end">{_safe(text)}</text>'
     )
 
 
@@ -230,7 +236,7 @@ def _y(share: float) -> float:
 
 
 def _line(points: Sequence[tuple[float, float]], kind: str, *, title: str = "") -> str:
-    named = f"<title>{escape(title)}</title>" if title else ""
+    named = f"<title>{_safe(title)}</title>" if title else ""
     return f'<path class="{kind}" d="{_path(points)}">{named}</path>'
 
 

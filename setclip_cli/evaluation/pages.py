@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from setclip_cli.console import code_in_markdown, in_markdown, visible
 from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_interval, format_metric, format_spread, metric_title
 from setclip_cli.evaluation.report import REPORT_NAME
@@ -45,9 +46,9 @@ def summary_sentences(content: Content) -> str:
     runs = f", mean of {len(first['runs'])} seeds," if len(first["runs"]) > 1 else ""
     match = {"label": f"{_PLURALS[right]} of its class", "group": f"its {right}", "pairs": f"its {right}"}
     sentences = [
-        f"For {'an' if left[0] in 'aeiou' else 'a'} {left}, {first['name']}{runs} ranks {match[content['relevance']]} "
-        f"with a mean average precision of {score['mean']:.3f} (95% interval {low:.3f} to {high:.3f}). "
-        f"This is {score['mean'] / score['chance']:.1f} times chance."
+        f"For {'an' if left[0] in 'aeiou' else 'a'} {left}, {visible(first['name'])}{runs} ranks "
+        f"{match[content['relevance']]} with a mean average precision of {score['mean']:.3f} (95% interval {low:.3f} "
+        f"to {high:.3f}). This is {score['mean'] / score['chance']:.1f} times chance."
     ]
     if "zero_shot/top1" in first["metrics"]:
         top = first["metrics"]["zero_shot/top1"]
@@ -63,8 +64,8 @@ def summary_sentences(content: Content) -> str:
         unsure = "" if found["significant"] else ": the difference may be chance"
         best = "the best other method" if len(others) > 1 else "the other method"
         sentences.append(
-            f"Its mean average precision is {abs(found['difference']):.3f} {side} that of {rival['name']}, {best} here "
-            f"(95% interval {low:+.3f} to {high:+.3f}{unsure})."
+            f"Its mean average precision is {abs(found['difference']):.3f} {side} that of {visible(rival['name'])}, "
+            f"{best} here (95% interval {low:+.3f} to {high:+.3f}{unsure})."
         )
     return " ".join(sentences)
 
@@ -74,39 +75,46 @@ def markdown_note(content: Content) -> str:
     keys = headline_keys(content)
     first = content["methods"][0]
     head = " | ".join(["method", "runs", *map(metric_title, keys)])
-    lines = ["# Retrieval report", "", content["summary"], "", f"| {head} |", f"|{' --- |' * (len(keys) + 2)}"]
+    lines = [
+        "# Retrieval report",
+        "",
+        in_markdown(content["summary"]),
+        "",
+        f"| {head} |",
+        f"|{' --- |' * (len(keys) + 2)}",
+    ]
     for method in content["methods"]:
         metrics = method["metrics"]
         cells = [
             f"{format_spread(metrics[key], key)} ({format_interval(metrics[key]['interval'], key)})" for key in keys
         ]
-        lines.append(f"| {' | '.join([method['name'], str(len(method['runs'])), *cells])} |")
+        lines.append(f"| {' | '.join([in_markdown(method['name']), str(len(method['runs'])), *cells])} |")
     chance = [format_metric(first["metrics"][key]["chance"], key) for key in keys]
     rows = ", ".join(f"{count:,} {_PLURALS[modality]}" for modality, count in content["rows"].items())
+    split, path = (code_in_markdown(value) for value in (content["split"], content["dataset"]["path"]))
     lines += [
         f"| {' | '.join(['chance', '', *chance])} |",
         "",
         "The brackets hold the 95% bootstrap interval over queries; ± is the standard deviation over seeds.",
         "",
-        f"Split `{content['split']}` of `{content['dataset']['path']}` has {rows}. A right answer has the same "
-        f"{content['relevance'].removesuffix('s')}.",
+        f"Split {split} of {path} has {rows}. A right answer has the same {content['relevance'].removesuffix('s')}.",
         "",
     ]
     if first["before"]:
-        lines += [f"| {first['name']} | before training | after |", "| --- | --- | --- |"]
+        lines += [f"| {in_markdown(first['name'])} | before training | after |", "| --- | --- | --- |"]
         for key in ("geometry/modality_gap", "geometry/sdd", "geometry/mmd"):
             before, after = (
                 format_metric(value, key) for value in (first["before"][key], first["metrics"][key]["mean"])
             )
             lines.append(f"| {metric_title(key)} | {before} | {after} |")
         lines.append("")
-    lines += [f"- left out: {count:,} {what}" for what, count in content["excluded"].items()]
+    lines += [f"- left out: {count:,} {in_markdown(what)}" for what, count in content["excluded"].items()]
     lines += [
         f"- gate {gate['metric']}: wanted {gate['wanted']:g}, found {gate['found']:.4g}, "
         f"{'met' if gate['met'] else 'not met'}"
         for gate in content["gates"]
     ]
-    lines += ["", f"    {content['command']}", ""]
+    lines += ["", f"    {visible(content['command'])}", ""]
     return "\n".join(lines)
 
 
@@ -117,12 +125,18 @@ def headline_keys(content: Content) -> list[str]:
     return [key for key in keys if key in content["methods"][0]["metrics"]]
 
 
+def _safe(value: object) -> object:
+    """What a template shows; Jinja escapes its mark-up."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def html_page(content: Content, details: PageDetails) -> str:
     """The whole of report.html, which loads nothing from elsewhere."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_safe,
         trim_blocks=True,
         lstrip_blocks=True,
     )

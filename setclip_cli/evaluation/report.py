@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from setclip_cli.console import visible
 from setclip_cli.errors import ExitCode, SetClipError, argument, translated
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Report:
         return self.content
 
     def summary(self) -> str:
-        return str(self.content["summary"])
+        return visible(self.content["summary"])
 
     def check_gates(self) -> None:
         """Compares the first method with `EvaluateOptions.fail_under`.

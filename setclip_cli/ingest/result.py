@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from setclip_cli.console import text_of_lines
 from setclip_cli.errors import AccountingError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class IngestResult:
             lines.append(f"  {total:,} {modality} rows ({', '.join(f'{s} {n:,}' for s, n in sorted(splits.items()))})")
         if self.pairs:
             lines.append(f"  {self.pairs:,} known pairs")
-        return "\n".join(lines)
+        return text_of_lines(lines)
 
 
 def _entry_lines(entry: dict[str, Any]) -> list[str]:

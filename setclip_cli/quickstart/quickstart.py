@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from setclip_cli.console import note
+from setclip_cli.console import note, visible
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.embedding.embed import embed
 from setclip_cli.embedding.options import EmbedOptions
@@ -50,7 +50,9 @@ class QuickstartResult:
         return {"out": str(self.out), "wall_s": round(self.wall_s, 1), "report": self.report.content}
 
     def summary(self) -> str:
-        return f"{self.report.summary()}\n\ndone in {self.wall_s:.0f} s; open {self.report.out / 'report.html'}"
+        return (
+            f"{self.report.summary()}\n\ndone in {self.wall_s:.0f} s; open {visible(self.report.out / 'report.html')}"
+        )
 
 
 def quickstart(out: str | Path) -> QuickstartResult:

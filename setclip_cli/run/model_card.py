@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from setclip_cli.console import code_in_markdown, in_markdown
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def model_card(
 
 def _towers(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:
     return [
-        f"| {modality} | `{tower.spec}` | {recipe.towers[modality].trainable} | {tower.dim} "
+        f"| {modality} | {code_in_markdown(tower.spec)} | {recipe.towers[modality].trainable} | {tower.dim} "
         f"| {sum(shard.rows for shard in dataset.shards(modality, recipe.train.split))} |"
         for modality, tower in config.towers.items()
     ]
@@ -133,7 +135,7 @@ def _figures(records: Sequence[Mapping[str, float]], findings: Mapping[str, floa
     rows = [(name, last[name], f"the batch of step {last['step']}") for name in shown]
     rows += [(name, value, "the result") for name, value in findings.items()]
     validated = next((record for record in reversed(records) if "validation/criterion" in record), {})
-    of = f"split `{recipe.validation.split}`, step {validated.get('step', 0)}"
+    of = f"split {code_in_markdown(recipe.validation.split)}, step {validated.get('step', 0)}"
     rows += [(name, value, of) for name, value in validated.items() if name.startswith("validation/")]
     return [
         "## Figures",
@@ -154,16 +156,21 @@ def _data(recipe: Recipe, dataset: Dataset) -> list[str]:
         counts: dict[str, int] = {}
         for shard in dataset.shards(modality):
             counts[shard.split] = counts.get(shard.split, 0) + shard.rows
-        splits = ", ".join(f"{count} in `{split}`" for split, count in counts.items())
-        rows.append(f"- {modality} rows: {splits}; trained on `{recipe.train.split}`.")
+        splits = ", ".join(f"{count} in {code_in_markdown(split)}" for split, count in counts.items())
+        rows.append(f"- {modality} rows: {splits}; trained on {code_in_markdown(recipe.train.split)}.")
     licences = []
     for manifest in dataset.index.manifests:
-        remark = f" ({manifest['licence_note']})" if manifest.get("licence_note") else ""
-        home = f" {manifest['homepage']}" if manifest.get("homepage") else ""
-        licences.append(
-            f"- {manifest.get('title', 'untitled')}. Licence: {manifest.get('licence', 'not stated')}{remark}.{home}"
-        )
+        said = {key: in_markdown(value) for key, value in manifest.items() if isinstance(value, str)}
+        remark = f" ({said['licence_note']})" if said.get("licence_note") else ""
+        home = f" {_link(manifest['homepage'])}" if said.get("homepage") else ""
+        title, licence = said.get("title", "untitled"), said.get("licence", "not stated")
+        licences.append(f"- {title}. Licence: {licence}{remark}.{home}")
     return rows + (licences or ["- The data came without a manifest, so its licence is not known here."])
+
+
+def _link(homepage: str) -> str:
+    """An address as it is, if it can be nothing else; readers make a link of it."""
+    return homepage if re.fullmatch(r"https?://[\w.~%/?&=+,:#-]+", homepage, re.ASCII) else in_markdown(homepage)
 
 
 def _snippet(left: Modality, right: Modality) -> list[str]:
@@ -181,5 +188,7 @@ def _citations(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[st
     found = [PAPERS[recipe.method]] if recipe.method in PAPERS else []
     kinds = dict.fromkeys(tower.spec.partition(":")[0] for tower in config.towers.values())
     found += [BACKBONE_PAPERS[kind] for kind in kinds]
-    found += [f"{paper} (data)" for manifest in dataset.index.manifests if (paper := manifest.get("paper"))]
+    found += [
+        f"{in_markdown(paper)} (data)" for manifest in dataset.index.manifests if (paper := manifest.get("paper"))
+    ]
     return [f"- setclip {__version__}", *(f"- {paper}" for paper in found)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from setclip_cli.console import code_in_markdown, in_markdown
 from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_metric, format_spread, metric_title
 from setclip_cli.files import atomic
@@ -128,11 +129,13 @@ def markdown_table(content: Mapping[str, Any]) -> str:
         if not column["metrics"]:
             why = column["impossible"] or next(iter(column["failed"].values()), "")
             state = "not possible" if column["impossible"] else "failed"
-            lines.append(f"| {column['name']} | {state}: {why} |{' |' * (len(head) - 2)}")
+            lines.append(f"| {in_markdown(column['name'])} | {state}: {in_markdown(why)} |{' |' * (len(head) - 2)}")
             continue
         cells = [_table_cell(column["metrics"].get(key), key) for key in metrics]
         failed = f" ({len(column['failed'])} failed)" if column["failed"] else ""
-        lines.append(f"| {column['name']}{failed} | {' | '.join(cells)} | {_difference_cell(column, content)} |")
+        lines.append(
+            f"| {in_markdown(column['name'])}{failed} | {' | '.join(cells)} | {_difference_cell(column, content)} |"
+        )
     return "\n".join(lines)
 
 
@@ -159,10 +162,10 @@ def write_study(out: Path, content: Mapping[str, Any]) -> None:
     """Writes the plots, study.md and, last, study.json."""
     drawn = study_plots(content)
     lines = [
-        f"# {content['title']}",
+        f"# {in_markdown(content['title'])}",
         "",
-        f"Mean ± standard deviation over {content['seeds']} seeds on split `{content['split']}` of "
-        f"`{content['dataset']['path']}`; differences are paired by seed (t test). An arrow "
+        f"Mean ± standard deviation over {content['seeds']} seeds on split {code_in_markdown(content['split'])} of "
+        f"{code_in_markdown(content['dataset']['path'])}; differences are paired by seed (t test). An arrow "
         "means before → after training.",
         "",
         markdown_table(content),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from setclip_cli.console import visible
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files import atomic
@@ -47,7 +48,7 @@ class StudyResult:
 
     def summary(self) -> str:
         counts = f"{self.trained} runs trained, {self.reused} found finished, {self.failed} failed, {self.wall_s:.0f} s"
-        return f"{markdown_table(self.content)}\n{counts}; see {self.out / 'study.md'}"
+        return f"{markdown_table(self.content)}\n{counts}; see {visible(self.out / 'study.md')}"
 
 
 def run_study(study_file: str | Path, dataset: str | Path | Dataset, out: str | Path, *, jobs: int = 1) -> StudyResult:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones.devices import resolve_device
-from setclip_cli.console import note
+from setclip_cli.console import note, visible
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.errors import argument, translated
@@ -67,9 +67,10 @@ class AlignResult:
 
     def summary(self) -> str:
         if self.reused:
-            return f"{self.run}: finished earlier with this recipe and data; nothing to do"
+            return f"{visible(self.run)}: finished earlier with this recipe and data; nothing to do"
         resumed = f", resumed from step {self.resumed_from}" if self.resumed_from else ""
-        return f"{self.run}: {self.method} on {self.pairs} pairs, {self.steps} steps in {self.wall_s:.1f} s{resumed}"
+        took = f"{self.steps} steps in {self.wall_s:.1f} s{resumed}"
+        return f"{visible(self.run)}: {self.method} on {self.pairs} pairs, {took}"
 
 
 @kept_graphs()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones import check_backbone, describe_weights
+from setclip_cli.console import text_of_lines
 from setclip_cli.errors import SetClipError
 from setclip_cli.features.layer_choice import layer_pairs, wants_best
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
@@ -59,7 +60,7 @@ class AlignPlan:
             if self.recipe.method in TRAINING_FREE_METHODS
             else f"  {train.steps} steps x {self.recipe.ensemble} heads, {train.batch} unpaired rows a side and step"
         )
-        return "\n".join(
+        plan = text_of_lines(
             [
                 f"{self.recipe.method} on {self.pairs} known pairs, seed {self.recipe.seed}; nothing was trained",
                 *towers,
@@ -67,10 +68,9 @@ class AlignPlan:
                 *terms,
                 f"  to {self.out}",
                 *(f"note: {note}" for note in self.notes),
-                "",
-                self.recipe.to_toml(),
             ]
         )
+        return f"{plan}\n\n{self.recipe.to_toml()}"
 
 
 def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> AlignPlan:

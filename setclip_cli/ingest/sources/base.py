@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from setclip_cli.errors import SetClipError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.modality import Modality
 
 MAX_ID_CHARS = 1024
+_NOT_IN_IDS = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, line breaks
 
 
 class Record(NamedTuple):
@@ -127,6 +129,7 @@ def usable_id(identifier: str) -> str | None:
         return "empty id"
     if len(identifier) > MAX_ID_CHARS:
         return f"id longer than {MAX_ID_CHARS:,} characters"
-    if not identifier.isprintable():
+    # The spaces that macOS puts into file names, joiners of words and emoji, and marks of direction may be there.
+    if not identifier.isprintable() and any(unicodedata.category(one) in _NOT_IN_IDS for one in identifier):
         return "id holds control characters"
     return None
