@@ -115,7 +115,24 @@ def read_toml(path: Path) -> dict[str, Any]:
         fix="correct the file at that place",
         exit_code=ExitCode.USAGE,
     ):
-        return tomllib.loads(text.decode())
+        return parse_toml(text.decode())
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables and values of a TOML text.
+
+    Raises:
+        ValueError: it is not TOML, or holds an integer of more than the 64 bits that TOML has.
+        RecursionError: its arrays are nested too deep.
+    """
+    document = tomllib.loads(text)
+    values: list[Any] = [document]
+    while values:
+        value = values.pop()
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise ValueError("an integer has more than 64 bits")
+    return document
 
 
 def _read(path: Path) -> bytes:

@@ -6,7 +6,6 @@ Both fill in the method's preset under the settings that were given, and both re
 from __future__ import annotations
 
 import functools
-import tomllib
 from typing import TYPE_CHECKING, Any, Self
 
 import tomli_w
@@ -14,7 +13,7 @@ from pydantic import ModelWrapValidatorHandler, ValidationError, ValidationInfo,
 
 from setclip_cli.console import note
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument
-from setclip_cli.files.documents import read_toml
+from setclip_cli.files.documents import parse_toml, read_toml
 from setclip_cli.files.shipped import find
 from setclip_cli.recipe.checks import contradictions
 from setclip_cli.recipe.messages import mistakes, without_mistakes
@@ -152,7 +151,7 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise UsageError(f"--set {override!r}: is not of the form key=value", fix="write it as --set optim.lr=3e-4")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = parse_toml(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text.strip()
     table = document

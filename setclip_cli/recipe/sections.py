@@ -22,7 +22,9 @@ class Section(BaseModel):
         pydantic.ValidationError: made in Python with an unknown key or a wrong value.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def text(form: str, pattern: str, **options: Any) -> Any:
