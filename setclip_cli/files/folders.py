@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError, argument
@@ -10,7 +12,6 @@ from setclip_cli.files.lock import LOCK_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 
 def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
@@ -25,7 +26,7 @@ def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
         marks: Names of files and folders, one of which is there as soon as the command has begun to write.
 
     Raises:
-        SetClipError: ``out`` is a file, cannot be read, or holds other things.
+        SetClipError: ``out`` is a file, cannot be read, or holds other things; or a link in it leads out of it.
     """
     try:
         names = {path.name for path in out.iterdir() if path.name != LOCK_NAME and not is_temporary(path.name)}
@@ -39,9 +40,25 @@ def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
         found = f"it cannot be read: {error.strerror}"
     else:
         if not names or names & set(marks):
+            _refuse_links_out(out)
             return
         found = f"it holds {', '.join(map(repr, sorted(names)[:3]))}{', ...' if len(names) > 3 else ''}"
     raise SetClipError(
         f"{out}: exists but is not {what} ({found})",
         fix=f"choose another {argument('out')}, or remove it yourself; nothing was changed",
     )
+
+
+def _refuse_links_out(out: Path) -> None:
+    """Refuses a folder in which a link leads somewhere else: what is written or removed there would be outside.
+
+    ``out`` itself may be a link, and links within it may lead to other places within it.
+    """
+    root = out.resolve()
+    for place, folders, files in os.walk(out):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise SetClipError(
+                    f"{path}: is a link that leads out of {out}, to {path.readlink()}",
+                    fix=f"put what it leads to in its place, or choose another {argument('out')}; nothing was changed",
+                )
