@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from setclip_cli.cli import machine_checks
 from setclip_cli.cli.app import app
 from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files.cache import cache_folder
@@ -43,8 +44,6 @@ def test_the_cache_is_made_and_left_empty(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_doctor_names_the_systems_that_are_supported(monkeypatch: pytest.MonkeyPatch) -> None:
-    from setclip_cli.cli import doctor
-
-    assert "Linux and macOS" in doctor._system().found
-    monkeypatch.setattr(doctor.platform, "system", lambda: "Windows")
-    assert doctor._system().state == "problem"
+    assert "Linux and macOS" in next(machine_checks.system()).found
+    monkeypatch.setattr(machine_checks.platform, "system", lambda: "Windows")
+    assert next(machine_checks.system()).state == "problem"
