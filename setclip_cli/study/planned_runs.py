@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.errors import ExitCode, SetClipError, UsageError, translated
 from setclip_cli.files.shipped import find
 from setclip_cli.recipe.recipe import RecipeError, load_recipe
 from setclip_cli.study.study_file import Variant
@@ -51,8 +51,10 @@ def plan_runs(study: Study, path: Path) -> list[PlannedRun]:
         SetClipError: exit code 2; an axis or variant is wrong by itself, such as a key that no recipe has. Settings
             that are fine alone and contradict each other are not an error: the run gets a ``contradiction``.
     """
-    beside = (path.parent / study.recipe).resolve()
-    base = beside if beside.is_file() else find("recipes", study.recipe)
+    with translated(f"{path}: recipe", found="cannot be looked at", fix="correct the path", exit_code=ExitCode.USAGE):
+        beside = (path.parent / study.recipe).resolve()
+        is_there = beside.is_file()
+    base = beside if is_there else find("recipes", study.recipe)
     for key, values in study.axes.items():
         for value in values:
             _refuse_mistakes(base, {key: value}, f"axes.{key}")

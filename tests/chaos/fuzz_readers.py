@@ -224,7 +224,8 @@ def _ingest(path: Path, options: Any) -> None:
         entry = open_dataset(out).index.sources[0]
         taken = sum(count for of_modality in entry["rows"].values() for count in of_modality.values())
         assert taken == rows, f"dataset.json says {taken} rows, the shards hold {rows}"
-        assert entry["read"] == taken + sum(entry["rejects"].values()), "read is not taken and rejected"
+        other = sum(entry["rejects"].values()) + sum(entry["left_out"].values())
+        assert entry["read"] == taken + other, f"{entry['read']} read, {taken} taken, {other} rejected or left out"
         assert result.as_json()
         json.dumps(result.as_json(), allow_nan=False)
     finally:

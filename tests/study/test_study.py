@@ -190,6 +190,14 @@ def test_a_bug_in_a_run_is_a_failed_run(tmp_path):
     assert workers.train_and_score(planned_runs(path)[0], folder, threads=None)
 
 
+def test_a_recipe_with_a_name_that_no_file_can_have_is_a_mistake_in_the_study(tmp_path):
+    path = write(tmp_path, GRID)
+    path.write_text(path.read_text().replace(str(BASE), "a\\u0000b"))
+    with pytest.raises(SetClipError, match=r"study.toml: recipe: .* NUL character") as caught:
+        planned_runs(path)
+    assert caught.value.exit_code == 2
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     data = open_dataset(worlds.dataset(tmp_path / "data", images=4, captions=4).root)
     with pytest.raises(SetClipError, match="is not a study"):

@@ -83,7 +83,7 @@ def identify(line: str) -> tuple[str, str]:
     first = words[0]
     if "\x01" in first:  # NCBI joins the headers of equal proteins with this character
         first = first.partition("\x01")[0]
-    if "|" in first or ":" in first or ";" in first or (first[0].isdigit() and "hain" in line):  # else no rule fits
+    if "|" in first or ":" in first or ";" in first or (first[:1].isdigit() and "hain" in line):  # else no rule fits
         parts = first.split("|")
         if len(parts) == 3 and parts[0] in ("sp", "tr"):  # as the rule for UniProt says; most headers are of this form
             return parts[1], words[1].rstrip() if len(words) == 2 else ""

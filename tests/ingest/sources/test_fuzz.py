@@ -239,6 +239,7 @@ def quiet(function: Callable[[Any], object], argument: Any, expected: type[Excep
 @given(line=st.text(max_size=80))
 @example("gi|")
 @example("sp||")
+@example("\x01MULTISPECIES: x")
 @example("\t \t")
 def test_any_header_line_parses(line: str) -> None:
     header = parse_header(line)
