@@ -107,7 +107,7 @@ def check(join: Join, *, fix: str, tried: str = "") -> Join:
             f"none of the {join.left.total:,} {join.left.name} matches one of the {join.right.total:,} "
             f"{join.right.name}: for example {join.left.example!r} on one side, {join.right.example!r} on the other"
             f"{found if join.ambiguous else ''}{f'; compared: {tried}' if tried else ''}",
-            fix=fix,
+            fix=fix if join.ambiguous < join.left.total else "write more of each path, so that it means one only",
         )
     if join.left.share < WARNING_BELOW or (join.both and join.right.share < WARNING_BELOW):
         console.warning(join.sentence())

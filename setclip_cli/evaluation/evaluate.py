@@ -27,6 +27,7 @@ from setclip_cli.evaluation.scoring import metric_keys, point_values, score
 from setclip_cli.evaluation.task_set import load_task_set
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
+from setclip_cli.joins import Join, Side, check
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
@@ -112,12 +113,20 @@ def _check_task_set(task: TaskSet, rows: EvaluationSet, models: Sequence[ModelFo
                 f"{model.path}: holds embeddings only, and prompts need the caption tower",
                 fix=f"evaluate the RUN itself, or leave {shown} out",
             )
-    found = task.matching(rows.left.labels)
+    labels = sorted({label for label in rows.left.labels if label is not None})
+    found = task.matching(labels)
     if len(found) < 2:
         raise SetClipError(
-            f"{shown}: has {len(task.classes)} classes, and the rows of split {rows.split!r} have {len(found)} of them",
+            f"{shown}: has {len(task.classes)} classes, and the rows of split {rows.split!r} have {len(found)} of "
+            f"them: for example {next(iter(task.classes))!r} in the task set, {next(iter(labels), None)!r} in the rows",
             fix="compare the labels of the dataset with the classes of the task set",
         )
+    join = Join(
+        Side.of("classes of the task set", task.classes, set(found.values())),
+        Side.of(f"{rows.left.modality} classes of split {rows.split}", labels, found),
+        both=True,
+    )
+    rows.joins.append(check(join, fix=""))
     empty = len(task.classes) - len(set(found.values()))
     if empty:
         rows.excluded["classes of the task set without a row"] = empty

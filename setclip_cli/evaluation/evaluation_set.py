@@ -5,11 +5,14 @@ Labels, groups and pairs are read here to score, never to train.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.evaluation.relevance import relevance_by_key, relevance_by_pairs
+from setclip_cli.ingest.pairing import described
+from setclip_cli.joins import Join, check
+from setclip_cli.joins import Side as JoinSide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +59,7 @@ class EvaluationSet:
     Attributes:
         pairs: (left row, right row): the listed pairs if ``rule`` is ``pairs``, else the pairs that groups give.
         excluded: Plain sentence -> rows, for everything that is left out.
+        joins: How the two sides matched, and a task set with the labels.
     """
 
     split: str
@@ -64,6 +68,7 @@ class EvaluationSet:
     right: Side
     pairs: list[tuple[int, int]]
     excluded: dict[str, int]
+    joins: list[Join] = field(default_factory=list)
 
     def directions(self) -> tuple[str, str]:
         """Names of the two directions in metric keys, such as ``image_to_caption``; that of left queries first."""
@@ -123,6 +128,8 @@ def read_evaluation_set(
     ]
     if rule == "label":
         sides = [_labelled(side, dataset, split, excluded) for side in sides]
+    if rule == "group":
+        sides = _with_rows_of_groups(dataset, sides, excluded)
     left_side, right_side = sides
     pairs = (
         _listed_pairs(dataset, left_side, right_side, split, missing)
@@ -132,13 +139,62 @@ def read_evaluation_set(
     found = EvaluationSet(split, rule, left_side, right_side, pairs, excluded)
     if not any(len(answers.queries) for answers in found.relevance()):
         raise SetClipError(
-            f"{dataset.root}: in split {split!r} no {left} and {right} have the same {rule.removesuffix('s')}",
+            f"{dataset.root}: in split {split!r} no {left} and {right} have the same {rule.removesuffix('s')}"
+            f"{_examples(found)}",
             fix=f"choose another {argument('relevance')} or {argument('split')}, or ingest with labels or groups that "
             "both modalities share",
         )
     if rule == "label":
         _count_one_sided_classes(found)
+    found.joins.append(check(_join(found), fix=""))
     return found
+
+
+def _with_rows_of_groups(dataset: Dataset, sides: list[Side], excluded: dict[str, int]) -> list[Side]:
+    """The sides with each caption's group as the id of the row that it means; none if several could be meant."""
+    captions = next((side for side in sides if side.modality == "caption"), None)
+    other = next((side for side in sides if side.modality != "caption"), None)
+    if captions is None or other is None:
+        return sides
+    means = described(dataset, other.modality)
+    groups = [means.get(name, group) for name, group in zip(captions.ids, captions.groups, strict=True)]
+    if several := sum(name in means and means[name] is None for name in captions.ids):
+        excluded[f"caption groups that several {other.modality} rows could be"] = several
+    return [replace(side, groups=groups) if side is captions else side for side in sides]
+
+
+def _join(found: EvaluationSet) -> Join:
+    """How many keys of each side the other side has too."""
+    left, right = _keys(found)
+    names = []
+    for side in (found.left, found.right):
+        what = "classes" if found.rule == "label" else "groups" if side.modality == "caption" else "ids"
+        names.append(f"{side.modality} {what if found.rule != 'pairs' else 'rows in pairs'} of split {found.split}")
+    return Join(
+        JoinSide.of(names[0], left, set(right)),
+        JoinSide.of(names[1], right, set(left)),
+        by={found.rule: len(set(left) & set(right))},
+        both=found.rule != "pairs",
+    )
+
+
+def _keys(found: EvaluationSet) -> tuple[list[str], list[str]]:
+    if found.rule == "label":
+        keys = found.left.labels, found.right.labels
+    elif found.rule == "group":
+        keys = found.left.groups, found.right.groups
+    else:  # a pair is a key of both its rows
+        return [found.left.ids[row] for row, _ in found.pairs], [found.left.ids[row] for row, _ in found.pairs]
+    left, right = ([key for key in side if key is not None] for side in keys)
+    return left, right
+
+
+def _examples(found: EvaluationSet) -> str:
+    left, right = _keys(found)
+    if not left or not right:
+        empty = found.left if not left else found.right
+        return f"; no {empty.modality} row has one"
+    return f": for example {left[0]!r} on one side, {right[0]!r} on the other"
 
 
 def _read_side(dataset: Dataset, modality: Modality, split: str) -> Side:

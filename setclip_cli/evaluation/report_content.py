@@ -77,6 +77,7 @@ def report_content(
         "modalities": [rows.left.modality, rows.right.modality],
         "rows": {side.modality: len(side.ids) for side in (rows.left, rows.right)},
         "excluded": rows.excluded,
+        "joins": [join.as_json() for join in rows.joins],
         "queries": {
             left_to_right: len(first.left_to_right.queries),
             right_to_left: len(first.right_to_left.queries),

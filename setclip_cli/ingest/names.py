@@ -74,7 +74,8 @@ def find(wanted: Iterable[str], names: Callable[[], Iterable[Name]]) -> dict[str
 def suggestion(wanted: str, names: Iterable[Name]) -> str | None:
     """An id that differs from ``wanted`` by a version or an isoform alone: to be offered, never to be taken."""
     plain = {wanted, _VERSION.sub("", wanted)}
-    return next((name.id for name in names if name.id in plain or _VERSION.sub("", name.id) in plain), None)
+    near = (name.id for name in names if name.id in plain or _VERSION.sub("", name.id) in plain)
+    return next((identifier for identifier in near if identifier != wanted), None)
 
 
 class _Path(NamedTuple):

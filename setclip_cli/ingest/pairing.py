@@ -168,32 +168,49 @@ class _Row(NamedTuple):
     group: str | None
 
 
+class Origin(NamedTuple):
+    """Where a row comes from."""
+
+    path: str  # of its source
+    states_split: bool  # whether the user or the source said the split, so that it can tell two images apart
+
+    @staticmethod
+    def of(entry: Mapping[str, Any] | None, modality: Modality) -> Origin:
+        if entry is None:
+            return Origin("", False)
+        said = entry.get("options", {}).get("split") or "auto"
+        splits = entry.get("rows", {}).get(modality, {}).keys()
+        return Origin(
+            entry["path"], splits != {"train"} if said == "auto" else "=" not in said and said != "as-captions"
+        )
+
+
 class _Rows:
     """The ids of one modality's rows, with the paths of their sources."""
 
     def __init__(self, dataset: Dataset, modality: Modality) -> None:
-        of_shard = {path: entry["path"] for entry in dataset.index.sources for path in entry["shards"]}
-        self._tables: list[tuple[str, pa.Table]] = []
+        of_shard = {path: entry for entry in dataset.index.sources for path in entry.get("shards", ())}
+        self._tables: list[tuple[Origin, pa.Table]] = []
         for shard in dataset.shards(modality):
             present = set(pq.read_schema(dataset.root / shard.path).names)
             columns = [name for name in ("id", "split", "id_in_source", "group") if name in present]
-            self._tables.append((of_shard.get(shard.path, ""), dataset.read(shard, columns)))
+            self._tables.append((Origin.of(of_shard.get(shard.path), modality), dataset.read(shard, columns)))
 
     def __len__(self) -> int:
         return sum(table.num_rows for _, table in self._tables)
 
-    def rows(self) -> Iterator[tuple[str, _Row]]:
-        """(path of its source, row) for each row."""
-        for source, table in self._tables:
+    def rows(self) -> Iterator[tuple[Origin, _Row]]:
+        """(where it comes from, row) for each row."""
+        for origin, table in self._tables:
             nothing = [None] * table.num_rows
             also = table["id_in_source"].to_pylist() if "id_in_source" in table.column_names else nothing
             groups = table["group"].to_pylist() if "group" in table.column_names else nothing
             for row in zip(table["id"].to_pylist(), table["split"].to_pylist(), also, groups, strict=True):
-                yield source, _Row(*row)
+                yield origin, _Row(*row)
 
     def names(self) -> Iterator[Name]:
-        for source, row in self.rows():
-            yield Name(row.id, source, row.also)
+        for origin, row in self.rows():
+            yield Name(row.id, origin.path, row.also)
 
     def splits(self, ids: Collection[str] | None = None) -> dict[str, str]:
         """id -> split, of these ids or of all."""
@@ -294,11 +311,11 @@ def _group_pairs(dataset: Dataset) -> tuple[list[Pair | Reject], Join]:
     met: set[tuple[Modality, str]] = set()
     for modality, meant_by in found.items():
         splits = rows[modality].splits({name.id for meant in meant_by.values() for name in meant.names})
-        for source, row in captions.rows():
+        for origin, row in captions.rows():
             if not row.group or row.group not in meant_by:
                 continue
             location, meant = f"group of {row.id}", meant_by[row.group]
-            name = _of_same_place(meant.names, source)
+            name = _of_same_place(meant.names, origin, row.split, splits)
             if name is None:
                 several[row.group] = meant.in_words()
                 answers.append(Reject(location, f"{SEVERAL}: {row.group} ({meant.in_words()})"))
@@ -340,14 +357,19 @@ def _pair(one: tuple[Modality, str], other: tuple[Modality, str], split: str) ->
     return Pair(*left, *right, split)
 
 
-def _of_same_place(candidates: Sequence[Name], source: str) -> Name | None:
-    """The one candidate; of several the one whose source is the captions' own, or lies in or around their folder."""
+def _of_same_place(candidates: Sequence[Name], origin: Origin, split: str, splits: Mapping[str, str]) -> Name | None:
+    """The one candidate; of several the one that the captions' source says.
+
+    That is the one of the same source; or of a source in or around the captions' folder; or in the split that was said
+    for the captions.
+    """
     if len(candidates) == 1:
         return candidates[0]
-    folder = Path(source).parent
+    folder = Path(origin.path).parent
     for near in (
-        [name for name in candidates if name.source == source],
+        [name for name in candidates if name.source == origin.path],
         [name for name in candidates if _within(Path(name.source), folder) or _within(folder, Path(name.source))],
+        [name for name in candidates if origin.states_split and splits.get(name.id) == split],
     ):
         if len(near) == 1:
             return near[0]
@@ -356,6 +378,19 @@ def _of_same_place(candidates: Sequence[Name], source: str) -> Name | None:
 
 def _within(inner: Path, outer: Path) -> bool:
     return inner == outer or outer in inner.parents
+
+
+def described(dataset: Dataset, modality: Modality) -> dict[str, str | None]:
+    """Caption id -> id of the row that its group means; None if several rows could be meant. Others are left out."""
+    captions, rows = _Rows(dataset, "caption"), _Rows(dataset, modality)
+    found = names.find((row.group for _, row in captions.rows() if row.group), rows.names)
+    splits = rows.splits({name.id for meant in found.values() for name in meant.names})
+    means: dict[str, str | None] = {}
+    for origin, row in captions.rows():
+        if row.group and (meant := found.get(row.group)):
+            name = _of_same_place(meant.names, origin, row.split, splits)
+            means[row.id] = None if name is None else name.id
+    return means
 
 
 def splits_of_groups(dataset: Dataset) -> dict[str, set[str]]:

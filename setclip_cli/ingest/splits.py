@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from setclip_cli.dataset.dataset import SPLIT_NAME
 from setclip_cli.errors import SetClipError, UsageError, argument
+
+_USUAL = ("train", "val", "test", "validation")
+_MEANT = re.compile(r"(train|val|test)[-_]")  # such as train-a
+_OTHERS = {"valid", "dev", "eval", "rest", "text", "training", "testing", "trainval", "restval", "pretrain"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def parse_split(text: str | None) -> SplitRule:
     which describe the record. In both cases the split is ``train`` if there is none.
 
     Raises:
-        SetClipError: a name that cannot be part of a file name, or shares that do not add up to 1.
+        SetClipError: a name that cannot be part of a file name, a mistyped name, or shares that do not add up to 1.
     """
     if text is None or text == "auto":
         return SplitRule(None)
@@ -54,6 +60,7 @@ def parse_split(text: str | None) -> SplitRule:
     if "=" not in text:
         if not SPLIT_NAME.fullmatch(text):
             raise _bad(text, "the name of a split may have letters, digits, '-' and '_' only")
+        _refuse_near_miss(text, text, ("auto", "as-captions", *_USUAL))
         return SplitRule(text)
     shares: list[tuple[str, float]] = []
     total = 0.0
@@ -65,6 +72,7 @@ def parse_split(text: str | None) -> SplitRule:
             raise _bad(text, f"{share_text!r} is not a number") from None
         if not SPLIT_NAME.fullmatch(name) or name in dict(shares):
             raise _bad(text, f"{name!r} is not the name of a split, or is there twice")
+        _refuse_near_miss(text, name, _USUAL)
         if not 0 < share <= 1:
             raise _bad(text, f"the share of {name!r} must be over 0 and at most 1")
         total += share
@@ -72,6 +80,17 @@ def parse_split(text: str | None) -> SplitRule:
     if abs(total - 1) > 1e-6:
         raise _bad(text, f"the shares add up to {total:g}, not 1")
     return SplitRule(None, shares=tuple(shares))
+
+
+def _refuse_near_miss(text: str, name: str, known: tuple[str, ...]) -> None:
+    """Raises UsageError for a name that is nearly a known one: it would make a split that nothing else asks for."""
+    if name in known or name in _OTHERS or not re.fullmatch(r"[A-Za-z_-]+", name) or _MEANT.match(name):
+        return
+    plain = name.lower().replace("_", "-")
+    near = [plain] if plain in known else get_close_matches(plain, known, n=1, cutoff=0.8)
+    near = near or [each for each in known if len(each) > 3 and sorted(each) == sorted(plain)]  # two letters exchanged
+    if near:
+        raise _bad(text, f"{name!r} is nearly {near[0]!r}: a mistyped name would make a split of its own")
 
 
 def _bad(text: str, why: str) -> SetClipError:

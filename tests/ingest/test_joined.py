@@ -190,6 +190,23 @@ def test_a_group_that_two_images_have_pairs_nothing_unless_its_source_says_which
     assert pairs_of(tmp_path / "out")[1:] == [("river/1.png", "river/c.jsonl/1.png#0")]
 
 
+def test_of_two_images_a_caption_describes_the_one_in_the_split_that_was_said_for_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ingest([images(tmp_path / "d/train", "1.png"), images(tmp_path / "d/test", "1.png")], out, IMAGES)
+    for split in ("train", "test"):
+        source = captions(tmp_path / f"c/{split}.jsonl", "1.png")
+        ingest(source, out, IngestOptions(modality="caption", split=split, pairs_from_group=True))
+    assert pairs_of(out) == [("1.png", "1.png#0"), ("test/1.png", "test.jsonl/1.png#0")]
+    other = tmp_path / "other"  # nobody said a split: it cannot tell which
+    ingest([tmp_path / "d/train", tmp_path / "d/test"], other, IMAGES)
+    with pytest.raises(SetClipError, match=r"all 1 that match have several candidates (.|\n)*more of each path"):
+        ingest(
+            captions(tmp_path / "c/all.jsonl", "1.png"),
+            other,
+            IngestOptions(modality="caption", pairs_from_group=True),
+        )
+
+
 def test_images_take_the_split_of_their_captions_in_other_spellings(tmp_path: Path) -> None:
     out = tmp_path / "out"
     rows = [

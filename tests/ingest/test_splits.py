@@ -57,3 +57,29 @@ def test_a_bad_split_says_what_is_wrong_and_is_a_usage_error(text: str, words: s
     with pytest.raises(SetClipError, match=words) as caught:
         parse_split(text)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("as-caption", "as-captions"),
+        ("as_captions", "as-captions"),
+        ("ascaptions", "as-captions"),
+        ("Auto", "auto"),
+        ("trian", "train"),
+        ("tran", "train"),
+        ("Train", "train"),
+        ("tset", "test"),
+        ("tests", "test"),
+        ("validaton", "validation"),
+        ("train=0.8,tets=0.2", "test"),
+    ],
+)
+def test_a_mistyped_word_does_not_make_a_split(text: str, meant: str) -> None:
+    with pytest.raises(SetClipError, match=f"nearly '{meant}'"):
+        parse_split(text)
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "dev", "test2", "train-a", "holdout", "extra", "validation", "lab"])
+def test_other_names_of_splits_are_free(name: str) -> None:
+    assert parse_split(name).fixed == name
