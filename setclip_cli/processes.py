@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from setclip_cli.errors import translated
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -57,7 +59,8 @@ def run_in_processes(
             pools[place] = ProcessPoolExecutor(1, context, _begin_worker, (prepare, prepare_with(place)))
         with _interrupts_kept_from_children():
             try:
-                future = pools[place].submit(work, waiting[0])
+                with translated("a worker process", found="cannot be started", fix="ask for fewer of them"):
+                    future = pools[place].submit(work, waiting[0])
             except BrokenProcessPool:  # it was killed between two jobs
                 pools.pop(place).shutdown()
                 begin(place)
