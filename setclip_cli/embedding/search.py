@@ -20,6 +20,7 @@ from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
+from setclip_cli.files.leftovers import remove_leftovers_of
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
 
@@ -98,6 +99,7 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
     rows, scores = nearest_rows(vectors, embed_query(opened, query, asked, run=run), options.top)
     hits, images = _look_up(opened, wanted, options.split, rows, scores, data=data, images=sheet is not None)
     if sheet:
+        remove_leftovers_of(sheet)
         atomic.write_bytes(sheet, contact_sheet(hits, images))
     return SearchResult(asked, wanted, len(vectors), hits, sheet)
 

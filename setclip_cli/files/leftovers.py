@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import os
@@ -41,6 +42,13 @@ def remove_leftovers(folder: Path) -> None:
             if (found := _NAME.fullmatch(name)) and _is_left(Path(place, name), found):
                 remove(Path(place, name))
         folders[:] = [name for name in folders if not is_temporary(name)]
+
+
+def remove_leftovers_of(target: Path) -> None:
+    """Removes what dead processes have left of one file, in a folder that holds other things of the user."""
+    for path in target.parent.glob(f".{glob.escape(target.name[:150])}.*.tmp"):
+        if (found := _NAME.fullmatch(path.name)) and _is_left(path, found):
+            remove(path)
 
 
 def remove(path: Path) -> None:

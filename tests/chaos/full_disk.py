@@ -40,6 +40,7 @@ WAYS = (
     ("read-only", NOT_MADE, errno.EROFS, 0.0),
     ("not permitted", NOT_MADE, errno.EACCES, 0.0),
 )
+TEMPORARY_FOLDER = re.compile(r"/\.([^/]+)\.[0-9a-f]{8}-\d+-[0-9a-f]{8}-\d+\.tmp(/.*)?$")  # see files/leftovers.py
 _SHIM = "SETCLIP_CHAOS_DISK"
 
 
@@ -89,14 +90,14 @@ class Filler:
             if self.tally.time_is_over():
                 break
             for path in self._traced(scenario):
-                name = general(str(path.relative_to(self.world.root)))
+                final = Path(TEMPORARY_FOLDER.sub(r"/\1", str(path)))
+                name = general(str(final.relative_to(self.world.root)))
                 kind = f"{scenario.name.split()[0]}: {name}"
                 if kind in seen:
                     continue
                 seen.add(kind)
-                final = self.world.root / re.sub(r"/\.(?=[^/]*\.tmp$)", "/", re.sub(r"\.\d+\.tmp$", ".tmp", str(path)))
-                size = _size(Path(str(final).removesuffix(".tmp")))
-                text = re.sub(r"\.\d+\.tmp$", ".", str(path))
+                size = _size(final)
+                text = TEMPORARY_FOLDER.sub(r"/.\1.", str(path))
                 found += [
                     Attempt(scenario, text, f"{scenario.name}: {name}", way, how, error, int(size * share))
                     for way, how, error, share in WAYS

@@ -180,6 +180,7 @@ def may_differ(name: str) -> bool:
 
 def general(line: str) -> str:
     """A name without what differs from one process to the next."""
+    line = re.sub(r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}-\d+\.tmp", ".tmp", line)
     return re.sub(r"\d{3,}|[0-9a-f]{16,}", "#", line)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
-    "setclip_cli.cli",
+    "setclip_cli.cli.app",
     "setclip_cli.training.align",
     "setclip_cli.training.dry_run",
     "setclip_cli.embedding.embed",

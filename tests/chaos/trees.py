@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 LOCK = ".lock"
-TEMPORARY = re.compile(r"\.tmp$|^\.~|\.tmp\b|^tmp[a-z0-9_]{8}$")
+TEMPORARY = re.compile(r"\.tmp$|^tmp[a-z0-9_]{8}$")
 Tree = dict[str, str]
 
 
@@ -53,7 +53,7 @@ def differences(wanted: Tree, found: Tree) -> list[str]:
 
 
 def temporary_files(found: Tree) -> list[str]:
-    return sorted(name for name in found if TEMPORARY.search(name.rpartition("/")[2]))
+    return sorted(name for name in found if any(TEMPORARY.search(part) for part in name.split("/")))
 
 
 def replace_tree(target: Path, source: Path | None) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
+from setclip_cli.files.leftovers import remove_leftovers_of
 from setclip_cli.files.lock import exclusive
 from setclip_cli.run import checkpoint
 from setclip_cli.run.checkpoint import Checkpoint
@@ -110,3 +111,20 @@ def test_a_checkpoint_cut_short_or_of_another_format_is_refused(tmp_path: Path) 
         checkpoint.load(path)
     with pytest.raises(SetClipError, match="no such file"):
         checkpoint.load(tmp_path / "absent.safetensors")
+
+
+def test_what_a_killed_process_left_of_one_file_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "found [1].png"
+    for path in (target, tmp_path / "other.png"):
+        program = (
+            "import os; from pathlib import Path; from setclip_cli.files.atomic import atomic_path\n"
+            f"with atomic_path(Path({str(path)!r})) as temporary: temporary.write_text('half'); os.kill(os.getpid(), 9)"
+        )
+        subprocess.run([sys.executable, "-c", program], check=False)
+    with atomic.atomic_path(target) as of_this_process:
+        of_this_process.write_text("whole")
+        assert len(list(tmp_path.iterdir())) == 3
+        remove_leftovers_of(target)
+        left = {path.name.split(".png")[0] for path in tmp_path.iterdir()}
+        assert left == {".found [1]", ".other"}
+    assert target.read_text() == "whole"
