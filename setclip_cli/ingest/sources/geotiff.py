@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import logging
+from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from setclip_cli.files.recognize import head_of, recognize
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
 from setclip_cli.ingest.sources.check_image import MAX_PIXELS, image_format, quiet
 from setclip_cli.ingest.sources.image import ImageFolder, image_record
+from setclip_cli.ingest.sources.tiff_header import MAGICS, BadTiffError, read_tiff_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,10 +87,13 @@ class GeoFolder(ImageFolder):
         import rasterio
 
         try:
+            _check_header(path)
             with quiet():  # a scene without georeference warns, and is fine
                 scene = rasterio.open(path)
             with scene:
                 yield from self._tiles(scene, name)
+        except BadTiffError as error:
+            yield Reject(name, f"damaged TIFF: {error}")
         except MemoryError:
             yield Reject(name, "too large to decode")
         except Exception as error:  # GDAL's drivers, rasterio and numpy raise many kinds on damaged files
@@ -140,6 +145,13 @@ class GeoFolder(ImageFolder):
                         extra={"crs": crs, "transform": _shifted(scene.get_transform(), left, top)},
                     )
                 yield record
+
+
+def _check_header(path: Path) -> None:
+    """GDAL reads as black what a TIFF lacks, so its header is compared with its data first. Raises BadTiffError."""
+    if head_of(path).startswith(MAGICS):
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            read_tiff_header(content, sparse=True)
 
 
 def _told(scene: Any, bands: Sequence[int], *, stretched: bool) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ DIALECTS = [
     ("gi|1|sp|P69905.2|HBA_HUMAN RecName: Full=Hemoglobin", "P69905.2", "RecName: Full=Hemoglobin", ""),
     ("NP_1.1 one [Homo sapiens]\x01XP_2.1 two [Pan]", "NP_1.1", "one", "Homo sapiens"),
     ("NP_1.1\x01XP_2.1 two [Pan]", "NP_1.1", "two", "Pan"),
+    ("\x01XP_2.1 two [Pan]", "", "two", "Pan"),
     ("lcl|ORF1_x:1:30 unnamed protein product", "ORF1_x:1:30", "unnamed protein product", ""),
     (
         "lcl|NC_1_prot_NP_2.1_1 [gene=thrL] [protein=thr operon leader peptide] [gbkey=CDS]",

@@ -195,6 +195,49 @@ def test_directories_in_a_circle_or_outside_the_file_end() -> None:
         read_tiff_header(bytes(content))
 
 
+def changed(content: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another first value of a tag of four bytes."""
+    place = content.index(struct.pack("<HH", tag, 4))
+    return content[: place + 8] + struct.pack("<I", value) + content[place + 12 :]
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "reason"),
+    [
+        (257, 9000, "1 of 1,125 parts are there"),
+        (273, 0, "parts are left out"),
+        (273, 1 << 20, "cut short"),
+        (279, 40, "40 of 64 bytes are there"),
+    ],
+)
+def test_a_file_with_less_data_than_it_says_is_not_filled_with_black(
+    tmp_path: Path, tag: int, value: int, reason: str
+) -> None:
+    content = changed(tiff((noise(1), {})), tag, value)
+    with pytest.raises(UnusableImageError, match=f"damaged TIFF: .*{reason}"):
+        check_image(content)
+    if value:  # GDAL leaves out parts without data on purpose
+        pytest.importorskip("rasterio", reason="the extra [geo] is not installed")
+        (tmp_path / "s.tif").write_bytes(content)
+        (found,) = open_source(tmp_path / "s.tif", ReadOptions(modality="image", tile=4)).records(0, 1)
+        assert isinstance(found, Reject)
+        assert reason in found.reason
+
+
+def test_tiles_are_counted_as_strips_are(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="the extra [geo] is not installed")
+    samples = noise(3, side=80).transpose(2, 0, 1)
+    for number, options in enumerate(({}, {"compress": "jpeg", "photometric": "ycbcr"}, {"interleave": "band"})):
+        path = tmp_path / f"{number}.tif"
+        place = rasterio.Affine(10, 0, 0, 0, -10, 0)
+        with rasterio.open(
+            *(path, "w", "GTiff", 80, 80, 3),
+            **{"dtype": "uint8", "transform": place, "tiled": True, "blockxsize": 32, "blockysize": 32, **options},
+        ) as file:
+            file.write(samples)
+        assert check_image(path.read_bytes())[1:3] == (80, 80)
+
+
 def animation(kind: str, frames: int = 3, **options: Any) -> bytes:
     stream = io.BytesIO()
     pictures = [Image.fromarray(noise(3, side=16) + np.uint8(40 * number)) for number in range(frames)]
