@@ -9,7 +9,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.shipped import named
 from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS, build_dataset
-from setclip_cli.ingest.options import IngestOptions
+from setclip_cli.ingest.options import IngestOptions, refuse_unused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,6 +53,8 @@ def ingest(
             "a manifest goes with other manifests only, and says its modality itself",
             f"leave {argument('modality')} out: setclip ingest {manifests[0]} --out {out}",
         )
+    if paths and not manifests:
+        refuse_unused(options, paths)
     if manifests:
         from setclip_cli.ingest.manifest import ingest_manifest
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from setclip_cli.dataset.modality import Modality
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
-from setclip_cli.options import Flag, Options
+from setclip_cli.options import Flag, Options, options_of
 
 SplitBy = Literal["auto", "id", "label", "group", "cluster"]
 NearDuplicates = Literal["keep", "flag", "drop"]
@@ -158,3 +158,39 @@ def sha256_of(path: Path) -> str:
         return atomic.sha256_file(path)
     except OSError as error:
         raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error
+
+
+_OF_MODALITY: dict[str, Modality] = {
+    "captions_from": "protein",
+    "sequence_column": "protein",
+    "text_column": "caption",
+    "image_column": "image",
+    "tile": "image",
+    "stride": "image",
+    "bands": "image",
+    "stretch": "image",
+}
+
+
+def refuse_unused(options: IngestOptions, paths: list[Path]) -> None:
+    """Refuses an option that has no meaning for these sources: it may be a slip, and it would do nothing in silence.
+
+    Raises:
+        SetClipError: exit code 2.
+    """
+    why = {
+        name: f"is for {modality} rows, and these are {options.modality} rows"
+        for name, modality in _OF_MODALITY.items()
+        if options.modality not in (None, modality) and getattr(options, name) is not None
+    }
+    if options.modality not in (None, "protein") and options.split_by == "cluster":
+        why["split_by"] = f"cluster is for protein rows, and these are {options.modality} rows"
+    for name in ("from_folder", "max_bytes"):
+        if getattr(options, name) is not None:
+            why[name] = f"is for manifests, and {paths[0]} is not one"
+    folder = next((path for path in paths if path.is_dir()), None)
+    if options.layout is not None and folder is not None:
+        why["layout"] = f"is for files, and {folder} is a folder"
+    for name, reason in why.items():
+        shown = argument(name, options_of(IngestOptions)[name][1].names(name))
+        raise UsageError(f"{shown}: {reason}", fix=f"leave {shown} out")

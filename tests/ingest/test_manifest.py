@@ -212,6 +212,19 @@ def test_a_file_that_no_address_gives_says_how_to_get_it(tmp_path: Path, monkeyp
         (["x.fasta", "--out", "o"], "--modality is missing"),
         (["x.fasta", "--modality", "protein"], "--out is missing"),
         (["--verify", "a", "b"], "give one DATASET, not 2 paths"),
+        (["x.fasta", "--modality", "protein", "--out", "o", "--from", "d"], "--from: is for manifests, and x.fasta"),
+        (["x.fasta", "--modality", "protein", "--out", "o", "--max-bytes", "9"], "--max-bytes: is for manifests"),
+        (
+            ["x.jsonl", "--modality", "caption", "--out", "o", "--captions-from", "name"],
+            "--captions-from: is for",
+        ),
+        (["x.fasta", "--modality", "protein", "--out", "o", "--bands", "1"], "--bands: is for image rows"),
+        (
+            ["x.fasta", "--modality", "protein", "--out", "o", "--text-column", "a"],
+            "--text-column: is for caption",
+        ),
+        (["x.jpg", "--modality", "image", "--out", "o", "--split-by", "cluster"], "--split-by: cluster is for protein"),
+        ([".", "--modality", "image", "--out", "o", "--format", "cvs"], "--format: is for files, and . is a folder"),
     ],
 )
 def test_options_that_do_not_go_together_are_usage_errors(arguments: list[str], words: str) -> None:

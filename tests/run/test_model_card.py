@@ -13,6 +13,11 @@ import pytest
 import tiny
 from small_world import align, invoke, make_world, run_ok
 
+from setclip_cli.dataset.dataset import Dataset, open_dataset
+from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.run.model import load_config
+from setclip_cli.run.model_card import model_card
+
 MANIFEST = """
 schema_version = 1
 title = "Nine kinds of entry"
@@ -47,6 +52,18 @@ def test_it_states_rows_licences_and_papers_of_the_data(run: Path) -> None:
     assert "arXiv:2001.00001 (data)" in card
     for paper in ("arXiv:2406.05766", "ESM-2: Lin et al. 2023", "arXiv:1908.10084"):
         assert paper in card
+
+
+def test_what_a_manifest_says_is_no_mark_up(world: Path, run: Path) -> None:
+    hostile = "a|b\n# c\x1b[31m [d](javascript:e) <script> `f` \u202e"
+    fields = ("title", "homepage", "paper", "licence", "licence_note")
+    dataset = open_dataset(world / "data")
+    index = dataset.index.model_copy(update={"manifests": [dict.fromkeys(fields, hostile)]})
+    recipe = load_recipe(run / "recipe.toml")
+    card = model_card(recipe, load_config(run), Dataset(dataset.root, index), records=[], findings={})
+    shown = r"a\|b\\n\# c\\x1b\[31m \[d\](javascript:e) &lt;script&gt; \`f\` \\u202e"
+    assert f"- {shown}. Licence: {shown} ({shown}). {shown}\n" in card
+    assert f"- {shown} (data)\n" in card
 
 
 def test_its_figures_are_those_of_the_weights_kept(run: Path) -> None:

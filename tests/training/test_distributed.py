@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_world import make_world
 
 from setclip_cli.training.distributed import Group
 
@@ -78,6 +79,17 @@ def test_two_processes_take_the_gradient_of_one_for_every_term(tmp_path: Path) -
             torch.testing.assert_close(torch.tensor(two[method][name]), torch.tensor(gradient), rtol=1e-4, atol=1e-5)
         for alone, together in zip(one[f"{method}/records"], two[f"{method}/records"], strict=True):
             assert together == pytest.approx(alone, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_print_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
+    world = make_world(tmp_path)
+    words = ("-m", "setclip_cli", "align", str(world / "recipe.toml"), "--data", str(world / "data"), "--out")
+    [line] = launch(2, *words, str(tmp_path / "run"), "--set", "train.steps=3", "--json").splitlines()
+    assert json.loads(line)["steps"] == 3
+    [line] = launch(2, *words, str(tmp_path / "run"), "--set", "train.steps=3").splitlines()
+    assert "finished earlier" in line
 
 
 def launch(processes: int, *command: str) -> str:
