@@ -183,8 +183,6 @@ def refuse_unused(options: IngestOptions, paths: list[Path]) -> None:
         for name, modality in _OF_MODALITY.items()
         if options.modality not in (None, modality) and getattr(options, name) is not None
     }
-    if options.modality not in (None, "protein") and options.split_by == "cluster":
-        why["split_by"] = f"cluster is for protein rows, and these are {options.modality} rows"
     for name in ("from_folder", "max_bytes"):
         if getattr(options, name) is not None:
             why[name] = f"is for manifests, and {paths[0]} is not one"

@@ -223,7 +223,6 @@ def test_a_file_that_no_address_gives_says_how_to_get_it(tmp_path: Path, monkeyp
             ["x.fasta", "--modality", "protein", "--out", "o", "--text-column", "a"],
             "--text-column: is for caption",
         ),
-        (["x.jpg", "--modality", "image", "--out", "o", "--split-by", "cluster"], "--split-by: cluster is for protein"),
         ([".", "--modality", "image", "--out", "o", "--format", "cvs"], "--format: is for files, and . is a folder"),
     ],
 )
