@@ -181,6 +181,14 @@ class Contents:
         else:
             atomic.move(self.out / WORK_NAME / REJECTS_NAME, self.out / REJECTS_NAME)
 
+    def first_new_reject(self, reason: str) -> str | None:
+        """The location of the first record that this ingest rejected for a reason."""
+        for path in self._new_rejects:
+            for row in pq.read_table(path).to_pylist():
+                if row["reason"] == reason:
+                    return str(row["location"])
+        return None
+
     def _write_index(self, **changes: Any) -> None:
         """Writes dataset.json with the changes, and with the hashes of the two files beside it."""
         self.index = self.index.model_copy(update={**changes, "files": dict(self._files)})

@@ -233,7 +233,11 @@ class SourceReader:
             if any(reason.startswith("not UTF-8") for reason in counts):
                 fix = not_utf8(path, reasons).fix
             elif counts.most_common(1)[0][0] == REPEATED_ID:
-                fix = f"give each record its own id, or choose another {argument('out')}"
+                taken = self._contents.first_new_reject(REPEATED_ID)
+                fix = (
+                    f"give each record its own id ({taken!r} is the id of other content already, here or in an earlier "
+                    f"source), or choose another {argument('out')}"
+                )
             else:
                 fix = fix_of(counts.most_common(1)[0][0]) or "see the list for what is wrong with each record"
             if bad < read:

@@ -326,7 +326,7 @@ def test_as_many_bad_records_as_allowed_are_taken_and_a_source_of_repeats_alone_
 
 def test_repeated_ids_say_how_to_repair_them(tmp_path: Path) -> None:
     ingest(fasta(tmp_path / "a.fasta", {"a": "MKV"}), tmp_path / "out", IngestOptions(modality="protein"))
-    with pytest.raises(SetClipError, match=r"1 id already taken by(.|\n)*give each record its own id"):
+    with pytest.raises(SetClipError, match=r"1 id already taken by(.|\n)*give each record its own id \('a' is"):
         ingest(fasta(tmp_path / "b.fasta", {"a": "GG"}), tmp_path / "out", IngestOptions(modality="protein"))
 
 
