@@ -119,6 +119,7 @@ def tower_name(world: Path, bad: str) -> None:
 
 
 EMBED = ("embed", "run", "data", "--out", "embeddings")
+EMBED_NEW = ("embed", "run", "data", "--out", "new")
 VERIFY = ("ingest", "--verify", "data")
 TABLE: dict[str, tuple[Change, tuple[str, ...], tuple[str, ...], str]] = {
     # file and key: how it is changed, the bad names, the command, its output folder
@@ -128,8 +129,8 @@ TABLE: dict[str, tuple[Change, tuple[str, ...], tuple[str, ...], str]] = {
         ("ingest", "--verify", "data"),
         "-",
     ),
-    "dataset.json shards.path, embed": (shard_path("data/dataset.json"), BAD_PATHS, EMBED, "embeddings"),
-    "dataset.json shards.split": (shard_split("data/dataset.json"), BAD_SPLITS, EMBED, "embeddings"),
+    "dataset.json shards.path, embed": (shard_path("data/dataset.json"), BAD_PATHS, EMBED_NEW, "new"),
+    "dataset.json shards.split": (shard_split("data/dataset.json"), BAD_SPLITS, EMBED_NEW, "new"),
     "dataset.json sources.shards": (
         shards_of_source,
         BAD_PATHS,

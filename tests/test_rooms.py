@@ -18,6 +18,7 @@ FLOORS = {
     "cli": 11,
     "quickstart": 10,
     "study": 10,
+    "verify": 10,
     "evaluation": 9,
     "training": 8,
     "embedding": 8,

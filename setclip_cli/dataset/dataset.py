@@ -24,6 +24,7 @@ from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import parse_json
+from setclip_cli.files.what_is import what_is
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -272,14 +273,26 @@ def open_dataset(root: str | Path) -> Dataset:
         raise SetClipError(f"{root}: no such folder", fix=f"setclip ingest SOURCE --modality MODALITY --out {root}")
     path = root / INDEX_NAME
     if not path.exists():
-        raise SetClipError(
-            f"{root}: has no {INDEX_NAME}, so it is not a finished DATASET",
-            fix="run the same `setclip ingest` command again",
-        )
+        raise _not_a_dataset(root)
     with translated(path, OSError, found="cannot be read", fix="check the path"):
         text = path.read_bytes()
     index = parse_json(path, text, DatasetIndex, fix="ingest again into a new folder with this version of setclip")
     return Dataset(root, index, atomic.sha256_bytes(text))
+
+
+def _not_a_dataset(root: Path) -> SetClipError:
+    """The error of a folder without dataset.json, which says what the folder is."""
+    found = what_is(root)
+    missing = f"has no {INDEX_NAME}, so it is not a finished DATASET"
+    if found.kind == "dataset":
+        return SetClipError(f"{root}: {missing}", fix="run the same `setclip ingest` command again")
+    if found.kind == "empty":
+        fix = f"setclip ingest SOURCE --modality MODALITY --out {root}"
+    elif found.kind == "quickstart":
+        fix = f"give the DATASET in it: {root / 'dataset'}"
+    else:
+        fix = "give the folder that `setclip ingest` wrote; in `setclip embed` and `evaluate` the DATASET comes last"
+    return SetClipError(f"{root}: {found.words}; it {missing}", fix=fix)
 
 
 def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modality, split: str) -> Shard:

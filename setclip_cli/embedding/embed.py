@@ -21,6 +21,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
+from setclip_cli.files.what_is import what_is
 from setclip_cli.run.model import load_config
 
 if TYPE_CHECKING:
@@ -93,6 +94,14 @@ def embed(
         SetClipError: the RUN has no such tower, its weights are missing or changed, the dataset is damaged, ``out``
             was made by another model, or too many rows cannot be read.
     """
+    if not isinstance(dataset, Dataset) and (what_is(Path(run)).kind, what_is(Path(dataset)).kind) == (
+        "dataset",
+        "run",
+    ):
+        raise UsageError(
+            f"{run} is a DATASET and {dataset} is a RUN: they are in the wrong order",
+            fix=f"setclip embed {dataset} {run} --out {out}",
+        )
     run, dataset = Path(run), _opened(dataset)
     config = load_config(run)
     towers = [tower for tower in MODALITIES if tower in config.towers]

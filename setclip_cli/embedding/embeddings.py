@@ -22,6 +22,7 @@ from setclip_cli.embedding.options import Dtype, Precision
 from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import hashes
 from setclip_cli.files.documents import read_json
+from setclip_cli.files.what_is import Kind, what_is
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
@@ -225,7 +226,16 @@ def open_embeddings(root: str | Path) -> Embeddings:
     with translated(root, found="cannot be looked at", fix="check the path"):
         there = path.exists()
     if not there:
-        started = (root / FINISHED).is_dir()
-        found = "its embedding has not finished" if started else f"is not an EMBEDDINGS folder (it has no {INDEX_NAME})"
-        raise SetClipError(f"{root}: {found}", fix=f"setclip embed RUN DATASET --out {root}")
+        found, again = what_is(root), f"setclip embed RUN DATASET --out {root}"
+        if found.kind == "embeddings":
+            raise SetClipError(f"{root}: its embedding has not finished", fix=again)
+        fixes: dict[Kind, str] = {
+            "run": f"setclip embed {root} DATASET --out EMBEDDINGS; then give these EMBEDDINGS",
+            "dataset": f"setclip embed RUN {root} --out EMBEDDINGS; then give these EMBEDDINGS",
+            "quickstart": f"give the EMBEDDINGS in it: {root / 'embeddings'}",
+        }
+        raise SetClipError(
+            f"{root}: is not an EMBEDDINGS folder (it has no {INDEX_NAME}): it {found.words}",
+            fix=fixes.get(found.kind, again),
+        )
     return Embeddings(root, read_json(path, EmbeddingsIndex, fix=EMBED_AGAIN))

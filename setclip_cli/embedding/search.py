@@ -12,15 +12,16 @@ import numpy as np
 import torch
 
 from setclip_cli.backbones import load_backbone
-from setclip_cli.console import text_of_lines, visible
+from setclip_cli.console import note, text_of_lines, visible
 from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
 from setclip_cli.dataset.modality import MODALITIES, Modality
-from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings, open_embeddings
+from setclip_cli.embedding.embeddings import INDEX_NAME, EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
+from setclip_cli.files.what_is import what_is
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
 
@@ -152,7 +153,7 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
         backbone = load_backbone(tower.spec, modality=modality, weights=tower.weights, pooling=tower.pooling)
         found, encoder = backbone.identity, None
     else:
-        model = load_model(run or Path(index.run))
+        model = load_model(run or _run_of(embeddings, Path(index.run)))
         if modality not in model.encoders:
             towers = " and ".join(name for name in MODALITIES if name in model.encoders)
             raise UsageError(
@@ -179,6 +180,31 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
     return torch.nn.functional.normalize(vector[0], dim=0).numpy()
 
 
+def _run_of(embeddings: Embeddings, named: Path) -> Path:
+    """The RUN that embeddings.json names, if it is still there."""
+    found = what_is(named)
+    if found.kind != "run":
+        raise SetClipError(
+            f"{named}: {found.words}; {embeddings.root / INDEX_NAME} names it as the RUN that made these embeddings",
+            fix=f"if the RUN was moved, give its new path with {argument('run')}; else put it back",
+        )
+    return named
+
+
+def _dataset_of(embeddings: Embeddings, data: Path | None, *, needed: bool) -> Dataset | None:
+    """The DATASET that was embedded: where the user says, or where embeddings.json says, if it is still there."""
+    root = data or Path(embeddings.index.dataset)
+    found = what_is(root)
+    if data is not None or found.kind == "dataset":
+        return open_dataset(root)
+    problem = f"{root}: {found.words}; {embeddings.root / INDEX_NAME} names it as the DATASET that was embedded"
+    if needed:
+        moved = f"if the DATASET was moved, give its new path with {argument('data')}"
+        raise SetClipError(problem, fix=f"{moved}; else put it back")
+    note(f"note: {problem}, so only ids and labels are shown. If it was moved, give its new path with --data")
+    return None
+
+
 def _image_at(path: str) -> bytes:
     fix = f"give the path of an image, or say what the query is with {argument('query_modality', '--as')}"
     with translated(f"query {path[:60]!r}", OSError, found="cannot be read", fix=fix, exit_code=ExitCode.USAGE):
@@ -198,9 +224,8 @@ def _look_up(
     """Ids and labels of rows by number, and their texts or images if the DATASET is still there."""
     shards = embeddings.shards(modality, split)
     ends = np.cumsum([shard.rows for shard in shards])
-    root = data or Path(embeddings.index.dataset)
-    dataset = open_dataset(root) if images or (root / "dataset.json").exists() else None
     column = "image" if images else _SHOWN[modality]
+    dataset = _dataset_of(embeddings, data, needed=images) if column else None
     tables: dict[int, Any] = {}
     payloads: dict[int, dict[str, Any]] = {}
     hits: list[Hit] = []

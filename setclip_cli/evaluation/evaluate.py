@@ -27,6 +27,7 @@ from setclip_cli.evaluation.scoring import metric_keys, point_values, score
 from setclip_cli.evaluation.task_set import load_task_set
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
+from setclip_cli.files.what_is import what_is
 from setclip_cli.joins import Join, Side, check
 from setclip_cli.run.model import load_model
 
@@ -61,7 +62,9 @@ def evaluate(
     if not paths:
         raise UsageError(f"{argument('models')}: there is none", fix="give at least one RUN or EMBEDDINGS folder")
     task = load_task_set(options.task_set) if options.task_set else None
-    dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    if not isinstance(dataset, Dataset):
+        _refuse_wrong_order(paths, Path(dataset), Path(out))
+        dataset = open_dataset(dataset)
     out = Path(out)
     given = open_model_folders(paths)
     refuse_foreign(out, "a REPORT folder", [REPORT_NAME, "report.md", "report.html", "baselines"])
@@ -96,6 +99,18 @@ def evaluate(
     if left_out and options.baselines:
         note(f"baselines left out: {left_out}")
     return Report(out, content)
+
+
+def _refuse_wrong_order(paths: Sequence[Path], dataset: Path, out: Path) -> None:
+    """Raises SetClipError if the DATASET is among the models and a model is in its place."""
+    datasets = [path for path in paths if what_is(path).kind == "dataset"]
+    last = what_is(dataset)
+    if datasets and last.kind in ("run", "embeddings"):
+        models = [*(path for path in paths if path not in datasets), dataset]
+        raise UsageError(
+            f"{datasets[0]} is a DATASET, and {dataset} {last.words}: they are in the wrong order",
+            fix=f"setclip evaluate {' '.join(map(str, models))} {datasets[0]} --out {out}",
+        )
 
 
 def _check_task_set(task: TaskSet, rows: EvaluationSet, models: Sequence[ModelFolder]) -> None:

@@ -22,6 +22,7 @@ from setclip_cli.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import read_json, write_document
+from setclip_cli.files.what_is import what_is
 from setclip_cli.run import checkpoint
 from setclip_cli.vectors import unusable_rows
 from setclip_cli.version import __version__
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setclip_cli.backbones.base import Backbone
+    from setclip_cli.files.what_is import Found, Kind
 
     ImageLike = str | Path | bytes | Image.Image
 
@@ -335,13 +337,28 @@ def load_config(run: Path) -> ModelConfig:
     path = run / CONFIG_NAME
     with translated(run, found="cannot be looked at", fix="check the path"):
         there = path.exists()
-    if not there:
-        started = (run / "recipe.toml").exists()
-        raise SetClipError(
-            f"{run}: {'its training has not finished' if started else 'is not a RUN (it has no ' + CONFIG_NAME + ')'}",
-            fix=f"setclip align RECIPE --data DATASET --out {run}" + (" --resume" if started else ""),
-        )
+    found = what_is(run)
+    if not there or found.kind == "model folder":
+        raise _not_a_run(run, found)
     return read_json(path, ModelConfig, fix="train again with this version of setclip")
+
+
+def _not_a_run(run: Path, found: Found) -> SetClipError:
+    """The error of a folder without the config.json of a RUN, which says what the folder is."""
+    again = f"setclip align RECIPE --data DATASET --out {run}"
+    if found.kind == "run":
+        return SetClipError(f"{run}: its training has not finished", fix=f"{again} --resume")
+    fixes: dict[Kind, str] = {
+        "missing": again,
+        "empty": again,
+        "dataset": "give the folder that `setclip align` wrote; in `setclip embed RUN DATASET` the RUN comes first",
+        "embeddings": "give the folder that `setclip align` wrote",
+        "checkpoints": f"give the RUN itself: {run.parent}",
+        "quickstart": f"give one of the RUNs in {run / 'runs'}",
+        "study": f"give one of the RUNs in {run / 'runs'}",
+    }
+    fix = fixes.get(found.kind, "give the folder that `setclip align` wrote")
+    return SetClipError(f"{run}: is not a RUN (it has no {CONFIG_NAME} of a RUN): it {found.words}", fix=fix)
 
 
 def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[Modality, Encoder]:

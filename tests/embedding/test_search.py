@@ -153,7 +153,7 @@ def test_a_run_or_dataset_that_moved_is_found_where_the_user_says(world: Path, t
     tiny.edit_document(
         moved / "embeddings" / "embeddings.json", lambda index: index.update(run="/no/run", dataset="/no/data")
     )
-    with pytest.raises(SetClipError, match="/no/run: is not a RUN"):
+    with pytest.raises(SetClipError, match=r"/no/run: does not exist.* names it as the RUN"):
         search(moved / "embeddings", "sea")
     result = search(moved / "embeddings", "sea", options=SearchOptions(modality="caption", run=moved / "run"))
     assert result.hits[0].shown is None

@@ -1,0 +1,29 @@
+"""`setclip verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from setclip_cli.cli.output import AsJson, show
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that setclip wrote, or its cache.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of a DATASET, RUN, EMBEDDINGS, REPORT, study, quickstart or cache. Nothing is written.
+
+    Files that are missing or have changed end it with exit code 3. Files that are listed nowhere are named.
+
+    Examples:
+
+      setclip verify data/rs
+
+      setclip verify runs/rs --json
+    """
+    from setclip_cli.verify.verify import verify as run
+
+    show(run(path), as_json)
