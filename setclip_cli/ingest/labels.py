@@ -38,12 +38,18 @@ def offered(source: Source) -> Iterator[Offered]:
     path = str(source.path.resolve())
     if isinstance(source, ImageFolder | ImageArchive) and not isinstance(source, GeoFolder):
         for item in source.walk().items:
-            if not isinstance(item.content, Reject) and item.location.lower().endswith(IMAGE_SUFFIXES):
+            if not isinstance(item.content, Reject) and _is_image(source, item.location):
                 yield Offered(_made_up(item.location, path))
         return
     for record in source.records(0, 1):
         if isinstance(record, Record):
             yield offered_by(record, path)
+
+
+def _is_image(source: ImageFolder | ImageArchive, name: str) -> bool:
+    if isinstance(source, ImageFolder):
+        return name not in source.not_images
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def offered_by(record: Record, source: str) -> Offered:

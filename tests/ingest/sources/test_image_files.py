@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions, ReadOptions
@@ -196,6 +197,16 @@ def test_files_without_an_image_suffix_count_for_the_labels_of_folders(tmp_path:
         (tmp_path / name).write_bytes(encoded(noise(len(name), 8), "PNG"))
     items = list(ImageFolder(tmp_path).records(0, 1))
     assert [item.label for item in items if isinstance(item, Record)] == ["field", "lake"]
+
+
+def test_files_without_an_image_suffix_take_their_labels(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("one", "two.dat"):
+        (tmp_path / "in" / name).write_bytes(encoded(noise(len(name), 8), "PNG"))
+    (tmp_path / "labels.csv").write_text("id,label\none,lake\ntwo.dat,field\n")
+    ingest(tmp_path / "in", tmp_path / "out", IngestOptions(modality="image", labels=tmp_path / "labels.csv"))
+    rows = open_dataset(tmp_path / "out").table("image", None, ["id", "label"]).to_pylist()
+    assert rows == [{"id": "one", "label": "lake"}, {"id": "two.dat", "label": "field"}]
 
 
 def test_an_image_format_that_is_not_read_is_named_and_bad(tmp_path: Path) -> None:
