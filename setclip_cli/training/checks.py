@@ -67,9 +67,11 @@ def check_terms(
     """Raises SetClipError when a term, or its gradient at the embeddings, is not finite."""
     for name, term in terms.items():
         if not _finite([term, *gradients[name]]):
+            lower = f"lower {rates} or objective.{name}.weight"
+            without = f"give rows that differ more, or set objective.{name}.weight = 0"
             raise SetClipError(
                 f"step {step}: objective.{name} is {float(term.detach())}, or its gradient is not finite",
-                fix=f"lower {rates} or objective.{name}.weight",
+                fix=lower if step > 1 else without,  # in the first step no rate has been used yet
             )
 
 
