@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from setclip_cli.errors import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -82,11 +82,24 @@ def run_in_processes(
                     begin(place)
                 yield Finished(job, results)
     finally:
-        for pool in pools.values():
-            if running:
-                for process in list((pool._processes or {}).values()):  # Python 3.14 has terminate_workers()
-                    process.terminate()
-            pool.shutdown(cancel_futures=True)
+        if running:
+            _end_at_once(pools.values())
+        else:
+            for pool in pools.values():
+                pool.shutdown()
+
+
+def _end_at_once(pools: Iterable[ProcessPoolExecutor]) -> None:
+    """Ends the processes, and does not wait for the threads of the pools.
+
+    The exception of a signal may have come while this thread held a lock that they wait for. They end by themselves
+    when they find their processes gone.
+    """
+    processes = [process for pool in pools for process in list((pool._processes or {}).values())]
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE_S = 2.0
 _received: int | None = None
 
 
@@ -22,6 +24,7 @@ def main() -> None:
     A second signal ends it at once. A signal that comes while a library is imported, and that the library turns into
     an error of its own, is a signal too.
     """
+    global _received
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup setclip ...`
             signal.signal(number, _stop)
@@ -41,8 +44,12 @@ def main() -> None:
             raise
         code = 128 + _received
     if isinstance(code, int) and code - 128 in _SIGNALS:
+        _received = code - 128  # a further signal ends it at once
         _tell(code, started)
-        _end_now(code)
+        _end_children()
+        watch = threading.Timer(_PATIENCE_S, os._exit, (code,))
+        watch.daemon = True
+        watch.start()  # threads that wait for a server, for instance, are not waited for
     sys.exit(code)
 
 
@@ -65,15 +72,16 @@ def _tell(code: int, started: bool) -> None:
     if "--json" in sys.argv and not started:
         error = {"message": what_happened(code), "fix": how_to_go_on(command), "exit_code": code}
         with suppress(OSError):
-            sys.stdout.write(json.dumps({"error": error}, sort_keys=True) + "\n")
+            print(json.dumps({"error": error}, sort_keys=True), flush=True)
 
 
 def _end_now(code: int) -> NoReturn:
-    """Ends the processes that this one started, and this one, without waiting for threads."""
+    """Ends this process and its children without waiting for anything."""
+    _end_children()
+    os._exit(code)
+
+
+def _end_children() -> None:
     if (processes := sys.modules.get("multiprocessing")) is not None:
         for child in processes.active_children():
             child.terminate()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, RuntimeError, AttributeError):
-            stream.flush()
-    os._exit(code)
