@@ -96,6 +96,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 @pytest.mark.parametrize("imported", ["typer", "pyarrow", "torch"])
 def test_a_signal_during_the_imports_is_one_line(
@@ -126,6 +127,7 @@ def test_a_signal_during_the_imports_gives_one_object_too(world: Path, tmp_path:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_second_signal_ends_a_training_at_once_and_it_resumes_bit_for_bit(
     world: Path, tmp_path: Path, first: signal.Signals
@@ -164,6 +166,7 @@ def test_what_a_second_signal_stops_within_a_step_is_not_saved(
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000010.safetensors"]
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("sent", ["Ctrl-C in a terminal", "SIGTERM", "SIGKILL"])
 def test_workers_end_with_their_command_and_embedding_goes_on(world: Path, tmp_path: Path, sent: str) -> None:
@@ -243,6 +246,7 @@ modality = "protein"
 """
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_killed_worker_costs_its_own_run_and_a_rerun_does_only_that(world: Path, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(
@@ -272,7 +276,8 @@ def test_a_reader_that_goes_away_gets_no_traceback(arguments: list[str]) -> None
     assert running.process.stdout is not None
     running.process.stdout.close()
     assert running.process.stderr is not None
-    stderr = running.process.stderr.read()
+    with running.process.stderr as stream:
+        stderr = stream.read()
     assert ("Traceback" in stderr, "Exception ignored" in stderr) == (False, False), stderr
     running.process.wait()
 
@@ -281,6 +286,9 @@ def test_notes_that_nobody_reads_do_not_stop_the_work(world: Path, tmp_path: Pat
     running = Running("align", world / "recipe.toml", "--data", world / "data", "--out", tmp_path / "run")
     assert running.process.stderr is not None
     running.process.stderr.close()
+    assert running.process.stdout is not None
+    with running.process.stdout as stream:
+        assert stream.read()
     assert running.process.wait() == 0
     assert (tmp_path / "run" / "config.json").exists()
 
