@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli import console
+from setclip_cli.console import text_of_lines
 from setclip_cli.dataset.dataset import INDEX_NAME, WORK_NAME, open_dataset
 from setclip_cli.dataset.verify import verify as verify_dataset
 from setclip_cli.embedding.embeddings import FINISHED, open_embeddings
@@ -66,7 +67,7 @@ class VerifyResult:
             lines.append(f"{len(self.unchecked):,} files have no hash on record: {_some(self.unchecked)}")
         if self.unlisted:
             lines.append(f"{len(self.unlisted):,} files are listed nowhere and are not used: {_some(self.unlisted)}")
-        return "\n".join(lines)
+        return text_of_lines(lines)
 
     def compare(self, name: str, sha256: str, rows: int = 0) -> None:
         """Compares a file with its hash."""

@@ -138,6 +138,8 @@ def test_embed_and_search_are_safe(world: Path) -> None:
     told = setclip(world, "search", "embeddings", f"pictures/0{ID}.png", "--as", "image", "--in", "caption")
     assert re.findall(r"^ +\d+ ", told, re.MULTILINE) == [f"{rank:>3} " for rank in range(1, 9)], told
     setclip(world, "ingest", "--verify", "data")
+    for folder in ("data", RUN, "embeddings"):
+        setclip(world, "verify", folder)
 
 
 def test_the_report_is_safe(world: Path) -> None:
