@@ -192,6 +192,7 @@ ALLOWED = {
     "embedding/vectors.py": {"memmap"},  # to read
     "ingest/progress.py": {"rmtree"},  # of the work folder; the next ingest removes what stays
     "ingest/protein_clusters.py": {"TemporaryDirectory"},
+    "cli/machine_checks.py": {"TemporaryFile"},  # doctor tries whether a disk can be written
     "backbones/fetch.py": {"unlink"},  # a damaged download
 }
 
