@@ -187,7 +187,7 @@ def _document_targets() -> list[Target]:
 def _reader(modality: Any, **options: Any) -> Callable[[Path, random.Random], None]:
     from setclip_cli.ingest.options import IngestOptions, ReadOptions
     from setclip_cli.ingest.sources import open_source
-    from setclip_cli.ingest.sources.base import Record, Reject
+    from setclip_cli.ingest.sources.base import Record, Reject, usable_id
 
     settings = ReadOptions(modality=modality, **options)
     whole = IngestOptions(modality=modality, max_bad_fraction=1.0, **options)
@@ -200,7 +200,7 @@ def _reader(modality: Any, **options: Any) -> Callable[[Path, random.Random], No
             if isinstance(item, Record):
                 content = item.payload if isinstance(item.payload, bytes) else item.payload.encode()
                 assert item.id, "a record has an empty id"
-                assert item.id.isprintable(), f"the id {item.id!r} is not printable"
+                assert usable_id(item.id) is None, f"{item.id!r}: {usable_id(item.id)}"
                 assert content, "a record has an empty payload"
                 assert item.sha256 == hashlib.sha256(content).hexdigest(), "a record has another hash than its payload"
                 for text in (item.id, item.label, item.group):  # a split's name is checked by ingest

@@ -340,7 +340,7 @@ def not_utf8(path: Path, found: str) -> SetClipError:
 def opened_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns may be any bytes
         raise _not_parquet(path, error) from error
 
 
