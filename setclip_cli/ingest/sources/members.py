@@ -277,8 +277,11 @@ def _tar_content(
 ) -> bytes | Reject:
     if info.size > max_bytes:
         return Reject(name, f"over {max_bytes:,} bytes")
-    file = archive.extractfile(info)
-    content = read_up_to(file, max_bytes) if file is not None else b""
+    try:
+        file = archive.extractfile(info)
+        content = read_up_to(file, max_bytes) if file is not None else b""
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        raise damaged(path, error) from error
     if len(content) != info.size:
         raise damaged(path, EOFError(f"{name} is cut short"))
     return content
