@@ -89,5 +89,5 @@ def _of_names(path: Path, names: set[str]) -> Found:
 def _is_run(path: Path) -> bool:
     try:
         return "towers" in json.loads((path / "config.json").read_bytes())
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError, MemoryError):  # what reads the file next says what is wrong
         return (path / "recipe.toml").exists()
