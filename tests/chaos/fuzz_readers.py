@@ -31,7 +31,7 @@ from . import fuzz_inputs as inputs
 from .tally import Tally, arguments, finish, work_folder
 
 CPU_S = 5.0
-STUCK_S = 60.0  # wall time after which a process that tells nothing is killed
+STUCK_S = 300.0  # wall time after which a process that tells nothing is killed; a busy machine may pause it
 MEMORY = 2 << 30
 GROWN = 300 << 20  # growth of the peak by one input of at most 48 KiB
 INGESTED = 0.02  # of the inputs go through a whole ingest and its verification, which takes milliseconds
