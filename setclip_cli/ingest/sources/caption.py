@@ -19,6 +19,7 @@ from setclip_cli.ingest.sources.fields import (
     TEXT_FIELDS,
     Fields,
     group_of,
+    image_in,
     label_of,
     text_of,
     texts_of,
@@ -87,15 +88,19 @@ class CaptionFile(Reader):
 
     def from_fields(self, fields: Mapping[str, Any], location: str) -> Item:
         """The item of a row: its captions, or the reason why it has none."""
-        value = next((fields[name] for name in self._text_fields if fields.get(name) is not None), None)
-        if value is None:
+        for name in self._text_fields:
+            value = fields.get(name)
+            if value is not None:
+                break
+        else:
             return Item(location, Reject(location, f"no field {' or '.join(map(repr, self._text_fields))}"))
         label, notes = label_of(fields.get("label"))
+        image = image_in(fields)
         return Captions(
             texts_of(value),
             identifier=text_of(fields.get("id")) or None,
-            group=group_of(fields),
-            of_image=any(isinstance(fields.get(name), dict) for name in IMAGE_FIELDS),
+            group=group_of(fields, image),
+            of_image=image is not None,
             label=label,
             split=text_of(fields.get("split")),
             repairs=(*notes, *(fields.repairs if isinstance(fields, Fields) else ())),

@@ -52,7 +52,7 @@ def caption_answers(file_name: str) -> Callable[[Item], Iterator[Record | Reject
         if not found.texts:
             yield left_out(location, EMPTY_LIST)
         several = len(found.texts) > 1
-        row = f"{file_name}:{location.split()[-1]}"
+        row = f"{file_name}:{location.rpartition(' ')[2]}"
         group = found.group or (row if several or found.of_image else None)
         for number, text in enumerate(found.texts):
             where = f"{location}, {found.part} {number + 1}" if several else location

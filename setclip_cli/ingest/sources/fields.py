@@ -34,6 +34,8 @@ def first_named(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def text_of(value: Any) -> str | None:
     """A label, split or id as text; None if it is neither text nor a number."""
+    if type(value) is str:
+        return value
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, str | int | float) else None
@@ -41,6 +43,8 @@ def text_of(value: Any) -> str | None:
 
 def label_of(value: Any) -> tuple[str | None, tuple[str, ...]]:
     """(label, nothing), or (None, what to count) for a value that cannot be a label. A float of 3.0 is the label 3."""
+    if value is None or (type(value) is str and value.isascii()):
+        return value or None, ()
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         return str(int(value)), ()
     if isinstance(value, str):
@@ -66,7 +70,7 @@ def texts_of(value: Any) -> list[Any]:
     Python writes it.
     """
     if isinstance(value, str):
-        return _listed(value) or [value]
+        return (_listed(value) if "[" in value else None) or [value]
     if isinstance(value, dict):
         inner = first_named(value, TEXT_FIELDS)
         return [value] if inner is None else texts_of(inner)
@@ -90,18 +94,25 @@ def _listed(text: str) -> list[Any] | None:
     return None
 
 
-def group_of(fields: Mapping[str, Any]) -> str | None:
+def group_of(fields: Mapping[str, Any], image: Mapping[str, Any] | None) -> str | None:
     """The image or protein that the captions of a row describe, by its id.
 
-    Where the row holds the image itself, this is the id that the image gets: see ``image_id_of``.
+    Where the row holds the ``image`` itself, this is the id that the image gets: see ``image_id_of``.
     """
-    explicit = text_of(fields.get("group"))
-    if explicit:
-        return explicit
-    image = next((fields[name] for name in IMAGE_FIELDS if isinstance(fields.get(name), dict)), None)
-    if image is not None:
-        return image_id_of(fields, image)
-    return next((text for name in GROUP_FIELDS if (text := text_of(fields.get(name)))), None)
+    for name in GROUP_FIELDS if image is None else ("group",):
+        value = fields.get(name)
+        if value is not None and (text := text_of(value)):
+            return text
+    return image_id_of(fields, image) if image is not None else None
+
+
+def image_in(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The image that a row of Parquet holds, as an object with its bytes, its path, or neither."""
+    for name in IMAGE_FIELDS:
+        value = fields.get(name)
+        if type(value) is dict:
+            return value
+    return None
 
 
 def image_id_of(fields: Mapping[str, Any], image: Any) -> str | None:

@@ -253,7 +253,7 @@ def parse_json(text: str) -> Any:
         RepeatedKeyError: an object has a key twice; Python would drop one of the two values.
         ValueError, RecursionError: it is not JSON, or too deep.
     """
-    return json.loads(text, object_pairs_hook=_object)
+    return _decode(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -263,6 +263,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise RepeatedKeyError(f"JSON with one key twice: {twice!r}")
     return fields
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode  # json.loads would make a decoder for each line
 
 
 def _located(found: Mapping[str, Any] | str, taken: Sequence[int]) -> Iterator[Located]:
