@@ -132,7 +132,7 @@ def test_a_signal_during_the_imports_gives_one_object_too(world: Path, tmp_path:
 def test_a_second_signal_ends_a_training_at_once_and_it_resumes_bit_for_bit(
     world: Path, tmp_path: Path, first: signal.Signals
 ) -> None:
-    command = ("align", world / "recipe.toml", "--data", world / "data", "--set", "train.steps=2000", "--out")
+    command = ("align", world / "recipe.toml", "--data", world / "data", "--set", "train.steps=300", "--out")
     running = Running(*command, tmp_path / "run")
     running.wait_for(lambda: list((tmp_path / "run" / "checkpoints").glob("step-*")))
     running.send(first)
