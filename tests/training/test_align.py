@@ -28,12 +28,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Stopper:
-    """Makes training stop before a step, as a signal or a failure would, and go on again."""
+    """Makes training stop, and go on again."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch, self.advance = patch, Training.advance
 
-    def at(self, taken: int, error: BaseException) -> None:
+    def at(self, taken: int, error: Exception) -> None:
+        """Lets the step after ``taken`` steps fail."""
         advance = self.advance
 
         def stopping(training: Training) -> dict[str, float]:
@@ -42,6 +43,17 @@ class Stopper:
             return advance(training)
 
         self.patch.setattr(Training, "advance", stopping)
+
+    def after(self, taken: int) -> None:
+        """Sends the signal of Ctrl-C within the step that makes ``taken`` steps: this step is still finished."""
+        advance = self.advance
+
+        def interrupted(training: Training) -> dict[str, float]:
+            if training.taken == taken - 1:
+                signal.raise_signal(signal.SIGINT)
+            return advance(training)
+
+        self.patch.setattr(Training, "advance", interrupted)
 
     def never(self) -> None:
         self.patch.setattr(Training, "advance", self.advance)
@@ -253,7 +265,7 @@ def test_a_new_run_starts_from_the_tuned_weights_of_another(world: Path, tmp_pat
 def test_a_tuned_run_that_stops_goes_on_as_if_it_had_not(world: Path, tmp_path: Path, stop: Stopper) -> None:
     settings = (*TUNED, "--set", "train.chunk=5", "--set", "optim.ema=0.5")
     assert align(world, tmp_path / "straight", *settings)[0] == 0
-    stop.at(2, KeyboardInterrupt())
+    stop.after(2)
     assert align(world, tmp_path / "broken", *settings)[0] == 130
     stop.never()
     assert align(world, tmp_path / "broken", *settings, "--resume")[0] == 0
@@ -265,7 +277,7 @@ def test_a_second_stop_before_the_next_checkpoint_loses_no_line(
     world: Path, run: Path, tmp_path: Path, stop: Stopper
 ) -> None:
     """Stopped at 12, resumed, killed at 14 without a word: the checkpoint at 12 still has its 12 lines."""
-    stop.at(12, KeyboardInterrupt())
+    stop.after(12)
     assert align(world, tmp_path / "run")[0] == 130
     stop.at(14, ZeroDivisionError())  # nothing is saved, as after kill -9
     with pytest.raises(ZeroDivisionError):
@@ -332,7 +344,7 @@ def test_a_run_that_another_process_writes_is_left_alone(world: Path, tmp_path: 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(
     world: Path, run: Path, tmp_path: Path, stop: Stopper
 ) -> None:
-    stop.at(25, KeyboardInterrupt())
+    stop.after(25)
     assert align(world, tmp_path / "run")[0] == 130
     stop.never()
     newest = tmp_path / "run/checkpoints/step-00000025.safetensors"
@@ -350,7 +362,7 @@ def test_a_checkpoint_of_another_schema_version_is_refused(
 ) -> None:
     from setclip_cli.run import checkpoint
 
-    stop.at(3, KeyboardInterrupt())
+    stop.after(3)
     assert align(world, tmp_path / "run")[0] == 130
     stop.never()
     monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 2)
@@ -403,7 +415,7 @@ def test_training_stops_early_and_keeps_the_best_state(world: Path, tmp_path: Pa
 def test_early_stopping_resumes_with_its_best_state(world: Path, tmp_path: Path, stop: Stopper) -> None:
     settings = (*VALIDATED, "--set", "train.steps=40")
     assert align(world, tmp_path / "straight", *settings)[0] == 0
-    stop.at(7, KeyboardInterrupt())
+    stop.after(7)
     assert align(world, tmp_path / "broken", *settings)[0] == 130
     stop.never()
     assert align(world, tmp_path / "broken", *settings, "--resume")[0] == 0
