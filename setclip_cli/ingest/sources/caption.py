@@ -12,6 +12,7 @@ from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
 from setclip_cli.ingest.sources.caption_json import captions_in_json, is_json_lines
 from setclip_cli.ingest.sources.caption_record import Captions, caption_answers
+from setclip_cli.ingest.sources.counts import LineCount
 from setclip_cli.ingest.sources.fields import (
     GROUP_FIELDS,
     IMAGE_FIELDS,
@@ -71,20 +72,18 @@ class CaptionFile(Reader):
         return item if isinstance(item.content, Reject) else self.from_fields(item.content, item.location)
 
     def _plain(self, answers: Callable[[Item], Iterable[Record | Reject]]) -> Walk:
-        count = 0
+        count = LineCount()
 
         def items() -> Iterator[Item]:
-            nonlocal count
-            for location, line in rows.text_lines(self.path):
-                count += 1
+            for location, line in rows.text_lines(self.path, count):
                 if isinstance(line, Reject):
                     yield Item(location, line)
-                elif count == 1 and is_header_alone(line):
+                elif location == "line 1" and is_header_alone(line):
                     yield Item(location, left_out(location, "header line"))
                 else:
                     yield Captions([line]).item(location)
 
-        return Walk(items(), answers, lambda: count)
+        return Walk(items(), answers, lambda: count.total)
 
     def from_fields(self, fields: Mapping[str, Any], location: str) -> Item:
         """The item of a row: its captions, or the reason why it has none."""

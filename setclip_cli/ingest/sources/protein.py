@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, usable_id
+from setclip_cli.ingest.sources.counts import FastaCount, watched
 from setclip_cli.ingest.sources.fasta_content import (
     NUCLEOTIDE_SUFFIXES,
     are_nucleotides,
@@ -88,8 +89,9 @@ class Fasta(Reader):
         rows.refuse_utf16(self.path, head)
         plain = head.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         refuse_other_content(self.path, plain, inner_suffix(self.path))
-        items = (Item(f"record {number}", entry) for number, entry in enumerate(_entries(self.path), 1))
-        return Walk(items, lambda item: (self.read(item.content, item.location)[1],))
+        count = FastaCount()
+        items = (Item(f"record {number}", entry) for number, entry in enumerate(_entries(self.path, count), 1))
+        return Walk(items, lambda item: (self.read(item.content, item.location)[1],), lambda: count.total)
 
     def read(self, entry: bytes | None, location: str) -> tuple[str, Record | Reject]:
         """The header of an entry without its ``>`` (with the title of a PIR record), and its record."""
@@ -121,14 +123,14 @@ class Fasta(Reader):
         return header, record
 
 
-def _entries(path: Path) -> Iterator[bytes | None]:
+def _entries(path: Path, count: FastaCount) -> Iterator[bytes | None]:
     """Cuts a FASTA stream into records with their header lines; None means that a record is over the limit."""
     rest = b""
     overflowing = False
     first = True
     with open_bytes(path) as file:
-        for raw in blocks(file):
-            if first and not rest:
+        for raw in blocks(watched(file, count)):
+            if first and not rest and not overflowing:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             # a CRLF in two blocks becomes an empty line, which does not change a sequence
             block = raw.replace(b"\r", b"\n") if b"\r" in raw else raw
@@ -136,11 +138,12 @@ def _entries(path: Path) -> Iterator[bytes | None]:
             rest = pieces.pop()
             for piece in pieces:
                 entry = piece if first else b">" + piece
-                if not first or entry.strip():
+                if not first or overflowing or entry.strip():
                     yield None if overflowing or len(entry) > MAX_RECORD_BYTES else entry
                 overflowing = first = False
             if len(rest) > MAX_RECORD_BYTES:
-                rest, overflowing = rest[-1:], True  # the last byte may be the line end before the next ">"
+                overflowing |= not first or bool(rest.strip())
+                rest = rest[-1:]  # it may be the line end before the next ">"
     entry = rest if first else b">" + rest
     if overflowing or entry.strip():
         yield None if overflowing else entry

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.files.recognize import head_of, recognize
 from setclip_cli.ingest.sources.base import Item, Reject, Walk
+from setclip_cli.ingest.sources.counts import LineCount, watched
 from setclip_cli.ingest.sources.fields import Fields
 from setclip_cli.ingest.sources.streams import lines, open_bytes
 from setclip_cli.ingest.sources.tables import (
@@ -46,7 +47,8 @@ _MAX_KEY_SETS = 1000  # of jsonl rows that are remembered
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-Located = tuple[str, "Mapping[str, Any] | Reject"]
+# A location, what is there, and how many lines or rows of the file this accounts for.
+Located = tuple[str, "Mapping[str, Any] | Reject", int]
 
 
 class Table:
@@ -68,7 +70,8 @@ class Table:
     def __init__(self, path: Path, suffix: str, names: Names, *, skip_images: bool = False) -> None:
         self.path, self._suffix, self._names, self._skip_images = path, suffix, names, skip_images
         self._usual = _USUAL_SEPARATORS.get(suffix)
-        self._met = self._open = 0  # items that the walk gave; lines or rows that were read and are in no item yet
+        self._met = self._answered = 0  # items that the walk gave; lines or rows that are in one, or need none
+        self._line_count, self._row_count = LineCount(), 0  # what the file holds
         self.layout: Layout | None = None
         if suffix == ".parquet":
             with opened_parquet(path) as file:
@@ -83,7 +86,8 @@ class Table:
 
     def walk(self, answers: Callable[[Item], Iterable[Record | Reject]]) -> Walk:
         """A walk over the rows; the content of an item is its fields, or the Reject."""
-        self._met = self._open = 0
+        self._met = self._answered = 0
+        self._line_count, self._row_count = LineCount(), 0
         if self._suffix == ".parquet":
             found = self._parquet()
         elif self.layout is None:
@@ -92,7 +96,11 @@ class Table:
             found = self._lines(self.layout)
         else:
             found = self._csv(self.layout.separator)
-        return Walk(self._items(found), answers, lambda: self._met + self._open)
+        return Walk(self._items(found), answers, self._stated)
+
+    def _stated(self) -> int:
+        """The items that there must be: those that the walk gave, and lines or rows that it gave no answer to."""
+        return self._met + self._line_count.total + self._row_count - self._answered
 
     def notes(self) -> list[str]:
         """What the summary says about the layout, if it is not what the suffix of the file promises."""
@@ -107,23 +115,24 @@ class Table:
             raise missing_column(self.path, self._names.needed, columns, self._names.option)
 
     def _items(self, found: Iterable[Located]) -> Iterator[Item]:
-        for location, fields in found:
+        for location, fields, count in found:
             self._met += 1
+            self._answered += count
             yield Item(location, fields)
 
     def _text_lines(self) -> Iterator[tuple[int, str, str | Reject]]:
-        for number, (location, line) in enumerate(text_lines(self.path), 1):
-            self._open += 1
+        for number, (location, line) in enumerate(text_lines(self.path, self._line_count), 1):
             yield number, location, line
 
     def _json_lines(self) -> Iterator[Located]:
         renamed: dict[tuple[str, ...], list[str] | Reject] = {}
         for _, location, line in self._text_lines():
-            self._open -= 1
             if isinstance(line, Reject):
-                yield location, line
+                yield location, line, 1
             elif line.strip():
-                yield location, self._json_fields(line, location, renamed)
+                yield location, self._json_fields(line, location, renamed), 1
+            else:
+                self._answered += 1
 
     def _json_fields(
         self, line: str, location: str, renamed: dict[tuple[str, ...], list[str] | Reject]
@@ -178,8 +187,8 @@ class Table:
                 row = next(reader, None)
             except csv.Error as error:
                 row = f"not CSV: {error}"
-            self._open -= len(held) + len(taken)
-            yield from ((reject.location, reject) for reject in held)
+            for reject in held:
+                yield reject.location, reject, 1
             held.clear()
             if row is None:
                 return
@@ -187,9 +196,12 @@ class Table:
                 row = "quote that is not closed"
             if header is None and row and not isinstance(row, str):
                 header = known_columns(self.path, row, self._names)
+                self._answered += len(taken)
             elif row:
                 found = row if isinstance(row, str) else self._fields(row, header or [], separator)
                 yield from _located(found, taken)
+            else:
+                self._answered += len(taken)
 
     def _fields(self, row: list[str], header: Sequence[str], separator: str) -> Mapping[str, Any] | str:
         """The fields of a row, or why there are none; empty ones are left out."""
@@ -206,14 +218,14 @@ class Table:
         """Rows of one line each, as in a text."""
         header: Sequence[str] | None = None
         for number, location, line in self._text_lines():
-            self._open -= 1
             if isinstance(line, Reject):
-                yield location, line
+                yield location, line, 1
             elif not line.strip():
-                continue
+                self._answered += 1
             elif layout.header is None:
                 yield from _located(fields_without_header(line, layout), [number])
             elif header is None:
+                self._answered += 1
                 header = layout.header
             else:
                 cells = cells_of_line(line, header, layout.separator, self._names.needed)
@@ -227,19 +239,17 @@ class Table:
                     found = f"row group {number} has {size:,} bytes, over the limit of {MAX_ROW_GROUP_BYTES:,}"
                     raise SetClipError(f"{self.path}: {found}", fix="write the file again with smaller row groups")
             columns, images = (None, {}) if not self._skip_images else _without_bytes(file.schema_arrow)
-            row = 0
+            row, self._row_count = 0, file.metadata.num_rows
             try:
                 for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-                    self._open += batch.num_rows
                     known = known_columns(self.path, [str(name) for name in batch.schema.names], self._names)
                     for fields in batch.rename_columns(known).to_pylist():
                         row += 1
-                        self._open -= 1
-                        yield f"row {row}", {**images, **fields} if images else fields
+                        yield f"row {row}", {**images, **fields} if images else fields, 1
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise _not_parquet(self.path, error) from error
-            if row != file.metadata.num_rows:
-                raise _not_parquet(self.path, ValueError(f"it says {file.metadata.num_rows:,} rows, and has {row:,}"))
+            if row != self._row_count:
+                raise _not_parquet(self.path, ValueError(f"it says {self._row_count:,} rows, and has {row:,}"))
 
 
 class RepeatedKeyError(ValueError):
@@ -272,12 +282,12 @@ def _located(found: Mapping[str, Any] | str, taken: Sequence[int]) -> Iterator[L
     """A row at its first line; or the reason why there is none, and a reject for each further line of it."""
     location = f"line {taken[0]}" if taken else "last line"
     if not isinstance(found, str):
-        yield location, found
+        yield location, found, len(taken)
         return
-    yield location, Reject(location, found)
+    yield location, Reject(location, found), min(len(taken), 1)
     for number in taken[1:]:
         where = f"line {number}"
-        yield where, Reject(where, f"part of a row that is not taken: that of {location}")
+        yield where, Reject(where, f"part of a row that is not taken: that of {location}"), 1
 
 
 def _without_bytes(schema: pa.Schema) -> tuple[list[str], dict[str, Any]]:
@@ -310,10 +320,13 @@ def missing_column(path: Path, wanted: Sequence[str], found: Sequence[str], opti
     )
 
 
-def text_lines(path: Path) -> Iterator[tuple[str, str | Reject]]:
-    """Yields (location, text of a line or the reason why there is none), from line 1."""
+def text_lines(path: Path, count: LineCount | None = None) -> Iterator[tuple[str, str | Reject]]:
+    """Yields (location, text of a line or the reason why there is none), from line 1.
+
+    ``count`` counts the lines in another way than by cutting them.
+    """
     with open_bytes(path) as file:
-        for number, raw in enumerate(lines(file, MAX_LINE_BYTES), 1):
+        for number, raw in enumerate(lines(watched(file, count) if count else file, MAX_LINE_BYTES), 1):
             location = f"line {number}"
             if raw is None:
                 yield location, Reject(location, f"line longer than {MAX_LINE_BYTES:,} bytes")

@@ -15,6 +15,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
 from setclip_cli.ingest.sources.caption_record import caption_record
+from setclip_cli.ingest.sources.counts import FlatFileCount, watched
 from setclip_cli.ingest.sources.fasta_headers import parse_header
 from setclip_cli.ingest.sources.fields import first_named, label_of, text_of, usual_split
 from setclip_cli.ingest.sources.protein import Fasta, protein_record
@@ -41,6 +42,7 @@ _ASPECT_FIELDS: dict[Aspect, tuple[str, ...]] = {
     "go": ("go", "Gene Ontology (GO)"),
     "ec": ("ec", "EC number"),
 }
+_SPACE = " \t\n\r\v\f"  # as that of bytes
 _EVIDENCE = re.compile(r"\s*\{(?:ECO|EC:ECO)[^{}]*\}")
 _REFERENCE = re.compile(r"\s*\((?:PubMed:\d+(?:, )?)+\)")
 _TWO_STOPS = re.compile(r"(?<!\.)\.\.(?!\.)")  # what remains of "text. {ECO:...}."
@@ -128,8 +130,9 @@ class FlatFile(Reader):
         self._chosen = chosen
 
     def walk(self) -> Walk:
-        items = (Item(f"entry {number}", entry) for number, entry in enumerate(_entries(self.path), 1))
-        return Walk(items, self._answers)
+        count = FlatFileCount()
+        items = (Item(f"entry {number}", entry) for number, entry in enumerate(_entries(self.path, count), 1))
+        return Walk(items, self._answers, lambda: count.total)
 
     def _answers(self, item: Item) -> Iterator[Record | Reject]:
         if isinstance(item.content, str):
@@ -199,13 +202,13 @@ def _comment(comments: Sequence[str], topic: str) -> str:
     return " ".join(words)
 
 
-def _entries(path: Path) -> Iterator[list[str] | str]:
+def _entries(path: Path, count: FlatFileCount) -> Iterator[list[str] | str]:
     """Cuts a flat file at its ``//`` lines; yields the lines of each entry, or the reason why there are none."""
     entry: list[str] = []
     size = 0
     trouble: str | None = None
     with open_bytes(path) as file:
-        for line in lines(file, MAX_LINE_BYTES):
+        for line in lines(watched(file, count), MAX_LINE_BYTES):
             if line == b"//":
                 yield trouble or entry
                 entry, size, trouble = [], 0, None
@@ -218,7 +221,7 @@ def _entries(path: Path) -> Iterator[list[str] | str]:
                     entry.append(line.decode())
                 except UnicodeDecodeError:
                     trouble, entry = "not UTF-8", []
-    if trouble or any(line.strip() for line in entry):
+    if trouble or any(line.strip(_SPACE) for line in entry):
         yield trouble or "entry cut short: no // at its end"
 
 
