@@ -16,6 +16,7 @@ from setclip_cli.joins import Join, Side, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.ingest.labels import Labels
@@ -99,8 +100,14 @@ class CaptionSplits:
         return record._replace(split=next(iter(splits), record.split))
 
 
-def clusters_of(source: Source, rule: SplitRule, settings: SourceSettings) -> tuple[dict[str, str] | None, str | None]:
-    """(protein id -> first id of its cluster, how they were found), if the split is drawn by clusters."""
+def clusters_of(
+    source: Source, rule: SplitRule, settings: SourceSettings, *, work: Path
+) -> tuple[dict[str, str] | None, str | None]:
+    """(protein id -> first id of its cluster, how they were found), if the split is drawn by clusters.
+
+    Args:
+        work: The work folder of the ingest.
+    """
     if settings.split_by != "cluster" or not rule.drawn:
         return None, None
     if settings.modality != "protein":
@@ -115,4 +122,4 @@ def clusters_of(source: Source, rule: SplitRule, settings: SourceSettings) -> tu
         for record in source.records(0, 1)
         if isinstance(record, Record) and isinstance(record.payload, str) and record.modality == "protein"
     )
-    return cluster_sequences(proteins)
+    return cluster_sequences(proteins, work=work)

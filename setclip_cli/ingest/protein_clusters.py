@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from setclip_cli.errors import SetClipError
+from setclip_cli.files import leftovers
 from setclip_cli.files.write_errors import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -34,14 +34,17 @@ OWN = "minhash of 4-mers, estimated Jaccard index >= 1/8"
 MMSEQS = "mmseqs2 easy-linclust, 30% identity over 80% of the length"
 
 
-def cluster_sequences(proteins: Iterable[tuple[str, str]]) -> tuple[dict[str, str], str]:
+def cluster_sequences(proteins: Iterable[tuple[str, str]], *, work: Path) -> tuple[dict[str, str], str]:
     """Clusters (id, sequence) pairs.
+
+    Args:
+        work: A folder for the files of MMseqs2. What a killed ingest leaves there, the next one removes.
 
     Returns:
         The first id of its cluster for each id, and how the clusters were found.
     """
     program = shutil.which("mmseqs")
-    return (_linclust(program, proteins), MMSEQS) if program else (minhash_clusters(proteins), OWN)
+    return (_linclust(program, proteins, work), MMSEQS) if program else (minhash_clusters(proteins), OWN)
 
 
 def minhash_clusters(proteins: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -102,13 +105,16 @@ def _root(parents: NDArray[np.int64], index: int) -> int:
     return index
 
 
-def _linclust(program: str, proteins: Iterable[tuple[str, str]]) -> dict[str, str]:
-    with tempfile.TemporaryDirectory(prefix="setclip-clusters-") as folder:
-        fasta, ids = Path(folder, "all.fasta"), []
-        with writing(fasta), fasta.open("w") as file:
-            for number, (identifier, sequence) in enumerate(proteins):
-                ids.append(identifier)
-                file.write(f">{number}\n{sequence}\n")
+def _linclust(program: str, proteins: Iterable[tuple[str, str]], work: Path) -> dict[str, str]:
+    folder = leftovers.temporary_folder(work / "clusters")
+    fasta, ids = folder / "all.fasta", []
+    try:
+        with writing(fasta):
+            folder.mkdir()
+            with fasta.open("w") as file:
+                for number, (identifier, sequence) in enumerate(proteins):
+                    ids.append(identifier)
+                    file.write(f">{number}\n{sequence}\n")
         found = subprocess.run(
             [program, "easy-linclust", fasta, f"{folder}/found", f"{folder}/tmp", "--min-seq-id", "0.3", "-c", "0.8"],
             capture_output=True,
@@ -120,8 +126,10 @@ def _linclust(program: str, proteins: Iterable[tuple[str, str]]) -> dict[str, st
                 f"{program}: failed with status {found.returncode}: {found.stdout[-300:]}{found.stderr[-300:]}",
                 fix="remove mmseqs from the PATH; then setclip uses its own clustering",
             )
-        rows = (line.split("\t") for line in Path(folder, "found_cluster.tsv").read_text().splitlines())
+        rows = (line.split("\t") for line in (folder / "found_cluster.tsv").read_text().splitlines())
         return _first_of_each(ids, [(int(representative), int(member)) for representative, member in rows])
+    finally:
+        leftovers.remove(folder)
 
 
 def _first_of_each(ids: Sequence[str], rows: Sequence[tuple[int, int]]) -> dict[str, str]:

@@ -192,7 +192,7 @@ class SourceReader:
         if self._dedup is None or (settings.near_duplicates != "keep" and self._dedup.look_alikes is None):
             self._dedup = self._dedup_of_rows(settings)
         rule = parse_split(settings.split)
-        clusters, clustered_by = clusters_of(source, rule, settings)
+        clusters, clustered_by = clusters_of(source, rule, settings, work=self._progress.folder)
         rules = KeepRules(
             rule,
             split_by=settings.split_by,

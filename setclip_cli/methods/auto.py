@@ -4,6 +4,7 @@ The default, ``set-clip-plus``, gives way only to a method that leads it by more
 (the one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees). With 70 pairs a smaller lead
 says little, and the rank of one partner does not show how well a method orders the rest.
 
+A candidate that cannot be fitted to some of the pairs, for instance because their items do not differ, is left out.
 With few pairs there is nothing to hold out, and no measure without pairs is known that tells good alignments from bad
 ones. Then ``set-clip-plus`` is taken, the method that did best on few pairs in benchmarks/results.md.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from setclip_cli.console import text_of_lines
+from setclip_cli.errors import SetClipError, first_line
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
@@ -46,16 +49,30 @@ class Choice:
         scores: Method -> how well it found held-out partners, mean over pairs: 1 is always first, about 0.1 is chance.
             Empty if there were too few pairs to hold any out.
         margin: Mean lead over the best other method, and its standard error over pairs. The lead is negative if the
-            default was kept although another method is ahead, by less than one standard error.
+            default was kept although another method is ahead, by less than one standard error. None if there was
+            nothing to compare.
+        left_out: Method -> why it could not be fitted.
     """
 
     recipe: Recipe
     pairs: int
     scores: dict[Method, float]
     margin: tuple[float, float] | None
+    left_out: dict[Method, str] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """One line for a person."""
+        """One line for a person, and one for each method that is left out."""
+        missing = [f"auto: {method} is left out: {reason}" for method, reason in self.left_out.items()]
+        return text_of_lines([self._why(), *missing])
+
+    def _why(self) -> str:
+        if self.left_out and self.margin is None:
+            only = (
+                "the only candidate that could be fitted"
+                if self.scores
+                else "the default; no candidate could be fitted"
+            )
+            return f"auto: {self.recipe.method}, {only}"
         if self.margin is None:
             return (
                 f"auto: {self.recipe.method}, because {self.pairs} pairs are too few to hold any out "
@@ -79,7 +96,8 @@ class Choice:
             "scores": self.scores,
             "lead": lead,
             "lead_standard_error": error,
-            "summary": self.summary(),
+            "left_out": self.left_out,
+            "summary": self._why(),
         }
 
 
@@ -96,25 +114,32 @@ def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit)
     if len(pairs) < LEAST_PAIRS or len(set(fold.tolist())) < FOLDS:
         return Choice(recipe.with_settings(method=FALLBACK), len(pairs), {}, None)
     results: dict[Method, Tensor] = {}
+    left_out: dict[Method, str] = {}
     for method in CANDIDATES:
         candidate = recipe.with_settings(method=method)
         scores = torch.zeros(len(pairs))
-        for held_out in range(FOLDS):
-            known, hidden = pairs[fold != held_out], pairs[fold == held_out]
-            scores[fold == held_out] = partner_scores(fit(candidate, left, right, known), left, right, hidden, known)
-        results[method] = scores
-    ranked = sorted(CANDIDATES, key=lambda method: -float(results[method].mean()))
-    chosen = ranked[0]
-    lead, error = _lead(results[chosen], results[FALLBACK])
-    if lead <= error:
-        chosen = FALLBACK
-    other = next(method for method in ranked if method != chosen)
-    return Choice(
-        recipe.with_settings(method=chosen),
-        len(pairs),
-        {method: float(scores.mean()) for method, scores in results.items()},
-        _lead(results[chosen], results[other]),
-    )
+        try:
+            for held_out in range(FOLDS):
+                known, hidden = pairs[fold != held_out], pairs[fold == held_out]
+                scores[fold == held_out] = partner_scores(
+                    fit(candidate, left, right, known), left, right, hidden, known
+                )
+        except SetClipError as error:
+            left_out[method] = " ".join(error.problem.split())
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            left_out[method] = f"cannot be fitted ({first_line(error)})"
+        else:
+            results[method] = scores
+    means = {method: float(scores.mean()) for method, scores in results.items()}
+    ranked = sorted(results, key=lambda method: -means[method])
+    chosen = ranked[0] if ranked else FALLBACK
+    if FALLBACK in results:
+        lead, deviation = _lead(results[chosen], results[FALLBACK])
+        if lead <= deviation:
+            chosen = FALLBACK
+    other = next((method for method in ranked if method != chosen), None)
+    margin = _lead(results[chosen], results[other]) if other else None
+    return Choice(recipe.with_settings(method=chosen), len(pairs), means, margin, left_out)
 
 
 def _lead(ours: Tensor, theirs: Tensor) -> tuple[float, float]:

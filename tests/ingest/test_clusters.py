@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +70,8 @@ def test_very_short_sequences_cluster_with_their_equals_only(sequence: str) -> N
     assert clusters["c"] == "c"
 
 
-def test_no_sequences_make_no_clusters() -> None:
-    assert cluster_sequences([])[0] == {}
+def test_no_sequences_make_no_clusters(tmp_path: Path) -> None:
+    assert cluster_sequences([], work=tmp_path)[0] == {}
 
 
 def test_a_split_by_clusters_puts_no_family_on_both_sides(tmp_path: Path) -> None:
@@ -217,9 +219,40 @@ def test_mmseqs2_is_used_where_it_is_installed_and_its_failure_is_told(
         '#!/bin/sh\ntest "$1" = easy-linclust || exit 9\nprintf "1\\t1\\n1\\t0\\n2\\t2\\n" > "$3_cluster.tsv"\n'
     )
     program.chmod(0o755)
-    clusters, how = cluster_sequences([("a", "MKV"), ("b", "MKL"), ("c", "GGG")])
+    clusters, how = cluster_sequences([("a", "MKV"), ("b", "MKL"), ("c", "GGG")], work=tmp_path)
     assert clusters == {"a": "a", "b": "a", "c": "c"}  # named by the first, not by MMseqs2's representative
     assert "mmseqs2" in how
     program.write_text("#!/bin/sh\necho out of memory >&2\nexit 1\n")
     with pytest.raises(SetClipError, match="mmseqs: failed with status 1: out of memory"):
-        cluster_sequences([("a", "MKV")])
+        cluster_sequences([("a", "MKV")], work=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mmseqs"]
+
+
+def test_what_a_killed_ingest_leaves_of_mmseqs2_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MMseqs2 stands for the one that kills: its parent, while its files are there."""
+    (tmp_path / "bin").mkdir()
+    program, temporary = tmp_path / "bin" / "mmseqs", tmp_path / "temporary"
+    temporary.mkdir()
+    program.write_text('#!/bin/sh\nprintf "0\\t0\\n" > "$3_cluster.tsv"\ntest -e kill && kill -9 $PPID\nexit 0\n')
+    program.chmod(0o755)
+    (tmp_path / "p.fasta").write_text(">a\nMKVLLAAG\n")
+    (tmp_path / "kill").touch()
+    command = [
+        *(sys.executable, "-m", "setclip_cli", "ingest", "p.fasta", "--modality", "protein", "--out", "data"),
+        *("--split", "train=0.5,test=0.5", "--split-by", "cluster"),
+    ]
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(temporary)}
+
+    def ingest_again() -> int:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        return done.returncode
+
+    assert ingest_again() == -9
+    assert list((tmp_path / "data/.ingest").glob(".clusters.*.tmp/found_cluster.tsv"))
+    assert list(temporary.iterdir()) == []
+    (tmp_path / "kill").unlink()
+    assert ingest_again() == 0
+    assert {path.name for path in (tmp_path / "data").iterdir()} >= {"dataset.json", "protein"}
+    assert not (tmp_path / "data/.ingest").exists()

@@ -377,6 +377,66 @@ def test_auto_keeps_the_default_against_a_lead_within_its_standard_error(
     assert "cca, by 0.100 ± 0.026 over set-clip-plus" in taken.summary()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        SetClipError("cannot be fitted", fix=""),
+        torch.linalg.LinAlgError("the algorithm failed to converge"),
+        np.linalg.LinAlgError("Singular matrix"),
+    ],
+)
+@pytest.mark.parametrize("fold", [0, 4])
+def test_auto_leaves_out_what_cannot_be_fitted(recipe: Recipe, error: Exception, fold: int) -> None:
+    left, right = pools()
+    pairs = torch.arange(60).repeat(2, 1).T
+    calls: dict[str, int] = {}
+
+    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
+        number = calls[candidate.method] = calls.get(candidate.method, -1) + 1
+        if candidate.method == "cca" and number == fold:
+            raise error
+        return fit_closed_form("ridge", x, y, known)
+
+    choice = choose(recipe, left, right, pairs, fit)
+    assert choice.recipe.method == "set-clip-plus"
+    assert set(choice.scores) == set(CANDIDATES) - {"cca"}
+    reason = choice.as_json()["left_out"]["cca"]
+    assert reason == getattr(error, "problem", f"cannot be fitted ({error})")
+    assert choice.summary().splitlines()[1:] == [f"auto: cca is left out: {reason}"]
+
+
+@pytest.mark.parametrize("fitted", ["ridge", "set-clip-plus", ""])
+def test_auto_takes_the_only_candidate_that_can_be_fitted(recipe: Recipe, fitted: str) -> None:
+    left, right = pools()
+
+    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
+        if candidate.method != fitted:
+            raise SetClipError("cannot be fitted", fix="")
+        return fit_closed_form("ridge", x, y, known)
+
+    choice = choose(recipe, left, right, torch.arange(60).repeat(2, 1).T, fit)
+    assert choice.recipe.method == (fitted or "set-clip-plus")
+    assert set(choice.left_out) == set(CANDIDATES) - {fitted}
+    assert ("the only candidate" if fitted else "no candidate could be fitted") in choice.summary()
+
+
+def test_auto_goes_on_where_the_items_of_the_pairs_do_not_differ(recipe: Recipe) -> None:
+    """60 pairs of different items whose features are the same on the left."""
+    left, right = pools()
+    left = torch.cat([left, left[:1].expand(60, -1)])
+    pairs = torch.stack([torch.arange(len(left) - 60, len(left)), torch.arange(60)], dim=1)
+
+    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
+        if candidate.method == "set-clip-plus":
+            return LinearMap(torch.eye(12)[:, :4]), LinearMap(torch.eye(9)[:, :4])
+        return fit_closed_form(candidate.method, x, y, known)
+
+    choice = choose(recipe, left, right, pairs, fit)
+    assert "cca" in choice.left_out
+    assert "get an embedding that is zero" in choice.left_out["cca"]
+    assert "set-clip-plus" in choice.scores
+
+
 def test_pairs_that_share_an_item_are_held_out_together() -> None:
     pairs = torch.tensor([[image, 5 * image + caption] for image in range(20) for caption in range(5)])
     fold = folds(pairs, seed=0).reshape(20, 5)
