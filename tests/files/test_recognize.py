@@ -63,7 +63,7 @@ def records(path: Path, modality: Any) -> list[Record]:
         (PAGE, "an HTML page, not the file itself"),
         (b"\n  <html lang=en>", "an HTML page, not the file itself"),
         (b"", "an empty file"),
-        (gzip.compress(b"x"), "a gzip file"),
+        (gzip.compress(b"x", mtime=0), "a gzip file"),
         (bz2.compress(b"x"), "a bzip2 file"),
         (lzma.compress(b"x"), "an xz file"),
         (zipped()[:512], "a zip file"),
@@ -135,7 +135,7 @@ def test_a_model_folder_with_a_pointer_names_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.fasta", gzip.compress(FASTA)),
+        ("a.fasta", gzip.compress(FASTA, mtime=0)),
         ("a.fasta.gz", bz2.compress(FASTA)),
         ("a.fa", pa.compress(FASTA, codec="zstd", asbytes=True)),
         ("a.txt", FASTA),
@@ -154,7 +154,7 @@ def test_the_content_and_not_the_name_says_how_proteins_are_read(tmp_path: Path,
         ("tar.zip", tarred()),
         ("zip.bin", zipped()),
         ("tar", tarred()),
-        ("a.tar", gzip.compress(tarred())),
+        ("a.tar", gzip.compress(tarred(), mtime=0)),
         ("a.tgz", tarred()),
     ],
 )

@@ -94,7 +94,7 @@ PROTEINS = pa.table({"id": ["a"], "sequence": ["MKV"], "label": ["x"]})
 # name of the file, modality, a real small file of the format
 READERS: list[tuple[str, str, bytes]] = [
     ("a.fasta", "protein", FASTA),
-    ("a.fasta.gz", "protein", gzip.compress(FASTA)),
+    ("a.fasta.gz", "protein", gzip.compress(FASTA, mtime=0)),
     ("a.fasta.bz2", "protein", bz2.compress(FASTA)),
     ("a.fasta.zst", "protein", pa.compress(FASTA, codec="zstd", asbytes=True)),
     ("a.dat", "protein", FLAT),
