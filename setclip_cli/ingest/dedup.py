@@ -25,6 +25,7 @@ REPEATED_ID = "id already taken by a different record"
 OTHER_SPLIT = "same content as a record in another split"
 NEAR_DUPLICATE = "looks like an image already taken"
 LONGER_ID = "id made longer, because another row has it"
+LONGER_GROUP = "group and id made longer, so that no other source has them"
 _MAX_NUMBER = 10_000
 REPEATS = {DUPLICATE, OTHER_SPLIT, NEAR_DUPLICATE}  # left out, but not bad
 
@@ -39,6 +40,7 @@ class KeepRules:
     keep_duplicates: bool = False
     near_duplicates: NearDuplicates = "keep"
     sources: tuple[str, ...] = ()  # what makes a made-up id unique: ends of the source's path, the shortest first
+    group_source: str | None = None  # the same for made-up groups; None for the first source of its modality
 
 
 class Kept(NamedTuple):
@@ -92,6 +94,7 @@ class Dedup:
         An id that another row has is a reject if the data give it. If the program made it up, it becomes longer: it
         gets the end of its source's path in front. This depends only on the rows before it.
         """
+        short, record = record, _in_own_group(record, rules)
         known = self._rows[record.modality]
         digest = bytes.fromhex(record.sha256[:32])
         earlier = known.split_of.get(digest)
@@ -114,7 +117,7 @@ class Dedup:
             return Reject(record.id, f"{NEAR_DUPLICATE}: {alike.id}", bad=False)
         split = rules.rule.fixed or record.split or "train"
         if rules.rule.shares:
-            split = rules.rule.draw(_key(record, rules)) if alike is None else alike.split
+            split = rules.rule.draw(_key(short, rules)) if alike is None else alike.split
             if earlier is not None and earlier != split:
                 if record.group is not None:
                     return Reject(record.id, OTHER_SPLIT, bad=False)
@@ -124,7 +127,7 @@ class Dedup:
         if identifier != record.id:
             record = record._replace(
                 id=identifier,
-                extra={**(record.extra or {}), "id_in_source": record.id},
+                extra={**(record.extra or {}), "id_in_source": short.id},
                 repairs=(*record.repairs, LONGER_ID),
             )
         if record.modality == "image" and record.made_up and record.split is not None and rules.rule.as_source:
@@ -148,6 +151,26 @@ class Dedup:
         if alike is None and self.look_alikes is not None and isinstance(value, int):
             self.look_alikes.add(value, record.id, split)
         return record._replace(extra={**(record.extra or {}), "near_duplicate_of": alike.id if alike else None})
+
+
+def _in_own_group(record: Record, rules: KeepRules) -> Record:
+    """The record with a made-up group that no earlier source can have; an id with the group in it becomes longer too.
+
+    Rows do not say whether their groups are made up. So this is decided by the source alone.
+    """
+    if not record.made_up_group or record.group is None or rules.group_source is None:
+        return record
+    group = _joined(rules.group_source, record.group)
+    if group == record.group or usable_id(group) is not None:
+        return record
+    longer = record._replace(group=group, columns=(group,))
+    if record.made_up and record.id.startswith(f"{record.group}#"):
+        longer = longer._replace(
+            id=group + record.id.removeprefix(record.group),
+            extra={**(record.extra or {}), "id_in_source": record.id},
+            repairs=(*record.repairs, LONGER_GROUP),
+        )
+    return longer
 
 
 def _key(record: Record, rules: KeepRules) -> str:

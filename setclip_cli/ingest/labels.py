@@ -56,7 +56,7 @@ def offered_by(record: Record, source: str) -> Offered:
     """The names of one record of the source at this path. A made-up id means something in its own source only."""
     own = _made_up(record.id, source) if record.made_up else Name(record.id)
     if record.group is not None:
-        return Offered(own, Name(record.group))
+        return Offered(own, _made_up(record.group, source) if record.made_up_group else Name(record.group))
     tile = _TILE.fullmatch(record.id) if record.modality == "image" else None
     return Offered(own, own._replace(id=tile[1]) if tile else None)
 

@@ -136,7 +136,7 @@ def _find_by_spelling(wanted: set[str], names: Callable[[], Iterable[Name]]) -> 
         for identifier in {name.id, name.also or name.id}:
             for text in loose.get(_loosest(identifier), ()):
                 plain = _path(identifier)
-                above = _path(f"{name.source}/-").folders if name.source else ()
+                above = _above(name.source, plain)
                 near.setdefault(text, []).append(_Candidate(name, plain, _Path((*above, *plain.folders), plain.last)))
     wanted_folders = {folder for text in wanted for folder in _path(text).folders[-1:]}
     results = {}
@@ -151,6 +151,16 @@ def _find_by_spelling(wanted: set[str], names: Callable[[], Iterable[Name]]) -> 
         if found := _strictest(path, [each for _, each in usable]):
             results[text] = found
     return results
+
+
+def _above(source: str, plain: _Path) -> tuple[str, ...]:
+    """The folders of which an id is the continuation: the source, or its folder if the id names the file itself."""
+    if not source:
+        return ()
+    whole = _path(source)
+    if not plain.folders and (plain.last == whole.last or plain.last.startswith((f"{whole.last}:", f"{whole.last}#"))):
+        return whole.folders
+    return (*whole.folders, whole.last)
 
 
 def _strictest(path: _Path, candidates: list[_Candidate]) -> Found | None:

@@ -193,13 +193,16 @@ class SourceReader:
             self._dedup = self._dedup_of_rows(settings)
         rule = parse_split(settings.split)
         clusters, clustered_by = clusters_of(source, rule, settings, work=self._progress.folder)
+        path, earlier = source.path.resolve(), self._contents.sources
+        alike = [Path(entry["path"]) for entry in earlier if entry["modality"] == settings.modality]
         rules = KeepRules(
             rule,
             split_by=settings.split_by,
             clusters=clusters,
             keep_duplicates=settings.keep_duplicates,
             near_duplicates=settings.near_duplicates,
-            sources=tails(source.path.resolve(), (Path(entry["path"]) for entry in self._contents.sources)),
+            sources=tails(path, (Path(entry["path"]) for entry in earlier)),
+            group_source=next(iter(tails(path, alike)), None) if any(other != path for other in alike) else None,
         )
         about: dict[str, Any] = {"notes": list(notes)} if (notes := source.notes()) else {}
         if clusters is not None:

@@ -55,7 +55,7 @@ class ImageArchive(Reader):
                 beside = name.lower().endswith(_BESIDE_SUFFIXES)
                 return left_out(name, BESIDE) if beside else Reject(name, "no image suffix", bad=False)
             split, label = folders.of(name)
-            return image_record(name, content, name, labels.get(name) or label, split=split)
+            return image_record(name, content, name, labels.get(name) or label, made_up=True, split=split)
 
         items = archive.members(IMAGE_SUFFIXES, MAX_IMAGE_BYTES)
         return Walk(items, lambda item: (answer(item),), lambda: archive.count, one_each=True)
@@ -79,8 +79,11 @@ class CaptionArchive(Reader):
                 elif unclear and found.texts:
                     yield Item(name, Reject(name, unclear))
                 else:
-                    group = samples.image_of(name) or (name if len(found.texts) > 1 else None)
-                    yield found._replace(group=group, split=folders.of(name)[0]).item(name)
+                    image = samples.image_of(name)
+                    group = image or (name if len(found.texts) > 1 else None)
+                    yield found._replace(
+                        group=group, made_up_group=image is None and group is not None, split=folders.of(name)[0]
+                    ).item(name)
 
         return Walk(items(), caption_answers(self.path.name), lambda: archive.count)
 

@@ -38,6 +38,7 @@ class Record(NamedTuple):
     repairs: tuple[str, ...] = ()  # what was changed for the user, counted in the summary
     extra: Mapping[str, object] | None = None  # values of dataset.OPTIONAL_COLUMNS
     made_up: bool = False  # whether the program made the id up, and the data do not have it
+    made_up_group: bool = False  # the same of the group: it means something in its own source only
 
 
 class Reject(NamedTuple):

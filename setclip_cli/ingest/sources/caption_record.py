@@ -5,7 +5,7 @@ caption is dropped.
 
 Ids: the one that the data give; else ``<group>#<n>``, n counting the group's captions from 0; else ``<file>:<line>``.
 A group is the id of the image (or protein) that the caption describes. The captions of one list share a group: that
-of their image, or ``<file>:<line>`` if no image is named.
+of their image, or ``<file>:<line>`` if no image is named. Such a made-up group is made unique like a made-up id.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Captions(NamedTuple):
     identifier: str | None = None
     made_up: bool = False  # whether the data do not have this id
     group: str | None = None
+    made_up_group: bool = False  # whether the data do not have this group
     of_image: bool = False  # whether the item holds an image, which has no name
     label: str | None = None
     split: str | None = None
@@ -53,7 +54,9 @@ def caption_answers(file_name: str) -> Callable[[Item], Iterator[Record | Reject
             yield left_out(location, EMPTY_LIST)
         several = len(found.texts) > 1
         row = f"{file_name}:{location.rpartition(' ')[2]}"
-        group = found.group or (row if several or found.of_image else None)
+        group, made_up_group = found.group, found.made_up_group
+        if not group and (several or found.of_image):
+            group, made_up_group = row, True
         for number, text in enumerate(found.texts):
             where = f"{location}, {found.part} {number + 1}" if several else location
             if not several and not isinstance(text, str):
@@ -69,10 +72,11 @@ def caption_answers(file_name: str) -> Callable[[Item], Iterator[Record | Reject
                     text,
                     where,
                     identifier,
+                    made_up=found.made_up or found.identifier is None,
                     group=group,
+                    made_up_group=made_up_group,
                     label=found.label,
                     split=found.split,
-                    made_up=found.made_up or found.identifier is None,
                 )
                 if isinstance(text, str)
                 else Reject(where, _no_text(text))
@@ -91,10 +95,11 @@ def caption_record(
     location: str,
     identifier: str,
     *,
+    made_up: bool,
     group: str | None = None,
+    made_up_group: bool = False,
     label: str | None = None,
     split: str | None = None,
-    made_up: bool = True,
 ) -> Record | Reject:
     """Makes a record from a caption as it is in a file, or says why it cannot. ``made_up``: the file has no such id."""
     if unusable := usable_id(identifier) or (group is not None and usable_id(group)) or None:
@@ -118,4 +123,5 @@ def caption_record(
         group=group,
         columns=(group,),
         made_up=made_up,
+        made_up_group=made_up_group,
     )

@@ -137,7 +137,7 @@ class GeoFolder(ImageFolder):
                 if encoded is None:
                     yield Reject(identifier, "more than half of the tile is nodata", bad=False)
                     continue
-                record = image_record(identifier, encoded, identifier)
+                record = image_record(identifier, encoded, identifier, made_up=True)
                 if isinstance(record, Record):
                     crs = scene.crs.to_string() if scene.crs else None
                     record = record._replace(

@@ -39,8 +39,8 @@ def image_record(
     location: str,
     label: str | None = None,
     *,
+    made_up: bool,
     split: str | None = None,
-    made_up: bool = True,
 ) -> Record | Reject:
     """Makes a record from the bytes of an image file, or says why it cannot. A path as id is ``made_up``."""
     if unusable := usable_id(identifier):
@@ -116,7 +116,7 @@ class ImageFolder(Reader):
         except OSError as error:
             return Reject(name, error.strerror or "cannot be read")
         split, label = self.folders.of(name)
-        return image_record(name, content, name, label, split=split)
+        return image_record(name, content, name, label, made_up=True, split=split)
 
 
 def _no_image(path: str, name: str) -> Reject | None:

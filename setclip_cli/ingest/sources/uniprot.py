@@ -80,13 +80,20 @@ def parse_aspects(text: str | None) -> tuple[Aspect, ...]:
 
 
 def caption_records(
-    accession: str, aspects: Mapping[Aspect, str], chosen: Sequence[Aspect], location: str
+    protein: Record, aspects: Mapping[Aspect, str], chosen: Sequence[Aspect], location: str
 ) -> Iterator[Record | Reject]:
-    """One caption for each chosen aspect that the entry has, or the reason why it cannot be used."""
+    """One caption for each chosen aspect of a protein that the entry has, or the reason why it cannot be used."""
     number = 0
     for aspect in chosen:
         if text := plain_text(aspects.get(aspect, "")):
-            yield caption_record(text, location, f"{accession}#{number}", group=accession, made_up=False)
+            yield caption_record(
+                text,
+                location,
+                f"{protein.id}#{number}",
+                made_up=protein.made_up,
+                group=protein.id,
+                made_up_group=protein.made_up,
+            )
             number += 1
 
 
@@ -119,7 +126,7 @@ class NamedFasta(Fasta):
         header, record = self.read(item.content, item.location)
         yield record
         if isinstance(record, Record):
-            yield from caption_records(record.id, {"name": parse_header(header).name}, self._chosen, record.id)
+            yield from caption_records(record, {"name": parse_header(header).name}, self._chosen, record.id)
 
 
 class FlatFile(Reader):
@@ -143,7 +150,7 @@ class FlatFile(Reader):
         record = protein_record(parsed.accession, parsed.residues, description, item.location)
         yield record
         if isinstance(record, Record):
-            yield from caption_records(parsed.accession, parsed.aspects, self._chosen, item.location)
+            yield from caption_records(record, parsed.aspects, self._chosen, item.location)
 
 
 def parse_entry(entry: Sequence[str]) -> Entry:
@@ -261,7 +268,7 @@ class ProteinTable(Reader):
         yield record
         if isinstance(record, Record):
             texts = {aspect: _aspect(first_named(fields, _ASPECT_FIELDS[aspect])) for aspect in self._chosen}
-            yield from caption_records(record.id, texts, self._chosen, location)
+            yield from caption_records(record, texts, self._chosen, location)
 
     def _protein(self, fields: Mapping[str, Any], location: str) -> Record | Reject:
         sequence = first_named(fields, self._sequence_fields)
