@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from setclip_cli.console import visible
 from setclip_cli.dataset.dataset import OPTIONAL_COLUMNS, REJECTS_SCHEMA, SCHEMAS, Shard, write_shard
 from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import SetClipError, argument
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from setclip_cli.ingest.dedup import Kept
 
 MAX_SPLITS = 16
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_BATCH_REJECTS = 100_000
 ShardNames = dict[tuple[Modality, str], str]  # (modality, split) -> the shard's path
 
@@ -183,5 +186,5 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def _printable(text: str) -> str:
-    """A name as UTF-8 can hold it: half surrogates, from names in an unknown encoding, are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """A name as UTF-8 can hold it: a byte of a name in an unknown encoding becomes ``\\xe9``."""
+    return text if text.isascii() else _SURROGATE.sub(lambda found: visible(found[0]), text)

@@ -31,6 +31,7 @@ _FIXES: tuple[tuple[str, str], ...] = (
     (r"several chains in one sequence", "write each chain as a record of its own"),
     (r"PIR record without", "end each sequence with '*', or write plain FASTA headers without P1;"),
     (r"text before the first '>'", f"give a FASTA file, or the right format with {argument('layout', '--format')}"),
+    (r"name or id that is not UTF-8", "rename these files so that their names are UTF-8, for example with convmv"),
     (r"empty id", "write an id after each '>'"),
     (r"holds what is no amino-acid code", "see in the list what it is: a '*' inside is a stop codon of a pseudogene"),
     (r"no readable image|an? .* (file|archive|database|pickle)", "see what these files are in the list"),

@@ -12,7 +12,7 @@ from setclip_cli.ingest import names
 from setclip_cli.ingest.annotations import read_labels
 from setclip_cli.ingest.names import Found, Name
 from setclip_cli.ingest.sources.archive import ImageArchive
-from setclip_cli.ingest.sources.base import Record, Reject
+from setclip_cli.ingest.sources.base import Record, Reject, usable_id
 from setclip_cli.ingest.sources.geotiff import GeoFolder
 from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, ImageFolder
 from setclip_cli.joins import Join, Side, check
@@ -38,7 +38,8 @@ def offered(source: Source) -> Iterator[Offered]:
     path = str(source.path.resolve())
     if isinstance(source, ImageFolder | ImageArchive) and not isinstance(source, GeoFolder):
         for item in source.walk().items:
-            if not isinstance(item.content, Reject) and _is_image(source, item.location):
+            usable = not isinstance(item.content, Reject) and usable_id(item.location) is None
+            if usable and _is_image(source, item.location):
                 yield Offered(_made_up(item.location, path))
         return
     for record in source.records(0, 1):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.modality import Modality
 
 MAX_ID_CHARS = 1024
-_NOT_IN_IDS = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, line breaks
+_NOT_IN_IDS = frozenset({"Cc", "Zl", "Zp"})  # control characters, line breaks
 
 
 class Record(NamedTuple):
@@ -131,6 +131,10 @@ def usable_id(identifier: str) -> str | None:
     if len(identifier) > MAX_ID_CHARS:
         return f"id longer than {MAX_ID_CHARS:,} characters"
     # The spaces that macOS puts into file names, joiners of words and emoji, and marks of direction may be there.
-    if not identifier.isprintable() and any(unicodedata.category(one) in _NOT_IN_IDS for one in identifier):
-        return "id holds control characters"
+    if not identifier.isprintable():
+        kinds = {unicodedata.category(one) for one in identifier}
+        if "Cs" in kinds:  # the bytes of a file name, or half of a pair in JSON
+            return "name or id that is not UTF-8"
+        if kinds & _NOT_IN_IDS:
+            return "id holds control characters"
     return None

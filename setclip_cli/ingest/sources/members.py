@@ -268,6 +268,12 @@ def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, max
 def _opened_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
+    except UnicodeDecodeError as error:
+        found = error.object.decode("utf-8", "surrogateescape")
+        raise SetClipError(
+            f"{path}: a member's name is not UTF-8, although the archive says so: {found!r}",
+            fix="unpack it into a folder and give that",
+        ) from error
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError, OverflowError) as error:
         raise damaged(path, error) from error
 
