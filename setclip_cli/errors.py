@@ -117,7 +117,7 @@ def cause_of(error: BaseException) -> tuple[str, str] | None:
         )
     if isinstance(error, UnicodeEncodeError) and any(0xD800 <= ord(letter) <= 0xDFFF for letter in error.object):
         return (
-            f"holds a name that is not UTF-8 ({error.object[:80]!r})",
+            f"the name {error.object[:80]} is not UTF-8",
             "rename that file or folder so that its name is UTF-8",
         )
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve, before Python 3.13

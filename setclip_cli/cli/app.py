@@ -6,6 +6,7 @@ import errno
 import io
 import sys
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ from setclip_cli.cli.stops import STOPPED, how_to_go_on, tell, what_happened
 from setclip_cli.cli.study import study
 from setclip_cli.cli.verify import verify
 from setclip_cli.console import visible_lines, visible_list
-from setclip_cli.errors import ExitCode, SetClipError, cause_of
+from setclip_cli.errors import ExitCode, SetClipError, UsageError, cause_of
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             with _usage_told(), _last_edge():
+                _require_working_folder()
                 return super().invoke(ctx)
         except SetClipError as error:
             problem, fix = error.for_command_line()
@@ -64,6 +66,13 @@ def _stopped(code: int, command: str | None) -> None:
     """Says that a signal has stopped a command, and how it goes on."""
     keep_error(what_happened(code), how_to_go_on(command), code)
     tell(code, command)
+
+
+def _require_working_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("the working folder has been removed", fix="change to a folder that is there (cd)") from error
 
 
 @contextmanager

@@ -25,6 +25,7 @@ def main() -> None:
     an error of its own, is a signal too.
     """
     global _received
+    _open_standard_streams()
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup setclip ...`
             signal.signal(number, _stop)
@@ -51,6 +52,19 @@ def main() -> None:
         watch.daemon = True
         watch.start()  # threads that wait for a server, for instance, are not waited for
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Opens the streams that the caller has closed (``2>&-``), as /dev/null.
+
+    Else the next file that is opened would get the number of such a stream, and what a library prints would go into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from setclip_cli.embedding.vectors import Vectors
 
 _SEQUENCE = re.compile(r"[A-Z]{12,}")  # shorter capitals may be a word
+_IMAGE_NAME = re.compile(r".+\.(?:jpe?g|jfif|png|webp|avif|gif|bmp|tiff?|jp2)", re.IGNORECASE | re.DOTALL)
 _SHOWN = {"caption": "text", "protein": "description", "image": None}
 
 
@@ -85,8 +87,10 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
 
     Raises:
         SetClipError: the query's modality has no tower, the RUN is not the one that made the embeddings, or a contact
-            sheet is asked for but the rows are not images.
+            sheet is asked for but the rows are not images; the query is empty, or is the path of something else.
     """
+    if not query.strip():
+        raise UsageError("the query is empty", fix="give a text, a protein sequence, or the path of an image")
     opened = open_embeddings(embeddings)
     asked = options.query_modality or guess_modality(query, opened)
     wanted = options.modality or _other_modality(opened, asked)
@@ -113,20 +117,30 @@ def guess_modality(query: str, embeddings: Embeddings) -> Modality:
     """What a query is: the path of a file is an image, twelve or more capitals alone are a sequence, the rest is text.
 
     If there is only one tower, the query is of its modality.
+
+    Raises:
+        SetClipError: the query is the name of an image file that is not there, or the path of a folder.
     """
     towers = list(embeddings.index.towers)
     if len(towers) == 1:
         return towers[0]
-    if "image" in towers and _is_file(query):
+    if "image" in towers and _is_there(query):
         return "image"
+    if "image" in towers and _IMAGE_NAME.fullmatch(query):
+        shown = argument("query_modality", "--as")
+        raise UsageError(
+            f"query {query[:60]!r}: no such file",
+            fix=f"check the path; if these are words to search for, say so with {shown} caption",
+        )
     if "protein" in towers and _SEQUENCE.fullmatch(query):
         return "protein"
     return "caption" if "caption" in towers else "protein"
 
 
-def _is_file(query: str) -> bool:
+def _is_there(query: str) -> bool:
+    """Whether the query is the path of a file; a folder is one that cannot be read."""
     try:
-        return Path(query).is_file()
+        return Path(query).is_file() or (Path(query).is_dir() and os.sep in query)
     except (OSError, ValueError):  # too long for a path, or with a NUL character
         return False
 
@@ -155,10 +169,10 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
     else:
         model = load_model(run or _run_of(embeddings, Path(index.run)))
         if modality not in model.encoders:
-            towers = " and ".join(name for name in MODALITIES if name in model.encoders)
+            towers = [name for name in MODALITIES if name in model.encoders]
             raise UsageError(
-                f"{run or index.run}: has no {modality} tower, only {towers}",
-                fix=f"say what the query is with {argument('query_modality', '--as')}",
+                f"{run or index.run}: has no {modality} tower, only {' and '.join(towers)}",
+                fix=f"search with a query of its own, {argument('query_modality', '--as')} {' or '.join(towers)}",
             )
         backbone, encoder, found = model.load_backbone(modality), model.encoders[modality], model.identity
     if found != index.model:
@@ -166,18 +180,28 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
             f"{embeddings.root}: was not made by {run or index.run or 'these weights'}",
             fix=f"name the RUN that made it with {argument('run')}, or embed again",
         )
-    encoded = backbone.encode([_image_at(query)] if modality == "image" else [query])
+    asked = _residues(query) if modality == "protein" else query
+    encoded = backbone.encode([_image_at(query)] if modality == "image" else [asked])
     for reason in encoded.failed.values():
         raise UsageError(
             f"query {query[:60]!r}: {reason}",
             fix=f"change the query, or say what it is with {argument('query_modality', '--as')}",
         )
+    if encoded.truncated:
+        note("note: the query is longer than the text model reads, and was cut")
+    if encoded.replaced_letters:
+        note(f"note: {encoded.replaced_letters} letters of the query are no residues that the model knows; read as X")
     with torch.inference_mode():
         features = encoded.features if encoder is None else encoder(encoded.features)
     vector = features[:1].float()
     for reason in unusable_rows(vector.numpy()).values():
         raise SetClipError(f"query {query[:60]!r}: its embedding {reason}", fix="search with another query")
     return torch.nn.functional.normalize(vector[0], dim=0).numpy()
+
+
+def _residues(query: str) -> str:
+    """A sequence as ingest takes it: without white space and a stop at its end, in upper case."""
+    return "".join(query.split()).removesuffix("*").upper()
 
 
 def _run_of(embeddings: Embeddings, named: Path) -> Path:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setclip_cli.errors import SetClipError, argument
+from setclip_cli.errors import SetClipError, argument, cause_of
 from setclip_cli.files.leftovers import is_temporary
 from setclip_cli.files.lock import LOCK_NAME
 
@@ -26,18 +26,29 @@ def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
         marks: Names of files and folders, one of which is there as soon as the command has begun to write.
 
     Raises:
-        SetClipError: ``out`` is a file, cannot be read, or holds other things; or a link in it leads out of it.
+        SetClipError: ``out`` is a file, cannot be read, or holds other things; or a link in it leads out of it; or its
+            name is not UTF-8, which the files that name it could not hold.
     """
+    try:
+        os.fspath(out).encode()
+    except UnicodeEncodeError as error:
+        raise SetClipError(f"{out}: the name is not UTF-8", fix=f"choose another {argument('out')}") from error
     try:
         names = {path.name for path in out.iterdir() if path.name != LOCK_NAME and not is_temporary(path.name)}
     except FileNotFoundError:
+        if out.is_symlink():
+            raise SetClipError(
+                f"{out}: is a link to {out.readlink()}, which is not there",
+                fix=f"make that folder, remove the link, or choose another {argument('out')}",
+            ) from None
         return
     except NotADirectoryError:
         if not out.exists():
             return  # a folder above it is a file; the lock says so
         found = "it is a file"
     except OSError as error:
-        found = f"it cannot be read: {error.strerror}"
+        problem, _ = cause_of(error) or (f"cannot be read ({error.strerror})", "")
+        raise SetClipError(f"{out}: {problem}", fix=f"choose another {argument('out')}; nothing was changed") from error
     else:
         if not names or names & set(marks):
             _refuse_links_out(out)

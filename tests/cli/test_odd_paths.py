@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from small_world import invoke, make_world, run_ok
+
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.errors import SetClipError
+from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.options import IngestOptions
 
 LONG = "a" * 300
 NOT_UTF8 = os.fsdecode(b"b\xffd")
@@ -47,7 +55,7 @@ def test_names_that_are_not_utf8_are_refused_with_their_name_or_taken(world: Pat
     source = tmp_path / f"{NOT_UTF8}.jsonl"
     source.write_text((world / "captions.jsonl").read_text())
     found = refused("ingest", source, "--modality", "caption", "--out", tmp_path / "data")
-    assert r"b\udcffd" in found
+    assert r"b\xffd" in found
     assert "rename that file or folder so that its name is UTF-8" in found
     weights = world / "text" / "tiny-sentence"
     backbone = ("--backbone", "sentence-transformers:all-MiniLM-L6-v2", "--weights", weights)
@@ -114,3 +122,35 @@ def test_a_recipe_that_a_run_holds_is_read_as_carefully(world: Path, tmp_path: P
     run_ok(*arguments, "--set", "train.steps=2")
     (tmp_path / "run" / "recipe.toml").write_bytes(b"x = " + b"[" * 100_000)
     assert "recipe.toml" in refused(*arguments)
+
+
+def test_a_working_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = f"cd {shlex.quote(str(gone))} && rmdir ../gone && {shlex.quote(sys.executable)} -m setclip_cli doctor"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: the working folder has been removed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_do_not_end_a_command_or_catch_its_files(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    words = f"{shlex.quote(sys.executable)} -m setclip_cli ingest a.txt --modality caption --out data {closed}"
+    done = subprocess.run(["sh", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert open_dataset(tmp_path / "data").table("caption").num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("n" * 300, "longer than the file system takes"), ("link", "is a link to nowhere"), ("\udce9", "is not UTF-8")],
+)
+def test_an_output_folder_that_cannot_be_is_refused_before_any_work(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "a.txt").write_text("one\n")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(SetClipError, match=words) as caught:
+        ingest(tmp_path / "a.txt", tmp_path / name, IngestOptions(modality="caption"))
+    assert "choose another" in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "link"]

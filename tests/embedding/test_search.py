@@ -13,6 +13,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_world import invoke, run_ok
 from typer.testing import CliRunner
 
 from setclip_cli.backbones import load_backbone
@@ -202,3 +203,17 @@ def test_the_command_prints_hits_or_one_json_object(world: Path) -> None:
     assert [hit["rank"] for hit in found["hits"]] == [1, 2]
     missing = CliRunner().invoke(app, ["search", str(world), "boats"])
     assert (missing.exit_code, missing.stdout) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [("", "query is empty"), (" \n", "query is empty"), ("photo of a dog.JPG", "no such file"), ("./", "is a folder")],
+)
+def test_a_query_that_is_a_slip_is_refused(world: Path, query: str, words: str) -> None:
+    code, stdout, stderr = invoke("search", world / "embeddings", query)
+    assert (code, stdout) == (2, "")
+    assert words in stderr
+
+
+def test_words_that_look_like_a_file_can_be_searched_for(world: Path) -> None:
+    assert "rows nearest to the caption" in run_ok("search", world / "embeddings", "forest.jpg", "--as", "caption")
