@@ -14,13 +14,13 @@ from setclip_cli.ingest.names import Found, Name
 from setclip_cli.ingest.sources.archive import ImageArchive
 from setclip_cli.ingest.sources.base import Record, Reject, usable_id
 from setclip_cli.ingest.sources.geotiff import GeoFolder
-from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, ImageFolder
+from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.joins import Join, Side, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from setclip_cli.ingest.sources.base import Source
+    from setclip_cli.ingest.sources.base import Item, Source
 
 
 _TILE = re.compile(r"(.+\.\w+)#\d+_\d+")
@@ -39,7 +39,7 @@ def offered(source: Source) -> Iterator[Offered]:
     if isinstance(source, ImageFolder | ImageArchive) and not isinstance(source, GeoFolder):
         for item in source.walk().items:
             usable = not isinstance(item.content, Reject) and usable_id(item.location) is None
-            if usable and _is_image(source, item.location):
+            if usable and _is_image(source, item):
                 yield Offered(_made_up(item.location, path))
         return
     for record in source.records(0, 1):
@@ -47,10 +47,10 @@ def offered(source: Source) -> Iterator[Offered]:
             yield offered_by(record, path)
 
 
-def _is_image(source: ImageFolder | ImageArchive, name: str) -> bool:
+def _is_image(source: ImageFolder | ImageArchive, item: Item) -> bool:
     if isinstance(source, ImageFolder):
-        return name not in source.not_images
-    return name.lower().endswith(IMAGE_SUFFIXES)
+        return item.location not in source.not_images
+    return item.content is not None
 
 
 def offered_by(record: Record, source: str) -> Offered:

@@ -1,5 +1,6 @@
 """Images and captions in archives, also in WebDataset shards.
 
+A member with the suffix of an image is one; of others, the first bytes say it, as for files in folders.
 Folders give labels and splits as they do on disk. Files beside an image belong to it by their names (see `samples`):
 ``.cls`` gives its label, and so does a ``label`` in its ``.json``; ``.txt``, ``.caption`` and the ``caption`` or
 ``captions`` in ``.json`` give captions whose group is the image's name.
@@ -16,7 +17,7 @@ from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
 from setclip_cli.ingest.sources.caption_record import MAX_CAPTION_CHARS, Captions, caption_answers
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
 from setclip_cli.ingest.sources.fields import first_named, label_of, texts_of
-from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, image_record
+from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, image_record, no_image
 from setclip_cli.ingest.sources.members import Archive
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.samples import Samples
@@ -29,6 +30,7 @@ MAX_SIDECAR_BYTES = 4 * MAX_CAPTION_CHARS
 BESIDE = "label, caption or metadata of an image"
 _CAPTION_SUFFIXES = (".txt", ".json", ".caption")
 _BESIDE_SUFFIXES = (".cls", *_CAPTION_SUFFIXES)
+_KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *_BESIDE_SUFFIXES)
 _TEXT_FIELDS = ("caption", "captions", "text", "raw", "sentence", "sentences")  # a title is metadata
 _LABEL_FIELDS = ("label", "cls", "class")
 _MAX_CLASS_BYTES = 256
@@ -39,8 +41,10 @@ class ImageArchive(Reader):
     """The images of an archive, in the order of their names (.zip) or of the archive (.tar)."""
 
     def walk(self) -> Walk:
-        archive = Archive(self.path, (".cls", ".json"), MAX_SIDECAR_BYTES, _label_in)
-        images = [name for name in archive.names if name.lower().endswith(IMAGE_SUFFIXES)]
+        archive = Archive(
+            self.path, (".cls", ".json"), MAX_SIDECAR_BYTES, _label_in, known=_KNOWN_SUFFIXES, look=no_image
+        )
+        images = _images(archive)
         samples = Samples(images, (name for name in archive.names if name.lower().endswith(_BESIDE_SUFFIXES)))
         folders = FolderNames(self.path.name, images)
         labels, problems = _labels(archive, samples)
@@ -53,11 +57,12 @@ class ImageArchive(Reader):
                 if problem := problems.get(name):
                     return Reject(name, problem, bad=False)
                 beside = name.lower().endswith(_BESIDE_SUFFIXES)
-                return left_out(name, BESIDE) if beside else Reject(name, "no image suffix", bad=False)
+                other = archive.heads.get(name) or Reject(name, "no image suffix", bad=False)
+                return left_out(name, BESIDE) if beside else other._replace(location=name)
             split, label = folders.of(name)
             return image_record(name, content, name, labels.get(name) or label, made_up=True, split=split)
 
-        items = archive.members(IMAGE_SUFFIXES, MAX_IMAGE_BYTES)
+        items = archive.members(frozenset(images).__contains__, MAX_IMAGE_BYTES)
         return Walk(items, lambda item: (answer(item),), lambda: archive.count, one_each=True)
 
 
@@ -65,15 +70,16 @@ class CaptionArchive(Reader):
     """The captions of WebDataset shards: ``.txt`` and ``.caption`` members, and the captions in ``.json`` ones."""
 
     def walk(self) -> Walk:
-        archive = Archive(self.path)
-        images = [name for name in archive.names if name.lower().endswith(IMAGE_SUFFIXES)]
+        archive = Archive(self.path, known=_KNOWN_SUFFIXES, look=no_image)
+        images = _images(archive)
+        are_images = frozenset(images)
         samples = Samples(images, (name for name in archive.names if name.lower().endswith(_CAPTION_SUFFIXES)))
         folders = FolderNames(self.path.name, images)
 
         def items() -> Iterator[Item]:
-            for name, content, _ in archive.members(_CAPTION_SUFFIXES, MAX_SIDECAR_BYTES):
+            for name, content, _ in archive.members(_is_caption, MAX_SIDECAR_BYTES):
                 unclear = samples.unclear(name)
-                found = _found(name, content)
+                found = left_out(name, "no caption") if name in are_images else _found(name, content)
                 if isinstance(found, Reject):
                     yield Item(name, found)
                 elif unclear and found.texts:
@@ -88,13 +94,26 @@ class CaptionArchive(Reader):
         return Walk(items(), caption_answers(self.path.name), lambda: archive.count)
 
 
+def _is_caption(name: str) -> bool:
+    return name.lower().endswith(_CAPTION_SUFFIXES)
+
+
+def _images(archive: Archive) -> list[str]:
+    """The members that are images, as their names or, where these do not say it, their first bytes say."""
+    return [
+        name
+        for name in archive.names
+        if name.lower().endswith(IMAGE_SUFFIXES) or (name in archive.heads and archive.heads[name] is None)
+    ]
+
+
 def _found(name: str, content: bytes | Reject | None) -> Captions | Reject:
     """The captions of a member, or what else it is."""
     if isinstance(content, Reject):
         return content
     if content is None:
-        known = name.lower().endswith((".cls", *IMAGE_SUFFIXES))
-        return left_out(name, "no caption") if known else Reject(name, "no caption suffix", bad=False)
+        is_label = name.lower().endswith(".cls")
+        return left_out(name, "no caption") if is_label else Reject(name, "no caption suffix", bad=False)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from setclip_cli.errors import SetClipError
-from setclip_cli.files.recognize import EMPTY_ZIP, TAR, ZIP, head_of, recognize
+from setclip_cli.files.recognize import EMPTY_ZIP, HEAD_BYTES, TAR, ZIP, head_of, recognize
 from setclip_cli.ingest.sources.base import Item, Reject, left_out
 from setclip_cli.ingest.sources.streams import COMPRESSIONS, damaged, open_bytes, read_up_to
 
@@ -69,10 +69,13 @@ class Archive:
         small: Suffixes of members that the first pass reads.
         max_small: They have at most this many bytes.
         parse: What is kept of such a member, from its name, and its bytes or the reason why they cannot be read.
+        known: Suffixes of members whose names say what they are.
+        look: What is kept of another member, from the first bytes and the name.
 
     Attributes:
         names: The members that can be read, in order: files, and links to files of the archive.
         small: What is kept of those that the first pass read; not where it is None.
+        heads: What is kept of the members whose names do not say what they are; a Reject if one cannot be read.
         count: All members but folders.
 
     Raises:
@@ -85,23 +88,31 @@ class Archive:
         small: tuple[str, ...] = (),
         max_small: int = 0,
         parse: Callable[[str, bytes | Reject], Any] = lambda name, content: None,
+        *,
+        known: tuple[str, ...] = ("",),
+        look: Callable[[bytes, str], Any] = lambda head, name: None,
     ) -> None:
-        self._path, self._zip, self._parse = path, is_zip(path), parse
+        self._path, self._zip, self._parse, self._known, self._look = path, is_zip(path), parse, known, look
         self.names: list[str] = []
         self.small: dict[str, Any] = {}
+        self.heads: dict[str, Any] = {}
         self.count = 0
         links: dict[str, str] = {}
         (self._survey_zip if self._zip else self._survey_tar)(small, max_small, links)
         self._targets = _resolved(links, Counter(self.names))
         self.names += self._targets
-        self.small |= {link: self.small[to] for link, to in self._targets.items() if to in self.small}
+        for kept in (self.small, self.heads):
+            kept.update({link: kept[to] for link, to in self._targets.items() if to in kept})
 
-    def members(self, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
-        """Yields an item for each member but folders: its bytes; a Reject; or None if it has none of the suffixes.
+    def members(self, wanted: Callable[[str], bool], max_bytes: int) -> Iterator[Item]:
+        """Yields an item for each member but folders: its bytes; a Reject; or None if its name is not wanted.
 
         A zip comes in the order of the names. A tar comes in its own order, and links to files last.
         """
-        return (self._zip_members if self._zip else self._tar_members)(suffixes, max_bytes)
+        return (self._zip_members if self._zip else self._tar_members)(wanted, max_bytes)
+
+    def _keep_head(self, name: str, content: bytes | Reject) -> None:
+        self.heads[name] = content if isinstance(content, Reject) else self._look(content, name)
 
     def _keep(self, name: str, content: bytes | Reject) -> None:
         kept = self._parse(name, content)
@@ -113,7 +124,7 @@ class Archive:
             for info in _in_order(archive):
                 self.count += 1
                 name = info.filename
-                if unsafe_name(name):
+                if _never_read(name):
                     continue
                 if _is_link(info):
                     target = _zip_content(archive, info, name, _MAX_LINK_CHARS)
@@ -123,6 +134,8 @@ class Archive:
                 self.names.append(name)
                 if name.lower().endswith(small):
                     self._keep(name, _zip_content(archive, info, name, max_small))
+                elif not name.lower().endswith(self._known):
+                    self._keep_head(name, _zip_head(archive, info, name))
 
     def _survey_tar(self, small: tuple[str, ...], max_small: int, links: dict[str, str]) -> None:
         with open_bytes(self._path) as stream:
@@ -131,7 +144,7 @@ class Archive:
                     continue
                 self.count += 1
                 name = info.name.removeprefix("./")
-                if unsafe_name(name):
+                if _never_read(name):
                     continue
                 if info.issym():
                     links[name] = _joined(name, info.linkname)
@@ -141,8 +154,10 @@ class Archive:
                     self.names.append(name)
                     if name.lower().endswith(small):
                         self._keep(name, _tar_content(self._path, archive, info, name, max_small))
+                    elif not name.lower().endswith(self._known):
+                        self._keep_head(name, _tar_head(self._path, archive, info))
 
-    def _zip_members(self, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
+    def _zip_members(self, wanted: Callable[[str], bool], max_bytes: int) -> Iterator[Item]:
         budget = _LinkBudget(self._path)
         with _opened_zip(self._path) as archive:
             for info in _in_order(archive):
@@ -151,7 +166,7 @@ class Archive:
                     yield Item(name, reject)
                 elif _is_link(info) and name not in self._targets:
                     yield Item(name, Reject(name, "link in the archive"))
-                elif not name.lower().endswith(suffixes):
+                elif not wanted(name):
                     yield Item(name, None)
                 elif _is_link(info):
                     target = archive.getinfo(self._targets[name])
@@ -161,7 +176,7 @@ class Archive:
                 else:
                     yield Item(name, _zip_content(archive, info, name, max_bytes))
 
-    def _tar_members(self, suffixes: tuple[str, ...], max_bytes: int) -> Iterator[Item]:
+    def _tar_members(self, wanted: Callable[[str], bool], max_bytes: int) -> Iterator[Item]:
         links: dict[str, list[str]] = {}  # file -> the links to it that are read
         with open_bytes(self._path) as stream:
             for archive, info in _tar_infos(self._path, stream):
@@ -172,7 +187,7 @@ class Archive:
                     yield Item(name, reject)
                 elif not info.isreg() and name not in self._targets:
                     yield Item(name, Reject(name, "link or device in the archive"))
-                elif not name.lower().endswith(suffixes):
+                elif not wanted(name):
                     yield Item(name, None)
                 elif not info.isreg():
                     links.setdefault(self._targets[name], []).append(name)
@@ -257,12 +272,28 @@ def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, max
         return Reject(name, f"would expand to {info.file_size:,} bytes: a zip bomb?")
     if info.file_size > max_bytes:
         return Reject(name, f"over {max_bytes:,} bytes")
+    content = _zip_bytes(archive, info, name, max_bytes)
+    return (
+        content
+        if isinstance(content, Reject) or len(content) <= max_bytes
+        else Reject(name, f"over {max_bytes:,} bytes")
+    )
+
+
+def _zip_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes | Reject:
+    if info.flag_bits & 1:
+        return Reject(name, "encrypted")
+    head = _zip_bytes(archive, info, name, HEAD_BYTES)
+    return head if isinstance(head, Reject) else head[:HEAD_BYTES]
+
+
+def _zip_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, max_bytes: int) -> bytes | Reject:
+    """At most one byte more than ``max_bytes``."""
     try:
         with archive.open(info) as file:
-            content = read_up_to(file, max_bytes)
+            return read_up_to(file, max_bytes)
     except _MEMBER_DAMAGE as error:
         return Reject(name, f"damaged in the archive: {type(error).__name__}")
-    return Reject(name, f"over {max_bytes:,} bytes") if len(content) > max_bytes else content
 
 
 def _opened_zip(path: Path) -> zipfile.ZipFile:
@@ -283,14 +314,19 @@ def _tar_content(
 ) -> bytes | Reject:
     if info.size > max_bytes:
         return Reject(name, f"over {max_bytes:,} bytes")
+    content = _tar_head(path, archive, info, max_bytes)
+    if len(content) != info.size:
+        raise damaged(path, EOFError(f"{name} is cut short"))
+    return content
+
+
+def _tar_head(path: Path, archive: tarfile.TarFile, info: tarfile.TarInfo, max_bytes: int = HEAD_BYTES) -> bytes:
     try:
         file = archive.extractfile(info)
         content = read_up_to(file, max_bytes) if file is not None else b""
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise damaged(path, error) from error
-    if len(content) != info.size:
-        raise damaged(path, EOFError(f"{name} is cut short"))
-    return content
+    return content[:max_bytes]
 
 
 class _BoundedInfo(tarfile.TarInfo):

@@ -73,7 +73,7 @@ def test_images_come_out_with_their_paths_and_class_folders(tmp_path: Path, kind
         ("field/2.png", "field", png(2)),
         ("lake/1.png", "lake", png(1)),
     ]
-    assert reasons(items) == {"field/notes.md": "no image suffix"}
+    assert reasons(items) == {"field/notes.md": "not an image: starts with 'x'"}
     assert list(source.records(1, 1)) == items[1:]
 
 
@@ -168,3 +168,38 @@ def test_a_webdataset_shard_gives_images_labels_and_captions(tmp_path: Path) -> 
         ("a field", "002.png"),
     ]
     assert reasons(texts) == {"004.txt": "not UTF-8"}
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar", "a.tar.gz"])
+def test_a_member_without_an_image_suffix_is_known_by_its_first_bytes(tmp_path: Path, kind: str) -> None:
+    members = {
+        "1": png(1),
+        "1.cls": b"lake",
+        "1.txt": b"a lake",
+        "two.dat": png(2),
+        "two.caption": b"a field",
+        "notes.md": b"# notes",
+        "a.npy": b"\x93NUMPY\x01\0",
+        "pointer.dat": b"version https://git-lfs.github.com/spec/v1\n",
+        "empty": b"",
+        "__MACOSX/1": png(3),
+    }
+    items = list(ImageArchive(make(tmp_path / kind, members)).records(0, 1))
+    assert {record.id: record.label for record in records(items)} == {"1": "lake", "two.dat": None}
+    assert reasons(items) == {
+        "notes.md": "not an image: starts with '# notes'",
+        "a.npy": "not an image: a NumPy file",
+        "pointer.dat": "not an image: a Git LFS pointer, not the file itself",
+        "empty": "not an image: an empty file",
+    }
+    assert len(items) == len(members)
+    captions = records(list(CaptionArchive(tmp_path / kind).records(0, 1)))
+    assert {record.payload: record.group for record in captions} == {"a lake": "1", "a field": "two.dat"}
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar"])
+def test_the_folder_of_macos_makes_no_classes(tmp_path: Path, kind: str) -> None:
+    """Two folders would be two classes, and the one folder of all images the label of each."""
+    members = {"rs/1.png": png(1), "rs/2.png": png(2), "__MACOSX/rs/._1.png": b"x", "__MACOSX/rs/._2.png": b"x"}
+    found = records(list(ImageArchive(make(tmp_path / kind, members)).records(0, 1)))
+    assert [(record.id, record.label) for record in found] == [("rs/1.png", None), ("rs/2.png", None)]
