@@ -212,10 +212,10 @@ def test_other_members_are_listed_or_counted(tmp_path: Path) -> None:
     assert sorted((item.location, item.reason, item.bad) for item in items if isinstance(item, Reject)) == [
         ("__MACOSX/a/._1.png", "hidden file of another system", False),
         ("a/.DS_Store", "hidden file of another system", False),
-        ("a/1.npy", "no image suffix", False),
+        ("a/1.npy", "not an image: starts with 'x'", False),
         ("a/1.txt", "label, caption or metadata of an image", False),
         ("a/empty.png", "empty file", True),
-        ("a/inner.tar", "no image suffix", False),
+        ("a/inner.tar", "not an image: starts with 'x'", False),
     ]
     assert captions(path) == (
         [("words", "a/1.png")],
