@@ -170,20 +170,113 @@ def test_a_training_that_goes_on_after_its_end_is_not_finished_until_it_is(
     assert (code, json.loads(stdout)["reused"], json.loads(stdout)["steps"]) == (0, False, 6)
 
 
-def test_an_ingest_while_align_runs_is_not_what_the_run_claims(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("model.safetensors", "flipped"),
+        pytest.param("initial.safetensors", "removed", marks=pytest.mark.slow),
+        pytest.param("recipe.toml", "flipped", marks=pytest.mark.slow),
+        pytest.param("recipe.toml", "emptied", marks=pytest.mark.slow),
+        pytest.param("config.json", "flipped", marks=pytest.mark.slow),
+        pytest.param("config.json", "removed", marks=pytest.mark.slow),
+    ],
+)
+def test_a_baseline_whose_files_have_changed_is_made_again(
+    world: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    monkeypatch.chdir(world)
+    command = (*EVALUATE[:-2], "--baselines", "cca,ridge", "--json")
+    before = json.loads(run_ok(*command))
+    (path,) = (world / "new/baselines").glob(f"*/cca-0/{name}")
+    whole = path.read_bytes()
+    (other,) = (world / "new/baselines").glob("*/ridge-0/model.safetensors")
+    stamp = other.stat().st_mtime_ns
+    if how == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if how == "emptied" else whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:])
+    code, stdout, stderr = invoke(*command)
+    assert code == 0, stderr
+    assert json.loads(stdout)["methods"] == before["methods"]
+    assert path.read_bytes() == whole
+    assert other.stat().st_mtime_ns == stamp  # whole, so used again
+    if (name, how) != ("config.json", "removed"):  # a RUN without it is one that has not finished
+        assert "this RUN is made again" in stderr
+        assert name in stderr
+
+
+@pytest.mark.slow
+def test_an_unfinished_baseline_with_a_damaged_checkpoint_is_made_again(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    command = (*EVALUATE[:-2], "--baselines", "clip", "--json")
+    before = json.loads(run_ok(*command))
+    (run,) = (world / "new/baselines").glob("*/clip-0")
+    for name in ("step-00000004.safetensors", "../metrics.jsonl"):
+        (run / "config.json").unlink()
+        flip(run / "checkpoints" / name)
+        code, stdout, stderr = invoke(*command)
+        assert code == 0, stderr
+        assert "this RUN is made again" in stderr
+        assert json.loads(stdout)["methods"] == before["methods"]
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "emptied", "removed", "exchanged"])
+def test_a_resume_refuses_metrics_that_have_changed(world: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.chdir(world)
+    (world / "run/config.json").unlink()  # as if the command was killed before it wrote this file
+    path = world / "run/metrics.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    contents = {
+        "flipped": whole.replace(b"0", b"1", 1),
+        "cut": whole[: -len(lines[-1])],
+        "emptied": b"",
+        "exchanged": b"".join([*lines[:-2], lines[-1], lines[-2]]),
+    }
+    path.unlink() if how == "removed" else path.write_bytes(contents[how])
+    code, _, stderr = invoke(*ALIGN_AGAIN, "--resume")
+    assert code == 3
+    assert "metrics.jsonl: " in stderr
+    assert "restore the file from a copy, or remove run and align again" in stderr
+    path.write_bytes(whole + b'{"step": 5, of a step after the check')  # what a kill leaves is dropped
+    assert invoke(*ALIGN_AGAIN, "--resume")[0] == 0
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("how", ["an added source", "a changed source"])
+@pytest.mark.parametrize("moment", ["known_pairs", "read_side", "run_steps"])
+def test_an_ingest_while_align_runs_is_not_what_the_run_claims(
+    world: Path, monkeypatch: pytest.MonkeyPatch, how: str, moment: str
+) -> None:
+    """Either the RUN is that of the DATASET as it was opened, byte for byte, or the command stops and says why."""
     from setclip_cli.dataset.dataset import open_dataset
     from setclip_cli.run.model import load_config
     from setclip_cli.training import align as training
 
     monkeypatch.chdir(world)
-    before, real = open_dataset("data").identity(), training.known_pairs
+    before, real = open_dataset("data").identity(), getattr(training, moment)
+    ingested: list[str] = []
 
-    def ingest_meanwhile(*arguments: object) -> object:
-        (world / "more.txt").write_text("another caption\n")
-        run_ok("ingest", "more.txt", "--modality", "caption", "--out", "data")
-        return real(*arguments)  # type: ignore[arg-type]
+    def ingest_meanwhile(*arguments: object, **named: object) -> object:
+        if not ingested:
+            source = world / ("more.txt" if how == "an added source" else "captions.jsonl")
+            text = source.read_text() if source.exists() else ""
+            source.write_text(text.replace("a kinase", "the kinase") + ("" if text else "another caption\n"))
+            run_ok("ingest", source, "--modality", "caption", "--out", "data")
+            ingested.append(source.name)
+        return real(*arguments, **named)
 
-    monkeypatch.setattr(training, "known_pairs", ingest_meanwhile)
+    shutil.rmtree(world / "cache")
+    monkeypatch.setattr(training, moment, ingest_meanwhile)
     code, _, stderr = invoke(*ALIGN)
-    assert code == 0, stderr
-    assert load_config(world / "new").dataset_sha256 == before != open_dataset("data").identity()
+    assert ingested
+    assert open_dataset("data").identity() != before
+    if code == 0:
+        assert load_config(world / "new").dataset_sha256 == before
+        assert (world / "new/model.safetensors").read_bytes() == (world / "run/model.safetensors").read_bytes()
+    else:
+        assert (code, how) == (3, "a changed source"), stderr
+        assert "data/caption/train-00000.parquet" in stderr
+        assert not (world / "new/config.json").exists()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from setclip_cli.console import note
 from setclip_cli.embedding.embeddings import (
     EMBED_AGAIN,
     FINISHED,
@@ -145,9 +146,12 @@ def write_index(root: Path, index: EmbeddingsIndex, faiss: Mapping[str, str] | N
 
 
 def is_whole(root: Path, shard: EmbeddedShard) -> bool:
-    """Whether the shard's file holds the bytes that were written."""
+    """Whether the shard's file holds the bytes that were written; a note says so if it does not."""
     path = root / shard.path
-    return path.is_file() and path.stat().st_size == shard.bytes and hashes.is_unchanged(path, shard.sha256)
+    if path.is_file() and path.stat().st_size == shard.bytes and hashes.is_unchanged(path, shard.sha256):
+        return True
+    note(f"note: {path}: has changed since embed wrote it; it is made again")
+    return False
 
 
 def _record_path(root: Path, relative: str) -> Path:

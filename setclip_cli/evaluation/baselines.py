@@ -11,7 +11,7 @@ from setclip_cli.evaluation.model_folders import averaged_names, open_model_fold
 from setclip_cli.files.write_errors import WriteError
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.run.model import RECIPE_NAME, load_config
-from setclip_cli.training.align import align
+from setclip_cli.training.own_run import align_own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,8 @@ def align_baselines(
 ) -> tuple[list[ModelFolder], str]:
     """Aligns each method once for each seed of the first RUN's method, under ``out``.
 
-    A baseline that is finished already is used again. A method that is among ``models`` is not aligned again.
+    A baseline that is finished already is used again, unless its files have changed. A method that is among ``models``
+    is not aligned again.
 
     Returns:
         The baselines, and the reasons why some or all are missing; empty if none is missing.
@@ -63,5 +64,5 @@ def _align_like(peer: ModelFolder, method: str, dataset: Dataset, out: Path) -> 
     recipe = load_recipe(peer.path / RECIPE_NAME).with_settings(method=method)
     recipe_hash = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
     run = out / recipe_hash / f"{method}-{peer.seed}"
-    align(recipe, dataset, run, resume=True)
+    align_own(recipe, dataset, run)
     return run

@@ -12,13 +12,14 @@ from markupsafe import Markup
 from setclip_cli.console import code_in_markdown, in_markdown, visible
 from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_interval, format_metric, format_spread, metric_title
-from setclip_cli.evaluation.report import REPORT_NAME
+from setclip_cli.evaluation.report import write_files
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from setclip_cli.evaluation.page_details import PageDetails
+    from setclip_cli.evaluation.report import ReportFile
 
 TEMPLATES = Path(__file__).parent / "templates"
 _PLURALS = {"protein": "proteins", "image": "images", "caption": "captions"}
@@ -27,13 +28,13 @@ Content = dict[str, Any]
 
 
 def write_report(out: Path, content: Content, details: PageDetails) -> None:
-    """Writes report.html, report.md and report.json, all or none. report.json marks the REPORT as whole."""
-    files = {
+    """Writes report.html, report.md, report.json and their hashes, all or none."""
+    files: dict[ReportFile, str] = {
         "report.html": html_page(content, details),
         "report.md": markdown_note(content),
-        REPORT_NAME: atomic.json_text(content),
+        "report.json": atomic.json_text(content),
     }
-    atomic.write_texts({out / name: text for name, text in files.items()})
+    write_files(out, files)
 
 
 def summary_sentences(content: Content) -> str:

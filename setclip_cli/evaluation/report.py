@@ -1,18 +1,34 @@
-"""The report that `evaluate` returns."""
+"""The report that `evaluate` returns, and the files of a REPORT."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from setclip_cli.console import visible
-from setclip_cli.errors import ExitCode, SetClipError, argument, translated
+from pydantic import BaseModel, ConfigDict
+
+from setclip_cli.console import note, visible
+from setclip_cli.errors import ExitCode, SetClipError, argument
+from setclip_cli.files import atomic, hashes
+from setclip_cli.files.documents import read_json, signed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 REPORT_NAME = "report.json"
+FILES_NAME = "files.json"  # written last: it marks the REPORT as whole; an early version did not write it
+ReportFile = Literal["report.html", "report.md", "report.json"]
+
+
+class ReportFiles(BaseModel):
+    """REPORT/files.json: the sha256 of its files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    files: dict[ReportFile, str]
 
 
 @dataclass(frozen=True)
@@ -54,12 +70,21 @@ class Report:
             )
 
 
+def write_files(out: Path, files: Mapping[ReportFile, str]) -> None:
+    """Writes the files of a REPORT with their hashes, all or none."""
+    listed = ReportFiles(files={name: atomic.sha256_bytes(text.encode()) for name, text in files.items()})
+    texts = {out / name: text for name, text in files.items()}
+    atomic.write_texts({**texts, out / FILES_NAME: signed(listed.model_dump(mode="json"))})
+
+
 def read_report(out: Path) -> Report | None:
-    """The report in a folder, or None if there is none that is whole."""
-    path = out / REPORT_NAME
-    if not path.exists():
+    """The report in a folder, or None if there is none that is whole; a note names a file that has changed."""
+    if not (out / FILES_NAME).exists():
         return None
-    with translated(
-        path, ValueError, RecursionError, found="is not valid JSON", fix=f"remove it and evaluate again into {out}"
-    ):
-        return Report(out, json.loads(path.read_text(encoding="utf-8")))
+    try:
+        for name, sha256 in read_json(out / FILES_NAME, ReportFiles, fix="").files.items():
+            hashes.require_unchanged(out / name, sha256, since="evaluate", listed_in=FILES_NAME, fix="")
+        return Report(out, json.loads((out / REPORT_NAME).read_text(encoding="utf-8")))
+    except SetClipError as error:
+        note(f"note: {error.problem}; the report is made again")
+        return None

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,16 @@ def remove_file(path: Path) -> None:
     """
     with writing(path):
         path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder with all that it holds. A link in its place is refused.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    with writing(folder):
+        shutil.rmtree(folder)
 
 
 def move(source: Path, target: Path) -> None:

@@ -74,11 +74,13 @@ class Contents:
         places = (place for place, entry in enumerate(self.sources) if is_same_source(entry, described))
         return next(places, None)
 
-    def holds(self, entry: dict[str, Any], described: dict[str, Any]) -> bool:
-        """Whether an entry is as described, and the shards of its source are on disk as they were written."""
+    def change(self, entry: dict[str, Any], described: dict[str, Any]) -> str:
+        """What has changed since an entry was written, the source or a shard of it; empty if nothing has."""
+        if any(entry[key] != value for key, value in described.items()):
+            return f"{entry['path']}: changed since {self.out} was made"
         listed = {shard.path: shard for shard in self.shards}
-        same = all(entry[key] == value for key, value in described.items())
-        return same and all(is_whole(self.out, listed[path]) for path in entry["shards"])
+        shard = next((path for path in entry["shards"] if not is_whole(self.out, listed[path])), None)
+        return "" if shard is None else f"{self.out / shard}: has changed since ingest wrote it from {entry['path']}"
 
     def add_batch(self, shards: Iterable[Shard], rejects: Path | None) -> None:
         """Adds the shards of a batch, and the file that holds its rejects."""

@@ -69,10 +69,11 @@ class SourceReader:
         position = self._contents.position_of(described)
         if position is not None:
             entry = self._contents.sources[position]
-            if self._contents.holds(entry, described):
+            change = self._contents.change(entry, described)
+            if not change:
                 self.unchanged.append(entry)
                 return
-            console.note(f"{path}: changed since {self._contents.out} was made; it and all after it are read again")
+            console.note(f"{change}; this source and all after it are read again")
             self._forget_from(position)
         entry = {**described, **self._read(source, described, settings, labels)}
         self._contents.add_source(entry)

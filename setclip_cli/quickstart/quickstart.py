@@ -30,7 +30,7 @@ from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.quickstart.source import SPLITS, write_source
 from setclip_cli.recipe.presets import Method
 from setclip_cli.recipe.recipe import load_recipe
-from setclip_cli.training.align import align
+from setclip_cli.training.own_run import align_own
 from setclip_cli.version import __version__
 
 METHODS: tuple[Method, ...] = ("set-clip-plus", "set-clip", "clip")
@@ -100,7 +100,7 @@ def _align_all(dataset: Dataset, out: Path) -> tuple[list[Path], int]:
     for method in METHODS:
         for seed in SEEDS:
             recipe = base.with_settings(method=method, seed=seed)
-            result = align(recipe, dataset, out / f"{method}-{seed}", resume=True)
+            result = align_own(recipe, dataset, out / f"{method}-{seed}")
             note(f"align    {result.summary()}")
             runs.append(result.run)
             trained += not result.reused

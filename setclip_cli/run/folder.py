@@ -12,6 +12,7 @@ from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_toml
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.run import checkpoint
+from setclip_cli.run.metrics import kept_lines
 from setclip_cli.run.model import CONFIG_NAME, RECIPE_NAME, load_config, require_whole
 
 if TYPE_CHECKING:
@@ -82,6 +83,20 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
             f"{out}: holds an unfinished RUN ({newest.name})",
             fix=f"add {argument('resume')} to go on, or choose another {argument('out')}",
         )
+
+
+def damage(out: Path) -> str:
+    """What is wrong with the files that a RUN has, or an empty string. An unfinished RUN has few hashes to check."""
+    try:
+        if (out / CONFIG_NAME).exists():
+            require_whole(out, load_config(out))
+        elif (out / RECIPE_NAME).exists():
+            read_toml(out / RECIPE_NAME)
+            if newest := checkpoint.latest(out / CHECKPOINTS_NAME):
+                kept_lines(out, checkpoint.load(newest))
+    except SetClipError as error:
+        return error.problem
+    return ""
 
 
 def _changed_keys(written: dict[str, Any], recipe: Recipe) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from abc import ABC, abstractmethod
@@ -41,20 +42,26 @@ class Logger(ABC):
 
 
 class RunLog:
-    """Appends one record a step. A log that goes on from a step first drops what was written after that step."""
+    """Appends one record a step.
 
-    def __init__(self, run: Path, *, step: int, loggers: Sequence[str], recipe: Mapping[str, Any]) -> None:
-        path = run / METRICS_NAME
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step] if step else []
-        atomic.write_text(path, "".join(kept))
+    Args:
+        kept: The lines of the steps that are taken already; others in the file are dropped.
+    """
+
+    def __init__(self, run: Path, *, kept: Sequence[bytes], loggers: Sequence[str], recipe: Mapping[str, Any]) -> None:
+        path, step = run / METRICS_NAME, len(kept)
+        atomic.write_bytes(path, b"".join(kept))
+        self._digest = hashlib.sha256(b"".join(kept))
         self._loggers = [_LOGGERS[name](run, step, recipe) for name in loggers]
         self._path = path
         with writing(path):
             self._metrics = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, float]) -> None:
+        line = json.dumps(record, allow_nan=False) + "\n"
+        self._digest.update(line.encode())
         with writing(self._path):
-            self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+            self._metrics.write(line)
         values = {name: value for name, value in record.items() if name != "step"}
         for logger in self._loggers:
             logger.write(int(record["step"]), values)
@@ -62,6 +69,10 @@ class RunLog:
     def picture(self, step: int, left: Tensor, right: Tensor, gaps: Tensor) -> None:
         for logger in self._loggers:
             logger.picture(step, left[:MAP_ROWS], right[:MAP_ROWS], gaps)
+
+    def sha256(self) -> str:
+        """Of all lines so far."""
+        return self._digest.hexdigest()
 
     def flush(self) -> None:
         """Call it before a checkpoint: a checkpoint at step n needs n lines."""

@@ -16,6 +16,7 @@ from setclip_cli.files.write_errors import WriteError
 from setclip_cli.run import checkpoint
 from setclip_cli.run.checkpoint import Checkpoint
 from setclip_cli.run.folder import CHECKPOINTS_NAME
+from setclip_cli.run.metrics import METRICS_SHA256, kept_lines
 from setclip_cli.training.interrupts import BetweenSteps
 from setclip_cli.training.loggers import RunLog
 
@@ -43,7 +44,7 @@ def run_steps(
     """
     train, main = recipe.train, training.group.main
     header = {"recipe": recipe.to_toml(), "dataset_sha256": dataset_sha256}
-    resumed_from = _resume(training, stopping, out) if resume else None
+    resumed_from, kept = _resume(training, stopping, out) if resume else (None, [])
     started, first = time.monotonic(), training.taken
     rows = sum(min(train.batch, len(tower.features)) for tower in training.towers)  # unpaired, of a step
 
@@ -52,15 +53,15 @@ def run_steps(
         if log is None:
             return "the checkpoint of the first process"
         log.flush()
-        tensors, more = training.tensors(), {}
+        tensors, more = training.tensors(), {METRICS_SHA256: log.sha256()}
         if stopping is not None:
-            tensors, more = tensors | stopping.tensors(), stopping.header()
+            tensors, more = tensors | stopping.tensors(), more | stopping.header()
         state = Checkpoint(training.taken, header | more, tensors)
         return str(checkpoint.save(out / CHECKPOINTS_NAME, state, keep=train.keep_checkpoints))
 
     with (
         BetweenSteps() as signals,
-        closing(RunLog(out, step=first, loggers=train.loggers, recipe=recipe.model_dump(mode="json")))
+        closing(RunLog(out, kept=kept, loggers=train.loggers, recipe=recipe.model_dump(mode="json")))
         if main
         else nullcontext() as log,
     ):
@@ -99,18 +100,19 @@ def run_steps(
     return resumed_from
 
 
-def _resume(training: Training, stopping: EarlyStopping | None, out: Path) -> int | None:
-    """Restores the last checkpoint; returns its step, or None if there is no checkpoint yet."""
+def _resume(training: Training, stopping: EarlyStopping | None, out: Path) -> tuple[int | None, list[bytes]]:
+    """Restores the last checkpoint, if there is one; returns its step and the lines of metrics.jsonl up to it."""
     path = checkpoint.latest(out / CHECKPOINTS_NAME)
     if path is None:
-        return None
+        return None, []
     saved = checkpoint.load(path)
+    kept = kept_lines(out, saved)
     training.restore(saved.step, saved.tensors)
     if stopping is not None:
         stopping.restore(saved.tensors, saved.header)
     if training.group.main:
         note(f"resuming from {path}, step {saved.step} of {training.steps}")
-    return saved.step
+    return saved.step, kept
 
 
 def _bar_figures(record: dict[str, float], rows_a_second: float, *, on_gpu: bool) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from setclip_cli import console
 from setclip_cli.console import text_of_lines
@@ -13,8 +13,9 @@ from setclip_cli.dataset.dataset import INDEX_NAME, WORK_NAME, open_dataset
 from setclip_cli.dataset.verify import verify as verify_dataset
 from setclip_cli.embedding.embeddings import FINISHED, open_embeddings
 from setclip_cli.errors import SetClipError
+from setclip_cli.evaluation.report import FILES_NAME, ReportFile, ReportFiles
 from setclip_cli.files import atomic, sealed
-from setclip_cli.files.documents import unsigned
+from setclip_cli.files.documents import read_json, unsigned
 from setclip_cli.files.leftovers import is_temporary
 from setclip_cli.files.lock import LOCK_NAME
 from setclip_cli.files.what_is import what_is
@@ -194,20 +195,22 @@ def _embeddings(result: VerifyResult) -> None:
 
 
 def _report(result: VerifyResult) -> None:
-    for name in ("report.json", "report.md", "report.html"):
-        path = result.path / name
-        if not path.is_file():
+    hashes: dict[str, str] = {}
+    if (result.path / FILES_NAME).is_file():
+        listed = read_json(result.path / FILES_NAME, ReportFiles, fix=_FIXES["report"]).files
+        hashes = {str(name): sha256 for name, sha256 in listed.items()}
+        result.check_document(FILES_NAME)
+    for name in get_args(ReportFile):
+        if name in hashes:
+            result.compare(name, hashes[name])
+        elif (result.path / name).is_file():
+            result.unchecked.append(name)
+        else:
             result.faults.append(f"{name}: missing")
-            continue
-        result.unchecked.append(name)
-        if name == "report.json":
-            try:
-                json.loads(path.read_bytes())
-            except ValueError as error:
-                result.faults.append(f"{name}: is not JSON ({error})")
     for run in sorted((result.path / "baselines").glob("*/*")):
         if (run / CONFIG_NAME).exists():
             result.add(_checked(run, "run"))
+    result.list_others({FILES_NAME, *get_args(ReportFile)}, skip=["baselines"])
 
 
 def _study(result: VerifyResult) -> None:
@@ -227,8 +230,15 @@ def _quickstart(result: VerifyResult) -> None:
     for run in sorted((result.path / "runs").glob("*")):
         if (run / CONFIG_NAME).exists():
             result.add(_checked(run, "run"))
-    if (result.path / "source" / "source.json").exists():
+    source = result.path / "source"
+    if (source / "source.json").exists():
         result.check_document("source/source.json")
+        with suppress(OSError, ValueError):  # the check of the document has named them
+            listed = unsigned((source / "source.json").read_bytes())[0].get("files", {})
+            there = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+            result.faults += [f"source/{name}: missing" for name in sorted(listed.keys() - there)]
+            for name in sorted(there & listed.keys()):
+                result.compare(f"source/{name}", listed[name])
 
 
 def _cache(result: VerifyResult) -> None:

@@ -42,7 +42,7 @@ def report(world: Path) -> dict:
 
 def test_the_report_has_its_three_forms_and_the_better_model_is_better(world):
     names = {path.name for path in (world / "report").iterdir()} - {".lock"}
-    assert names == {"report.json", "report.md", "report.html"}
+    assert names == {"report.json", "report.md", "report.html", "files.json"}
     good, poor = report(world)["methods"]
     for key in ("image_to_caption/map", "caption_to_image/map", "zero_shot/top1"):
         chance = good["metrics"][key]["chance"]

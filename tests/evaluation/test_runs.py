@@ -125,7 +125,7 @@ def test_a_baseline_that_cannot_be_aligned_does_not_stop_the_others(world, monke
             raise SetClipError("too few pairs", fix="give more")
         return align(recipe, *others, **more)
 
-    monkeypatch.setattr(baselines, "align", refuse_cca)
+    monkeypatch.setattr(baselines, "align_own", refuse_cca)
     options = EvaluateOptions(baselines=("cca", "asif"))
     found = evaluate(world / "clip-0", world / "data", world / "refused", options)
     assert [method["name"] for method in found.content["methods"]] == ["clip", "asif"]

@@ -69,6 +69,20 @@ def test_a_whole_folder_is_recognised_and_any_change_is_found(world: Path, folde
         assert "missing" in invoke("verify", folder)[2]
 
 
+@pytest.mark.parametrize("name", ["report.json", "report.md", "report.html", "files.json"])
+def test_every_file_of_a_report_is_checked(world: Path, name: str) -> None:
+    assert verify(world / "report").unchecked == []
+    path = world / "report" / name
+    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+    with pytest.raises(SetClipError, match=name):
+        verify(world / "report")
+
+
+def test_a_report_of_an_early_version_has_no_hashes(world: Path) -> None:
+    (world / "report/files.json").unlink()
+    assert set(verify(world / "report").unchecked) == {"report.json", "report.md", "report.html"}
+
+
 @pytest.mark.parametrize("name", ["checkpoints/step-00000002.safetensors", "config.json", "recipe.toml"])
 def test_every_file_of_a_run_is_checked(world: Path, name: str) -> None:
     path = world / "run" / name
