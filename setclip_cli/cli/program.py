@@ -11,11 +11,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S = 2.0
 _received: int | None = None
+_ended = False  # whether the command has ended by itself
 
 
 def main() -> None:
@@ -29,22 +31,21 @@ def main() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup setclip ...`
             signal.signal(number, _stop)
-    code: int | str | None = 0
-    started = False
+    started, code = False, 0
     try:
         from setclip_cli.cli.app import main as run
 
         started = True
-        run()
+        code = _code_of(run)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except SystemExit as end:
-        code = end.code
+    except SystemExit as end:  # a signal outside of the command
+        code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         if _received is None:
             raise
         code = 128 + _received
-    if isinstance(code, int) and code - 128 in _SIGNALS:
+    if code - 128 in _SIGNALS:
         _received = code - 128  # a further signal ends it at once
         _tell(code, started)
         _end_children()
@@ -52,6 +53,18 @@ def main() -> None:
         watch.daemon = True
         watch.start()  # threads that wait for a server, for instance, are not waited for
     sys.exit(code)
+
+
+def _code_of(run: Callable[[], None]) -> int:
+    """The exit code of a command. A signal changes nothing any more once the command has ended by itself."""
+    global _ended
+    code = 0
+    try:
+        run()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    _ended = code - 128 not in _SIGNALS
+    return code
 
 
 def _open_standard_streams() -> None:
@@ -67,8 +80,10 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+def _stop(number: int, _frame: FrameType | None) -> None:
     global _received
+    if _ended:
+        return
     if _received is not None:
         _end_now(128 + number)
     _received = number

@@ -44,14 +44,25 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Writes one checkpoint atomically, then removes all but the newest ``keep``."""
+def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2, every: int = 1) -> Path:
+    """Writes one checkpoint atomically, then removes those that are not needed any more (`prune`)."""
     path = folder / f"step-{checkpoint.step:08d}.safetensors"
     header = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, **checkpoint.header}
     save_tensors(path, checkpoint.tensors, {**header, _DIGEST: _digest(checkpoint.tensors, header)})
-    for old in _numbered(folder)[:-keep]:
-        atomic.remove_file(old)
+    prune(folder, keep=keep, every=every)
     return path
+
+
+def prune(folder: Path, *, keep: int, every: int) -> None:
+    """Removes all checkpoints but the last ``keep`` among the newest one and those at multiples of ``every`` steps.
+
+    So a checkpoint that was written for an interrupt goes with the next regular one, and a training that was stopped
+    leaves the files of one that was not.
+    """
+    numbered = _numbered(folder)
+    regular = [path for path in numbered if int(path.stem.removeprefix("step-")) % every == 0 or path == numbered[-1]]
+    for path in set(numbered) - set(regular[-keep:]):
+        atomic.remove_file(path)
 
 
 def latest(folder: Path) -> Path | None:

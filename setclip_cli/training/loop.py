@@ -45,6 +45,8 @@ def run_steps(
     train, main = recipe.train, training.group.main
     header = {"recipe": recipe.to_toml(), "dataset_sha256": dataset_sha256}
     resumed_from, kept = _resume(training, stopping, out) if resume else (None, [])
+    if resumed_from is not None and main:  # a kill may have come between a checkpoint and the removal of an older one
+        checkpoint.prune(out / CHECKPOINTS_NAME, keep=train.keep_checkpoints, every=train.checkpoint_every)
     started, first = time.monotonic(), training.taken
     rows = sum(min(train.batch, len(tower.features)) for tower in training.towers)  # unpaired, of a step
 
@@ -57,7 +59,9 @@ def run_steps(
         if stopping is not None:
             tensors, more = tensors | stopping.tensors(), more | stopping.header()
         state = Checkpoint(training.taken, header | more, tensors)
-        return str(checkpoint.save(out / CHECKPOINTS_NAME, state, keep=train.keep_checkpoints))
+        return str(
+            checkpoint.save(out / CHECKPOINTS_NAME, state, keep=train.keep_checkpoints, every=train.checkpoint_every)
+        )
 
     with (
         BetweenSteps() as signals,

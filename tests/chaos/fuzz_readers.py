@@ -17,7 +17,6 @@ import random
 import resource
 import shutil
 import signal
-import struct
 import sys
 import time
 import traceback
@@ -328,7 +327,7 @@ def _options(path: Path, _: random.Random) -> None:
 
 
 def _read_numbers(
-    seed: int, first: int, last: int, folder: Path, keep: Path | None, shared: mmap.mmap, only: str
+    seed: int, first: int, last: int, folder: Path, keep: Path | None, shared: memoryview, only: str
 ) -> None:
     """Reads the inputs of these numbers; writes failures as lines of JSON; ``shared`` always tells where it is."""
     from setclip_cli.errors import SetClipError
@@ -344,7 +343,7 @@ def _read_numbers(
     with (folder / "failures.jsonl").open("a", encoding="utf-8") as failures:
         for number in range(first, last):
             target = random.Random(f"{seed}:{number}:target").choices(chosen, weights)[0]
-            struct.pack_into("<QQ", shared, 0, number, int(time.monotonic()))
+            shared[0], shared[1] = number, int(time.monotonic())
             signal.setitimer(signal.ITIMER_PROF, CPU_S)
             kind, place, detail = _read_one(target, seed, number, folder, SetClipError)
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -355,7 +354,7 @@ def _read_numbers(
                 failures.write(json.dumps([kind, f"{target.name}: {place}", number, detail]) + "\n")
                 failures.flush()
                 _keep(keep, target, seed, number)
-    struct.pack_into("<QQ", shared, 0, last, int(time.monotonic()))
+    shared[0], shared[1] = last, int(time.monotonic())
 
 
 def _read_one(target: Target, seed: int, number: int, folder: Path, fine: type[Exception]) -> tuple[str, str, str]:
@@ -417,9 +416,10 @@ def _limit_memory() -> None:
 def fuzz(tally: Tally, root: Path, *, keep: Path | None = None, only: str = "") -> None:
     """Reads ``tally.wanted`` inputs in a process that is replaced when it dies."""
     number, last = tally.start, tally.start + tally.wanted
-    shared = mmap.mmap(-1, 16)
+    # Stored as two whole numbers: `struct` would clear them first, and the watch would see that.
+    shared = memoryview(mmap.mmap(-1, 16)).cast("Q")
     while number < last and not tally.time_is_over():
-        struct.pack_into("<QQ", shared, 0, number, int(time.monotonic()))
+        shared[0], shared[1] = number, int(time.monotonic())
         pid = os.fork()
         if pid == 0:  # pragma: no cover
             try:
@@ -429,7 +429,7 @@ def fuzz(tally: Tally, root: Path, *, keep: Path | None = None, only: str = "") 
                 os._exit(1)
             os._exit(0)
         why = _watch(pid, shared, tally, last)
-        number, _ = struct.unpack_from("<QQ", shared)
+        number = shared[0]
         if why:  # this input ended the process
             tally.fail("crashes", why, f"--seed {tally.seed} --start {number} --count 1", why)
             number += 1
@@ -441,11 +441,11 @@ def fuzz(tally: Tally, root: Path, *, keep: Path | None = None, only: str = "") 
     tally.about["next_start"] = number
 
 
-def _watch(pid: int, shared: mmap.mmap, tally: Tally, last: int) -> str:
+def _watch(pid: int, shared: memoryview, tally: Tally, last: int) -> str:
     """Waits for the process. Returns what is wrong if one input ended it."""
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
-        number, moment = struct.unpack_from("<QQ", shared)
+        number, moment = shared
         if found:
             code = os.waitstatus_to_exitcode(status)
             return "" if code == 0 else f"the process ended with {code}"

@@ -252,7 +252,7 @@ def _start_program(words: list[str], place: Place) -> int:
     return process.pid
 
 
-# SIGINT is ignored in what a shell starts in the background, and would be ignored in a child too
+# SIGINT is ignored in what a shell starts in the background, and would be ignored in a child too.
 _PROGRAM = "import signal; signal.signal(2, signal.default_int_handler); from setclip_cli.cli import main; main()"
 
 

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,25 @@ def test_what_a_killed_process_left_of_one_file_is_removed_and_nothing_else(tmp_
         left = {path.name.split(".png")[0] for path in tmp_path.iterdir()}
         assert left == {".found [1]", ".other"}
     assert target.read_text() == "whole"
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("stops", [(), (7,), (11, 12), (4, 9, 13, 14)])
+def test_checkpoints_of_a_training_that_was_stopped_end_as_those_of_one_that_was_not(
+    tmp_path: Path, keep: int, stops: tuple[int, ...]
+) -> None:
+    def write(folder: Path, steps: Iterable[int]) -> list[str]:
+        for step in steps:
+            checkpoint.save(folder, Checkpoint(step, {}, {"w": torch.zeros(1)}), keep=keep, every=5)
+            assert checkpoint.latest(folder) == folder / f"step-{step:08d}.safetensors"
+        return sorted(path.name for path in folder.iterdir())
+
+    regular = [5, 10, 15, 16]  # the last step is no multiple
+    assert write(tmp_path / "stopped", sorted([*regular, *stops])) == write(tmp_path / "whole", regular)
+
+
+def test_what_a_kill_kept_from_being_removed_is_removed_on_resume(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        checkpoint.save(tmp_path, Checkpoint(step, {}, {"w": torch.zeros(1)}), keep=9, every=5)
+    checkpoint.prune(tmp_path, keep=2, every=5)
+    assert [path.name[5:13] for path in sorted(tmp_path.iterdir())] == ["00000010", "00000015"]
