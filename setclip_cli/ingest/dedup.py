@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from setclip_cli.dataset.dataset import SPLIT_NAME
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.ingest.sources.base import Record, Reject, usable_id
+from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit
 from setclip_cli.ingest.splits import SplitRule
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class KeepRules:
     keep_duplicates: bool = False
     near_duplicates: NearDuplicates = "keep"
     sources: tuple[str, ...] = ()  # what makes a made-up id unique: ends of the source's path, the shortest first
+    file_split: FileSplit = NO_SPLIT  # for records to which the source gives no split
     group_source: str | None = None  # the same for made-up groups; None for the first source of its modality
 
 
@@ -115,7 +117,8 @@ class Dedup:
         alike = self._alike(record) if self.look_alikes is not None and not repeated else None
         if alike is not None and rules.near_duplicates == "drop":
             return Reject(record.id, f"{NEAR_DUPLICATE}: {alike.id}", bad=False)
-        split = rules.rule.fixed or record.split or "train"
+        by_file = rules.file_split if rules.rule.as_source and record.split is None else NO_SPLIT
+        split = rules.rule.fixed or record.split or by_file.split or "train"
         if rules.rule.shares:
             split = rules.rule.draw(_key(short, rules)) if alike is None else alike.split
             if earlier is not None and earlier != split:
@@ -132,6 +135,8 @@ class Dedup:
             )
         if record.modality == "image" and record.made_up and record.split is not None and rules.rule.as_source:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, as a folder's name says"))
+        elif by_file.why:
+            record = record._replace(repairs=(*record.repairs, f"put into split {split}, {by_file.why}"))
         known.ids.add(record.id)
         if earlier is None:
             known.split_of[digest] = split

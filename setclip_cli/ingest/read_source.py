@@ -22,7 +22,9 @@ from setclip_cli.ingest.prepare import CaptionSplits, clusters_of, prepared
 from setclip_cli.ingest.progress import WrittenBatch
 from setclip_cli.ingest.result import add_counts, check_sum
 from setclip_cli.ingest.sources import open_source
+from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.ingest.sources.rows import not_utf8
+from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit, split_of_file
 from setclip_cli.ingest.splits import parse_split
 
 if TYPE_CHECKING:
@@ -202,6 +204,7 @@ class SourceReader:
             clusters=clusters,
             keep_duplicates=settings.keep_duplicates,
             near_duplicates=settings.near_duplicates,
+            file_split=_file_split(source),
             sources=tails(path, (Path(entry["path"]) for entry in earlier)),
             group_source=next(iter(tails(path, alike)), None) if any(other != path for other in alike) else None,
         )
@@ -254,6 +257,12 @@ class SourceReader:
             )
         if not entry["rows"] and not {REPEATED_ID, *REPEATS} & set(entry["rejects"]):
             raise SetClipError(f"{path}: there are no {modality} records in it ({reasons})", fix=check)
+
+
+def _file_split(source: Source) -> FileSplit:
+    """What the place of a source says about its rows. A folder of images says it itself; `test.png` is no split."""
+    path = source.path.resolve()
+    return NO_SPLIT if path.is_dir() else split_of_file(path, by_name=not isinstance(source, ImageFolder))
 
 
 def _described(source: Source, settings: SourceSettings) -> dict[str, Any]:

@@ -42,13 +42,13 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_a_line_number_that_is_taken_gets_the_folder_of_its_file(tmp_path: Path) -> None:
-    files = [write(tmp_path / f"{split}/captions.txt", f"a {split}\nb {split}\n") for split in ("train", "test")]
+    files = [write(tmp_path / f"{name}/captions.txt", f"a {name}\nb {name}\n") for name in ("first", "second")]
     result = ingest(files, tmp_path / "out", CAPTIONS)
     assert ids(tmp_path / "out", "caption") == [
         "captions.txt:1",
         "captions.txt:2",
-        "test/captions.txt:1",
-        "test/captions.txt:2",
+        "second/captions.txt:1",
+        "second/captions.txt:2",
     ]
     assert result.new[1]["repairs"] == {"id made longer, because another row has it": 2}
 

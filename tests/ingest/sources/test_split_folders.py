@@ -1,4 +1,4 @@
-"""Folders named train, val or test give the split, and never a label."""
+"""Folders and files named train, val or test give the split, and never a label."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
-from setclip_cli.ingest.sources.split_folders import FolderNames, split_of_folder
+from setclip_cli.ingest.sources.split_folders import FolderNames, split_of_file, split_of_folder
 
 
 def png(seed: int) -> bytes:
@@ -124,3 +127,91 @@ def test_the_images_and_captions_of_a_shard_named_by_its_split_stay_together(tmp
     )
     assert result.rows == {"image": {"val": 1}, "caption": {"val": 1}}
     assert result.pairs == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("data/train.jsonl", "train"),
+        ("data/test.csv", "test"),
+        ("data/captions_val2017.json", "val"),
+        ("data/dataset_train.csv", "train"),
+        ("data/Validation.TSV.gz", "val"),
+        ("data/train-00000-of-00004.parquet", "train"),
+        ("data/test-00000-of-00001-b21a0d5e8f3c4a17.parquet", "test"),
+        ("data/val_proteins.fasta.zst", "val"),
+        ("data/validation.tar.gz", "val"),
+        ("train/captions.txt", "train"),
+        ("data/test/0000.parquet", "test"),
+        ("val/val.jsonl", "val"),
+        ("train/test.jsonl", None),  # they contradict each other
+        ("test/data/a.jsonl", None),  # only its own folder counts
+        ("data/rsicd_test.csv", None),
+        ("data/steam_train.txt", None),
+        ("data/unit-test.txt", None),
+        ("data/latest.txt", None),
+        ("data/trainval.json", None),
+        ("data/train_val.json", None),
+        ("data/contest", None),
+    ],
+)
+def test_what_the_place_of_a_file_says(path: str, split: str | None) -> None:
+    assert split_of_file(Path("/home") / path).split == split
+
+
+def splits(out: Path, modality: Modality) -> dict[str, str]:
+    table = open_dataset(out).table(modality, None, ["id", "split"]).to_pylist()
+    return {row["id"]: row["split"] for row in table}
+
+
+def test_files_of_captions_in_split_folders(tmp_path: Path) -> None:
+    paths = [tmp_path / "train/captions.txt", tmp_path / "test/captions.txt", tmp_path / "data/rsicd_val.txt"]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"a {path.parent.name}\n")
+    result = ingest(paths, tmp_path / "out", IngestOptions(modality="caption"))
+    assert splits(tmp_path / "out", "caption") == {
+        "captions.txt:1": "train",
+        "test/captions.txt:1": "test",
+        "rsicd_val.txt:1": "train",
+    }
+    summary = result.summary()
+    assert "1 changed: put into split train, as the name of its folder says" in summary
+    assert "1 changed: put into split test, as the name of its folder says" in summary
+    assert "1 changed: put into split train, although the name of its file holds 'val': choose with --split" in summary
+    ingest(paths, tmp_path / "all", IngestOptions(modality="caption", split="val"))
+    assert set(splits(tmp_path / "all", "caption").values()) == {"val"}
+    drawn = ingest(paths, tmp_path / "drawn", IngestOptions(modality="caption", split="val=1.0"))
+    assert set(drawn.rows["caption"]) == {"val"}
+
+
+def test_the_split_of_a_record_comes_before_that_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"text": "a", "id": "a", "split": "validation"}\n{"text": "b", "id": "b"}\n')
+    ingest(path, tmp_path / "out", IngestOptions(modality="caption"))
+    assert splits(tmp_path / "out", "caption") == {"a": "val", "b": "test"}
+
+
+def test_proteins_tables_of_images_archives_and_single_images(tmp_path: Path) -> None:
+    (tmp_path / "val.fasta").write_text(">A\nMKVLA\n")
+    ingest(tmp_path / "val.fasta", tmp_path / "out", IngestOptions(modality="protein", captions_from="name"))
+    pq.write_table(pa.table({"image": [png(1)], "id": ["a"]}), tmp_path / "test-00000-of-00001.parquet")
+    (tmp_path / "test").mkdir()
+    with zipfile.ZipFile(tmp_path / "test/images.zip", "w") as archive:
+        archive.writestr("b.png", png(2))
+    folder(tmp_path, ["test/c.png", "test.png"])
+    (tmp_path / "test.png").write_bytes(png(7))
+    sources = ["test-00000-of-00001.parquet", "test/images.zip", "test/c.png", "test.png"]
+    ingest([tmp_path / name for name in sources], tmp_path / "out", IngestOptions(modality="image"))
+    assert splits(tmp_path / "out", "protein") == {"A": "val"}
+    assert splits(tmp_path / "out", "image") == {"a": "test", "b.png": "test", "c.png": "test", "test.png": "train"}
+
+
+def test_a_second_ingest_of_a_file_named_by_its_split_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "test.txt"
+    path.write_text("".join(f"caption {number}\n" for number in range(9)))
+    ingest(path, tmp_path / "out", IngestOptions(modality="caption"), shard_rows=2)
+    before = (tmp_path / "out" / "dataset.json").read_bytes()
+    again = ingest(path, tmp_path / "out", IngestOptions(modality="caption"), shard_rows=2)
+    assert again.unchanged
+    assert (tmp_path / "out" / "dataset.json").read_bytes() == before
