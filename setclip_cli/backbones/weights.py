@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from setclip_cli.errors import SetClipError, UsageError, nearest, translated
+from setclip_cli.files.what_is import what_is
 
 Kind = Literal["esm", "timm", "sentence-transformers"]
 Origin = Literal["path", "package", "cache", "hub"]
@@ -137,28 +138,53 @@ def _found_at(spec: Spec, path: Path) -> Path:
             f"weights {str(path)!r} of {spec}: no such file or folder",
             fix="give a path that exists, auto, package:NAME or hub",
         )
-    if path.is_dir() and (models := sorted(path.glob("**/models--*/snapshots/*"))):
-        raise SetClipError(
-            f"weights {str(path)!r} of {spec}: is a cache of {len(models)} models of the hub, not one model",
-            fix=f"give the folder of the model, such as {models[0]}",
-        )
+    if what_is(path).kind in _OURS:  # a RUN has a model.safetensors and a config.json too
+        raise _wrong_folder(spec, path, "")
     if spec.kind == "sentence-transformers":
         if not (path / "modules.json").is_file() and not (path / "config.json").is_file():
-            raise SetClipError(
-                f"weights {str(path)!r} of {spec}: not a sentence-transformers folder (modules.json is missing)",
-                fix="give the folder that SentenceTransformer.save() wrote",
-            )
+            raise _wrong_folder(spec, path, "modules.json")
         return path
     if path.is_dir():
         found = [path / f"{spec.name}{suffix}" for suffix in _CHECKPOINT_SUFFIXES[spec.kind]]
         found += [path / f"model{suffix}" for suffix in _CHECKPOINT_SUFFIXES[spec.kind]]
         existing = [file for file in found if file.is_file()]
         if not existing:
-            raise SetClipError(
-                f"weights {str(path)!r} of {spec}: the folder has no {found[0].name}", fix="give the file itself"
-            )
+            raise _wrong_folder(spec, path, found[0].name)
         return existing[0]
     return path
+
+
+_OURS = ("run", "dataset", "embeddings", "report", "study", "quickstart")
+
+
+def _wrong_folder(spec: Spec, path: Path, missing: str) -> SetClipError:
+    """The error of a path that is not one model's weights, which says what it is."""
+    found = what_is(path)
+    fix = "give the folder or the file with the weights of the backbone itself, or auto"
+    if found.kind == "run":
+        fix = (
+            f"to embed with this RUN: setclip embed {path} DATASET --out EMBEDDINGS; to train on from it: "
+            f"--set init_from={path}; else give the weights of the backbone itself, or auto"
+        )
+    elif found.kind == "hub cache":
+        fix = _one_model(spec, path) or fix
+    elif spec.kind == "sentence-transformers" and missing:
+        fix = "give the folder that SentenceTransformer.save() wrote"
+    elif found.kind == "folder":
+        fix = "give the file itself"
+    lacks = f"; it has no {missing}" if missing and found.kind != "file" else ""
+    return SetClipError(f"weights {str(path)!r} of {spec}: {found.words}{lacks}", fix=fix)
+
+
+def _one_model(spec: Spec, cache: Path) -> str:
+    """Which folder in a cache of the hub to give; empty if no model is there."""
+    places = (cache.parent, cache, cache / "hub", cache / "huggingface" / "hub")
+    models = {one for place in places for one in place.glob("models--*/snapshots/*") if one.is_relative_to(cache)}
+    names = {one.parents[1].name.removeprefix("models--").replace("--", "/"): one for one in sorted(models)}
+    right = [name for name in names if name.rpartition("/")[2] == spec.name.rpartition("/")[2]]
+    if right:
+        return f"give the folder of the model itself: {names[right[0]]}"
+    return f"give the folder of one model; the models there are: {', '.join([*names][:5])}" if names else ""
 
 
 def _is_installed(package: str) -> bool:

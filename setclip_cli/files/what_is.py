@@ -83,6 +83,8 @@ def _of_names(path: Path, names: set[str]) -> Found:
         return Found("checkpoints", "is the folder of a RUN's checkpoints")
     if names & _CACHE_FOLDERS and names <= {*_CACHE_FOLDERS, "torch", "huggingface"}:
         return Found("cache", "is the cache of setclip")
+    if "huggingface" in names:
+        return Found("hub cache", "is a folder in which the cache of Hugging Face is")
     return Found("folder", f"is a folder with {', '.join(map(repr, sorted(names)[:3]))}")
 
 

@@ -14,6 +14,7 @@ from setclip_cli.backbones import check_backbone, describe_weights, load_backbon
 from setclip_cli.backbones.tensors import read_checkpoint, tensors_digest
 from setclip_cli.backbones.weights import locate_weights
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.files.what_is import what_is
 
 ESM = "esm:esm2_t6_8M_UR50D"
 
@@ -78,7 +79,7 @@ def test_a_hub_snapshot_in_the_local_cache_is_found(tiny_timm: Path, tmp_path: P
 
 def test_a_folder_stands_for_the_checkpoint_of_that_name_in_it(tiny_esm2: Path, tmp_path: Path) -> None:
     assert locate_weights(ESM, str(tiny_esm2.parent)).path == tiny_esm2
-    with pytest.raises(SetClipError, match=r"the folder has no esm2_t6_8M_UR50D\.pt"):
+    with pytest.raises(SetClipError, match=r"it has no esm2_t6_8M_UR50D\.pt"):
         locate_weights(ESM, str(tmp_path))
 
 
@@ -107,6 +108,52 @@ def test_missing_offline_names_every_place_and_every_way(
 def test_weights_that_are_not_there_are_named(weights: str, words: str) -> None:
     with pytest.raises(SetClipError, match=words):
         locate_weights(ESM, weights)
+
+
+TEXT = "sentence-transformers:all-MiniLM-L6-v2"
+HUB = "models--sentence-transformers--all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize("spec", [ESM, TEXT, "timm:resnet10t.c3_in1k"])
+@pytest.mark.parametrize(
+    ("files", "what", "fix"),
+    [
+        (["config.json", "recipe.toml", "model.safetensors"], "is a RUN", "setclip embed {path} DATASET"),
+        (["recipe.toml"], "is a RUN whose training has not finished", "--set init_from={path}"),
+        (["dataset.json"], "is a DATASET", "the weights of the backbone itself, or auto"),
+        (["embeddings.json"], "is an EMBEDDINGS folder", "the weights of the backbone itself, or auto"),
+        (["report.json"], "is a REPORT", "the weights of the backbone itself, or auto"),
+    ],
+)
+def test_a_folder_of_ours_in_place_of_weights_is_named(
+    spec: str, files: list[str], what: str, fix: str, tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text('{"towers": {}}')
+    with pytest.raises(SetClipError) as caught:
+        locate_weights(spec, str(tmp_path))
+    assert caught.value.problem.startswith(f"weights {str(tmp_path)!r} of {spec}: {what}")
+    assert what_is(tmp_path).words in caught.value.problem  # as every other message about this path says it
+    assert fix.format(path=tmp_path) in caught.value.fix
+
+
+@pytest.mark.parametrize("place", ["", "hub", f"hub/{HUB}", f"hub/{HUB}/snapshots"])
+def test_a_cache_of_the_hub_in_place_of_a_model_is_told_where_the_model_is(place: str, tmp_path: Path) -> None:
+    root = tmp_path / "huggingface"
+    for name in (HUB, "models--other--big"):
+        (root / "hub" / name / "snapshots/abc").mkdir(parents=True)
+        (root / "hub" / name / "snapshots/abc/config.json").write_text("{}")
+    given = root / place
+    with pytest.raises(
+        SetClipError, match="Hugging Face" if "snapshots" not in place else "is a folder with 'abc'"
+    ) as caught:
+        locate_weights(TEXT, str(given))
+    if "snapshots" not in place:
+        assert caught.value.fix == f"give the folder of the model itself: {root / 'hub' / HUB / 'snapshots/abc'}"
+    assert locate_weights(TEXT, str(root / "hub" / HUB / "snapshots/abc")).path is not None
+    with pytest.raises(SetClipError) as caught:
+        locate_weights("sentence-transformers:all-mpnet-base-v2", str(root))
+    assert "the models there are: other/big, sentence-transformers/all-MiniLM-L6-v2" in caught.value.fix
 
 
 class Boom:
