@@ -37,18 +37,20 @@ def build_dataset(
     options: IngestOptions,
     *,
     manifest: dict[str, Any] | None = None,
+    labels: Labels | None = None,
     shard_rows: int = SHARD_ROWS,
     shard_bytes: int = SHARD_BYTES,
 ) -> IngestResult:
     """Adds the rows of files, folders and archives of one modality to a DATASET, then the known pairs.
 
-    Arguments and errors are those of ``ingest``; ``manifest`` is recorded in dataset.json.
+    Arguments and errors are those of ``ingest``; ``manifest`` is recorded in dataset.json, and ``labels`` are those of
+    the options, if they are joined to more than these paths.
     """
     paths = list({path.resolve(): path for path in paths}.values())  # each once
     parse_split(options.split)
     file_pairs = read_pairs(Path(options.pairs)) if isinstance(options.pairs, str | Path) else []
     sources = [open_source(path, options) for path in paths]  # a bad path fails before anything is written
-    labels = Labels(options.labels, sources)
+    labels = labels or Labels(options.labels, sources)
     if not paths:
         open_dataset(out)  # or there is nothing to pair
     with locked(out) as work:
@@ -64,7 +66,7 @@ def build_dataset(
             reader.add(
                 Path(entry["path"]),
                 settings,
-                Labels(settings.labels, [open_source(Path(entry["path"]), settings)]),
+                Labels(settings.labels, [open_source(Path(entry["path"]), settings)], required=False),
                 options.max_bad_fraction,
             )
         pairs = _paired(contents, options, file_pairs)

@@ -56,10 +56,9 @@ def ingest(
     if paths and not manifests:
         refuse_unused(options, paths)
     if manifests:
-        from setclip_cli.ingest.manifest import ingest_manifest
+        from setclip_cli.ingest.manifest import ingest_manifests
 
-        for path in manifests:
-            result = ingest_manifest(path, out, options)
+        result = ingest_manifests(manifests, out, options)
     else:
         result = build_dataset(paths, out, options, shard_rows=shard_rows, shard_bytes=shard_bytes)
     if options.croissant:

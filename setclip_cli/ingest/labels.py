@@ -73,15 +73,19 @@ class Labels:
     Args:
         path: The file, or None.
         sources: All that are read with these labels: a label that could belong to two of their records belongs to none.
+        required: Whether it is an error if no label belongs to a record of these sources.
 
     Attributes:
         join: What matched; None before `match`.
+        others: The same labels for the sources of other modalities; it is enough if one of them matches.
     """
 
-    def __init__(self, path: str | Path | None, sources: Sequence[Source] = ()) -> None:
+    def __init__(self, path: str | Path | None, sources: Sequence[Source] = (), *, required: bool = True) -> None:
         self._name = "" if path is None else Path(path).name
         self._labels = read_labels(Path(path)) if path is not None else {}
-        self._sources = sources
+        self._sources, self._required = sources, required
+        self._fix = ""
+        self.others: Sequence[Labels] = ()
         self._label_of: dict[Name, str] = {}
         self.join: Join | None = None
 
@@ -92,10 +96,18 @@ class Labels:
         """Joins the labels to the records of the sources, once.
 
         Raises:
-            SetClipError: none of the labels belongs to a record.
+            SetClipError: none of the labels belongs to a record, here or in ``others``, and they are required.
         """
         if not self._labels or self.join is not None:
             return
+        join = self._joined()
+        needed = self._required and not any(other._matches() for other in self.others)
+        self.join = check(join, fix=self._fix, tried=names.TRIED) if join.left.matched or needed else join
+
+    def _matches(self) -> bool:
+        return (self.join or self._joined()).left.matched > 0
+
+    def _joined(self) -> Join:
         records = [each for source in self._sources for each in offered(source)]
         every = dict.fromkeys(name for each in records for name in each if name is not None)
         found = names.find(self._labels, lambda: every)
@@ -113,8 +125,8 @@ class Labels:
         )
         near = names.suggestion(str(join.left.example), every)
         like = f"{join.left.example!r} may be {near!r}; " if near else ""
-        fix = f"{like}write the ids as setclip has them, or leave {argument('labels')} out"
-        self.join = check(join, fix=fix, tried=names.TRIED)
+        self._fix = f"{like}write the ids as setclip has them, or leave {argument('labels')} out"
+        return join
 
     def of(self, record: Record, source: str) -> str | None:
         """The label of a record of the source at this path: that of the file, else the one that the source gives."""

@@ -10,7 +10,7 @@ import re
 import zipfile
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,10 +22,14 @@ from setclip_cli.files.cache import cache_folder
 from setclip_cli.files.documents import read_settings
 from setclip_cli.files.download import Wanted, fetch_all, verify
 from setclip_cli.ingest.build import build_dataset
+from setclip_cli.ingest.labels import Labels
 from setclip_cli.ingest.options import IngestOptions, ReadOptions, sha256_of
+from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.sources.members import unsafe_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from setclip_cli.ingest.result import IngestResult
 
 MAX_MEMBER_BYTES = 2 << 30
@@ -124,37 +128,60 @@ def downloads_folder(path: Path) -> Path:
     return cache_folder() / "downloads" / path.stem
 
 
-def ingest_manifest(path: Path, out: Path, options: IngestOptions) -> IngestResult:
-    """Fetches and verifies the files of a manifest, reads its parts, and records the manifest in dataset.json.
+class _Step(NamedTuple):
+    """One part of a manifest, ready to be read."""
+
+    part: Part
+    source: Path
+    options: IngestOptions
+    record: dict[str, Any]  # the manifest, for dataset.json
+
+
+def ingest_manifests(paths: Sequence[Path], out: Path, options: IngestOptions) -> IngestResult:
+    """Fetches and verifies the files of manifests, reads their parts, and records the manifests in dataset.json.
 
     The modality of a part, and the options that the manifest gives it, come before those of ``options``; the split of
-    ``options`` comes before that of the manifest. Pairs are added after the last part.
+    ``options`` comes before that of the manifest. Pairs are added after the last part of each manifest. Labels are
+    joined to all parts of one modality; it is enough if those of one modality match.
+
+    Returns:
+        What the last part gave.
 
     Raises:
         SetClipError: as ``load_manifest``, ``fetch_all`` and ``ingest`` do.
     """
+    steps: Iterable[_Step] = (step for path in paths for step in _steps(path, options))
+    labels: dict[Modality, Labels] = {}
+    if options.labels is not None:
+        steps = list(steps)
+        for modality in dict.fromkeys(step.part.modality for step in steps):
+            sources = [open_source(step.source, step.options) for step in steps if step.part.modality == modality]
+            labels[modality] = Labels(options.labels, sources)
+        for each in labels.values():
+            each.others = [other for other in labels.values() if other is not each]
+    for part, source, part_options, record in steps:
+        result = build_dataset([source], out, part_options, manifest=record, labels=labels.get(part.modality))
+        for entry in result.new:
+            if part.rows is not None and entry["read"] != part.rows:
+                console.note(f"{part.file}: {entry['read']:,} records read, but the manifest says {part.rows:,}")
+    return result
+
+
+def _steps(path: Path, options: IngestOptions) -> Iterator[_Step]:
     manifest = load_manifest(path)
     folder = _obtained(path, manifest, options)
     record = {"name": path.name, "sha256": sha256_of(path), **manifest.model_dump(mode="json", exclude_none=True)}
     for number, part in enumerate(manifest.parts, 1):
         last = number == len(manifest.parts)
-        result = build_dataset(
-            [_source(folder, part, downloads_folder(path))],
-            out,
-            replace(
-                options,
-                modality=part.modality,
-                split=options.split or part.split or manifest.split,
-                pairs=options.pairs if last else None,
-                pairs_from_group=last and (options.pairs_from_group or manifest.pairs_from_group),
-                **part.options,
-            ),
-            manifest=record,
+        part_options = replace(
+            options,
+            modality=part.modality,
+            split=options.split or part.split or manifest.split,
+            pairs=options.pairs if last else None,
+            pairs_from_group=last and (options.pairs_from_group or manifest.pairs_from_group),
+            **part.options,
         )
-        for entry in result.new:
-            if part.rows is not None and entry["read"] != part.rows:
-                console.note(f"{part.file}: {entry['read']:,} records read, but the manifest says {part.rows:,}")
-    return result
+        yield _Step(part, _source(folder, part, downloads_folder(path)), part_options, record)
 
 
 def _obtained(path: Path, manifest: Manifest, options: IngestOptions) -> Path:

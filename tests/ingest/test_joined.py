@@ -254,3 +254,37 @@ def test_all_pairs_of_groups_are_taken_again_after_a_source_has_changed(tmp_path
     captions(source, "2.png", "3.png")
     ingest(root, out, IMAGES)
     assert pairs_of(out) == [("2.png", "2.png#0"), ("3.png", "3.png#0")]
+
+
+def test_a_source_that_is_read_again_needs_no_label_that_is_for_another(tmp_path: Path) -> None:
+    """The labels of a command matched its first source only; a change in a source before them reads both again."""
+    for name in ("zero", "one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, "text": f"words of {name}"}) + "\n")
+    (tmp_path / "labels.csv").write_text("id,label\none,x\n")
+    out = tmp_path / "out"
+    ingest(tmp_path / "zero.jsonl", out, IngestOptions(modality="caption"))
+    options = IngestOptions(modality="caption", labels=tmp_path / "labels.csv")
+    ingest([tmp_path / "one.jsonl", tmp_path / "two.jsonl"], out, options)
+    (tmp_path / "zero.jsonl").write_text(json.dumps({"id": "zero", "text": "other words"}) + "\n")
+    ingest(tmp_path / "zero.jsonl", out, IngestOptions(modality="caption"))
+    table = open_dataset(out).table("caption", None, ["id", "label"]).to_pylist()
+    assert {row["id"]: row["label"] for row in table} == {"zero": None, "one": "x", "two": None}
+
+
+def test_a_short_id_labels_no_image_if_two_sources_have_it_and_a_longer_one_does(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    sources = [images(tmp_path / folder, "1.png") for folder in ("forest", "river")]
+    for lines, expected in (
+        ("forest/1.png,f\nriver/1.png,r\n", {"1.png": "f", "river/1.png": "r"}),
+        ("river/1.png,r\n", {"1.png": None, "river/1.png": "r"}),
+    ):
+        labels.write_text("id,label\n" + lines)
+        out = tmp_path / str(len(lines))
+        ingest(sources, out, IngestOptions(modality="image", labels=labels))
+        assert labels_of(out) == expected
+    labels.write_text("id,label\n1.png,x\n")
+    with pytest.raises(SetClipError, match="have several candidates"):
+        ingest(sources, tmp_path / "short", IngestOptions(modality="image", labels=labels))
+    ingest(sources[0], tmp_path / "two", IngestOptions(modality="image"))
+    ingest(sources[1], tmp_path / "two", IngestOptions(modality="image", labels=labels))  # of the second source only
+    assert labels_of(tmp_path / "two") == {"1.png": None, "river/1.png": "x"}

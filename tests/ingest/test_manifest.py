@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from loopback import Server
+from PIL import Image
 from typer.testing import CliRunner
 
 from setclip_cli.cli.app import app
@@ -230,3 +232,57 @@ def test_options_that_do_not_go_together_are_usage_errors(arguments: list[str], 
     result = CliRunner().invoke(app, ["ingest", *arguments])
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+def local_manifest(root: Path, *, images: bool = True) -> Path:
+    """A manifest of two files of captions and a folder of images in a zip, none of which is published."""
+    (root / "one.jsonl").write_text('{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n')
+    (root / "two.jsonl").write_text('{"id": "c", "text": "three"}\n')
+    with zipfile.ZipFile(root / "three.zip", "w") as file:
+        file.writestr("1.png", png())
+    text = MANIFEST.partition("[[files]]")[0] + 'obtain = "made in the test"\n'
+    names = {"one.jsonl": "caption", "two.jsonl": "caption", **({"three.zip": "image"} if images else {})}
+    text += "".join(f'[[files]]\nname = "{name}"\nunknown = "made in the test"\n' for name in names)
+    text += "".join(f'[[parts]]\nfile = "{name}"\nmodality = "{kind}"\n' for name, kind in names.items())
+    path = root / "local.toml"
+    path.write_text(text)
+    return path
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (9, 99, 200)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_labels_are_joined_to_all_parts_of_a_manifest(tmp_path: Path) -> None:
+    path, labels = local_manifest(tmp_path), tmp_path / "labels.csv"
+    options = IngestOptions(from_folder=tmp_path, labels=labels)
+    for lines, expected in (
+        (["a,x", "b,y"], {"a": "x", "b": "y", "c": None, "1.png": None}),  # two.jsonl and the images match none
+        (["c,z"], {"a": None, "b": None, "c": "z", "1.png": None}),
+        (["1.png,lake", "c,z"], {"a": None, "b": None, "c": "z", "1.png": "lake"}),
+    ):
+        labels.write_text("\n".join(["id,label", *lines]) + "\n")
+        out = tmp_path / f"out {len(lines)} {lines[0][0]}"
+        ingest(path, out, options)
+        dataset = open_dataset(out)
+        found = [row for kind in ("caption", "image") for row in dataset.table(kind, None, ["id", "label"]).to_pylist()]  # type: ignore[arg-type]
+        assert {row["id"]: row["label"] for row in found} == expected
+    labels.write_text("id,label\nnowhere,x\n")
+    with pytest.raises(SetClipError, match=r"none of the 1 labels of labels\.csv matches one of the 3 records"):
+        ingest(path, tmp_path / "none", options)
+    assert not (tmp_path / "none/dataset.json").exists()
+
+
+def test_labels_are_joined_to_the_parts_of_all_manifests_of_a_command(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for root in (first, second):
+        root.mkdir()
+    paths = [local_manifest(first), local_manifest(second, images=False)]
+    for name in ("one.jsonl", "two.jsonl", "three.zip"):
+        (tmp_path / name).write_bytes((first / name).read_bytes())
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,label\n1.png,lake\n")
+    ingest(paths, tmp_path / "out", IngestOptions(from_folder=tmp_path, labels=labels))
+    assert open_dataset(tmp_path / "out").table("image", None, ["label"])["label"].to_pylist() == ["lake"]
