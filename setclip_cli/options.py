@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -41,13 +42,15 @@ class Options:
     """Base of the options classes: checks choices and ranges when an object is made.
 
     Raises:
-        SetClipError: a value is not one of its choices, or is out of its range.
+        SetClipError: a value is not one of its choices, or is out of its range; a path is empty.
     """
 
     def __post_init__(self) -> None:
         for name, (kind, flag) in options_of(type(self)).items():
             value, shown = getattr(self, name), argument(name, flag.names(name))
             choices = choices_of(kind)
+            if isinstance(value, str) and Path in get_args(kind):
+                refuse_empty(value, shown)
             if value is not None and choices and value not in choices:
                 raise UsageError(
                     f"{shown} {value}: is not one of its choices{nearest(str(value), choices)}",
@@ -58,6 +61,30 @@ class Options:
             if too_low or (numeric and flag.most is not None and value > flag.most):
                 limits = f"from {flag.least:g}" if flag.most is None else f"from {flag.least:g} to {flag.most:g}"
                 raise UsageError(f"{shown} {value}: is out of its range", fix=f"give a number {limits}")
+
+
+def refuse_empty(value: str | Path, shown: str) -> None:
+    """Refuses an empty text where a value is needed: ``Path("")`` would be the current folder.
+
+    Args:
+        value: What the user gave.
+        shown: What it is, for the message.
+
+    Raises:
+        UsageError: it is empty, or only white space.
+    """
+    if not str(value).strip():
+        raise UsageError(f"{shown} is empty", fix='if it is a variable, such as "$DATA", set it first')
+
+
+def path_of(given: str | Path, name: str) -> Path:
+    """The path that a Python caller gives as the argument ``name``.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    refuse_empty(given, name)
+    return Path(given)
 
 
 def options_of(kind: Any) -> dict[str, tuple[Any, Flag]]:

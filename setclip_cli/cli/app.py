@@ -25,10 +25,14 @@ from setclip_cli.cli.study import study
 from setclip_cli.cli.verify import verify
 from setclip_cli.console import visible_lines, visible_list
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, cause_of
+from setclip_cli.options import refuse_empty
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+_WORDS = "setclip.words"
 
 
 class Commands(typer.core.TyperGroup):
@@ -43,9 +47,14 @@ class Commands(typer.core.TyperGroup):
         with _usage_told():
             return super().make_context(*given, **extra)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             with _usage_told(), _last_edge():
+                _refuse_empty_words(ctx.meta[_WORDS])
                 _require_working_folder()
                 return super().invoke(ctx)
         except SetClipError as error:
@@ -60,6 +69,14 @@ class Commands(typer.core.TyperGroup):
             if isinstance(end.code, int) and end.code in STOPPED:
                 _stopped(end.code, ctx.invoked_subcommand)
             raise
+
+
+def _refuse_empty_words(words: list[str]) -> None:
+    """Refuses an empty text on the command line. No option takes one, and an empty path would be the current folder."""
+    for before, word in zip(["", *words], words, strict=False):
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if (equals or not flag) and not value.strip():
+            refuse_empty(value, flag or (before if before.startswith("--") else "an argument"))
 
 
 def _stopped(code: int, command: str | None) -> None:

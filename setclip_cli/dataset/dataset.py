@@ -25,6 +25,7 @@ from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import parse_json
 from setclip_cli.files.what_is import what_is
+from setclip_cli.options import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -266,7 +267,7 @@ def open_dataset(root: str | Path) -> Dataset:
     Raises:
         SetClipError: the folder is missing, was never finished, or has an index this version cannot read.
     """
-    root = Path(root)
+    root = path_of(root, "dataset")
     with translated(root, found="cannot be looked at", fix="check the path"):
         there = root.is_dir()
     if not there:

@@ -22,6 +22,7 @@ from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.what_is import what_is
+from setclip_cli.options import path_of
 from setclip_cli.run.model import load_config
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def embed(
         SetClipError: the RUN has no such tower, its weights are missing or changed, the dataset is damaged, ``out``
             was made by another model, or too many rows cannot be read.
     """
-    if not isinstance(dataset, Dataset) and (what_is(Path(run)).kind, what_is(Path(dataset)).kind) == (
+    run, out = path_of(run, "run"), path_of(out, "out")
+    if not isinstance(dataset, Dataset) and (what_is(run).kind, what_is(Path(dataset)).kind) == (
         "dataset",
         "run",
     ):
@@ -102,7 +104,7 @@ def embed(
             f"{run} is a DATASET and {dataset} is a RUN: they are in the wrong order",
             fix=f"setclip embed {dataset} {run} --out {out}",
         )
-    run, dataset = Path(run), _opened(dataset)
+    dataset = _opened(dataset)
     config = load_config(run)
     towers = [tower for tower in MODALITIES if tower in config.towers]
     modality = options.modality
@@ -117,7 +119,7 @@ def embed(
             f"{dataset.root}: holds no {' or '.join(towers)} rows, which {run} embeds",
             fix=f"setclip ingest SOURCE --modality {towers[0]} --out {dataset.root}",
         )
-    return _embed_towers([TowerSource(tower, run=run) for tower in wanted], dataset, Path(out), options)
+    return _embed_towers([TowerSource(tower, run=run) for tower in wanted], dataset, out, options)
 
 
 def embed_backbone(
@@ -142,9 +144,10 @@ def embed_backbone(
     Raises:
         SetClipError: as `embed` and `load_backbone` do.
     """
+    out = path_of(out, "out")
     modality = modality_of_backbone(backbone, pooling)
     source = TowerSource(modality, backbone=backbone, weights=weights, pooling=pooling)
-    return _embed_towers([source], _opened(dataset), Path(out), options)
+    return _embed_towers([source], _opened(dataset), out, options)
 
 
 def _opened(dataset: Dataset | str | Path) -> Dataset:

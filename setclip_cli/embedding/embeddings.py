@@ -23,6 +23,7 @@ from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import hashes
 from setclip_cli.files.documents import read_json
 from setclip_cli.files.what_is import Kind, what_is
+from setclip_cli.options import path_of
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def open_embeddings(root: str | Path) -> Embeddings:
     Raises:
         SetClipError: it is not an EMBEDDINGS folder, is not finished, or has an index that this version cannot read.
     """
-    root = Path(root)
+    root = path_of(root, "embeddings")
     path = root / INDEX_NAME
     with translated(root, found="cannot be looked at", fix="check the path"):
         there = path.exists()

@@ -29,6 +29,7 @@ from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.what_is import what_is
 from setclip_cli.joins import Join, Side, check
+from setclip_cli.options import path_of
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
@@ -58,14 +59,14 @@ def evaluate(
     Raises:
         SetClipError: an option is wrong, or something is missing or does not fit together; before anything is scored.
     """
-    paths = [Path(path) for path in ([models] if isinstance(models, str | Path) else models)]
+    paths = [path_of(path, "models") for path in ([models] if isinstance(models, str | Path) else models)]
+    out = path_of(out, "out")
     if not paths:
         raise UsageError(f"{argument('models')}: there is none", fix="give at least one RUN or EMBEDDINGS folder")
     task = load_task_set(options.task_set) if options.task_set else None
     if not isinstance(dataset, Dataset):
-        _refuse_wrong_order(paths, Path(dataset), Path(out))
+        _refuse_wrong_order(paths, Path(dataset), out)
         dataset = open_dataset(dataset)
-    out = Path(out)
     given = open_model_folders(paths)
     refuse_foreign(out, "a REPORT folder", [REPORT_NAME, "report.md", "report.html", "baselines"])
     rows = read_evaluation_set(

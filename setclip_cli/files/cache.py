@@ -26,7 +26,7 @@ def cache_folder() -> Path:
     Raises:
         SetClipError: it is a file, or it cannot be made or written to.
     """
-    folder = _named_folder()
+    folder = cache_root()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -48,7 +48,7 @@ def cache_place(kind: str, name: str, *, cache_dir: Path | None = None) -> Path:
     Raises:
         SetClipError: exit code 2; the cache is a file.
     """
-    folder = cache_dir or _named_folder()
+    folder = cache_dir or cache_root()
     if folder.is_dir():
         _clean(folder)
     return folder / kind / name
@@ -63,7 +63,12 @@ def if_cache_takes_it() -> Iterator[None]:
         _note_once(f"note: {error.problem}. The command goes on without it; it will be made again each time")
 
 
-def _named_folder() -> Path:
+def cache_root() -> Path:
+    """Where the cache is, or would be: it may be missing.
+
+    Raises:
+        SetClipError: exit code 2; it is a file, or in one.
+    """
     folder = Path(os.environ.get("SETCLIP_CACHE") or "~/.cache/setclip").expanduser()
     nearest = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     if nearest.is_file():

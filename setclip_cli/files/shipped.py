@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from setclip_cli.errors import ExitCode, UsageError, nearest, translated
+from setclip_cli.options import path_of
 
 Kind = Literal["recipes", "manifests", "studies", "tasks"]
 SINGULAR: dict[Kind, str] = {"recipes": "recipe", "manifests": "manifest", "studies": "study", "tasks": "task set"}
@@ -34,7 +35,7 @@ def find(kind: Kind, given: Path | str) -> Path:
     Raises:
         SetClipError: exit code 2; neither. It names the nearest one and the command that lists all.
     """
-    path = Path(given)
+    path = path_of(given, SINGULAR[kind])
     with translated(path, found="cannot be looked at", fix="check the path", exit_code=ExitCode.USAGE):
         if path.is_file():
             return path

@@ -15,6 +15,7 @@ from setclip_cli.ingest.annotations import read_pairs
 from setclip_cli.ingest.contents import Contents
 from setclip_cli.ingest.labels import Labels
 from setclip_cli.ingest.options import IngestOptions, SourceSettings, sha256_of
+from setclip_cli.ingest.own_folders import refuse_own_folders
 from setclip_cli.ingest.pairing import PairTable
 from setclip_cli.ingest.progress import Progress, locked
 from setclip_cli.ingest.read_source import SourceReader
@@ -50,6 +51,8 @@ def build_dataset(
     parse_split(options.split)
     file_pairs = read_pairs(Path(options.pairs)) if isinstance(options.pairs, str | Path) else []
     sources = [open_source(path, options) for path in paths]  # a bad path fails before anything is written
+    for source in sources:
+        refuse_own_folders(source, out)
     labels = labels or Labels(options.labels, sources)
     if not paths:
         open_dataset(out)  # or there is nothing to pair

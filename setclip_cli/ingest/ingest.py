@@ -10,6 +10,7 @@ from setclip_cli.files.lock import exclusive
 from setclip_cli.files.shipped import named
 from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS, build_dataset
 from setclip_cli.ingest.options import IngestOptions, refuse_unused
+from setclip_cli.options import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,9 +43,9 @@ def ingest(
         SetClipError: options that do not go together; a source that cannot be read, holds nothing usable or too many
             bad records; ``out`` that is not a DATASET folder, cannot be written or is in use; pairs that are not there.
     """
-    options, out = options or IngestOptions(), Path(out)
+    options, out = options or IngestOptions(), path_of(out, "out")
     given = [sources] if isinstance(sources, str | Path) else sources
-    paths = [named("manifests", Path(source)) for source in given]
+    paths = [named("manifests", path_of(source, "sources")) for source in given]
     manifests = [path for path in paths if path.suffix == ".toml"]
     if not paths and options.pairs is None and not options.pairs_from_group:
         raise _usage("there is no SOURCE to read and no pairs to add", f"setclip ingest --pairs pairs.csv --out {out}")

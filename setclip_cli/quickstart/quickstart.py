@@ -27,6 +27,7 @@ from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
+from setclip_cli.options import path_of
 from setclip_cli.quickstart.source import SPLITS, write_source
 from setclip_cli.recipe.presets import Method
 from setclip_cli.recipe.recipe import load_recipe
@@ -62,7 +63,7 @@ def quickstart(out: str | Path) -> QuickstartResult:
         SetClipError: the packages of the demo extra are missing, or ``out`` holds something else or is in use.
     """
     started = time.monotonic()
-    out = Path(out)
+    out = path_of(out, "out")
     refuse_foreign(out, "a quickstart folder", ["source"])
     with exclusive(out):
         dataset = _make_dataset(out / "source", out / "dataset")

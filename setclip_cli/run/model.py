@@ -23,6 +23,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import read_json, write_document
 from setclip_cli.files.what_is import what_is
+from setclip_cli.options import path_of
 from setclip_cli.run import checkpoint
 from setclip_cli.vectors import unusable_rows
 from setclip_cli.version import __version__
@@ -295,7 +296,7 @@ def load_model(run: Path | str) -> Model:
     Raises:
         SetClipError: there is no RUN, it is not finished, or its files have changed or do not belong together.
     """
-    run = Path(run)
+    run = path_of(run, "run")
     config = load_config(run)
     for name in (MODEL_NAME, INITIAL_NAME):
         require_file(run, config, name)

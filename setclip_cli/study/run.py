@@ -20,6 +20,7 @@ from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.shipped import find
+from setclip_cli.options import path_of
 from setclip_cli.study.planned_runs import plan_runs
 from setclip_cli.study.report import markdown_table, study_content, write_study
 from setclip_cli.study.study_file import load_study
@@ -65,7 +66,7 @@ def run_study(study_file: str | Path, dataset: str | Path | Dataset, out: str | 
             runs failed.
     """
     started = time.monotonic()
-    study_file, out = find("studies", study_file), Path(out)
+    study_file, out = find("studies", study_file), path_of(out, "out")
     study = load_study(study_file)
     planned = plan_runs(study, study_file)
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)

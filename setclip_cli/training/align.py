@@ -18,6 +18,7 @@ from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_
 from setclip_cli.files import atomic
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import InUseError, WriteError
+from setclip_cli.options import path_of
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run import checkpoint
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME, is_finished
@@ -92,9 +93,9 @@ def align(
             is not finite, or there is too little memory for it.
     """
     started = time.monotonic()
+    out = path_of(out, "out")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    out = Path(out)
     plan = plan_align(recipe, dataset, out, resume=resume)
     device = resolve_device(recipe.train.device, setting="train.device =")
     with _with_resume_in_the_fix(out, resume), launched() as group, exclusive(out) if group.main else nullcontext():

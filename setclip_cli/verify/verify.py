@@ -19,6 +19,7 @@ from setclip_cli.files.documents import read_json, unsigned
 from setclip_cli.files.leftovers import is_temporary
 from setclip_cli.files.lock import LOCK_NAME
 from setclip_cli.files.what_is import what_is
+from setclip_cli.options import path_of
 from setclip_cli.run import checkpoint
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME
 from setclip_cli.run.model import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, TUNED_NAME, load_config
@@ -126,7 +127,7 @@ def verify(path: str | Path) -> VerifyResult:
     Raises:
         SetClipError: it is none of our folders, was not finished, or has files that are missing or have changed.
     """
-    path = Path(path)
+    path = path_of(path, "path")
     found = what_is(path)
     if found.kind not in _CHECKS:
         raise SetClipError(

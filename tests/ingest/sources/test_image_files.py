@@ -226,9 +226,10 @@ def test_an_image_format_that_is_not_read_is_named_and_bad(tmp_path: Path) -> No
 
 
 def test_images_that_are_git_lfs_pointers_give_the_advice_for_them(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(SetClipError, match=r"Git LFS pointer.*\n.*git lfs pull"):
-        ingest(tmp_path, tmp_path / "out", IngestOptions(modality="image"))
+        ingest(tmp_path / "in", tmp_path / "out", IngestOptions(modality="image"))
 
 
 def test_filters_of_warnings_are_as_before_after_threads_decode(tmp_path: Path) -> None:
