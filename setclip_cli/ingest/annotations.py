@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.errors import SetClipError, nearest
-from setclip_cli.files.recognize import refuse_stand_in
+from setclip_cli.files.recognize import EMPTY, head_of, recognize, refuse_stand_in
+from setclip_cli.ingest.sources.fields import WHOLE_FLOAT
+from setclip_cli.ingest.sources.tables import declared_separator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+_JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*[\[{\"])")
 _ID_COLUMNS = ("id", "filename", "file_name", "file", "filepath", "path", "image", "image_id", "image_path", "name")
 _LABEL_COLUMNS = ("label", "class", "category", "class_name", "labels", "target")
 _PAIR_COLUMNS = ("left_modality", "left_id", "right_modality", "right_id")
@@ -47,6 +51,13 @@ def read_labels(path: Path) -> dict[str, str]:
     if not labels:
         raise SetClipError(f"{path}: there are no labels in it", fix="write a header id,label and one line for each id")
     return labels
+
+
+def whole_numbers(labels: Mapping[str, str]) -> dict[str, str] | None:
+    """Labels such as 3.0 as 3, if all are so: pandas writes whole numbers in this way if the column has gaps."""
+    found = {identifier: WHOLE_FLOAT.fullmatch(label) for identifier, label in labels.items()}
+    numbers = {identifier: str(int(match[1])) for identifier, match in found.items() if match}
+    return numbers if numbers and len(numbers) == len(labels) else None
 
 
 def read_pairs(path: Path) -> list[UnresolvedPair]:
@@ -84,10 +95,15 @@ def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[in
     """Yields (line number, values of the wanted columns) of a CSV with a header, whichever separator it has."""
     try:
         refuse_stand_in(path)
+        _refuse_other_formats(path, columns)
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=_separator(first, columns))
+            separator = declared_separator(first)
+            before = 0 if separator is None else 1  # lines before the header
+            if separator is None:
+                file.seek(0)
+                separator = _separator(first, columns)
+            reader = csv.reader(file, delimiter=separator)
             header = [name.strip().lower() for name in next(reader, [])]
             places = [_place(path, header, names, columns) for names in columns]
             for row in reader:
@@ -95,16 +111,28 @@ def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[in
                     continue
                 if len(row) <= max(places):
                     raise SetClipError(
-                        f"{path}: line {reader.line_num}: has {len(row)} fields, but needs {max(places) + 1}",
+                        f"{path}: line {before + reader.line_num}: has {len(row)} fields, but needs {max(places) + 1}",
                         fix="write a value for every column of the header",
                     )
-                yield reader.line_num, [row[place].strip() for place in places]
+                yield before + reader.line_num, [row[place].strip() for place in places]
     except UnicodeDecodeError as error:
         raise SetClipError(f"{path}: not UTF-8 ({error.reason})", fix="save it as UTF-8") from error
     except csv.Error as error:
         raise SetClipError(f"{path}: not CSV ({error})", fix="save it as CSV again") from error
     except OSError as error:
         raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error
+
+
+def _refuse_other_formats(path: Path, columns: tuple[tuple[str, ...], ...]) -> None:
+    """Raises SetClipError for a file that is known and is not CSV, such as JSON or Parquet."""
+    head = head_of(path)
+    found = recognize(head)
+    what = found.what if found else "JSON" if _JSON.match(head) else None
+    if what is not None and found is not EMPTY:
+        raise SetClipError(
+            f"{path}: is {what}, but a CSV file is needed",
+            fix=f"write it as CSV with the header {','.join(each[0] for each in columns)}",
+        )
 
 
 def _separator(header: str, columns: tuple[tuple[str, ...], ...]) -> str:

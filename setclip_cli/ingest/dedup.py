@@ -72,6 +72,8 @@ class Dedup:
 
     def __init__(self, look_alikes: LookAlikes | None = None) -> None:
         self._rows: dict[Modality, _KnownRows] = {modality: _KnownRows() for modality in MODALITIES}
+        self._splits: dict[str, str] = {}  # lower case -> the first spelling
+        self._spellings: set[str] = set()  # an older DATASET may have several of one split
         self.look_alikes = look_alikes
 
     def remember(self, modality: Modality, rows: pa.Table) -> None:
@@ -79,6 +81,8 @@ class Dedup:
         known = self._rows[modality]
         digests = [bytes.fromhex(digest)[:16] for digest in rows["sha256"].to_pylist()]
         known.ids.update(rows["id"].to_pylist())
+        for split in rows["split"].unique().to_pylist():
+            self._know_split(split)
         for digest, split in zip(digests, rows["split"].to_pylist(), strict=True):
             known.split_of.setdefault(digest, split)
         if "group" in rows.column_names:
@@ -95,6 +99,8 @@ class Dedup:
 
         An id that another row has is a reject if the data give it. If the program made it up, it becomes longer: it
         gets the end of its source's path in front. This depends only on the rows before it.
+
+        A split whose name differs in case only from one that is there is a reject.
         """
         short, record = record, _in_own_group(record, rules)
         known = self._rows[record.modality]
@@ -127,6 +133,10 @@ class Dedup:
                 split = earlier
         elif record.split is not None and not SPLIT_NAME.fullmatch(split):
             return Reject(record.id, "split's name has other characters than letters, digits, '-' and '_'")
+        if split not in self._spellings:
+            if (other := self._splits.get(split.lower())) is not None:  # some file systems take them as one name
+                return Reject(record.id, f"split's name differs in case only from another: {split!r} and {other!r}")
+            self._know_split(split)
         if identifier != record.id:
             record = record._replace(
                 id=identifier,
@@ -145,6 +155,10 @@ class Dedup:
         if record.modality == "image" and record.extra and self.look_alikes is not None:
             record = self._flagged(record, split, alike)
         return Kept(record, split, earlier is None, earlier is not None and earlier != split)
+
+    def _know_split(self, split: str) -> None:
+        self._spellings.add(split)
+        self._splits.setdefault(split.lower(), split)
 
     def _alike(self, record: Record) -> SeenImage | None:
         value = (record.extra or {}).get("perceptual_hash")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.errors import argument
 from setclip_cli.ingest import names
-from setclip_cli.ingest.annotations import read_labels
+from setclip_cli.ingest.annotations import read_labels, whole_numbers
 from setclip_cli.ingest.names import Found, Name
 from setclip_cli.ingest.sources.archive import ImageArchive
 from setclip_cli.ingest.sources.base import Record, Reject, usable_id
@@ -78,6 +78,7 @@ class Labels:
     Attributes:
         join: What matched; None before `match`.
         others: The same labels for the sources of other modalities; it is enough if one of them matches.
+        notes: How the file was read, for the summary.
     """
 
     def __init__(self, path: str | Path | None, sources: Sequence[Source] = (), *, required: bool = True) -> None:
@@ -86,6 +87,9 @@ class Labels:
         self._sources, self._required = sources, required
         self._fix = ""
         self.others: Sequence[Labels] = ()
+        numbers = whole_numbers(self._labels)
+        self.notes = (f"labels of {self._name} such as 3.0 read as 3",) if numbers else ()
+        self._labels = numbers or self._labels
         self._label_of: dict[Name, str] = {}
         self.join: Join | None = None
 

@@ -108,7 +108,7 @@ class SourceReader:
         start = finished[-1].records if finished else 0
         if not (finished and finished[-1].last):
             numbers = contents.next_numbers()
-            decide, about = self._decision(source, settings)
+            decide, about = self._decision(source, settings, labels)
             labels.match()
             as_captions = parse_split(settings.split).as_captions
             splits = CaptionSplits(source, contents.dataset()) if as_captions else None
@@ -190,7 +190,7 @@ class SourceReader:
         self._progress.add(written)
         return written
 
-    def _decision(self, source: Source, settings: SourceSettings) -> tuple[Decide, dict[str, Any]]:
+    def _decision(self, source: Source, settings: SourceSettings, labels: Labels) -> tuple[Decide, dict[str, Any]]:
         """What decides about each record, and what the entry says about clusters."""
         if self._dedup is None or (settings.near_duplicates != "keep" and self._dedup.look_alikes is None):
             self._dedup = self._dedup_of_rows(settings)
@@ -208,7 +208,7 @@ class SourceReader:
             sources=tails(path, (Path(entry["path"]) for entry in earlier)),
             group_source=next(iter(tails(path, alike)), None) if any(other != path for other in alike) else None,
         )
-        about: dict[str, Any] = {"notes": list(notes)} if (notes := source.notes()) else {}
+        about: dict[str, Any] = {"notes": notes} if (notes := [*source.notes(), *labels.notes]) else {}
         if clusters is not None:
             about |= {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
         return partial(self._dedup.decide, rules=rules), about

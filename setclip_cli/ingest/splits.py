@@ -70,8 +70,8 @@ def parse_split(text: str | None) -> SplitRule:
             share = float(share_text)
         except ValueError:
             raise _bad(text, f"{share_text!r} is not a number") from None
-        if not SPLIT_NAME.fullmatch(name) or name in dict(shares):
-            raise _bad(text, f"{name!r} is not the name of a split, or is there twice")
+        if not SPLIT_NAME.fullmatch(name) or name.lower() in {earlier.lower() for earlier, _ in shares}:
+            raise _bad(text, f"{name!r} is not the name of a split, or is there twice (also in another case)")
         _refuse_near_miss(text, name, _USUAL)
         if not 0 < share <= 1:
             raise _bad(text, f"the share of {name!r} must be over 0 and at most 1")

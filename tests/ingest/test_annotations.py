@@ -76,9 +76,38 @@ def test_other_separators_are_read(tmp_path: Path, separator: str) -> None:
         ("a.jpg,lake\nb.jpg,field\n", r"line 1 is not a known header \(a.jpg, lake\)(.|\n)*add a first line.*id,label"),
         ("picture,label\na,x\n", r"no column 'id'.* among picture, label"),
         ("id,label,Label\na,x,y\n", "two columns 'label'"),
-        ('{"id": "a", "label": "x"}\n', "not a known header"),
+        ('{"id": "a", "label": "x"}\n', "is JSON, but a CSV file is needed"),
     ],
 )
 def test_a_file_that_is_no_table_of_labels_says_what_was_found(tmp_path: Path, content: str, words: str) -> None:
     with pytest.raises(SetClipError, match=words):
         read_labels(write(tmp_path / "l.csv", content))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b'[{"id": "a", "label": "x"}]', "JSON"),
+        (b'\xef\xbb\xbf \n{"a": "x"}', "JSON"),
+        (b"PAR1\x00\x01", "a Parquet file"),
+        (b"\x1f\x8b\x08\x00", "a gzip file"),
+    ],
+)
+def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "l.csv").write_bytes(content)
+    with pytest.raises(SetClipError, match=f"is {what}, but a CSV file is needed(.|\n)*the header id,label"):
+        read_labels(tmp_path / "l.csv")
+    with pytest.raises(SetClipError, match=f"is {what}, but a CSV file is needed(.|\n)*left_modality,left_id"):
+        read_pairs(tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "\ufeffsep=;"])
+def test_a_first_line_with_the_separator_is_no_header(tmp_path: Path, first: str) -> None:
+    assert read_labels(write(tmp_path / "l.csv", f"{first}\r\nid;label\r\na,b;x\r\n")) == {"a,b": "x"}
+    with pytest.raises(SetClipError, match="line 4: has 1 fields"):
+        read_labels(write(tmp_path / "l.csv", f"{first}\nid;label\na;x\nb\n"))
+
+
+def test_a_long_field_in_a_file_of_labels_is_read(tmp_path: Path) -> None:
+    content = f"id,label,notes\na,x,{'y' * 200_000}\n"
+    assert read_labels(write(tmp_path / "l.csv", content)) == {"a": "x"}

@@ -9,14 +9,13 @@ Folders give labels and splits as they do on disk. Files beside an image belong 
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
 from setclip_cli.ingest.sources.caption_record import MAX_CAPTION_CHARS, Captions, caption_answers
 from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
-from setclip_cli.ingest.sources.fields import first_named, label_of, texts_of
+from setclip_cli.ingest.sources.fields import WHOLE_FLOAT, first_named, label_of, texts_of
 from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, image_record, no_image
 from setclip_cli.ingest.sources.members import Archive
 from setclip_cli.ingest.sources.reader import Reader
@@ -34,7 +33,6 @@ _KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *_BESIDE_SUFFIXES)
 _TEXT_FIELDS = ("caption", "captions", "text", "raw", "sentence", "sentences")  # a title is metadata
 _LABEL_FIELDS = ("label", "cls", "class")
 _MAX_CLASS_BYTES = 256
-_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")
 
 
 class ImageArchive(Reader):
@@ -122,9 +120,9 @@ def _found(name: str, content: bytes | Reject | None) -> Captions | Reject:
         return Captions([text], identifier=name, made_up=True)
     try:
         fields = rows.parse_json(text)
-    except rows.RepeatedKeyError as error:
+    except rows.UnusableJsonError as error:
         return Reject(name, str(error))
-    except (ValueError, RecursionError):
+    except ValueError:
         return Reject(name, "not JSON")
     value = first_named(fields, _TEXT_FIELDS) if isinstance(fields, dict) else fields
     if value is None:
@@ -170,7 +168,7 @@ def _class_of(content: bytes | Reject) -> _Label:
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return _Label(None, "label that is not UTF-8")
-    if whole := _WHOLE_FLOAT.fullmatch(text):
+    if whole := WHOLE_FLOAT.fullmatch(text):
         return _Label(whole[1])
     if text.startswith(("[", "{", '"')):
         try:
@@ -191,4 +189,4 @@ def _label_in_json(content: bytes | Reject) -> _Label:
 
 def _of_value(value: Any) -> _Label:
     label, notes = label_of(value)
-    return _Label(label, *notes)
+    return _Label(label) if label is not None else _Label(None, *notes)

@@ -19,10 +19,12 @@ from setclip_cli.ingest.sources.fields import (
     IMAGE_ID_FIELDS,
     TEXT_FIELDS,
     Fields,
+    first_named,
     group_of,
+    id_of,
     image_in,
     label_of,
-    text_of,
+    split_of,
     texts_of,
 )
 from setclip_cli.ingest.sources.reader import Reader
@@ -87,20 +89,21 @@ class CaptionFile(Reader):
 
     def from_fields(self, fields: Mapping[str, Any], location: str) -> Item:
         """The item of a row: its captions, or the reason why it has none."""
-        for name in self._text_fields:
-            value = fields.get(name)
-            if value is not None:
-                break
-        else:
+        value = first_named(fields, self._text_fields)
+        if value is None and not any(name in fields for name in self._text_fields):
             return Item(location, Reject(location, f"no field {' or '.join(map(repr, self._text_fields))}"))
+        identifier, problem = id_of(fields.get("id"))
+        if problem:
+            return Item(location, Reject(location, problem))
         label, notes = label_of(fields.get("label"))
         image = image_in(fields)
+        group, unused = group_of(fields, image)
         return Captions(
-            texts_of(value),
-            identifier=text_of(fields.get("id")) or None,
-            group=group_of(fields, image),
+            texts_of("" if value is None else value),
+            identifier=identifier,
+            group=group,
             of_image=image is not None,
             label=label,
-            split=text_of(fields.get("split")),
-            repairs=(*notes, *(fields.repairs if isinstance(fields, Fields) else ())),
+            split=split_of(fields.get("split")),
+            repairs=(*notes, *unused, *(fields.repairs if isinstance(fields, Fields) else ())),
         ).item(location)

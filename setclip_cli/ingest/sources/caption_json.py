@@ -10,7 +10,7 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Reject, left_out
 from setclip_cli.ingest.sources.caption_record import Captions
-from setclip_cli.ingest.sources.fields import TEXT_FIELDS, first_named, label_of, text_of, texts_of
+from setclip_cli.ingest.sources.fields import TEXT_FIELDS, first_named, label_of, split_of, texts_of
 from setclip_cli.ingest.sources.streams import open_bytes, read_up_to
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def _lines_with_text(path: Path) -> Iterator[str | Reject]:
 def _is_object(line: str | Reject) -> bool:
     try:
         return isinstance(line, str) and line.lstrip().startswith("{") and isinstance(rows.parse_json(line), dict)
-    except rows.RepeatedKeyError:
+    except rows.UnusableJsonError:
         return True
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
 
 
@@ -95,9 +95,9 @@ def _parsed(path: Path) -> Any:
         return rows.parse_json(content.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError as error:
         raise rows.not_utf8(path, f"byte 0x{content[error.start]:02x} at offset {error.start:,}") from error
-    except rows.RepeatedKeyError as error:
-        raise SetClipError(f"{path}: {error}", fix="give each value of an object its own key") from error
-    except (ValueError, RecursionError) as error:
+    except rows.UnusableJsonError as error:
+        raise SetClipError(f"{path}: {error}", fix=error.fix) from error
+    except ValueError as error:
         raise SetClipError(f"{path}: not JSON ({error})", fix="download or export the file again") from error
 
 
@@ -137,7 +137,7 @@ def _by_image(images: Sequence[Any]) -> Iterator[Item]:
             yield Item(location, Reject(location, "no 'sentences'"))
             continue
         label = class_of_name(name) if labelled else None
-        yield Captions(texts, group=name, label=label, split=text_of(image.get("split")), part="sentence").item(
+        yield Captions(texts, group=name, label=label, split=split_of(image.get("split")), part="sentence").item(
             location
         )
 
@@ -162,7 +162,7 @@ def _by_class(whole: Mapping[str, list[Any]]) -> Iterator[Item]:
             if not texts:
                 yield Item(location, Reject(location, "no 'raw' text"))
                 continue
-            split = text_of(image.get("split"))
+            split = split_of(image.get("split"))
             yield Captions(texts, group=image["filename"], label=label, split=split, part="sentence").item(location)
 
 
@@ -188,7 +188,7 @@ def _coco(whole: Mapping[str, Any]) -> Iterator[Item]:
         described.add(str(image_id))
         known = names.get(str(image_id))
         label, notes = label_of(annotation.get("label"))
-        group, split = known or str(image_id), text_of(annotation.get("split"))
+        group, split = known or str(image_id), split_of(annotation.get("split"))
         unlisted = () if known or not names else (UNLISTED,)
         yield Captions(texts, group=group, label=label, split=split, repairs=(*notes, *unlisted)).item(location)
     for image_id, name in names.items():

@@ -14,7 +14,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from setclip_cli.ingest.sources.base import Item, Record, Reject, left_out, sha256_text, usable_id
-from setclip_cli.ingest.sources.fields import usual_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,13 +112,15 @@ def caption_record(
         digest = sha256_text(stripped)
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
         return Reject(location, "not UTF-8: half a surrogate pair")
+    if not stripped.isprintable() and not any(each.isprintable() and each != " " for each in stripped):
+        return Reject(location, "empty caption")  # nothing but marks that show nothing, such as a zero-width space
     return Record(
         "caption",
         identifier,
         stripped,
         digest,
         label=label or None,
-        split=usual_split(split),
+        split=split or None,
         group=group,
         columns=(group,),
         made_up=made_up,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,13 @@ GROUP_FIELDS = (
 )  # fmt: skip
 IMAGE_FIELDS = ("image", "img", "jpg", "png", "bytes")
 IMAGE_ID_FIELDS = ("id", "filename", "file_name", "path", "image_id")
-_SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val", "restval": "train", "training": "train"}
+WHOLE_LABEL = "label such as 3.0 read as 3"
+SPACE_AROUND_LABEL = "white space at the ends of a label dropped"
+WHOLE_FLOAT = re.compile(r"(-?\d{1,15})\.0+")
+_SPLIT_NAMES = {
+    **{name: name for name in ("train", "val", "test")},
+    **{"valid": "val", "validation": "val", "dev": "val", "restval": "train", "training": "train"},
+}
 _MAX_LIST_CHARS = 1 << 20
 
 
@@ -33,34 +40,55 @@ def first_named(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def text_of(value: Any) -> str | None:
-    """A label, split or id as text; None if it is neither text nor a number."""
+    """A description or an id as text; None if it is neither text nor a number."""
     if type(value) is str:
         return value
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
         return None
-    return str(value) if isinstance(value, str | int | float) else None
+    return str(value) if isinstance(value, str | int | float | Decimal) else None
+
+
+def id_of(value: Any) -> tuple[str | None, str | None]:
+    """(id, None); (None, None) if there is none; or (None, why the value cannot be an id)."""
+    if value is None or value == "":
+        return None, None
+    if (text := text_of(value)) is not None:
+        return text, None
+    found = repr(float(value)) if isinstance(value, float | Decimal) else f"its type is {type(value).__name__}"
+    return None, f"id cannot be used: {found}"
 
 
 def label_of(value: Any) -> tuple[str | None, tuple[str, ...]]:
-    """(label, nothing), or (None, what to count) for a value that cannot be a label. A float of 3.0 is the label 3."""
-    if value is None or (type(value) is str and value.isascii()):
-        return value or None, ()
+    """(label, what to count); (None, what to count) for a value that cannot be a label. 3.0 is the label 3."""
+    if value is None:
+        return None, ()
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         return str(int(value)), ()
     if isinstance(value, str):
+        stripped = value.strip()
+        if stripped != value:
+            return label_of(stripped)[0], (*label_of(stripped)[1], SPACE_AROUND_LABEL)
+        if value.isascii():
+            return value or None, ()
         try:
             value.encode()
         except UnicodeEncodeError:
             return None, ("label not used: it is not UTF-8",)
-    label = str(value) if isinstance(value, Decimal) and value.is_finite() else text_of(value)
+    label = text_of(value)
     if label is not None or value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return label or None, ()
     return None, (f"label not used: its type is {type(value).__name__}",)
 
 
-def usual_split(split: str | None) -> str | None:
-    """train, val or test for the other names that published sets use for them."""
-    return _SPLIT_NAMES.get(split, split) if split else None
+def split_of(value: Any) -> str | None:
+    """The split that a row gives, or None: train, val or test in any case, also for other names that they have.
+
+    What cannot be a split is given as text that is no name of a split, so that it is a reject.
+    """
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    text = text_of(value) or f"<{value!r}>"
+    return _SPLIT_NAMES.get(text.strip().lower(), text)
 
 
 def texts_of(value: Any) -> list[Any]:
@@ -94,16 +122,21 @@ def _listed(text: str) -> list[Any] | None:
     return None
 
 
-def group_of(fields: Mapping[str, Any], image: Mapping[str, Any] | None) -> str | None:
-    """The image or protein that the captions of a row describe, by its id.
+def group_of(fields: Mapping[str, Any], image: Mapping[str, Any] | None) -> tuple[str | None, tuple[str, ...]]:
+    """The image or protein that the captions of a row describe, by its id; and what is to be counted.
 
     Where the row holds the ``image`` itself, this is the id that the image gets: see ``image_id_of``.
     """
+    notes: tuple[str, ...] = ()
     for name in GROUP_FIELDS if image is None else ("group",):
         value = fields.get(name)
-        if value is not None and (text := text_of(value)):
-            return text
-    return image_id_of(fields, image) if image is not None else None
+        if value is None:
+            continue
+        if text := text_of(value):
+            return text, notes
+        if isinstance(value, list) or (isinstance(value, dict) and name not in IMAGE_FIELDS):
+            notes = (f"group not used: its type is {type(value).__name__}",)
+    return (image_id_of(fields, image) if image is not None else None), notes
 
 
 def image_in(fields: Mapping[str, Any]) -> dict[str, Any] | None:

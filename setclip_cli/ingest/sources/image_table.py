@@ -11,10 +11,10 @@ from setclip_cli.ingest.sources.fields import (
     IMAGE_FIELDS,
     IMAGE_ID_FIELDS,
     first_named,
+    id_of,
     image_id_of,
     label_of,
-    text_of,
-    usual_split,
+    split_of,
 )
 from setclip_cli.ingest.sources.image import image_record
 from setclip_cli.ingest.sources.reader import Reader
@@ -46,13 +46,15 @@ class ImageTable(Reader):
             content = value.get("bytes") if isinstance(value, dict) else value
             if not isinstance(content, bytes):
                 return Reject(location, "no image bytes in the row")
-            given = text_of(first_named(fields, IMAGE_ID_FIELDS))
+            given, problem = id_of(first_named(fields, IMAGE_ID_FIELDS))
+            if problem:
+                return Reject(location, problem)
             identifier = given or image_id_of(fields, value) or f"{self.path.name}:{location.split()[-1]}"
             record = image_record(identifier, content, location, made_up=not given)
             if isinstance(record, Reject):
                 return record
             label, notes = _label(fields.get("label"), names)
-            split = usual_split(text_of(fields.get("split")))
+            split = split_of(fields.get("split"))
             return record._replace(label=label, split=split, repairs=(*record.repairs, *notes))
 
         return table.walk(lambda item: (check(item),))._replace(one_each=True)

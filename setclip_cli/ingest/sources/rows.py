@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,16 @@ from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.files.recognize import head_of, recognize
 from setclip_cli.ingest.sources.base import Item, Reject, Walk
 from setclip_cli.ingest.sources.counts import LineCount, watched
-from setclip_cli.ingest.sources.fields import Fields
+from setclip_cli.ingest.sources.fields import WHOLE_FLOAT, WHOLE_LABEL, Fields
 from setclip_cli.ingest.sources.streams import lines, open_bytes
 from setclip_cli.ingest.sources.tables import (
+    MAX_LINE_BYTES,
     SAMPLE_LINES,
     Layout,
     Names,
     cells_of,
     cells_of_line,
+    declared_separator,
     fields_without_header,
     find_layout,
     known_columns,
@@ -37,12 +40,12 @@ if TYPE_CHECKING:
     from setclip_cli.ingest.sources.base import Record
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-MAX_LINE_BYTES = 4 << 20
 MAX_ROW_GROUP_BYTES = 2 << 30
 NO_OBJECT = "JSON, but no object"
 UNQUOTED = "separators inside a text without quotes"
 _USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _BATCH_ROWS = 256
+_NO_IMAGES = ("id", "group", "label", "split")
 _MAX_KEY_SETS = 1000  # of jsonl rows that are remembered
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -72,6 +75,7 @@ class Table:
         self._usual = _USUAL_SEPARATORS.get(suffix)
         self._met = self._answered = 0  # items that the walk gave; lines or rows that are in one, or need none
         self._line_count, self._row_count = LineCount(), 0  # what the file holds
+        self._declared = False  # whether the first line says the separator, as Excel writes it
         self.layout: Layout | None = None
         if suffix == ".parquet":
             with opened_parquet(path) as file:
@@ -79,6 +83,8 @@ class Table:
             self._check_needed(known_columns(path, columns, names) if columns else None)
         elif self._usual or suffix == ".txt":
             sample = _first_lines(path)
+            if sample and (declared := declared_separator(sample[0])):
+                self._usual, self._declared, sample = declared, True, sample[1:]
             self.layout = find_layout(path, sample, self._usual, names)
             if self.layout is None and self._usual:
                 self._check_needed(cells_of(sample[0], self._usual) if sample else None)
@@ -86,17 +92,34 @@ class Table:
 
     def walk(self, answers: Callable[[Item], Iterable[Record | Reject]]) -> Walk:
         """A walk over the rows; the content of an item is its fields, or the Reject."""
+        whole = self._has_whole_labels()
         self._met = self._answered = 0
         self._line_count, self._row_count = LineCount(), 0
+        return Walk(self._items(self._located(), whole), answers, self._stated)
+
+    def _located(self) -> Iterator[Located]:
         if self._suffix == ".parquet":
-            found = self._parquet()
-        elif self.layout is None:
-            found = self._json_lines()
-        elif self.layout.header is None or not self._usual:
-            found = self._lines(self.layout)
-        else:
-            found = self._csv(self.layout.separator)
-        return Walk(self._items(found), answers, self._stated)
+            return self._parquet()
+        if self.layout is None:
+            return self._json_lines()
+        if self.layout.header is None or not self._usual:
+            return self._lines(self.layout)
+        return self._csv(self.layout.separator)
+
+    def _has_whole_labels(self) -> bool:
+        """Whether all labels of a table as text are like 3.0: so pandas writes a column of numbers with gaps in it.
+
+        The whole table is read for it, but only as far as the labels are so.
+        """
+        if self.layout is None or "label" not in (self.layout.header or ()):
+            return False
+        some = False
+        for _, fields, _ in self._located():
+            if not isinstance(fields, Reject) and (label := fields.get("label")):
+                if WHOLE_FLOAT.fullmatch(label.strip()) is None:
+                    return False
+                some = True
+        return some
 
     def _stated(self) -> int:
         """The items that there must be: those that the walk gave, and lines or rows that it gave no answer to."""
@@ -114,15 +137,24 @@ class Table:
         if columns is not None and not set(columns) & set(self._names.needed):
             raise missing_column(self.path, self._names.needed, columns, self._names.option)
 
-    def _items(self, found: Iterable[Located]) -> Iterator[Item]:
+    def _items(self, found: Iterable[Located], whole_labels: bool) -> Iterator[Item]:
         for location, fields, count in found:
             self._met += 1
             self._answered += count
+            if whole_labels and isinstance(fields, dict) and fields.get("label"):
+                before = fields.repairs if isinstance(fields, Fields) else ()
+                fields = Fields(fields, label=float(fields["label"]))
+                fields.repairs = (*before, WHOLE_LABEL)
             yield Item(location, fields)
 
     def _text_lines(self) -> Iterator[tuple[int, str, str | Reject]]:
+        declared = self._declared
         for number, (location, line) in enumerate(text_lines(self.path, self._line_count), 1):
-            yield number, location, line
+            if declared and isinstance(line, str) and line.strip():
+                declared = False
+                self._answered += 1
+            else:
+                yield number, location, line
 
     def _json_lines(self) -> Iterator[Located]:
         renamed: dict[tuple[str, ...], list[str] | Reject] = {}
@@ -139,9 +171,9 @@ class Table:
     ) -> Mapping[str, Any] | Reject:
         try:
             fields = parse_json(line)
-        except RepeatedKeyError as error:
+        except UnusableJsonError as error:
             return Reject(location, str(error))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             return Reject(location, f"not JSON: {type(error).__name__}")
         return self.named(fields, location, renamed) if isinstance(fields, dict) else Reject(location, NO_OBJECT)
 
@@ -204,13 +236,15 @@ class Table:
                 self._answered += len(taken)
 
     def _fields(self, row: list[str], header: Sequence[str], separator: str) -> Mapping[str, Any] | str:
-        """The fields of a row, or why there are none; empty ones are left out."""
+        """The fields of a row, or why there are none; empty ones are left out, but for the needed one."""
         if len(row) == len(header):
-            return {name: value for name, value in zip(header, row, strict=True) if value}
+            return {name: value for name, value in zip(header, row, strict=True) if value or name in self._names.needed}
         cells = merged(row, header, separator, self._names.needed)
         if cells is None:
             return f"number of fields differs from the header: {len(row)}, not {len(header)}"
-        fields = Fields({name: value for name, value in zip(header, cells, strict=True) if value})
+        fields = Fields(
+            {name: value for name, value in zip(header, cells, strict=True) if value or name in self._names.needed}
+        )
         fields.repairs = (UNQUOTED,)
         return fields
 
@@ -252,18 +286,33 @@ class Table:
                 raise _not_parquet(self.path, ValueError(f"it says {self._row_count:,} rows, and has {row:,}"))
 
 
-class RepeatedKeyError(ValueError):
-    """A JSON object has two values under one key."""
+class UnusableJsonError(ValueError):
+    """It is JSON, but cannot be read as the program needs it. ``fix`` says what helps."""
+
+    def __init__(self, found: str, fix: str) -> None:
+        super().__init__(found)
+        self.fix = fix
 
 
 def parse_json(text: str) -> Any:
     """Parses JSON.
 
     Raises:
-        RepeatedKeyError: an object has a key twice; Python would drop one of the two values.
-        ValueError, RecursionError: it is not JSON, or too deep.
+        UnusableJsonError: an object has a key twice, of which Python would drop one value; a number of too many
+            digits; too many lists or objects in one another.
+        ValueError: it is not JSON.
     """
-    return _decode(text)
+    try:
+        return _decode(text)
+    except (json.JSONDecodeError, UnusableJsonError):
+        raise
+    except ValueError as error:
+        digits = sys.get_int_max_str_digits()
+        raise UnusableJsonError(
+            f"JSON with a number of over {digits:,} digits", "write it as text, in quotes"
+        ) from error
+    except RecursionError as error:
+        raise UnusableJsonError("JSON with too many lists or objects in one another", "write it flatter") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -271,7 +320,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise RepeatedKeyError(f"JSON with one key twice: {twice!r}")
+        raise UnusableJsonError(f"JSON with one key twice: {twice!r}", "give each value of an object its own key")
     return fields
 
 
@@ -299,7 +348,9 @@ def _without_bytes(schema: pa.Schema) -> tuple[list[str], dict[str, Any]]:
         if "bytes" in names:
             columns += [f"{field.name}.{name}" for name in names if name != "bytes"]
             images[field.name] = {}
-        elif pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+        elif field.name.lower() not in _NO_IMAGES and (
+            pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
+        ):
             images[field.name] = {}
         else:
             columns.append(field.name)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEPARATORS = (",", "\t", ";", "|")
+MAX_LINE_BYTES = 4 << 20
+csv.field_size_limit(MAX_LINE_BYTES)  # else the limit is 131,072 characters
 SAMPLE_LINES = 100
 _SHARE = 0.8  # of the sampled lines that must have the layout
 _SPELLED = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", " ": "space"}
@@ -24,6 +26,7 @@ _NAME_FIRST = re.compile(
 )
 _TEXT_AND_URL = re.compile(r"(?P<text>[^\t]+)\t(?P<url>https?://[^\s]+)\s*")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+_DECLARED = re.compile(r'\ufeff?"?sep=([^\w\s"]|\t)"?[,;]*[\r\n]*', re.IGNORECASE)
 _LINE_OF_HEADER_ALONE = ("text", "caption", "captions", "sentence", "sentences")
 
 
@@ -42,6 +45,12 @@ class Layout(NamedTuple):
     separator: str
     header: Sequence[str] | None  # the columns; None: each line is an image's name and a text, or a text and a URL
     url_last: bool = False
+
+
+def declared_separator(line: str) -> str | None:
+    """The separator that a first line such as ``sep=;`` names, which Excel writes and reads; None for another line."""
+    found = _DECLARED.fullmatch(line)
+    return found[1] if found else None
 
 
 def spelled(separator: str) -> str:

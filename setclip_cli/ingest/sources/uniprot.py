@@ -17,7 +17,7 @@ from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
 from setclip_cli.ingest.sources.caption_record import caption_record
 from setclip_cli.ingest.sources.counts import FlatFileCount, watched
 from setclip_cli.ingest.sources.fasta_headers import parse_header
-from setclip_cli.ingest.sources.fields import first_named, label_of, text_of, usual_split
+from setclip_cli.ingest.sources.fields import Fields, first_named, id_of, label_of, split_of, text_of
 from setclip_cli.ingest.sources.protein import Fasta, protein_record
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.streams import inner_suffix, lines, open_bytes
@@ -276,12 +276,16 @@ class ProteinTable(Reader):
             return Reject(location, "empty sequence")
         if not isinstance(sequence, str):
             return Reject(location, f"sequence is no string: {type(sequence).__name__}")
-        given = text_of(first_named(fields, ID_FIELDS))
+        given, problem = id_of(first_named(fields, ID_FIELDS))
+        if problem:
+            return Reject(location, problem)
         identifier = given or f"{self.path.name}:{location.split()[-1]}"
         description = text_of(first_named(fields, DESCRIPTION_FIELDS)) or ""
         record = protein_record(identifier, sequence.encode("utf-8", "replace"), description, location)
         if isinstance(record, Reject):
             return record
         label, notes = label_of(fields.get("label"))
-        split = usual_split(text_of(fields.get("split")))
-        return record._replace(label=label, split=split, made_up=not given, repairs=(*record.repairs, *notes))
+        split = split_of(fields.get("split"))
+        changed = fields.repairs if isinstance(fields, Fields) else ()
+        repairs = (*record.repairs, *notes, *changed)
+        return record._replace(label=label, split=split, made_up=not given, repairs=repairs)

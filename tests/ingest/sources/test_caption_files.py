@@ -11,7 +11,7 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.caption import CaptionFile
 from setclip_cli.ingest.sources.caption_json import class_of_name
-from setclip_cli.ingest.sources.fields import usual_split
+from setclip_cli.ingest.sources.fields import split_of
 
 
 def read(path: Path, content: bytes | str, **options: str) -> list[Record | Reject]:
@@ -138,7 +138,7 @@ def test_a_list_of_records_counts_the_captions_of_each_image(tmp_path: Path) -> 
     ],
 )
 def test_the_usual_names_of_splits(found: str, split: str) -> None:
-    assert usual_split(found) == split
+    assert split_of(found) == split
 
 
 def test_csv_without_a_caption_column_says_which_there_are(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_utf16_is_one_error_that_names_the_conversion(tmp_path: Path, name: str)
     ("content", "words"),
     [
         (b"{", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "too many lists or objects in one another"),
         (b'{"a": 1}', "neither a list"),
         (b"3", "neither a list"),
         (b'["caf\xe9"]', "not UTF-8"),
