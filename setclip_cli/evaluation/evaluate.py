@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.console import note, progress
+from setclip_cli.console import note, progress, warning
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.evaluation.baselines import align_baselines
@@ -94,6 +94,13 @@ def evaluate(
         content["baselines_left_out"] = left_out
         content["gates"] = judge_gates(options.thresholds(), content["methods"][0])
         content["summary"] = summary_sentences(content)
+        if known := [model.name for model in given if model.recipe.get("train", {}).get("split") == options.split]:
+            sentence = (
+                f"{', '.join(dict.fromkeys(known))}: the rows of split {options.split} were used for training too, so "
+                "these figures do not say how well it works on new rows."
+            )
+            content["summary"] += f" {sentence}"
+            warning(sentence)
         write_report(out, content, page_details(scored[0], rows, dataset))
     for sentence, count in rows.excluded.items():
         note(f"left out: {count} {sentence}")

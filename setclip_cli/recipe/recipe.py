@@ -151,9 +151,12 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise UsageError(f"--set {override!r}: is not of the form key=value", fix="write it as --set optim.lr=3e-4")
     try:
-        value = parse_toml(f"value = {text}")["value"]
+        found = parse_toml(f"value = {text}")
     except (ValueError, RecursionError):
-        value = text.strip()
+        found = {"value": text.strip()}
+    if found.keys() != {"value"}:
+        raise UsageError(f"--set {override!r}: sets more than one key", fix="give each key a --set of its own")
+    value = found["value"]
     table = document
     for depth, part in enumerate(parts[:-1], start=1):
         table = table.setdefault(part, {})

@@ -60,9 +60,14 @@ def prune(folder: Path, *, keep: int, every: int) -> None:
     leaves the files of one that was not.
     """
     numbered = _numbered(folder)
-    regular = [path for path in numbered if int(path.stem.removeprefix("step-")) % every == 0 or path == numbered[-1]]
+    regular = [path for path in numbered if step_of(path) % every == 0 or path == numbered[-1]]
     for path in set(numbered) - set(regular[-keep:]):
         atomic.remove_file(path)
+
+
+def step_of(path: Path) -> int:
+    """The steps that a checkpoint's name says."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def latest(folder: Path) -> Path | None:

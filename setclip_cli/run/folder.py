@@ -55,6 +55,10 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
     refuse_foreign(out, "a RUN folder", [RECIPE_NAME])
     if not (out / RECIPE_NAME).exists():
         return
+    newest = checkpoint.latest(out / CHECKPOINTS_NAME)
+    finished = (out / CONFIG_NAME).exists()
+    if newest is None and not finished:
+        return  # nothing was trained: an earlier command found a mistake after it had written its recipe
     changed = _changed_keys(read_toml(out / RECIPE_NAME), recipe)
     safe = SAFE_TO_CHANGE - ({"train.steps"} if recipe.ensemble > 1 else set())
     if unsafe := [key for key in changed if key not in safe or not resume]:
@@ -63,8 +67,11 @@ def check_out(out: Path, recipe: Recipe, data_identity: str, *, resume: bool) ->
             fix=f"choose another {argument('out')}, or remove the RUN yourself; with {argument('resume')} these may "
             f"change: {', '.join(sorted(safe))}",
         )
-    newest = checkpoint.latest(out / CHECKPOINTS_NAME)
-    finished = (out / CONFIG_NAME).exists()
+    if newest is not None and "train.steps" in changed and checkpoint.step_of(newest) > recipe.train.steps:
+        raise UsageError(
+            f"{out}: has taken {checkpoint.step_of(newest)} steps, more than train.steps = {recipe.train.steps}",
+            fix=f"give more train.steps, or choose another {argument('out')}",
+        )
     trained_on = None
     if finished:
         config = load_config(out)

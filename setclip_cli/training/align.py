@@ -214,13 +214,19 @@ def _save_tuned(out: Path, side: SideInput, weights: dict[str, Tensor]) -> str |
     return atomic.sha256_file(path)
 
 
+def _as_found(weights: str) -> str:
+    """A path to weights as a whole one, so that the RUN also opens from other working folders."""
+    is_path = weights not in ("auto", "hub") and not weights.startswith("package:") and Path(weights).exists()
+    return str(Path(weights).absolute()) if is_path else weights
+
+
 def _tower_config(
     recipe: Recipe, side: SideInput, encoder: Encoder, initial: Encoder, tuned_sha256: str | None
 ) -> TowerConfig:
     tower = recipe.towers[side.modality]
     return TowerConfig(
         spec=tower.backbone,
-        weights=tower.weights,
+        weights=_as_found(tower.weights),
         pooling=tower.pooling,
         layer=side.backbone.layers,
         preprocessing=side.backbone.preprocessing,

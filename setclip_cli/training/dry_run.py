@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones import check_backbone, describe_weights
@@ -11,10 +12,12 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.features.layer_choice import layer_pairs, wants_best
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.run.folder import check_out
+from setclip_cli.run.model import load_config
 from setclip_cli.training.known_pairs import known_pairs, pair_rows
+from setclip_cli.training.loggers import check_loggers
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
@@ -105,10 +108,17 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
             pair_rows(chosen, *ids.values(), split=recipe.train.split)
     except SetClipError as error:
         problems.append(error)
-    try:
-        check_out(out, recipe, dataset.identity(), resume=resume)
-    except SetClipError as error:
-        problems.append(error)
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: check_out(out, recipe, dataset.identity(), resume=resume),
+        lambda: check_loggers(recipe.train.loggers),
+        lambda: _check_validation(recipe, dataset),
+        lambda: load_config(Path(recipe.init_from)) if recipe.init_from else None,
+    )
+    for check in checks:
+        try:
+            check()
+        except SetClipError as error:
+            problems.append(error)
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -123,6 +133,13 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
             exit_code=problems[0].exit_code,
         )
     return AlignPlan(recipe, out, rows, pairs, _notes(recipe, rows), weights)
+
+
+def _check_validation(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises SetClipError if the recipe validates on a split that a side does not have."""
+    if recipe.validation.every:
+        for modality in recipe.modalities():
+            dataset.shards(modality, recipe.validation.split)
 
 
 def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
+import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -154,13 +156,24 @@ _LOGGERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Logger]] = {
 }
 
 
+def check_loggers(names: Sequence[str]) -> None:
+    """Raises SetClipError if the package of a logger is not installed."""
+    for name in names:
+        if name != "tensorboard" and name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise _not_installed(name)
+
+
 def _imported(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise SetClipError(
-            f"train.loggers: {package} is not installed", fix=f"pip install 'setclip[{package}]', or leave it out"
-        ) from error
+        raise _not_installed(package) from error
+
+
+def _not_installed(package: str) -> SetClipError:
+    return SetClipError(
+        f"train.loggers: {package} is not installed", fix=f"pip install 'setclip[{package}]', or leave it out"
+    )
 
 
 def _map(left: Tensor, right: Tensor) -> Tensor:

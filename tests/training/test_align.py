@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.errors import SetClipError
 from setclip_cli.files.atomic import sha256_file
 from setclip_cli.methods.extra_encoders import without_extra_encoders
+from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.run.model import load_model
 from setclip_cli.training import loggers
 from setclip_cli.training.training import Training
@@ -161,6 +163,10 @@ def test_dry_run_prints_the_plan_and_writes_nothing(world: Path, tmp_path: Path)
         ("train.split=trian", 3, "no protein rows in split 'trian' (did you mean 'train'?)"),
         ("towers.protein.weights=/absent/esm.pt", 3, "/absent/esm.pt"),
         ("train.device=cuda", 2, "train.device = 'cuda'"),
+        ("validation.every=5", 3, "no protein rows in split 'val'"),
+        ("init_from=nowhere", 3, "nowhere"),
+        ('train.loggers=["mlflow"]', 3, "mlflow is not installed"),
+        ("train.steps=5\nseed = 3", 2, "sets more than one key"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(
@@ -170,6 +176,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
 
     if setting == "train.device=cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
+    if "mlflow" in setting and importlib.util.find_spec("mlflow"):
+        pytest.skip("mlflow is installed here")
     for extra in ([], ["--dry-run"]):
         found, _, stderr = align(world, tmp_path / "out", "--set", setting, *extra)
         if setting == "train.device=cuda" and extra:
@@ -177,6 +185,34 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
         assert (found, words in stderr) == (code, True), stderr
         assert "fix:" in stderr
         assert not (tmp_path / "out" / "recipe.toml").exists()
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_another_recipe(world: Path, tmp_path: Path) -> None:
+    assert align(world, tmp_path / "run", "--set", "train.steps=1")[0] == 0
+    left_by_a_mistake = tmp_path / "new"
+    left_by_a_mistake.mkdir()
+    (left_by_a_mistake / "recipe.toml").write_bytes((tmp_path / "run" / "recipe.toml").read_bytes())
+    code, _, stderr = align(world, left_by_a_mistake, "--set", "train.steps=2", "--set", "seed=5")
+    assert (code, len((left_by_a_mistake / "metrics.jsonl").read_text().splitlines())) == (0, 2), stderr
+
+
+def test_fewer_steps_than_a_run_has_taken_are_refused(world: Path, tmp_path: Path) -> None:
+    assert align(world, tmp_path / "run", "--set", "train.steps=3")[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    code, _, stderr = align(world, tmp_path / "run", "--set", "train.steps=2", "--resume")
+    assert (code, "has taken 3 steps, more than train.steps = 2" in stderr) == (2, True)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+
+def test_a_run_with_weights_from_a_relative_path_opens_from_any_folder(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = load_recipe(world / "recipe.toml").towers["protein"].weights
+    monkeypatch.chdir(Path(weights).parent)
+    setting = f"towers.protein.weights={Path(weights).name}"
+    assert align(world, tmp_path / "run", "--set", "train.steps=1", "--set", setting)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    run_ok("embed", "run", world / "data", "--modality", "protein", "--out", "embeddings")
 
 
 def test_a_pair_that_names_an_unknown_id_is_refused(world: Path, tmp_path: Path) -> None:
