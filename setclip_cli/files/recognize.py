@@ -34,6 +34,7 @@ EMPTY = Recognized("an empty file", _AGAIN)
 ZIP = Recognized("a zip file", "unzip it, or let its name end in .zip if it holds images or captions")
 EMPTY_ZIP = Recognized("an empty zip file", _AGAIN)
 PARQUET = Recognized("a Parquet file", "let its name end in .parquet")
+OFFICE = Recognized("an Office file, such as Excel's", "save the table as CSV in UTF-8")
 TAR = Recognized("a tar archive", "let its name end in .tar if it holds images or captions, or unpack it")
 
 _MAGICS: tuple[tuple[bytes, Recognized], ...] = (
@@ -45,6 +46,7 @@ _MAGICS: tuple[tuple[bytes, Recognized], ...] = (
     (b"Rar!\x1a\x07", Recognized("a RAR archive", "unpack it with unrar x")),
     (b"PK\x03\x04", ZIP),
     (b"PK\x05\x06", EMPTY_ZIP),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", OFFICE),
     (b"PAR1", PARQUET),
     (b"ARROW1", Recognized("an Arrow file", "write it as Parquet with pyarrow")),
     (b"\x89HDF\r\n\x1a\n", Recognized("an HDF5 file", "write its content as Parquet, or as image files")),
@@ -67,6 +69,8 @@ def recognize(head: bytes) -> Recognized | None:
         return HTML_PAGE
     if head[257:262] == b"ustar":
         return TAR
+    if head.startswith(b"PK\x03\x04") and (b"[Content_Types].xml" in head or head[30:].startswith((b"xl/", b"_rels/"))):
+        return OFFICE
     return None if is_text(head) else next((found for magic, found in _MAGICS if head.startswith(magic)), None)
 
 

@@ -34,6 +34,7 @@ _FIXES: tuple[tuple[str, str], ...] = (
     (r"name or id that is not UTF-8", "rename these files so that their names are UTF-8, for example with convmv"),
     (r"split's name differs", f"spell each split in one way, or give {argument('split')}"),
     (r"id cannot be used", "write each id as text or a number, or leave the ids out"),
+    (r"no image bytes in the row", "write the bytes of the images into the table, or give the folder of the images"),
     (r"empty id", "write an id after each '>'"),
     (r"holds what is no amino-acid code", "see in the list what it is: a '*' inside is a stop codon of a pseudogene"),
     (r"no readable image|an? .* (file|archive|database|pickle)", "see what these files are in the list"),

@@ -44,7 +44,7 @@ class ImageArchive(Reader):
         )
         images = _images(archive)
         samples = Samples(images, (name for name in archive.names if name.lower().endswith(_BESIDE_SUFFIXES)))
-        folders = FolderNames(self.path.name, images)
+        folders = _folders(self.path.name, images)
         labels, problems = _labels(archive, samples)
 
         def answer(item: Item) -> Record | Reject:
@@ -57,7 +57,7 @@ class ImageArchive(Reader):
                 beside = name.lower().endswith(_BESIDE_SUFFIXES)
                 other = archive.heads.get(name) or Reject(name, "no image suffix", bad=False)
                 return left_out(name, BESIDE) if beside else other._replace(location=name)
-            split, label = folders.of(name)
+            split, label = folders.of(_with_slashes(name))
             return image_record(name, content, name, labels.get(name) or label, made_up=True, split=split)
 
         items = archive.members(frozenset(images).__contains__, MAX_IMAGE_BYTES)
@@ -72,7 +72,7 @@ class CaptionArchive(Reader):
         images = _images(archive)
         are_images = frozenset(images)
         samples = Samples(images, (name for name in archive.names if name.lower().endswith(_CAPTION_SUFFIXES)))
-        folders = FolderNames(self.path.name, images)
+        folders = _folders(self.path.name, images)
 
         def items() -> Iterator[Item]:
             for name, content, _ in archive.members(_is_caption, MAX_SIDECAR_BYTES):
@@ -85,11 +85,20 @@ class CaptionArchive(Reader):
                 else:
                     image = samples.image_of(name)
                     group = image or (name if len(found.texts) > 1 else None)
-                    yield found._replace(
-                        group=group, made_up_group=image is None and group is not None, split=folders.of(name)[0]
-                    ).item(name)
+                    made_up_group = image is None and group is not None
+                    split, _ = folders.of(_with_slashes(name))
+                    yield found._replace(group=group, made_up_group=made_up_group, split=split).item(name)
 
         return Walk(items(), caption_answers(self.path.name), lambda: archive.count)
+
+
+def _folders(archive: str, images: list[str]) -> FolderNames:
+    return FolderNames(archive, map(_with_slashes, images))
+
+
+def _with_slashes(name: str) -> str:
+    """The name of a member as programs for Windows may have written it."""
+    return name.replace("\\", "/")
 
 
 def _is_caption(name: str) -> bool:

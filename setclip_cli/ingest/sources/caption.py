@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
-from setclip_cli.ingest.sources.caption_json import captions_in_json, is_json_lines
+from setclip_cli.ingest.sources.caption_json import captions_in_json, is_json_lines, is_json_list
 from setclip_cli.ingest.sources.caption_record import Captions, caption_answers
 from setclip_cli.ingest.sources.counts import LineCount
 from setclip_cli.ingest.sources.fields import (
@@ -56,7 +56,9 @@ class CaptionFile(Reader):
 
     def walk(self) -> Walk:
         answers = caption_answers(self.path.name)
-        if self._suffix == ".json" and not is_json_lines(self.path):
+        if (self._suffix == ".json" and not is_json_lines(self.path)) or (
+            self._suffix in (".jsonl", ".ndjson") and is_json_list(self.path)
+        ):
             return Walk(captions_in_json(self.path, self._rows(), self.from_fields), answers)
         table = self._rows()
         if self._suffix == ".txt" and table.layout is None:

@@ -11,6 +11,7 @@ from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Reject, left_out
 from setclip_cli.ingest.sources.caption_record import Captions
 from setclip_cli.ingest.sources.fields import TEXT_FIELDS, first_named, label_of, split_of, texts_of
+from setclip_cli.ingest.sources.split_folders import split_of_folder
 from setclip_cli.ingest.sources.streams import open_bytes, read_up_to
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ def is_json_lines(path: Path) -> bool:
     """Whether a file has one JSON object a line, and more than one."""
     first = [line for _, line in zip(range(2), _lines_with_text(path), strict=False)]
     return len(first) == 2 and all(_is_object(line) for line in first)
+
+
+def is_json_list(path: Path) -> bool:
+    """Whether a file begins as a list, whatever its suffix says."""
+    first = next(_lines_with_text(path), "")
+    return isinstance(first, str) and first.lstrip().startswith("[")
 
 
 def _lines_with_text(path: Path) -> Iterator[str | Reject]:
@@ -66,6 +73,9 @@ def captions_in_json(
     elif isinstance(whole, dict) and whole and all(map(_is_image_and_texts, *zip(*whole.items(), strict=True))):
         for number, (name, texts) in enumerate(whole.items(), 1):
             yield Captions(texts_of(texts), group=name).item(f"entry {number}")
+    elif isinstance(whole, dict) and whole and all(map(_is_split, *zip(*whole.items(), strict=True))):
+        entries = [_in_split(entry, split_of_folder(name)) for name, part in whole.items() for entry in part]
+        yield from _entries(entries, table, from_fields)
     elif isinstance(whole, list) or (isinstance(whole, dict) and (set(whole) & set(TEXT_FIELDS) or _lists(whole))):
         entries = whole if isinstance(whole, list) else (_lists(whole) or [whole])
         yield from _entries(entries, table, from_fields)
@@ -164,6 +174,15 @@ def _by_class(whole: Mapping[str, list[Any]]) -> Iterator[Item]:
                 continue
             split = split_of(image.get("split"))
             yield Captions(texts, group=image["filename"], label=label, split=split, part="sentence").item(location)
+
+
+def _is_split(name: str, entries: Any) -> bool:
+    """Whether this is one part of ``{"train": [{...}], "test": [{...}]}``."""
+    return split_of_folder(name) is not None and isinstance(entries, list)
+
+
+def _in_split(entry: Any, split: str | None) -> Any:
+    return {"split": split, **entry} if isinstance(entry, dict) else entry
 
 
 def _is_image_and_texts(name: str, texts: Any) -> bool:

@@ -45,7 +45,8 @@ class ImageTable(Reader):
             value = first_named(fields, self._image_fields)
             content = value.get("bytes") if isinstance(value, dict) else value
             if not isinstance(content, bytes):
-                return Reject(location, "no image bytes in the row")
+                path = value.get("path") if isinstance(value, dict) else None
+                return Reject(location, f"no image bytes in the row{f': only the path {path}' if path else ''}")
             given, problem = id_of(first_named(fields, IMAGE_ID_FIELDS))
             if problem:
                 return Reject(location, problem)

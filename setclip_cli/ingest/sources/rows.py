@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.files.recognize import head_of, recognize
-from setclip_cli.ingest.sources.base import Item, Reject, Walk
+from setclip_cli.ingest.sources.base import Item, Reject, Walk, left_out
 from setclip_cli.ingest.sources.counts import LineCount, watched
 from setclip_cli.ingest.sources.fields import WHOLE_FLOAT, WHOLE_LABEL, Fields
 from setclip_cli.ingest.sources.streams import lines, open_bytes
@@ -44,6 +44,9 @@ MAX_ROW_GROUP_BYTES = 2 << 30
 NO_OBJECT = "JSON, but no object"
 UNQUOTED = "separators inside a text without quotes"
 _USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+HEADER_AGAIN = "header line again"  # as in files that were put together
+TRAILING_COMMA = "comma after an object of JSON"
+_RULE = set("|-: ")  # of a table in Markdown
 _BATCH_ROWS = 256
 _NO_IMAGES = ("id", "group", "label", "split")
 _MAX_KEY_SETS = 1000  # of jsonl rows that are remembered
@@ -174,6 +177,13 @@ class Table:
         except UnusableJsonError as error:
             return Reject(location, str(error))
         except ValueError as error:
+            if line.rstrip().endswith("},"):
+                found = self._json_fields(line.rstrip().removesuffix(","), location, renamed)
+                if isinstance(found, Reject):
+                    return found
+                fields = Fields(found)
+                fields.repairs = (TRAILING_COMMA,)
+                return fields
             return Reject(location, f"not JSON: {type(error).__name__}")
         return self.named(fields, location, renamed) if isinstance(fields, dict) else Reject(location, NO_OBJECT)
 
@@ -212,6 +222,7 @@ class Table:
 
         reader = csv.reader(decoded(), delimiter=separator)
         header: list[str] | None = None
+        first: list[str] = []
         while True:
             taken.clear()
             row: list[str] | str | None
@@ -227,8 +238,10 @@ class Table:
             if ended and len(taken) > 1:
                 row = "quote that is not closed"
             if header is None and row and not isinstance(row, str):
-                header = known_columns(self.path, row, self._names)
+                first, header = row, known_columns(self.path, row, self._names)
                 self._answered += len(taken)
+            elif row and row == first:
+                yield f"line {taken[0]}", left_out(f"line {taken[0]}", HEADER_AGAIN), len(taken)
             elif row:
                 found = row if isinstance(row, str) else self._fields(row, header or [], separator)
                 yield from _located(found, taken)
@@ -251,6 +264,7 @@ class Table:
     def _lines(self, layout: Layout) -> Iterator[Located]:
         """Rows of one line each, as in a text."""
         header: Sequence[str] | None = None
+        first = ""
         for number, location, line in self._text_lines():
             if isinstance(line, Reject):
                 yield location, line, 1
@@ -260,7 +274,11 @@ class Table:
                 yield from _located(fields_without_header(line, layout), [number])
             elif header is None:
                 self._answered += 1
-                header = layout.header
+                first, header = line, layout.header
+            elif line == first:
+                yield location, left_out(location, HEADER_AGAIN), 1
+            elif layout.separator == "|" and not set(line.strip()) - _RULE:
+                yield location, left_out(location, "line between header and rows"), 1
             else:
                 cells = cells_of_line(line, header, layout.separator, self._names.needed)
                 yield from _located(self._fields(cells, header, layout.separator), [number])

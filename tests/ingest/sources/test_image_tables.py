@@ -45,7 +45,7 @@ def test_hugging_face_parquet_gives_paths_class_names_and_bytes(tmp_path: Path) 
     assert isinstance(second, Record)
     assert (first.id, first.label, first.payload) == ("a.png", "field", png(1))
     assert (second.id, second.label) == ("train.parquet:2", "lake")
-    assert third == Reject("row 3", "no image bytes in the row")
+    assert third == Reject("row 3", "no image bytes in the row: only the path c.png")
 
 
 def test_parquet_with_plain_bytes_under_another_name(tmp_path: Path) -> None:
