@@ -50,7 +50,7 @@ class PairTable:
         return Counter(reject.kind for reject in self.rejects)
 
     def has(self, origin: dict[str, Any]) -> bool:
-        return any(origin.items() <= known.items() for known in self.origins)
+        return any(origin.items() <= known.items() and not known.get("lost") for known in self.origins)
 
     def add(self, dataset: Dataset, unresolved: Sequence[UnresolvedPair], origin: dict[str, Any]) -> None:
         """Adds pairs by their ids; a pair whose ids are not rows of one split is a reject.
@@ -129,13 +129,18 @@ class PairTable:
         for pair in self.pairs:
             left = present[_modality(pair.left_modality)].get(pair.left_id)
             right = present[_modality(pair.right_modality)].get(pair.right_id)
+            place = f"pairs.parquet: {pair.left_id}, {pair.right_id}"
             if left is None or right is None:
                 gone = (pair.left_modality, pair.left_id) if left is None else (pair.right_modality, pair.right_id)
-                self.rejects.append(Reject("pairs.parquet", _unknown(*gone)))
+                self.rejects.append(Reject(place, _unknown(*gone)))
             elif left != right:
-                self.rejects.append(Reject("pairs.parquet", _crossing(left, right)))
+                self.rejects.append(Reject(place, _crossing(left, right)))
             else:
                 kept.append(pair._replace(split=left))
+        if len(kept) < len(self.pairs):  # so that the files of pairs are read again when they are given again
+            self.origins = [
+                origin if origin["from"] == "group" else {**origin, "lost": True} for origin in self.origins
+            ]
         self.changed = self.changed or kept != self.pairs
         self.pairs = kept
 

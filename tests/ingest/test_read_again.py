@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.dataset.verify import verify
@@ -153,3 +155,27 @@ def test_a_stopped_reading_again_goes_on_after_what_it_has_written(
     ingest(one, out, PROTEINS, shard_rows=6)
     assert len(added) == 3  # of 6
     assert verify(out).rows == 31
+
+
+def test_pairs_lost_by_a_wrong_split_can_be_given_again(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "in" / f"{number}.png")
+    captions = tmp_path / "c.jsonl"
+    captions.write_text("".join(f'{{"id": "c{number}", "text": "text {number}"}}\n' for number in range(3)))
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(
+        "left_modality,left_id,right_modality,right_id\n"
+        + "".join(f"image,{number}.png,caption,c{number}\n" for number in range(3))
+    )
+    out = tmp_path / "data"
+    ingest(tmp_path / "in", out, IngestOptions(modality="image"))
+    assert ingest(captions, out, IngestOptions(modality="caption", split="train", pairs=pairs)).pairs == 3
+    assert ingest(captions, out, IngestOptions(modality="caption", split="test")).pairs == 0
+    locations = [row["location"] for row in pq.read_table(out / "rejects.parquet").to_pylist()]
+    assert sorted(locations) == [f"pairs.parquet: {number}.png, c{number}" for number in range(3)]
+    assert ingest(captions, out, IngestOptions(modality="caption", split="train")).pairs == 0
+    assert ingest([], out, IngestOptions(pairs=pairs)).pairs == 3
+    before = (out / "dataset.json").read_bytes()
+    assert ingest([], out, IngestOptions(pairs=pairs)).pairs == 3
+    assert (out / "dataset.json").read_bytes() == before
