@@ -78,3 +78,16 @@ def test_a_search_opens_embeddings_that_have_moved(kept: Path) -> None:
     code, stdout, _ = invoke("search", "embeddings", "forest seen from above", "--split", "test", "--json")
     assert code == 0
     assert len(json.loads(stdout)["hits"]) == 6
+
+
+def test_a_report_on_rows_of_one_class_or_on_those_trained_on_says_so(kept: Path) -> None:
+    code, _, stderr = invoke("evaluate", "run", "dataset", "--out", "report", "--baselines", "none")
+    assert (code, "WARNING: All labels of split test are 'harbour', so every answer counts as right." in stderr) == (
+        0,
+        True,
+    )
+    assert "every answer counts as right" in (kept / "report" / "report.md").read_text()
+    code, _, stderr = invoke(
+        *("evaluate", "run", "dataset", "--out", "again", "--baselines", "none", "--split", "train")
+    )
+    assert (code, "WARNING: run: the rows of split train were used for training too" in stderr) == (0, True)

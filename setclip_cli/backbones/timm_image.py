@@ -40,6 +40,7 @@ ROWS_PER_BATCH = 8  # on a CPU more is slower: activations should fit in the pro
 ROWS_PER_GPU_BATCH = 1024  # tried first; halved when memory runs out
 DECODERS = 2  # threads; decoding and resizing release the interpreter lock
 DECODED_AHEAD = 4  # batches
+MAX_ASPECT = 100  # of an image; of longer ones the middle is read
 
 
 class TimmBackbone:
@@ -166,7 +167,7 @@ class TimmBackbone:
         if isinstance(content, str):
             raise TypeError("an image backbone reads encoded image bytes, not text")
         try:
-            image = open_rgb(content)
+            image = _middle_of_a_strip(open_rgb(content))
             return self.transform(image if view is None else augment_image(image, view))
         except UnidentifiedImageError:
             return "cannot be decoded (no known image format)"
@@ -212,6 +213,18 @@ def open_rgb(content: bytes) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16 and 32 bit: convert() would clip, not scale
         return _scaled_to_8_bit(image).convert("RGB")
     return image.convert("RGB")
+
+
+def _middle_of_a_strip(image: Image.Image) -> Image.Image:
+    """The middle of an image that is over ``MAX_ASPECT`` times as long as wide; any other image as it is.
+
+    The preprocessing scales the short side to some 224 pixels and then keeps the middle. The long side of a strip of
+    1 x 60,000 pixels would be 13 million pixels in between.
+    """
+    short = min(image.size)
+    width, height = (min(side, MAX_ASPECT * short) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
 
 
 def _scaled_to_8_bit(image: Image.Image) -> Image.Image:

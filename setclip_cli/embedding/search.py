@@ -100,6 +100,8 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
         raise UsageError(
             f"{flag}: {wanted} rows have no images to show", fix=f"leave {flag} out" + _search_images_instead(opened)
         )
+    if sheet:
+        _require_png(sheet)
     vectors = unit_vectors(opened, wanted, options.split)
     rows, scores = nearest_rows(vectors, embed_query(opened, query, asked, run=run), options.top)
     hits, images = _look_up(opened, wanted, options.split, rows, scores, data=data, images=sheet is not None)
@@ -107,6 +109,16 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
         remove_leftovers_of(sheet)
         atomic.write_bytes(sheet, contact_sheet(hits, images))
     return SearchResult(asked, wanted, len(vectors), hits, sheet)
+
+
+def _require_png(sheet: Path) -> None:
+    """Raises SetClipError unless the name ends in .png, and what is there now, if anything, is a PNG file."""
+    flag = argument("sheet")
+    if sheet.suffix.lower() != ".png":
+        raise UsageError(f"{flag} {sheet}: the sheet is a PNG file", fix=f"{flag} {sheet.with_suffix('.png').name}")
+    with translated(sheet, OSError, found="cannot be written", fix="choose another name"):
+        if sheet.exists() and (not sheet.is_file() or not sheet.read_bytes().startswith(b"\x89PNG")):
+            raise UsageError(f"{flag} {sheet}: is there already and is not a PNG file", fix="choose another name")
 
 
 def _search_images_instead(embeddings: Embeddings) -> str:

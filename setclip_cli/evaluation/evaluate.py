@@ -33,7 +33,7 @@ from setclip_cli.options import path_of
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.evaluation.evaluation_set import EvaluationSet
@@ -94,11 +94,7 @@ def evaluate(
         content["baselines_left_out"] = left_out
         content["gates"] = judge_gates(options.thresholds(), content["methods"][0])
         content["summary"] = summary_sentences(content)
-        if known := [model.name for model in given if model.recipe.get("train", {}).get("split") == options.split]:
-            sentence = (
-                f"{', '.join(dict.fromkeys(known))}: the rows of split {options.split} were used for training too, so "
-                "these figures do not say how well it works on new rows."
-            )
+        for sentence in _cautions(given, rows, options.split):
             content["summary"] += f" {sentence}"
             warning(sentence)
         write_report(out, content, page_details(scored[0], rows, dataset))
@@ -107,6 +103,18 @@ def evaluate(
     if left_out and options.baselines:
         note(f"baselines left out: {left_out}")
     return Report(out, content)
+
+
+def _cautions(given: Sequence[ModelFolder], rows: EvaluationSet, split: str) -> Iterator[str]:
+    """Why the figures may say less than they seem to."""
+    if known := dict.fromkeys(model.name for model in given if model.recipe.get("train", {}).get("split") == split):
+        yield (
+            f"{', '.join(known)}: the rows of split {split} were used for training too, so these figures do not say "
+            "how well it works on new rows."
+        )
+    classes = {label for side in (rows.left, rows.right) for label in side.labels if label is not None}
+    if rows.rule == "label" and len(classes) == 1:
+        yield f"All labels of split {split} are {next(iter(classes))!r}, so every answer counts as right."
 
 
 def _refuse_wrong_order(paths: Sequence[Path], dataset: Path, out: Path) -> None:

@@ -72,6 +72,25 @@ def test_equals_timms_own_pipeline_and_does_not_depend_on_the_batch(tiny_timm: P
     torch.testing.assert_close(backbone.encode(images).features, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (2, 30_000)])
+def test_a_strip_is_read_from_its_middle_and_takes_no_more_memory_than_a_picture(
+    tiny_timm: Path, size: tuple[int, int]
+) -> None:
+    strip, middle = Image.new("RGB", size, "red"), Image.new("RGB", (200, 200), "red")
+    contents = []
+    for image in (strip, middle):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        contents.append(file.getvalue())
+    backbone = load(tiny_timm)
+    seen: list[tuple[int, int]] = []
+    transform = backbone.transform
+    backbone.transform = lambda image: seen.append(image.size) or transform(image)  # type: ignore[func-returns-value]
+    features = backbone.encode(contents).features
+    torch.testing.assert_close(features[0], features[1])
+    assert max(map(max, seen)) <= 200
+
+
 def test_an_undecodable_file_fails_alone(tiny_timm: Path) -> None:
     whole = tiny.jpeg(0)
     encoded = load(tiny_timm).encode([whole, b"", whole[: len(whole) // 2], b"not an image", whole])

@@ -56,7 +56,7 @@ def test_one_row_a_side_goes_through_every_command(few: Path, tmp_path: Path) ->
     for method in ("clip", "asif", "cca", "procrustes"):
         assert f"{method} could not be aligned: " in stderr
     assert "needs 2 or more of different items" in stderr
-    assert "WARNING: set-clip-plus: the rows of split train were used for training too" in stderr
+    assert "WARNING: run: the rows of split train were used for training too" in stderr
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert "cca could not be aligned" in report["baselines_left_out"]
     assert report["methods"][0]["metrics"]["protein_to_caption/recall_at_10"]["mean"] == 1.0  # beyond the gallery

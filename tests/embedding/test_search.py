@@ -217,3 +217,14 @@ def test_a_query_that_is_a_slip_is_refused(world: Path, query: str, words: str) 
 
 def test_words_that_look_like_a_file_can_be_searched_for(world: Path) -> None:
     assert "rows nearest to the caption" in run_ok("search", world / "embeddings", "forest.jpg", "--as", "caption")
+
+
+@pytest.mark.parametrize("name", ["data.json", "sheet.jpg", "text.png", "folder.png"])
+def test_a_sheet_replaces_nothing_but_a_png(world: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for other in ("data.json", "sheet.jpg", "text.png"):
+        (tmp_path / other).write_text("mine")
+    words = ("search", world / "embeddings", "forest", "--in", "image", "--sheet", tmp_path / name)
+    code, _, stderr = invoke(*words)
+    assert (code, "PNG file" in stderr) == (2, True)
+    assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"mine"}
