@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from setclip_cli.cli import received
 from setclip_cli.cli.align import align
 from setclip_cli.cli.doctor import doctor
 from setclip_cli.cli.embed import embed
@@ -58,6 +59,9 @@ class Commands(typer.core.TyperGroup):
                 _require_working_folder()
                 return super().invoke(ctx)
         except SetClipError as error:
+            if received.signal_number:  # a library made an error of its own of it
+                _stopped(128 + received.signal_number, ctx.invoked_subcommand)
+                raise typer.Exit(128 + received.signal_number) from error
             problem, fix = error.for_command_line()
             keep_error(problem, fix, error.exit_code)
             typer.echo(f"error: {visible_list(problem)}\n  fix: {visible_list(fix)}", err=True)

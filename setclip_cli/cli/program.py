@@ -10,13 +10,14 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from setclip_cli.cli import received
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S = 2.0
-_received: int | None = None
 _ended = False  # whether the command has ended by itself
 
 
@@ -26,7 +27,6 @@ def main() -> None:
     A second signal ends it at once. A signal that comes while a library is imported, and that the library turns into
     an error of its own, is a signal too.
     """
-    global _received
     _open_standard_streams()
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup setclip ...`
@@ -42,11 +42,11 @@ def main() -> None:
     except SystemExit as end:  # a signal outside of the command
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
-        if _received is None:
+        if not received.signal_number:
             raise
-        code = 128 + _received
+        code = 128 + received.signal_number
     if code - 128 in _SIGNALS:
-        _received = code - 128  # a further signal ends it at once
+        received.signal_number = code - 128  # a further signal ends it at once
         _tell(code, started)
         _end_children()
         watch = threading.Timer(_PATIENCE_S, os._exit, (code,))
@@ -81,12 +81,11 @@ def _open_standard_streams() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    global _received
     if _ended:
         return
-    if _received is not None:
+    if received.signal_number:
         _end_now(128 + number)
-    _received = number
+    received.signal_number = number
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)

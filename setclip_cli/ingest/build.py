@@ -58,6 +58,7 @@ def build_dataset(
         open_dataset(out)  # or there is nothing to pair
     with locked(out) as work:
         contents, progress = Contents(out), Progress(work)
+        stopped_while_replacing = bool(progress.to_read_again)  # rows are missing from dataset.json then
         reader = SourceReader(
             contents, progress, shard_rows=shard_rows, shard_bytes=shard_bytes, workers=options.workers
         )
@@ -72,7 +73,7 @@ def build_dataset(
                 Labels(settings.labels, [open_source(Path(entry["path"]), settings)], required=False),
                 options.max_bad_fraction,
             )
-        pairs = _paired(contents, options, file_pairs)
+        pairs = _paired(contents, options, file_pairs, look_up_again=contents.rows_removed or stopped_while_replacing)
         if contents.rows_removed:
             progress.note_pending(contents.new)
         contents.finish(pairs, manifest)
@@ -88,11 +89,17 @@ def build_dataset(
         )
 
 
-def _paired(contents: Contents, options: IngestOptions, file_pairs: list[UnresolvedPair]) -> PairTable:
-    """The pairs that the DATASET has and those that the options add."""
+def _paired(
+    contents: Contents, options: IngestOptions, file_pairs: list[UnresolvedPair], *, look_up_again: bool
+) -> PairTable:
+    """The pairs that the DATASET has and those that the options add.
+
+    Args:
+        look_up_again: Rows were replaced, so the pairs that the DATASET has may have lost theirs.
+    """
     dataset, rows_added = contents.dataset(), bool(contents.new)
     pairs = PairTable(dataset.pairs(), contents.index.pairs)
-    if contents.rows_removed:
+    if look_up_again:
         pairs.drop_unknown(dataset)
         pairs.draw_again(dataset)
     if isinstance(options.pairs, str | Path):

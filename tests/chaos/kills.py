@@ -142,7 +142,7 @@ class Killer:
             for path in folder.rglob("*") if folder.exists() else ():
                 if (
                     not path.is_file()
-                    or path.name.startswith(".")
+                    or any(part.startswith(".") for part in path.relative_to(folder).parts)
                     or digest(path) in reference.contents.get(str(path), ())
                 ):
                     continue

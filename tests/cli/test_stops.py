@@ -20,8 +20,9 @@ import tiny
 from small_world import make_world, run_ok
 from typer.testing import CliRunner
 
+from setclip_cli.cli import received
 from setclip_cli.cli.app import app
-from setclip_cli.errors import ExitCode
+from setclip_cli.errors import ExitCode, SetClipError
 from setclip_cli.files.lock import exclusive
 from setclip_cli.training.align import align
 from setclip_cli.training.training import Training
@@ -324,3 +325,15 @@ def test_a_second_command_in_a_folder_is_refused_and_changes_nothing(world: Path
     assert done.exit_code == ExitCode.DATA, done.output
     assert f"{tmp_path / 'out'}: another setclip process is writing here" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        received.signal_number = signal.SIGTERM  # as `program` does; the library then says something of its own
+        raise SetClipError("model.safetensors: cannot be read", fix="train again")
+
+    monkeypatch.setattr(received, "signal_number", 0)
+    monkeypatch.setattr("setclip_cli.verify.verify.verify", interrupted)
+    result = CliRunner().invoke(app, ["verify", "here"])
+    assert result.exit_code == 143
+    assert "cannot be read" not in result.stderr

@@ -131,6 +131,28 @@ def test_stopped_while_shards_are_replaced_any_later_ingest_reads_the_source_aga
     assert not (out / ".ingest").exists() or not list((out / ".ingest").iterdir())
 
 
+def test_stopped_while_shards_are_replaced_the_pairs_are_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = fasta(tmp_path / "a.fasta", 9, "A")
+    (tmp_path / "c.jsonl").write_text("".join(f'{{"text": "words {n}", "group": "A{n}"}}\n' for n in range(9)))
+    grouped = IngestOptions(modality="caption", pairs_from_group=True)
+    for out in (tmp_path / "out", tmp_path / "whole"):
+        ingest(one, out, PROTEINS)
+        ingest(tmp_path / "c.jsonl", out, grouped)
+    again = IngestOptions(modality="caption", split="test")
+    ingest(tmp_path / "c.jsonl", tmp_path / "whole", again)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "setclip_cli.ingest.contents.Contents._number_shards", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            ingest(tmp_path / "c.jsonl", tmp_path / "out", again)
+    ingest(tmp_path / "c.jsonl", tmp_path / "out", again)
+    assert open_dataset(tmp_path / "out").pairs() == []
+    assert every_file(tmp_path / "out") == every_file(tmp_path / "whole")
+
+
 def test_a_stopped_reading_again_goes_on_after_what_it_has_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
