@@ -140,3 +140,13 @@ def test_similarity_densities_integrate_to_one():
     width = found["similarity"][1] - found["similarity"][0]
     for name in ("within_left", "within_right", "cross"):
         assert sum(found[name]) * width == pytest.approx(1)
+
+
+def test_neighbours_keep_no_more_in_memory_than_they_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(1500, 8)).astype(np.float32)
+    kept: list[np.ndarray] = []
+    whole = np.concatenate
+    monkeypatch.setattr(np, "concatenate", lambda parts, *more, **how: kept.extend(parts) or whole(parts, *more, **how))
+    assert geometry.neighbours(rows, rows, 5).shape == (1500, 5)
+    assert all(part.base is None for part in kept)
+    assert len(kept) >= 1
