@@ -56,6 +56,7 @@ class Commands(typer.core.TyperGroup):
         try:
             with _usage_told(), _last_edge():
                 _refuse_empty_words(ctx.meta[_WORDS])
+                self._refuse_repeated_options(ctx.meta[_WORDS])
                 _require_working_folder()
                 return super().invoke(ctx)
         except SetClipError as error:
@@ -73,6 +74,20 @@ class Commands(typer.core.TyperGroup):
             if isinstance(end.code, int) and end.code in STOPPED:
                 _stopped(end.code, ctx.invoked_subcommand)
             raise
+
+    def _refuse_repeated_options(self, words: list[str]) -> None:
+        """Refuses an option with one value that is given twice: the first value would be ignored."""
+        options = words[: words.index("--")] if "--" in words else words
+        given = [word.partition("=")[0] for word in options if word.startswith("--")]
+        command = next((self.commands[word] for word in options if word in self.commands), None)
+        for parameter in command.params if command else ():
+            if parameter.multiple or getattr(parameter, "is_flag", False):
+                continue
+            for flag in parameter.opts:
+                if given.count(flag) > 1:
+                    raise UsageError(
+                        f"{flag}: is given {given.count(flag)} times, and takes one value", fix="give it once"
+                    )
 
 
 def _refuse_empty_words(words: list[str]) -> None:

@@ -76,8 +76,12 @@ class Contents:
 
     def change(self, entry: dict[str, Any], described: dict[str, Any]) -> str:
         """What has changed since an entry was written, the source or a shard of it; empty if nothing has."""
-        if any(entry[key] != value for key, value in described.items()):
+        if any(entry[key] != value for key, value in described.items() if key != "options"):
             return f"{entry['path']}: changed since {self.out} was made"
+        before, now = entry["options"], described["options"]
+        if other := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+            named = ", ".join(dict.fromkeys(key.removesuffix("_sha256") for key in other))
+            return f"{entry['path']}: was read into {self.out} with other options ({named})"
         listed = {shard.path: shard for shard in self.shards}
         shard = next((path for path in entry["shards"] if not is_whole(self.out, listed[path])), None)
         return "" if shard is None else f"{self.out / shard}: has changed since ingest wrote it from {entry['path']}"

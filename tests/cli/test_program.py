@@ -68,3 +68,22 @@ def test_json_puts_one_object_on_stdout_and_nothing_else() -> None:
     done = setclip("doctor", "--json")
     assert json.loads(done.stdout)["findings"]
     assert done.returncode in {0, 3}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ingest", "x.txt", "--labels", "a.csv", "--out", "o", "--labels", "b.csv"),
+        ("align", "r.toml", "--data=d", "--out", "o", "--data", "e"),
+        ("evaluate", "run", "data", "--out", "o", "--baselines", "cca", "--baselines=asif"),
+    ],
+)
+def test_an_option_that_takes_one_value_is_refused_when_it_is_given_twice(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, list(words))
+    assert (result.exit_code, "is given 2 times, and takes one value" in result.stderr) == (2, True)
+
+
+def test_options_that_take_several_values_and_words_after_two_dashes_may_come_twice() -> None:
+    twice = ("align", "nowhere.toml", "--data", "d", "--out", "o", "--set", "seed=1", "--set", "pairs=2")
+    assert "is given" not in CliRunner().invoke(app, list(twice)).stderr
+    assert "is given" not in CliRunner().invoke(app, ["search", "e", "--top", "3", "--", "--top"]).stderr

@@ -201,3 +201,14 @@ def test_pairs_lost_by_a_wrong_split_can_be_given_again(tmp_path: Path) -> None:
     before = (out / "dataset.json").read_bytes()
     assert ingest([], out, IngestOptions(pairs=pairs)).pairs == 3
     assert (out / "dataset.json").read_bytes() == before
+
+
+def test_the_note_names_the_options_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, out = fasta(tmp_path / "a.fasta", 3, "A"), tmp_path / "out"
+    ingest(one, out, PROTEINS)
+    ingest(one, out, IngestOptions(modality="protein", split="test", keep_duplicates=True))
+    assert "was read into" in (told := capsys.readouterr().err)
+    assert "with other options (keep_duplicates, split)" in told
+    fasta(one, 4, "A")
+    ingest(one, out, IngestOptions(modality="protein", split="test", keep_duplicates=True))
+    assert f"a.fasta: changed since {out} was made" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from typing import get_args
 
 import pytest
 import torch
@@ -17,19 +18,7 @@ from setclip_cli.training.fit import fit
 from setclip_cli.vectors import unusable_rows
 
 TOWERS = {"image": Tower(backbone="timm:array"), "caption": Tower(backbone="sentence-transformers:array")}
-METHODS: tuple[Method, ...] = (
-    "auto",
-    "set-clip-plus",
-    "set-clip",
-    "set-clip-published",
-    "clip",
-    "s-clip",
-    "asif",
-    "asif-graph",
-    "cca",
-    "procrustes",
-    "ridge",
-)
+METHODS: tuple[Method, ...] = get_args(Method)
 KINDS = ("random", "equal", "one-zero", "two-kinds", "one-constant-side")
 
 
