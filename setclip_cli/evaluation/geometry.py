@@ -90,7 +90,8 @@ def neighbours(queries: Embeddings, gallery: Embeddings, k: int, *, skip_self: b
     for start, scores in similarity_blocks(queries, gallery):
         if skip_self:
             scores[np.arange(len(scores)), start + np.arange(len(scores))] = -np.inf
-        found.append(np.argpartition(-scores, k - 1, axis=1)[:, :k].copy())  # a view would keep all columns in memory
+        np.negative(scores, out=scores)
+        found.append(np.argpartition(scores, k - 1, axis=1)[:, :k].copy())  # a view would keep all columns in memory
     return np.concatenate(found)
 
 
