@@ -85,9 +85,8 @@ def _make_dataset(source: Path, out: Path) -> Dataset:
     note(
         f"source   {source}: {images} images, {captions} captions, {made['pairs']} pairs, {len(made['images'])} scenes"
     )
-    for split in SPLITS:
-        options = IngestOptions(modality="image", labels=source / "labels.csv", split=split)
-        ingest(source / "images" / split, out, options)
+    folders = [source / "images" / split for split in SPLITS]  # their names give the splits
+    ingest(folders, out, IngestOptions(modality="image", labels=source / "labels.csv"))
     options = IngestOptions(modality="caption", pairs=source / "pairs.csv")
     result = ingest(source / "captions.jsonl", out, options)
     note(f"ingest   {result.summary().splitlines()[-1].strip()}")

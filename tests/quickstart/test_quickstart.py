@@ -28,6 +28,7 @@ def run_quickstart(out: Path, cache: Path) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr, "a newcomer sees this first"
     return dict(json.loads(done.stdout))
 
 
