@@ -72,3 +72,8 @@ def run_ok(*arguments: object) -> str:
 
 def align(world: Path, out: Path, *extra: object) -> tuple[int, str, str]:
     return invoke("align", world / "recipe.toml", "--data", world / "data", "--out", out, *extra)
+
+
+# Settings of `align`: both backbones are tuned; a validation after every few steps.
+TUNED = ("--set", "towers.protein.trainable=last-1", "--set", "towers.caption.trainable=lora", "--set", "train.steps=4")
+VALIDATED = ("--set", "validation.split=train", "--set", "validation.every=5", "--set", "validation.patience=2")
