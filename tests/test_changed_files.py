@@ -280,3 +280,18 @@ def test_an_ingest_while_align_runs_is_not_what_the_run_claims(
         assert (code, how) == (3, "a changed source"), stderr
         assert "data/caption/train-00000.parquet" in stderr
         assert not (world / "new/config.json").exists()
+
+
+@pytest.mark.parametrize("how", ["flipped", "emptied", "removed"])
+def test_a_changed_shard_ends_an_ingest_that_adds_pairs(world: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.chdir(world)
+    path = next(world.glob("data/protein/*.parquet"))
+    if how == "flipped":
+        flip(path, 0.95)
+    else:
+        path.write_bytes(b"")
+    if how == "removed":
+        path.unlink()
+    (world / "again.csv").write_text((world / "pairs.csv").read_text() + "\n")
+    code, _, stderr = invoke("ingest", "--pairs", "again.csv", "--out", "data")
+    assert (code, path.name in stderr, "fix: " in stderr) == (3, True, True), stderr

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
@@ -28,7 +29,7 @@ from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 INDEX_NAME = "dataset.json"
 PAIRS_NAME: Final = "pairs.parquet"
@@ -191,6 +192,16 @@ class Dataset:
         Raises:
             SetClipError: the file is missing, has changed, or is not a Parquet file.
         """
+        with self._readable(shard) as path:
+            return pq.read_table(path, columns=None if columns is None else list(columns))
+
+    def columns(self, shard: Shard) -> list[str]:
+        """The names of one shard's columns. Raises SetClipError as `read` does."""
+        with self._readable(shard) as path:
+            return list(pq.read_schema(path).names)
+
+    @contextmanager
+    def _readable(self, shard: Shard) -> Iterator[Path]:
         path = self._checked(shard.path, shard.sha256)
         with translated(
             path,
@@ -199,7 +210,7 @@ class Dataset:
             found=f"cannot be read as the shard that {INDEX_NAME} lists",
             fix="ingest the dataset again into a new folder",
         ):
-            return pq.read_table(path, columns=None if columns is None else list(columns))
+            yield path
 
     def beside(self, name: str, sha256: str) -> Path:
         """The path of pairs.parquet or rejects.parquet; in the work folder of an ingest that was killed at its end."""

@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from setclip_cli import console
 from setclip_cli.dataset.dataset import Dataset, Pair
 from setclip_cli.dataset.modality import MODALITIES, Modality
@@ -197,7 +195,7 @@ class _Rows:
         of_shard = {path: entry for entry in dataset.index.sources for path in entry.get("shards", ())}
         self._tables: list[tuple[Origin, pa.Table]] = []
         for shard in dataset.shards(modality):
-            present = set(pq.read_schema(dataset.root / shard.path).names)
+            present = dataset.columns(shard)
             columns = [name for name in ("id", "split", "id_in_source", "group") if name in present]
             self._tables.append((Origin.of(of_shard.get(shard.path), modality), dataset.read(shard, columns)))
 
