@@ -139,11 +139,18 @@ def spherical_kmeans(rows: Tensor, k: int, random: np.random.Generator, *, itera
         distance = torch.minimum(distance, 1 - unit @ unit[chosen[-1]]).clamp_min(0)
         share = distance.double().numpy() + 1e-12
         chosen.append(int(random.choice(len(unit), p=share / share.sum())))
-    centroids = unit[chosen]
+    return settled_centroids(unit, unit[chosen], iterations=iterations)
+
+
+def settled_centroids(rows: Tensor, centroids: Tensor, *, iterations: int = 30) -> Tensor:
+    """Where k-means by cosine takes unit centroids (k, d) on unit rows (n, d), in the order in which they were given.
+
+    A centroid that no row is nearest to stays where it is.
+    """
     for _ in range(iterations):
-        nearest = (unit @ centroids.T).argmax(1)
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, unit)
-        empty = torch.bincount(nearest, minlength=k) == 0
+        nearest = (rows @ centroids.T).argmax(1)
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, rows)
+        empty = torch.bincount(nearest, minlength=len(centroids)) == 0
         centroids = torch.where(empty[:, None], centroids, F.normalize(sums, dim=1))
     return centroids
 

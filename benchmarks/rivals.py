@@ -1,0 +1,83 @@
+"""Methods of other papers for aligning frozen features, written from their formulas. They are for benchmarks alone.
+
+Each rival is called as ``rival(left, right, pairs, seed=0, **settings)`` and returns two functions that map features to
+unit embeddings. The dot product of a left and a right embedding is the score of the rival.
+
+    sotalign      Roschmann et al. 2026, arXiv:2602.23353   pairs and unpaired rows
+    structure     Gröger et al. 2025, arXiv:2506.16895      pairs, and unpaired rows if asked for
+    csa           Li et al. 2025, arXiv:2410.07610          pairs
+    relative      Moschella et al. 2023, arXiv:2209.15430   pairs
+    mini_vec2vec  Dar 2025, arXiv:2510.02348                unpaired rows alone
+
+The docstring of each rival gives its formula, what its paper reports and what differs here. ASIF (Norelli et al. 2023)
+is a method of the program itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rivals_fitted import Embeds, csa, relative
+from rivals_trained import sotalign, structure
+from rivals_unpaired import mini_vec2vec
+
+__all__ = ["RIVALS", "SETTINGS", "Embeds", "Rival", "csa", "mini_vec2vec", "relative", "sotalign", "structure"]
+
+Rival = Callable[..., Embeds]
+"""``rival(left, right, pairs, *, seed, **settings)``, where left is (n, p) and right (m, q), both float32, and pairs is
+(b, 2) int64: the left and right row of each known pair. ``seed`` decides everything that is drawn."""
+
+RIVALS: dict[str, Rival] = {
+    "sotalign": sotalign,
+    "structure": structure,
+    "csa": csa,
+    "relative": relative,
+    "mini_vec2vec": mini_vec2vec,
+}
+
+# What to try on a validation split. The first entry is the default of the rival.
+SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
+    "sotalign": (
+        {},
+        {"weight": 0.1},
+        {"weight": 10.0},
+        {"weight": 10.0, "axes": 0},
+        {"axes": 0},
+        {"axes": 64},
+        {"teacher_axes": 64},
+        {"weight": 10.0, "steps": 1000, "lr": 3e-3},
+        {"lr": 3e-4},
+        {"head": "mlp"},
+    ),
+    "structure": (
+        {},
+        {"weight": 1.0},
+        {"weight": 100.0},
+        {"levels": 3},
+        {"unpaired": 256},
+        {"unpaired": 256, "weight": 100.0},
+        {"temperature": 0.03},
+        {"axes": 0},
+        {"axes": 64},
+        {"lr": 3e-4},
+        {"head": "mlp"},
+    ),
+    "csa": tuple(
+        {"directions": directions, "axes": axes, "ridge": ridge}
+        for axes in (0, 256, 64)
+        for directions in (200, 100, 50)
+        for ridge in (1e-4, 0.1, 1.0)
+        if not axes or directions <= axes
+    ),
+    "relative": tuple({"axes": axes} for axes in (None, 0, 256, 64, 32)),
+    "mini_vec2vec": (
+        {},
+        {"axes": 0},
+        {"axes": 16},
+        {"clusters": 10},
+        {"clusters": 40},
+        {"neighbours": 10},
+        {"neighbours": 200},
+    ),
+}
