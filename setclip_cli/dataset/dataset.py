@@ -65,6 +65,7 @@ SCHEMAS: dict[Modality, pa.Schema] = {
 OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards where a row has a value
     "crs": pa.string(),  # GeoTIFF tiles: coordinate reference system
     "transform": pa.list_(pa.float64()),  # GeoTIFF tiles: affine map from pixels to the ground
+    "original_sha256": pa.string(),  # of an image before its samples were scaled to 8 bits, if they were
     "perceptual_hash": pa.uint64(),
     "near_duplicate_of": pa.string(),  # id of the earlier image that looks the same
     "id_in_source": pa.string(),  # the made-up id that an earlier source had taken, so that the row got a longer one

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.dataset.dataset import SPLIT_NAME
 from setclip_cli.dataset.modality import MODALITIES, Modality
-from setclip_cli.ingest.sources.base import Record, Reject, usable_id
+from setclip_cli.ingest.sources.base import ORIGINAL, Record, Reject, usable_id
 from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit
 from setclip_cli.ingest.splits import SplitRule
 
@@ -25,6 +25,7 @@ DUPLICATE = "duplicate of a record already taken"
 REPEATED_ID = "id already taken by a different record"
 OTHER_SPLIT = "same content as a record in another split"
 NEAR_DUPLICATE = "looks like an image already taken"
+SAME_PIXELS = "same pixels as an earlier image after one of them was encoded again; the files differ"
 LONGER_ID = "id made longer, because another row has it"
 LONGER_GROUP = "group and id made longer, so that no other source has them"
 _MAX_NUMBER = 10_000
@@ -50,7 +51,7 @@ class Kept(NamedTuple):
 
     record: Record
     split: str
-    distinct: bool  # no record before it has its payload
+    distinct: bool  # no record before it has its content
     crossing: bool  # a record in another split has its payload
 
 
@@ -59,8 +60,20 @@ class _KnownRows:
     """What must be known of the rows of one modality to decide about a new record: about 250 bytes a row."""
 
     ids: set[str] = field(default_factory=set)
-    split_of: dict[bytes, str] = field(default_factory=dict)  # 16 bytes of the payload's sha256 -> split
+    split_of: dict[bytes, str] = field(default_factory=dict)  # 16 bytes of the sha256 of the content -> split
+    split_of_changed: dict[bytes, str] = field(default_factory=dict)  # the same of payloads that are not all of it
     in_group: set[bytes] = field(default_factory=set)  # the same 16 bytes hashed together with the group's id
+
+    def know(self, payload: bytes, original: object, split: str) -> None:
+        """Remembers the split of a content, and of a payload that different contents may have."""
+        self.split_of.setdefault(self.content(payload, original), split)
+        if isinstance(original, str):
+            self.split_of_changed.setdefault(payload, split)
+
+    @staticmethod
+    def content(payload: bytes, original: object) -> bytes:
+        """16 bytes that tell a content from others: of the payload, unless it is only a part of the content."""
+        return bytes.fromhex(original[:32]) if isinstance(original, str) else payload
 
 
 class Dedup:
@@ -77,14 +90,15 @@ class Dedup:
         self.look_alikes = look_alikes
 
     def remember(self, modality: Modality, rows: pa.Table) -> None:
-        """Remembers rows that are on disk already: columns id, split, sha256, and group of captions."""
+        """Remembers rows that are on disk already: columns id, split, sha256, group of captions, original_sha256."""
         known = self._rows[modality]
         digests = [bytes.fromhex(digest)[:16] for digest in rows["sha256"].to_pylist()]
         known.ids.update(rows["id"].to_pylist())
         for split in rows["split"].unique().to_pylist():
             self._know_split(split)
-        for digest, split in zip(digests, rows["split"].to_pylist(), strict=True):
-            known.split_of.setdefault(digest, split)
+        originals = rows[ORIGINAL].to_pylist() if ORIGINAL in rows.column_names else [None] * len(digests)
+        for digest, split, original in zip(digests, rows["split"].to_pylist(), originals, strict=True):
+            known.know(digest, original, split)
         if "group" in rows.column_names:
             for digest, group in zip(digests, rows["group"].to_pylist(), strict=True):
                 if group is not None:
@@ -93,9 +107,10 @@ class Dedup:
     def decide(self, record: Record, rules: KeepRules) -> Kept | Reject:
         """Decides about one record.
 
-        A payload is kept once. A caption is kept once for each group: the same words about another image are another
-        fact. A drawn split never puts one content into two splits: a repeat without a group goes to the split of the
-        first, and a caption is left out if its group is in another split. Images that look alike share a split.
+        A content is kept once: a payload, and what an image held before it was changed, if it was. A caption is kept
+        once for each group: the same words about another image are another fact. A drawn split never puts one payload
+        into two splits: a repeat without a group goes to the split of the first, and a caption is left out if its group
+        is in another split. Images that look alike share a split.
 
         An id that another row has is a reject if the data give it. If the program made it up, it becomes longer: it
         gets the end of its source's path in front. This depends only on the rows before it.
@@ -105,10 +120,12 @@ class Dedup:
         short, record = record, _in_own_group(record, rules)
         known = self._rows[record.modality]
         digest = bytes.fromhex(record.sha256[:32])
-        earlier = known.split_of.get(digest)
+        original = (record.extra or {}).get(ORIGINAL)
+        new = known.content(digest, original) not in known.split_of
+        earlier = known.split_of.get(digest) or known.split_of_changed.get(digest)
         grouped = None
         if record.group is None:
-            repeated = earlier is not None
+            repeated = not new
         else:
             grouped = _grouped(digest, record.group)
             repeated = grouped in known.in_group
@@ -147,14 +164,15 @@ class Dedup:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, as a folder's name says"))
         elif by_file.why:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, {by_file.why}"))
+        if new and earlier is not None:
+            record = record._replace(repairs=(*record.repairs, SAME_PIXELS))
         known.ids.add(record.id)
-        if earlier is None:
-            known.split_of[digest] = split
+        known.know(digest, original, split)
         if grouped is not None:
             known.in_group.add(grouped)
-        if record.modality == "image" and record.extra and self.look_alikes is not None:
+        if "perceptual_hash" in (record.extra or {}) and self.look_alikes is not None:
             record = self._flagged(record, split, alike)
-        return Kept(record, split, earlier is None, earlier is not None and earlier != split)
+        return Kept(record, split, new, earlier is not None and earlier != split)
 
     def _know_split(self, split: str) -> None:
         self._spellings.add(split)

@@ -22,6 +22,7 @@ from setclip_cli.ingest.prepare import CaptionSplits, clusters_of, prepared
 from setclip_cli.ingest.progress import WrittenBatch
 from setclip_cli.ingest.result import add_counts, check_sum
 from setclip_cli.ingest.sources import open_source
+from setclip_cli.ingest.sources.base import ORIGINAL
 from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.ingest.sources.rows import not_utf8
 from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit, split_of_file
@@ -224,6 +225,8 @@ class SourceReader:
                     if value is not None and look_alikes.find(value) is None:
                         look_alikes.add(value, row["id"], row["split"])
             columns = ["id", "split", "sha256", *(["group"] if shard.modality == "caption" else [])]
+            if shard.modality == "image" and ORIGINAL in dataset.columns(shard):
+                columns.append(ORIGINAL)
             dedup.remember(shard.modality, dataset.read(shard, columns))
         return dedup
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.modality import Modality
 
 MAX_ID_CHARS = 1024
+ORIGINAL = "original_sha256"  # the optional column that tells pictures apart that became equal when they were changed
 _NOT_IN_IDS = frozenset({"Cc", "Zl", "Zp"})  # control characters, line breaks
 
 

@@ -1,7 +1,7 @@
 """Image bytes: their headers are checked; they are decoded only if they must be encoded again.
 
 JPEG, PNG and WebP bytes are not changed. TIFF, BMP, GIF, AVIF and others are encoded again as PNG without loss, and so
-are images that no tower can read: 16-bit and 32-bit samples are scaled to 8 bits. Both are counted.
+are images that no tower can read: 16-bit and 32-bit samples are scaled to 8 bits. Both are counted (see `re_encode`).
 Palette, grey and CMYK images in the three formats stay as they are: the towers read them as RGB.
 EXIF orientation is applied when an image is read: ``width`` and ``height`` are those of the upright image.
 
@@ -23,19 +23,19 @@ import warnings
 import zlib
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from setclip_cli.files.recognize import HEAD_BYTES, is_text, recognize, starts_with
 from setclip_cli.ingest.sources import tiff_header
+from setclip_cli.ingest.sources.re_encode import EIGHT_BIT_MODES, OVER_EIGHT_BITS, CheckedImage, re_encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_PIXELS = 100_000_000
 MAX_IMAGE_BYTES = 256 << 20
-OVER_EIGHT_BITS = "samples over 8 bits scaled to 8"
 MORE_BANDS = "bands after the colours of the picture not taken"
 # Pillow's names; none that starts a program, as EPS does, and none that only describes a file, as HDF5 does.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI")
@@ -61,7 +61,6 @@ _UNREAD = (
 _TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 _KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "La", "RGBa")
 _SEVERAL = {
     "TIFF": "only the first page of several used",
     "MPO": "only the first picture of several used",
@@ -73,13 +72,6 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is in
 
 class UnusableImageError(ValueError):
     """Why some bytes are not an image that can be used."""
-
-
-class CheckedImage(NamedTuple):
-    content: bytes  # JPEG, PNG or WebP
-    width: int
-    height: int
-    repairs: tuple[str, ...]
 
 
 class _Quiet:
@@ -205,16 +197,15 @@ def _check_with_pillow(content: bytes, name: str) -> CheckedImage:
             _png_chunks(content)
         several = (_SEVERAL.get(image.format or "", "only the first frame of an animation used"),)
         repairs = several if _has_more(image, content) else ()
-        if image.format in _KEPT and image.mode in _EIGHT_BIT_MODES:
+        if image.format in _KEPT and image.mode in EIGHT_BIT_MODES:
             if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
                 width, height = height, width
             return CheckedImage(content, width, height, repairs)
         bands, bits = _said_by_header(image, content)
         if bands > len(image.getbands()):
             raise UnusableImageError(_choose_bands(bands, f"uint{8 if bits <= 8 else 16}"))
-        if bits > 8 and image.mode in _EIGHT_BIT_MODES:
-            repairs = (*repairs, OVER_EIGHT_BITS)
-        return _re_encoded(image, repairs)
+        cut = bits > 8 and image.mode in EIGHT_BIT_MODES
+        return re_encoded(image, (*repairs, OVER_EIGHT_BITS) if cut else repairs, cut=content if cut else None)
 
 
 def _check_tiff(content: bytes) -> CheckedImage:
@@ -245,9 +236,8 @@ def _check_tiff(content: bytes) -> CheckedImage:
         repairs: tuple[str, ...] = (_SEVERAL["TIFF"],) if header.others else ()
         if taken < page.bands:
             repairs = (*repairs, MORE_BANDS)
-        if max(page.bits) > 8 and image.mode in _EIGHT_BIT_MODES:
-            repairs = (*repairs, OVER_EIGHT_BITS)
-        return _re_encoded(image, repairs, page)
+        cut = max(page.bits) > 8 and image.mode in EIGHT_BIT_MODES
+        return re_encoded(image, (*repairs, OVER_EIGHT_BITS) if cut else repairs, page, cut=content if cut else None)
 
 
 def _choose_bands(bands: int, dtype: str) -> str:
@@ -279,7 +269,7 @@ def _has_more(image: ImageFile.ImageFile, content: bytes) -> bool:
         return True
 
 
-def _said_by_header(image: Image.Image, content: bytes) -> tuple[int, int]:
+def _said_by_header(image: ImageFile.ImageFile, content: bytes) -> tuple[int, int]:
     """Bands and bits of formats whose samples Pillow may reduce; for others what Pillow says."""
     bands = len(image.getbands())
     if image.format == "JPEG2000":
@@ -290,47 +280,11 @@ def _said_by_header(image: Image.Image, content: bytes) -> tuple[int, int]:
         at = content.find(b"av1C")
         if at >= 0 and at + 7 <= len(content):
             return bands, 10 if content[at + 6] & 0x40 else 8
+    if image.format == "PPM" and image.tile and isinstance(arguments := image.tile[0][3], tuple):
+        return bands, int(arguments[-1]).bit_length()  # the largest number of a sample
+    if image.format == "SGI":
+        return bands, 8 * content[3]
     return bands, 8
-
-
-def _re_encoded(image: Image.Image, repairs: tuple[str, ...], page: tiff_header.TiffPage | None = None) -> CheckedImage:
-    from PIL import ImageOps
-
-    changed = [f"{image.format} re-encoded as PNG"] if image.format != "PNG" else []
-    image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode not in _EIGHT_BIT_MODES:
-        upright = _eight_bit(upright, page)
-        changed.append(OVER_EIGHT_BITS)
-    elif upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        upright = upright.convert({"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(upright.mode, "RGB"))
-    encoded = io.BytesIO()
-    upright.save(encoded, "PNG")
-    return CheckedImage(encoded.getvalue(), upright.width, upright.height, (*changed, *repairs))
-
-
-def _eight_bit(image: Image.Image, page: tiff_header.TiffPage | None) -> Image.Image:
-    """Scales 16-bit, 32-bit and float samples to 0..255.
-
-    Unsigned samples of up to 16 bits keep their absolute scale (white is the largest number of their bits); others are
-    stretched from their own minimum to their own maximum. Pixels that the file calls nodata are left out and black.
-    """
-    import numpy as np
-
-    samples = np.asarray(image, dtype=np.float64)
-    valid = np.isfinite(samples)
-    if image.mode.startswith("I;16") or (image.mode == "I" and 255 < samples.max() <= 65535 and samples.min() >= 0):
-        low, high = 0.0, float(2 ** min(max(page.bits), 16) - 1) if page else 65535.0
-    else:
-        if page is not None and page.nodata is not None:
-            valid &= samples != np.float32(page.nodata)
-        low, high = (float(samples[valid].min()), float(samples[valid].max())) if valid.any() else (0.0, 1.0)
-    with np.errstate(all="ignore"):
-        scaled = np.nan_to_num((samples - low) / max(high - low, 1e-12), nan=0.0, posinf=1.0, neginf=0.0)
-    if page is not None and page.photometric == 0:  # the smallest number is white
-        scaled = 1.0 - scaled
-    scaled[~valid & ~np.isinf(samples)] = 0.0
-    return Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:

@@ -21,9 +21,10 @@ from PIL import Image
 
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.recognize import head_of, recognize
-from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk
+from setclip_cli.ingest.sources.base import ORIGINAL, Item, Record, Reject, Walk
 from setclip_cli.ingest.sources.check_image import MAX_PIXELS, image_format, quiet
 from setclip_cli.ingest.sources.image import ImageFolder, image_record
+from setclip_cli.ingest.sources.re_encode import sha256_of_samples
 from setclip_cli.ingest.sources.tiff_header import MAGICS, BadTiffError, read_tiff_header
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class GeoFolder(ImageFolder):
         palette = _palette(scene, bands)
         with quiet():
             limits = np.zeros((0, 2)) if palette is not None else _stretch_limits(scene, bands, self._stretch)
-        repairs = _told(scene, bands, stretched=palette is None and (self._stretch is not None or dtypes != {"uint8"}))
+        stretched = palette is None and (self._stretch is not None or dtypes != {"uint8"})
+        repairs = _told(scene, bands, stretched=stretched)
         step = self._stride or max(width, height)
         for top in range(0, scene.height - height + 1, step):
             for left in range(0, scene.width - width + 1, step):
@@ -142,7 +144,8 @@ class GeoFolder(ImageFolder):
                     crs = scene.crs.to_string() if scene.crs else None
                     record = record._replace(
                         repairs=(*record.repairs, *repairs),
-                        extra={"crs": crs, "transform": _shifted(scene.get_transform(), left, top)},
+                        extra={"crs": crs, "transform": _shifted(scene.get_transform(), left, top)}
+                        | ({ORIGINAL: sha256_of_samples(encoded, np.ma.getdata(samples))} if stretched else {}),
                     )
                 yield record
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.files.recognize import head_of, recognize, starts_with
-from setclip_cli.ingest.sources.base import FileStamp, Item, Record, Reject, Walk, stamp, usable_id
+from setclip_cli.ingest.sources.base import ORIGINAL, FileStamp, Item, Record, Reject, Walk, stamp, usable_id
 from setclip_cli.ingest.sources.check_image import (
     MAX_IMAGE_BYTES,
     UnusableImageError,
@@ -58,6 +58,7 @@ def image_record(
         split=split,
         columns=(checked.width, checked.height),
         repairs=checked.repairs,
+        extra={ORIGINAL: checked.original} if checked.original else None,
         made_up=made_up,
     )
 

@@ -45,7 +45,7 @@ def noise(width: int = 24, height: int = 16, mode: str = "RGB") -> Image.Image:
 )
 def test_bytes_of_the_kept_formats_stay_untouched_in_every_mode(kind: str, mode: str) -> None:
     content = encoded(noise(mode=mode), kind)
-    assert check_image(content) == (content, 24, 16, ())
+    assert check_image(content) == (content, 24, 16, (), None)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True, "comment": b"x" * 999}])
