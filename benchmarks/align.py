@@ -215,7 +215,7 @@ def recipe_of(folder: Path, *, batch: int, pca: int) -> Recipe:
     path = folder / "recipe.toml"
     path.write_text(
         f"""
-        schema_version = 1
+        schema_version = 2
         projection = {{ dim = 256, pca = {pca} }}
         train = {{ steps = 1000, batch = {batch}, pairs_per_batch = 64, chunk = {CHUNK} }}
         towers.protein = {{ backbone = "esm:esm2_t6_8M_UR50D", trainable = "full" }}

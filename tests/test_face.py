@@ -59,7 +59,7 @@ def test_arrays_are_aligned_by_their_pairs() -> None:
 def test_the_same_seed_gives_the_same_arrays_and_another_seed_others() -> None:
     left, right, pairs = pools()
     recipe = setclip.Recipe(
-        schema_version=1,
+        schema_version=2,
         towers={"image": {"backbone": "timm:x"}, "caption": {"backbone": "sentence-transformers:x"}},
         train={"steps": 5},
     )

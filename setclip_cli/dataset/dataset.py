@@ -147,6 +147,12 @@ class Pair(NamedTuple):
         return Pair(self.right_modality, self.right_id, self.left_modality, self.left_id, self.split)
 
 
+def pairs_in_words(pairs: int, items: int | None, *, noun: str = "pair") -> str:
+    """``1,000 pairs``, or ``200 items with 1,000 pairs`` if items are counted and some have several pairs."""
+    told = f"{pairs:,} {noun}{'' if pairs == 1 else 's'}"
+    return told if items in (None, pairs) else f"{items:,} item{'' if items == 1 else 's'} with {told}"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A finished DATASET on disk."""

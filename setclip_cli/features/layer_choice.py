@@ -80,20 +80,22 @@ def fixed_layers(recipe: Recipe) -> tuple[int, ...]:
     return tuple(layer for layer in named if layer != "best")
 
 
-def layer_pairs(recipe: Recipe, pairs: Sequence[Pair]) -> list[Pair]:
-    """The known pairs that layers are compared on: the first ``PAIRS_AT_MOST`` in which no item occurs twice.
+def layer_pairs(recipe: Recipe, pairs: Sequence[Pair], items: Sequence[int]) -> list[Pair]:
+    """The known pairs that layers are compared on: the first ``PAIRS_AT_MOST`` that share nothing.
+
+    Args:
+        items: For each pair the number of its item: of each item one pair is taken.
 
     Raises:
         SetClipError: fewer than ``PAIRS_NEEDED``.
     """
-    left: set[str] = set()
-    right: set[str] = set()
+    taken: set[tuple[str, str | int]] = set()
     kept: list[Pair] = []
-    for pair in pairs:
-        if pair.left_id not in left and pair.right_id not in right and len(kept) < PAIRS_AT_MOST:
+    for pair, item in zip(pairs, items, strict=True):
+        parts: set[tuple[str, str | int]] = {("left", pair.left_id), ("right", pair.right_id), ("item", item)}
+        if not parts & taken and len(kept) < PAIRS_AT_MOST:
             kept.append(pair)
-            left.add(pair.left_id)
-            right.add(pair.right_id)
+            taken |= parts
     if len(kept) < PAIRS_NEEDED:
         key = next(f"towers.{modality}.layer" for modality, tower in recipe.towers.items() if tower.layer == "best")
         raise UsageError(
@@ -107,6 +109,7 @@ def choose_layers(
     recipe: Recipe,
     dataset: Dataset,
     pairs: Sequence[Pair],
+    items: Sequence[int],
     device: torch.device,
     *,
     cache_dir: Path | None = None,
@@ -117,13 +120,14 @@ def choose_layers(
 
     Args:
         pairs: The known pairs of the recipe.
+        items: For each of them the number of its item.
         cache_dir: Default ``$SETCLIP_CACHE``, else ``~/.cache/setclip``.
 
     Raises:
         SetClipError: too few pairs, or a backbone that cannot be loaded or cut.
     """
     modalities = recipe.modalities()
-    chosen = layer_pairs(recipe, pairs)
+    chosen = layer_pairs(recipe, pairs, items)
     ids = ([pair.left_id for pair in chosen], [pair.right_id for pair in chosen])
     backbones = [load_tower_backbone(recipe, modality, device) for modality in modalities]
     shards = [shard.sha256 for modality in modalities for shard in dataset.shards(modality, recipe.train.split)]

@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from setclip_cli.console import text_of_lines
+from setclip_cli.dataset.dataset import pairs_in_words
 from setclip_cli.errors import SetClipError, first_line
 from setclip_cli.sampling import generator
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 CANDIDATES: tuple[Method, ...] = ("set-clip-plus", "cca", "ridge", "asif", "procrustes", "asif-graph")
 FALLBACK: Method = "set-clip-plus"
-LEAST_PAIRS = 50  # with fewer, a handful of ranks would decide
+LEAST_ITEMS = 50  # with pairs of fewer, a handful of ranks would decide
 FOLDS = 5
 GALLERY = 2000  # a held-out partner is ranked among this many rows of its pool
 
@@ -46,9 +47,9 @@ class Choice:
 
     Attributes:
         recipe: The recipe with the chosen method, to be fitted to all pairs.
-        scores: Method -> how well it found held-out partners, mean over pairs: 1 is always first, about 0.1 is chance.
+        scores: Method -> how well it found held-out partners, mean over items: 1 is always first, about 0.1 is chance.
             Empty if there were too few pairs to hold any out.
-        margin: Mean lead over the best other method, and its standard error over pairs. The lead is negative if the
+        margin: Mean lead over the best other method, and its standard error over items. The lead is negative if the
             default was kept although another method is ahead, by less than one standard error. None if there was
             nothing to compare.
         left_out: Method -> why it could not be fitted.
@@ -56,6 +57,7 @@ class Choice:
 
     recipe: Recipe
     pairs: int
+    items: int  # that the pairs belong to: as many, unless some items have several
     scores: dict[Method, float]
     margin: tuple[float, float] | None
     left_out: dict[Method, str] = field(default_factory=dict)
@@ -75,8 +77,8 @@ class Choice:
             return f"auto: {self.recipe.method}, {only}"
         if self.margin is None:
             return (
-                f"auto: {self.recipe.method}, because {self.pairs} pairs are too few to hold any out "
-                f"(from {LEAST_PAIRS} on, where enough of them share no item, the candidates are compared)"
+                f"auto: {self.recipe.method}, because {self._known()} are too few to hold any out "
+                f"(from {LEAST_ITEMS} on, where enough of them share no item, the candidates are compared)"
             )
         ranked = sorted(self.scores.items(), key=lambda item: -item[1])
         table = ", ".join(f"{method} {score:.3f}" for method, score in ranked)
@@ -85,7 +87,10 @@ class Choice:
         why = f"by {lead:.3f} ± {error:.3f} over {other}"
         if lead < 0:
             why = f"the default, since {other} leads it by {-lead:.3f} only, with a standard error of {error:.3f},"
-        return f"auto: {self.recipe.method}, {why} on {self.pairs} pairs held out in {FOLDS} folds ({table})"
+        return f"auto: {self.recipe.method}, {why} on {self._known()} held out in {FOLDS} folds ({table})"
+
+    def _known(self) -> str:
+        return pairs_in_words(self.pairs, self.items)
 
     def as_json(self) -> dict[str, Any]:
         """What the RUN records about the choice."""
@@ -93,6 +98,7 @@ class Choice:
         return {
             "method": self.recipe.method,
             "pairs": self.pairs,
+            "items": self.items,
             "scores": self.scores,
             "lead": lead,
             "lead_standard_error": error,
@@ -101,7 +107,9 @@ class Choice:
         }
 
 
-def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit) -> Choice:
+def choose(
+    recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit, *, items: Tensor | None = None
+) -> Choice:
     """Chooses a method for these pools and pairs.
 
     Args:
@@ -109,10 +117,14 @@ def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit)
         right: (m, q) of the right pool.
         pairs: (b, 2) int64, rows of the known pairs.
         fit: Fits a recipe to pools and pairs and returns both encoders.
+        items: (b,) int64: for each pair the number of its item, such as an image with five captions. None if each pair
+            is an item of its own.
     """
-    fold = folds(pairs, recipe.seed)
-    if len(pairs) < LEAST_PAIRS or len(set(fold.tolist())) < FOLDS:
-        return Choice(recipe.with_settings(method=FALLBACK), len(pairs), {}, None)
+    items = torch.arange(len(pairs)) if items is None else torch.unique(items, return_inverse=True)[1]
+    counts = items.bincount()
+    fold = folds(pairs, recipe.seed, items)
+    if len(counts) < LEAST_ITEMS or len(set(fold.tolist())) < FOLDS:
+        return Choice(recipe.with_settings(method=FALLBACK), len(pairs), len(counts), {}, None)
     results: dict[Method, Tensor] = {}
     left_out: dict[Method, str] = {}
     for method in CANDIDATES:
@@ -120,16 +132,15 @@ def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit)
         scores = torch.zeros(len(pairs))
         try:
             for held_out in range(FOLDS):
-                known, hidden = pairs[fold != held_out], pairs[fold == held_out]
-                scores[fold == held_out] = partner_scores(
-                    fit(candidate, left, right, known), left, right, hidden, known
-                )
+                hidden = fold == held_out
+                encoders = fit(candidate, left, right, pairs[~hidden])
+                scores[hidden] = partner_scores(encoders, left, right, pairs[hidden], pairs[~hidden], items[hidden])
         except SetClipError as error:
             left_out[method] = " ".join(error.problem.split())
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             left_out[method] = f"cannot be fitted ({first_line(error)})"
         else:
-            results[method] = scores
+            results[method] = torch.zeros(len(counts)).index_add_(0, items, scores) / counts
     means = {method: float(scores.mean()) for method, scores in results.items()}
     ranked = sorted(results, key=lambda method: -means[method])
     chosen = ranked[0] if ranked else FALLBACK
@@ -139,23 +150,24 @@ def choose(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, fit: Fit)
             chosen = FALLBACK
     other = next((method for method in ranked if method != chosen), None)
     margin = _lead(results[chosen], results[other]) if other else None
-    return Choice(recipe.with_settings(method=chosen), len(pairs), means, margin, left_out)
+    return Choice(recipe.with_settings(method=chosen), len(pairs), len(counts), means, margin, left_out)
 
 
 def _lead(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    """Mean difference over the pairs, and its standard error."""
+    """Mean difference over the items, and its standard error."""
     difference = ours - theirs
     return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
 
 
-def folds(pairs: Tensor, seed: int) -> Tensor:
-    """(b,) int64: the fold in which each pair is held out. Pairs that share an item are held out together.
+def folds(pairs: Tensor, seed: int, items: Tensor) -> Tensor:
+    """(b,) int64: the fold in which each pair is held out. Pairs that share a row or an item are held out together.
 
     Otherwise a method would find the fifth caption of an image only because it was fitted to the other four.
     """
-    left, right = (torch.unique(side, return_inverse=True)[1].numpy() for side in pairs.T)
-    items = int(left.max(initial=-1)) + 1, int(right.max(initial=-1)) + 1
-    joined = coo_array((np.ones(len(pairs)), (left, items[0] + right)), shape=(sum(items), sum(items)))
+    left, right, item = (torch.unique(side, return_inverse=True)[1].numpy() for side in (*pairs.T, items))
+    sizes = [int(numbers.max(initial=-1)) + 1 for numbers in (left, right, item)]
+    edges = np.tile(left, 2), np.concatenate([sizes[0] + right, sizes[0] + sizes[1] + item])
+    joined = coo_array((np.ones(len(edges[0])), edges), shape=(sum(sizes), sum(sizes)))
     count, component = connected_components(joined, directed=False)
     fold = torch.randperm(count, generator=generator(seed, "auto")) % FOLDS
     return fold[torch.from_numpy(component[left]).long()]
@@ -163,26 +175,31 @@ def folds(pairs: Tensor, seed: int) -> Tensor:
 
 @torch.no_grad()
 def partner_scores(
-    encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, pairs: Tensor, known: Tensor
+    encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, pairs: Tensor, known: Tensor, items: Tensor
 ) -> Tensor:
     """(b,) how well each pair's items find each other: 1 - log rank / log gallery, the mean of both directions.
 
     The gallery is the pair's own partner among up to ``GALLERY`` rows of its pool, evenly spaced. Rows of the ``known``
     pairs are left out: a method that treats the rows it was fitted to in another way (ASIF's anchors) would find the
-    partner by that alone. Ties count half. Logs, because a user looks at the head of the ranking.
+    partner by that alone. Other rows of the pair's item are right answers too, so they are not ahead of the partner:
+    ``items`` has the number of each pair's item. Ties count half. Logs, because a user looks at the head of the
+    ranking.
     """
     embeddings = [encoder(pool[rows]) for encoder, pool, rows in zip(encoders, (left, right), pairs.T, strict=True)]
     own = (embeddings[0] * embeddings[1]).sum(1, keepdim=True)
     scores = torch.zeros(len(pairs))
-    for queries, encoder, pool, fitted in (
-        (embeddings[0], encoders[1], right, known[:, 1]),
-        (embeddings[1], encoders[0], left, known[:, 0]),
+    for queries, encoder, pool, partners, fitted in (
+        (embeddings[0], encoders[1], right, pairs[:, 1], known[:, 1]),
+        (embeddings[1], encoders[0], left, pairs[:, 0], known[:, 0]),
     ):
         free = torch.ones(len(pool), dtype=torch.bool)
         free[fitted] = False
         rows = free.nonzero().squeeze(1)
-        gallery = encoder(pool[rows[:: math.ceil(len(rows) / GALLERY)]])
-        similarities = queries @ gallery.T
+        rows = rows[:: math.ceil(len(rows) / GALLERY)]
+        gallery = encoder(pool[rows])
+        item_of_row = torch.full((len(pool),), -1).index_copy_(0, partners, items)
+        also_right = (item_of_row[rows] == items[:, None]) & (rows != partners[:, None])
+        similarities = (queries @ gallery.T).masked_fill_(also_right, -torch.inf)
         ahead = (similarities > own).sum(1) + 0.5 * (similarities == own).sum(1)
         scores += (1 - torch.log1p(ahead) / math.log1p(len(gallery))) / 2
     return scores

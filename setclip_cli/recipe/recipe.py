@@ -18,7 +18,7 @@ from setclip_cli.files.shipped import find
 from setclip_cli.recipe.checks import contradictions
 from setclip_cli.recipe.messages import mistakes, without_mistakes
 from setclip_cli.recipe.presets import METHOD_KEYS, with_preset
-from setclip_cli.recipe.renamed import KEYS, renamed
+from setclip_cli.recipe.renamed import KEYS, in_version, renamed
 from setclip_cli.recipe.sections import Section, Settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Recipe(Settings):
         context = info.context or {}
         if not isinstance(given, dict) or context.get("as_written"):
             return validate(given)
-        document = renamed(_plain(given))[0]
+        document = in_version(renamed(_plain(given))[0])
         missing = [f"missing key {key!r}" for key in context.get("required", ()) if key not in document]
         found: list[str] = []
         try:
@@ -88,7 +88,8 @@ class Recipe(Settings):
         Raises:
             pydantic.ValidationError: this version does not know a key, or refuses a value.
         """
-        return cls.model_validate(renamed(document)[0], context={"as_written": True})
+        stated = {"schema_version": 1} | renamed(document)[0]
+        return cls.model_validate(in_version(stated), context={"as_written": True})
 
     def with_settings(self, **settings: Any) -> Recipe:
         """A copy with top-level settings changed; another method brings its own preset.
@@ -98,8 +99,9 @@ class Recipe(Settings):
         """
         document = self.model_dump(exclude_none=True)
         if settings.get("method", self.method) != self.method:
-            untouched = Recipe(method=self.method, towers=self.towers).model_dump(exclude={"towers"})
-            document = _difference(document, untouched)
+            version = {"schema_version": self.schema_version}
+            untouched = Recipe.model_validate(version | {"method": self.method, "towers": self.towers})
+            document = version | _difference(document, untouched.model_dump(exclude={"towers"}))
             document["objective"] = {
                 name: {key: value for key, value in term.items() if key not in METHOD_KEYS}
                 for name, term in document.get("objective", {}).items()

@@ -1,4 +1,4 @@
-"""Keys and values of the recipe that had another name in an earlier version, and are still read."""
+"""What a recipe of an earlier version says: old names of keys and values, and old meanings of keys left out."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def renamed(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             document = _with(rest, key.split("."), values[value])
             notes.append(f"{key} = {value!r} is now written {values[value]!r}")
     return document, notes
+
+
+def in_version(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with what its version means by a key that it lacks. A version of 1 counts pairs by rows."""
+    return {"pairs_unit": "row"} | document if document.get("schema_version") == 1 else document
 
 
 def _without(table: dict[str, Any], path: list[str]) -> tuple[dict[str, Any], Any]:

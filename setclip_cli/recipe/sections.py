@@ -263,8 +263,9 @@ class Validation(Section):
 class Settings(Section):
     """The whole table of a recipe; `Recipe` adds the preset of the method and the checks."""
 
-    schema_version: Literal[1] = 1
-    """Version of the recipe's form. A file has to state it."""
+    schema_version: Literal[1, 2] = 2
+    """Version of the recipe's form. A file has to state it. A recipe of version 1 keeps its meaning: pairs counts
+    rows, and a tuned tower has no extra encoders unless the recipe asks for them."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=0,
         json_schema_extra={"form": "a whole number from 0 to below 2^63"},
@@ -273,7 +274,12 @@ class Settings(Section):
     pairs: Literal["all"] | Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
         default="all", json_schema_extra={"form": "'all', a count or a fraction between 0 and 1"}
     )
-    """How many of the known pairs are used: all, a count or a fraction. More pairs only add to fewer."""
+    """How many of the known pairs are used: all, a count or a fraction. More pairs only add to fewer. pairs_unit says
+    what is counted."""
+    pairs_unit: Literal["auto", "group", "row"] = "auto"
+    """What pairs counts: group counts items, each with all its pairs, such as an image with all its captions; row
+    counts single pairs. auto is group if captions have groups or an item of the left side is in several pairs, else
+    row. A recipe of version 1 counts rows."""
     method: Method = DEFAULT_METHOD
     """How to align. It brings the weights of its terms; auto compares methods on held-out pairs."""
     init_from: PathText | None = None

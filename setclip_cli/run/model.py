@@ -84,6 +84,7 @@ class ModelConfig(BaseModel):
     method: str
     seed: int
     pairs: int  # known pairs that training used
+    known_items: int | None = None  # items that these pairs belong to, if the recipe counts items
     dataset_sha256: str  # of the DATASET's index, as training opened it
     layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
     towers: dict[Modality, TowerConfig]
@@ -91,7 +92,7 @@ class ModelConfig(BaseModel):
 
     def identity(self, model_sha256: str) -> str:
         """sha256 of the configuration and of model.safetensors: equal identity means equal embeddings."""
-        described = self.model_dump(mode="json", exclude={"files"})
+        described = self.model_dump(mode="json", exclude={"files", "known_items"})
         return atomic.sha256_bytes(json.dumps([described, model_sha256], sort_keys=True).encode())
 
 
@@ -279,7 +280,9 @@ def save_model(
     for name, tensors in both.items():
         checkpoint.save_tensors(run / name, tensors)
     files = {name: atomic.sha256_file(run / name) for name in get_args(RunFile) if (run / name).exists()}
-    write_document(run / CONFIG_NAME, config.model_copy(update={"files": files}).model_dump(mode="json"))
+    written = config.model_copy(update={"files": files})
+    without = {"known_items"} if config.known_items is None else set()  # as an earlier version wrote it
+    write_document(run / CONFIG_NAME, written.model_dump(mode="json", exclude=without))
 
 
 def _named_tensors(encoders: dict[Modality, Encoder]) -> dict[str, torch.Tensor]:

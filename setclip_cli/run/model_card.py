@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from setclip_cli.console import code_in_markdown, in_markdown
+from setclip_cli.dataset.dataset import pairs_in_words
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def model_card(
         f"# {left} - {right} alignment by {config.method}",
         "",
         f"Two towers that map {left}s and {right}s into one space of unit vectors, trained by setclip {__version__} "
-        f"on unpaired rows and {config.pairs} known pairs.",
+        f"on unpaired rows and {pairs_in_words(config.pairs, config.known_items, noun='known pair')}.",
         "",
         "| modality | backbone | trainable | features | unpaired rows |",
         "| --- | --- | --- | --- | --- |",

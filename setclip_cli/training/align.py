@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from setclip_cli.backbones.devices import resolve_device
 from setclip_cli.console import note, visible
-from setclip_cli.dataset.dataset import Dataset, open_dataset
+from setclip_cli.dataset.dataset import Dataset, open_dataset, pairs_in_words
 from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.errors import argument, translated
 from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_layers, load_tower_backbone, wants_best
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from setclip_cli.encoders import Encoder
     from setclip_cli.training.fit import Fitted
     from setclip_cli.training.inputs import SideInput
+    from setclip_cli.training.known_pairs import KnownPairs
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class AlignResult:
     run: Path
     method: str
     pairs: int
+    items: int | None  # that the pairs belong to; None if the recipe counts single pairs
     steps: int
     resumed_from: int | None  # step
     reused: bool  # the RUN was already finished with this recipe and data
@@ -71,7 +75,7 @@ class AlignResult:
             return f"{visible(self.run)}: finished earlier with this recipe and data; nothing to do"
         resumed = f", resumed from step {self.resumed_from}" if self.resumed_from else ""
         took = f"{self.steps} steps in {self.wall_s:.1f} s{resumed}"
-        return f"{visible(self.run)}: {self.method} on {self.pairs} pairs, {took}"
+        return f"{visible(self.run)}: {self.method} on {pairs_in_words(self.pairs, self.items)}, {took}"
 
 
 @kept_graphs()
@@ -101,15 +105,15 @@ def align(
     with _with_resume_in_the_fix(out, resume), launched() as group, exclusive(out) if group.main else nullcontext():
         if is_finished(out, recipe):
             config = load_config(out)  # the plan has checked its files
-            return AlignResult(out, config.method, config.pairs, 0, None, reused=True, wall_s=0.0)
+            return AlignResult(out, config.method, config.pairs, config.known_items, 0, None, reused=True, wall_s=0.0)
         group.wait()  # no rank may find the RUN finished by a faster one
         for line in plan.notes if group.main else ():
             note(f"note: {line}")
 
         # Features. The first process computes and caches; the others read the cache.
-        pairs = known_pairs(dataset, recipe)
+        known = known_pairs(dataset, recipe)
         with group.main_first():
-            best = choose_layers(recipe, dataset, pairs, device) if wants_best(recipe) else None
+            best = choose_layers(recipe, dataset, known.pairs, known.items, device) if wants_best(recipe) else None
         if best and group.main:
             note(best.summary(recipe.modalities()))
         backbones = [
@@ -120,13 +124,13 @@ def align(
             left, right = (read_side(recipe, dataset, backbone, announce=group.main) for backbone in backbones)
         require_pools(recipe, {f"{side.modality} rows": side.features for side in (left, right)})
         stopping = build_early_stopping(recipe, dataset, (left, right))
-        rows = pair_rows(pairs, left.ids, right.ids, split=recipe.train.split)
+        rows = pair_rows(known.pairs, left.ids, right.ids, split=recipe.train.split)
 
         # The method.
         if group.main:
             atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
         if recipe.method == "auto":
-            choice = resolved(recipe, left.features, right.features, rows)
+            choice = resolved(recipe, left.features, right.features, rows, torch.tensor(known.items, dtype=torch.int64))
             recipe = choice.recipe
             if group.main:
                 note(choice.summary())
@@ -147,10 +151,12 @@ def align(
         if group.main:
             for warning in fitted.warnings:
                 note(f"warning: {warning}")
-            _save(out, recipe, dataset, fitted, (left, right), tuned, best, pairs=len(pairs), steps=steps)
+            _save(out, recipe, dataset, fitted, (left, right), tuned, best, known=known, steps=steps)
         group.wait()
     wall_s = time.monotonic() - started
-    return AlignResult(out, recipe.method, len(pairs), steps, resumed_from, reused=False, wall_s=wall_s)
+    return AlignResult(
+        out, recipe.method, len(rows), known.item_count, steps, resumed_from, reused=False, wall_s=wall_s
+    )
 
 
 @contextmanager
@@ -173,7 +179,7 @@ def _save(
     tuned: tuple[dict[str, Tensor], dict[str, Tensor]],
     layer_choice: LayerChoice | None,
     *,
-    pairs: int,
+    known: KnownPairs,
     steps: int,
 ) -> None:
     """Writes the RUN: tuned weights, the card, the encoders, and config.json last."""
@@ -182,7 +188,8 @@ def _save(
     config = ModelConfig(
         method=recipe.method,
         seed=recipe.seed,
-        pairs=pairs,
+        pairs=len(known.pairs),
+        known_items=known.item_count,
         dataset_sha256=dataset.identity(),
         layer_choice=layer_choice.as_json() if layer_choice else None,
         towers={

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones import check_backbone, describe_weights
 from setclip_cli.console import text_of_lines
+from setclip_cli.dataset.dataset import pairs_in_words
 from setclip_cli.errors import SetClipError
 from setclip_cli.features.layer_choice import layer_pairs, wants_best
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.run.folder import check_out
 from setclip_cli.run.model import load_config
-from setclip_cli.training.known_pairs import known_pairs, pair_rows
+from setclip_cli.training.known_pairs import KnownPairs, known_pairs, pair_rows, pairs_in_items
 from setclip_cli.training.loggers import check_loggers
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class AlignPlan:
     out: Path
     rows: dict[Modality, int]
     pairs: int
+    items: int | None  # that the pairs belong to; None if the recipe counts single pairs
     notes: list[str]
     weights: dict[Modality, dict[str, Any]]
 
@@ -41,6 +43,7 @@ class AlignPlan:
             "out": str(self.out),
             "rows": self.rows,
             "pairs": self.pairs,
+            "items": self.items,
             "notes": self.notes,
             "weights": self.weights,
         }
@@ -65,7 +68,8 @@ class AlignPlan:
         )
         plan = text_of_lines(
             [
-                f"{self.recipe.method} on {self.pairs} known pairs, seed {self.recipe.seed}; nothing was trained",
+                f"{self.recipe.method} on {pairs_in_words(self.pairs, self.items, noun='known pair')}, "
+                f"seed {self.recipe.seed}; nothing was trained",
                 *towers,
                 steps,
                 *terms,
@@ -86,7 +90,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
     rows: dict[Modality, int] = {}
     ids: dict[Modality, list[str]] = {}
     weights: dict[Modality, dict[str, Any]] = {}
-    pairs = 0
+    known = KnownPairs([], [], by_item=False)
     for modality in recipe.modalities():
         tower = recipe.towers[modality]
         try:
@@ -100,12 +104,11 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         except SetClipError as error:
             problems.append(error)
     try:
-        chosen = known_pairs(dataset, recipe)
-        pairs = len(chosen)
+        known = known_pairs(dataset, recipe)
         if wants_best(recipe):
-            layer_pairs(recipe, chosen)
+            layer_pairs(recipe, known.pairs, known.items)
         if len(ids) == 2:
-            pair_rows(chosen, *ids.values(), split=recipe.train.split)
+            pair_rows(known.pairs, *ids.values(), split=recipe.train.split)
     except SetClipError as error:
         problems.append(error)
     checks: tuple[Callable[[], object], ...] = (
@@ -132,14 +135,15 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
             fix="repair these, then check again with --dry-run",
             exit_code=problems[0].exit_code,
         )
-    return AlignPlan(recipe, out, rows, pairs, _notes(recipe, rows), weights)
+    return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, _notes(recipe, rows), weights)
 
 
 def _check_validation(recipe: Recipe, dataset: Dataset) -> None:
-    """Raises SetClipError if the recipe validates on a split that a side does not have."""
+    """Raises SetClipError if the recipe validates on a split that a side does not have, or that shares items."""
     if recipe.validation.every:
         for modality in recipe.modalities():
             dataset.shards(modality, recipe.validation.split)
+        pairs_in_items(dataset, recipe.validation.split, recipe)
 
 
 def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:

@@ -49,12 +49,18 @@ class Validation:
         left: ValidationRows,
         right: ValidationRows,
         pairs: Tensor,
+        items: Tensor,
         *,
         feature_temperature: float,
         temperature: float,
     ) -> None:
-        """``pairs``: (b, 2) int64 rows of the known pairs, b may be 0; the temperatures of the neighbourhood term."""
-        self.sides, self.pairs = (left, right), pairs
+        """Takes the rows, the known pairs and the temperatures of the neighbourhood term.
+
+        Args:
+            pairs: (b, 2) int64 rows of the known pairs, b may be 0.
+            items: (b,) int64: for each pair the number of its item.
+        """
+        self.sides, self.pairs, self.items = (left, right), pairs, items
         self.feature_temperature, self.temperature = feature_temperature, temperature
 
     def score(self, training: Training) -> dict[str, float]:
@@ -77,7 +83,7 @@ class Validation:
                 for features, embeddings in ((features_left, left), (features_right, right))
             )
             if len(self.pairs):
-                found[f"validation/recall_at_{RECALL_AT}"] = _recall(left, right, self.pairs)
+                found[f"validation/recall_at_{RECALL_AT}"] = _recall(left, right, self.pairs, self.items)
                 found["validation/criterion"] = -found[f"validation/recall_at_{RECALL_AT}"]
             else:
                 found["validation/criterion"] = found["validation/density_gap"] + found["validation/neighbourhood"]
@@ -137,10 +143,18 @@ class EarlyStopping:
             self._state = under("best.", tensors)
 
 
-def _recall(left: Tensor, right: Tensor, pairs: Tensor) -> float:
-    """Mean of both directions: the share of pairs whose partner is nearest among all rows of the other side."""
+def _recall(left: Tensor, right: Tensor, pairs: Tensor, items: Tensor) -> float:
+    """Mean of both directions: the share of pairs whose partner is nearest among all rows of the other side.
+
+    Of the other rows of the pair's item, such as the other captions of an image, any may be nearer: they are right too.
+    """
     similarity = left @ right.T
-    rows, columns = pairs.to(similarity.device).T
-    to_right = (similarity[rows] > similarity[rows, columns][:, None]).sum(1) < RECALL_AT
-    to_left = (similarity[:, columns] > similarity[rows, columns]).sum(0) < RECALL_AT
-    return float((to_right.float().mean() + to_left.float().mean()) / 2)
+    pairs, items = pairs.to(similarity.device), items.to(similarity.device)
+    hits = []
+    for cosines, own, partners in ((similarity, pairs[:, 0], pairs[:, 1]), (similarity.T, pairs[:, 1], pairs[:, 0])):
+        to_partner = cosines[own, partners]
+        item_of_row = items.new_full((cosines.shape[1],), -1).index_copy_(0, partners, items)
+        also_right = item_of_row == items[:, None]
+        ahead = (cosines[own] > to_partner[:, None]) & ~also_right
+        hits.append((ahead.sum(1) < RECALL_AT).float().mean())
+    return float((hits[0] + hits[1]) / 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.encoders.usable import require_usable
 from setclip_cli.methods.auto import Choice, choose
@@ -60,14 +62,19 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
     """
     require_pairs(recipe.method, [(row, other) for row, other in pairs.tolist()])
     require_pools(recipe, {"left features": left, "right features": right})
-    return fit_method(resolved(recipe, left, right, pairs).recipe, left, right, pairs)
+    items = torch.arange(len(pairs)) if recipe.pairs_unit == "row" else pairs[:, 0].cpu()
+    return fit_method(resolved(recipe, left, right, pairs, items).recipe, left, right, pairs)
 
 
-def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Choice:
-    """The recipe with a method in place of "auto", chosen on held-out pairs; any other method stays."""
+def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, items: Tensor) -> Choice:
+    """The recipe with a method in place of "auto", chosen on held-out pairs; any other method stays.
+
+    Args:
+        items: (b,) int64: for each pair the number of its item.
+    """
     if recipe.method != "auto":
-        return Choice(recipe, len(pairs), {}, None)
-    return choose(recipe, left, right, pairs, _encoders)
+        return Choice(recipe, len(pairs), len(torch.unique(items)), {}, None)
+    return choose(recipe, left, right, pairs, _encoders, items=items)
 
 
 def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:

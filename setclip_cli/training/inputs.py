@@ -17,7 +17,7 @@ from setclip_cli.features.frozen import augmented_features, frozen_features
 from setclip_cli.features.raw_rows import open_raw_rows
 from setclip_cli.run.model import load_model
 from setclip_cli.training.early_stopping import EarlyStopping, Validation, ValidationRows
-from setclip_cli.training.known_pairs import pair_rows, pairs_between
+from setclip_cli.training.known_pairs import pair_rows, pairs_in_items
 from setclip_cli.training.tower import InitialWeights, Pool, TunedBackbone
 
 if TYPE_CHECKING:
@@ -79,11 +79,12 @@ def build_early_stopping(recipe: Recipe, dataset: Dataset, sides: Sequence[SideI
     if left is None or right is None:
         return None
     split, structure = recipe.validation.split, recipe.objective.neighbourhood
-    known = pairs_between(dataset, split, recipe.modalities())
+    known = pairs_in_items(dataset, split, recipe)
     validation = Validation(
         left,
         right,
-        pair_rows(known, left.ids, right.ids, split=split),
+        pair_rows(known.pairs, left.ids, right.ids, split=split),
+        torch.tensor(known.items, dtype=torch.int64),
         feature_temperature=structure.feature_temperature,
         temperature=structure.temperature,
     )

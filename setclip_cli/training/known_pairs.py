@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.methods.pairs_needed import require_pairs
 from setclip_cli.sampling import generator
+from setclip_cli.training.pair_items import groups_of, items_of, require_one_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,35 +22,94 @@ if TYPE_CHECKING:
     from setclip_cli.recipe.recipe import Recipe
 
 
-def known_pairs(dataset: Dataset, recipe: Recipe) -> list[Pair]:
-    """The pairs of the recipe's split and modalities, as many as it asks for, each with its left side first.
+@dataclass(frozen=True)
+class KnownPairs:
+    """Known pairs, and the items that they belong to.
+
+    Attributes:
+        pairs: Each with its left side first.
+        items: For each pair the number of its item. If pairs are counted by rows, each is an item of its own.
+        by_item: Whether items are counted, each with all its pairs, and not single pairs.
+    """
+
+    pairs: list[Pair]
+    items: list[int]
+    by_item: bool
+
+    @property
+    def item_count(self) -> int | None:
+        """The number of items; None if pairs are counted by rows."""
+        return len(set(self.items)) if self.by_item else None
+
+
+def known_pairs(dataset: Dataset, recipe: Recipe) -> KnownPairs:
+    """The pairs of the recipe's split and modalities, as many as it asks for.
 
     Raises:
-        SetClipError: more pairs are asked for than exist, or fewer than the method needs.
+        SetClipError: more are asked for than exist, fewer than the method needs, groups that do not exist, or an item
+            has pairs in several splits.
     """
-    left, right = recipe.modalities()
-    found = pairs_between(dataset, recipe.train.split, (left, right))
-    wanted = _count(recipe.pairs, len(found))
-    if wanted > len(found):
-        raise UsageError(
-            f"pairs = {recipe.pairs}: {dataset.root} has {len(found)} {left}-{right} pairs in split "
-            f"{recipe.train.split!r}",
-            fix=f"--set pairs={len(found)}, or add pairs with `setclip ingest --pairs`",
-        )
-    if not wanted and recipe.pairs != 0:
+    if recipe.pairs == 0:
+        require_pairs(recipe.method, [])
+        return KnownPairs([], [], by_item=False)
+    found = pairs_in_items(dataset, recipe.train.split, recipe)
+    if not found.pairs:
+        left, right = recipe.modalities()
         raise SetClipError(
             f"{dataset.root}: has no {left}-{right} pairs in split {recipe.train.split!r}, "
             f"and the recipe asks for pairs = {recipe.pairs!r}",
             fix="add a few with `setclip ingest --pairs`, or align without any: --set pairs=0",
         )
-    order = torch.randperm(len(found), generator=generator(recipe.seed, "pairs", "subset"))
-    chosen = [found[index] for index in order[:wanted].tolist()]
-    require_pairs(recipe.method, [(pair.left_id, pair.right_id) for pair in chosen])
-    return chosen
+    available = len(set(found.items))
+    wanted = _count(recipe.pairs, available)
+    if wanted > available:
+        left, right = recipe.modalities()
+        there = f"{available:,} items with " if found.by_item else ""
+        row = ", or count single pairs: --set pairs_unit=row" if found.by_item and wanted <= len(found.pairs) else ""
+        raise UsageError(
+            f"pairs = {recipe.pairs}: {dataset.root} has {there}{len(found.pairs)} {left}-{right} pairs in split "
+            f"{recipe.train.split!r}",
+            fix=f"--set pairs={available}, or add pairs with `setclip ingest --pairs`{row}",
+        )
+    order = torch.randperm(available, generator=generator(recipe.seed, "pairs", "subset"))
+    place = {item: place for place, item in enumerate(order[:wanted].tolist())}
+    chosen = sorted((row for row, item in enumerate(found.items) if item in place), key=lambda r: place[found.items[r]])
+    pairs = [found.pairs[row] for row in chosen]
+    require_pairs(recipe.method, [(pair.left_id, pair.right_id) for pair in pairs])
+    return KnownPairs(pairs, [place[found.items[row]] for row in chosen], found.by_item)
 
 
-def pairs_between(dataset: Dataset, split: str, modalities: tuple[Modality, Modality]) -> list[Pair]:
-    """All pairs of a split that join these two modalities, each with its left side first."""
+def pairs_in_items(dataset: Dataset, split: str, recipe: Recipe) -> KnownPairs:
+    """All pairs of a split, in the order of the file, with their items as the recipe counts them.
+
+    Raises:
+        SetClipError: ``pairs_unit = "group"`` although nothing joins pairs, or an item has pairs in several splits.
+    """
+    modalities, unit = recipe.modalities(), recipe.pairs_unit
+    pairs = pairs_between(dataset, split, modalities)
+    single = KnownPairs(pairs, list(range(len(pairs))), by_item=False)
+    if unit == "row" or not pairs:
+        return single
+    everywhere = [*pairs, *(pair for pair in pairs_between(dataset, None, modalities) if pair.split != split)]
+    groups = groups_of(dataset, everywhere, modalities[0])
+    items = items_of(everywhere, groups)
+    require_one_split(everywhere, items, split, setting=f"pairs_unit = {unit!r}")
+    items = items[: len(pairs)]
+    if any(pair.right_id in groups for pair in pairs) or len(set(items)) < len(pairs):
+        return KnownPairs(pairs, items, by_item=True)
+    if unit == "group":
+        left, right = modalities
+        raise SetClipError(
+            f"pairs_unit = 'group': no {right} in the {len(pairs):,} {left}-{right} pairs of split {split!r} has a "
+            f"group, and no {left} is in two of them",
+            fix="--set pairs_unit=row"
+            + (f", or ingest captions that have the id of their {left} as their group" if right == "caption" else ""),
+        )
+    return single
+
+
+def pairs_between(dataset: Dataset, split: str | None, modalities: tuple[Modality, Modality]) -> list[Pair]:
+    """All pairs of a split (of all splits when None) that join these two modalities, each with its left side first."""
     left, right = modalities
     found = dataset.pairs(split)
     turned = [pair.swapped() if pair.left_modality == right else pair for pair in found]

@@ -52,7 +52,7 @@ def recipe_of(folder: Path, *, trainable: str = "full", chunk: int = 64, method:
     path = folder / "recipe.toml"
     path.write_text(
         f"""
-        schema_version = 1
+        schema_version = 2
         method = "{method}"
         projection = {{ dim = 8, pca = 6 }}
         train = {{ steps = 4, batch = 9, pairs_per_batch = 4, chunk = {chunk} }}

@@ -450,7 +450,7 @@ def write_recipes(folder: Path) -> None:
     weights = tiny.timm_weights(folder / "timm")
     image = f'[towers.image]\nbackbone = "timm:{tiny.TINY_TIMM}"\nweights = {str(weights)!r}\n'
     head = (
-        "schema_version = 1\nprojection = {{ dim = 16, pca = 8 }}\n"
+        "schema_version = 2\nprojection = {{ dim = 16, pca = 8 }}\n"
         'train = {{ steps = {steps}, batch = 8, checkpoint_every = 5, split = "train" }}\n'
     )
     (folder / "protein.toml").write_text(head.format(steps=30) + protein + caption)

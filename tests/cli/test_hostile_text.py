@@ -84,7 +84,7 @@ def _filled(root: Path) -> Path:
     _write_csv(root / "pairs.csv", [head, *pairs, ("image", f"gone{HOSTILE}", "caption", "c0")])
     (root / "recipe.toml").write_text(
         f"""
-        schema_version = 1
+        schema_version = 2
         method = "asif"
         [train]
         split = "test"

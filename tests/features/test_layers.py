@@ -42,7 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("ingest", folder / "captions.jsonl", "--modality", "caption", *with_pairs)
     (folder / "recipe.toml").write_text(
         f"""
-        schema_version = 1
+        schema_version = 2
         projection = {{ dim = 16, pca = 8 }}
         train = {{ steps = 2, batch = 16 }}
         [towers.protein]

@@ -308,7 +308,7 @@ def recipe(tmp_path: Path) -> Recipe:
     path = tmp_path / "recipe.toml"
     path.write_text(
         """
-        schema_version = 1
+        schema_version = 2
         method = "auto"
         towers.image.backbone = "timm:tf_efficientnet_lite0"
         towers.caption.backbone = "sentence-transformers:all-MiniLM-L6-v2"
@@ -439,11 +439,40 @@ def test_auto_goes_on_where_the_items_of_the_pairs_do_not_differ(recipe: Recipe)
 
 def test_pairs_that_share_an_item_are_held_out_together() -> None:
     pairs = torch.tensor([[image, 5 * image + caption] for image in range(20) for caption in range(5)])
-    fold = folds(pairs, seed=0).reshape(20, 5)
+    fold = folds(pairs, seed=0, items=torch.arange(len(pairs))).reshape(20, 5)
     assert (fold == fold[:, :1]).all()
     assert torch.bincount(fold[:, 0]).tolist() == [4] * 5
     chain = torch.tensor([[0, 0], [0, 1], [1, 1], [7, 9]])
-    assert len(set(folds(chain, seed=0)[:3].tolist())) == 1
+    assert len(set(folds(chain, seed=0, items=torch.arange(4))[:3].tolist())) == 1
+
+
+def test_pairs_of_one_item_are_held_out_together_and_other_rows_of_it_are_right_answers() -> None:
+    pairs = torch.arange(60).repeat(2, 1).T
+    items = torch.arange(60) // 3  # no row is in two pairs: their captions have one group
+    fold = folds(pairs, 0, items).reshape(20, 3)
+    assert (fold == fold[:, :1]).all()
+    left, same, none = torch.eye(6), LinearMap(torch.eye(6)), pairs[:0]
+    pairs = torch.stack([torch.arange(6), torch.arange(6) ^ 1], dim=1)  # each row's partner is the row beside its copy
+    wrong = partner_scores((same, same), left, left, pairs, none, torch.arange(6))
+    right = partner_scores((same, same), left, left, pairs, none, torch.arange(6) // 2)
+    assert float(right.min()) > float(wrong.max())
+
+
+def test_auto_counts_items_and_measures_its_lead_over_items(recipe: Recipe) -> None:
+    left, right = pools()
+    pairs = torch.arange(60).repeat(2, 1).T
+    few = choose(recipe, left, right, pairs, _never, items=torch.arange(60) // 2)
+    assert "auto: set-clip-plus, because 30 items with 60 pairs are too few" in few.summary()
+
+    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
+        return fit_closed_form("ridge" if candidate.method == "ridge" else "asif", x, y, known)
+
+    single = choose(recipe, left, right, pairs, fit)
+    doubled = choose(recipe, left, right, pairs.repeat(2, 1), fit, items=torch.arange(60).repeat(2))
+    assert (doubled.pairs, doubled.items) == (120, 60)
+    assert single.margin is not None
+    assert doubled.margin is not None
+    assert doubled.margin[1] == pytest.approx(single.margin[1], rel=0.2)  # a pair given twice is no second measurement
 
 
 def test_auto_takes_the_default_when_all_pairs_share_an_item(recipe: Recipe) -> None:
@@ -457,9 +486,9 @@ def test_partner_scores_are_one_for_the_nearest_and_small_for_the_farthest() -> 
     same = LinearMap(torch.eye(6))
     pairs = torch.arange(6).repeat(2, 1).T
     none = torch.zeros(0, 2, dtype=torch.int64)
-    found = partner_scores((same, same), left, left, pairs, none)
+    found = partner_scores((same, same), left, left, pairs, none, pairs[:, 0])
     assert float(found.min()) > 0.75  # itself among the gallery ties with itself and counts half
-    opposite = partner_scores((same, LinearMap(-torch.eye(6))), left, left, pairs, none)
+    opposite = partner_scores((same, LinearMap(-torch.eye(6))), left, left, pairs, none, pairs[:, 0])
     assert float(opposite.max()) < 0.1
 
 
@@ -467,8 +496,8 @@ def test_rows_that_a_method_was_fitted_to_are_no_gallery_for_partners() -> None:
     left = torch.cat([torch.eye(3), torch.eye(3)])  # three known items, and three held out that look the same
     same = LinearMap(torch.eye(3))
     known, hidden = torch.arange(3).repeat(2, 1).T, torch.arange(3, 6).repeat(2, 1).T
-    alone = partner_scores((same, same), left[3:], left[3:], known, known[:0])
-    assert torch.equal(partner_scores((same, same), left, left, hidden, known), alone)
+    alone = partner_scores((same, same), left[3:], left[3:], known, known[:0], known[:, 0])
+    assert torch.equal(partner_scores((same, same), left, left, hidden, known, hidden[:, 0]), alone)
 
 
 def _never(*_: object) -> tuple[Encoder, Encoder]:

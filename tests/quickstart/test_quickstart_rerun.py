@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     (root / "recipe.toml").write_text(
         f"""
-        schema_version = 1
+        schema_version = 2
         projection = {{ dim = 16, pca = 8 }}
         train = {{ steps = 6, batch = 8, checkpoint_every = 3 }}
         [towers.image]

@@ -13,7 +13,7 @@ from setclip_cli.recipe.recipe import Recipe, RecipeError, load_recipe
 from setclip_cli.recipe.sections import ExtraEncoders, Objective, Sdd, Teacher, Tower
 
 BASE = """
-schema_version = 1
+schema_version = 2
 [towers.image]
 backbone = "timm:tf_efficientnet_lite0"
 [towers.caption]
@@ -86,7 +86,7 @@ def test_changing_the_method_brings_its_preset_and_keeps_other_settings(base: Pa
         ("method=asfi", "or ridge, found 'asfi' (did you mean 'asif'?)"),
         ("towers.image.backbone=resnet50", "towers.image.backbone"),
         ("towers.image.backbone=esm:esm2_t6_8M_UR50D", "reads proteins, not images"),
-        ("schema_version=2", "schema_version"),
+        ("schema_version=3", "schema_version: must be 1 or 2, found 3"),
         ("seed", "is not of the form key=value"),
         ("seed.x=1", "seed is a value, not a table"),
     ],
@@ -205,7 +205,7 @@ def test_a_mistake_in_python_is_told_as_one_in_a_file(settings: dict[str, Any], 
 
 def test_a_file_has_to_state_its_version(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text(BASE.replace("schema_version = 1", ""))
+    path.write_text(BASE.replace("schema_version = 2", ""))
     assert "missing key 'schema_version'" in refusal(path)
 
 

@@ -99,3 +99,25 @@ def test_a_run_of_an_earlier_version_is_finished_with_its_recipe_in_new_names(ru
     other = recipe.model_dump(mode="json", exclude_none=True)
     other["objective"]["sdd"]["bandwidth"] = 0.05
     assert not is_finished(BEFORE / run, Recipe.model_validate(other))
+
+
+def test_a_recipe_of_version_1_counts_rows_and_stays_one() -> None:
+    towers = {"image": {"backbone": "timm:x"}, "caption": {"backbone": "sentence-transformers:x"}}
+    new, old = Recipe(towers=towers), Recipe(schema_version=1, towers=towers)
+    assert (new.schema_version, new.pairs_unit) == (2, "auto")
+    assert (old.schema_version, old.pairs_unit) == (1, "row")
+    for recipe in (new, old):
+        there = recipe.with_settings(method="cca", seed=3)
+        assert (there.schema_version, there.pairs_unit) == (recipe.schema_version, recipe.pairs_unit)
+        assert there.with_settings(method="set-clip-plus", seed=0) == recipe
+        assert Recipe.read_back(recipe.model_dump()) == recipe
+    assert Recipe(schema_version=1, pairs_unit="group", towers=towers).pairs_unit == "group"
+    kept = old.model_dump(exclude={"pairs_unit"})  # as a version wrote it that did not know the key
+    assert Recipe.read_back(kept) == old
+    assert Recipe.model_validate(kept) == old
+
+
+def test_an_override_of_the_version_brings_its_meaning(tmp_path: Path) -> None:
+    old = written(tmp_path, "")
+    assert load_recipe(old).pairs_unit == "row"
+    assert load_recipe(old, ["schema_version=2"]).pairs_unit == "auto"

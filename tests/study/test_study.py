@@ -63,7 +63,7 @@ def test_a_dotted_axis_reaches_into_its_section(tmp_path):
 def test_a_changed_base_recipe_changes_the_names_of_the_runs(tmp_path):
     path = write(tmp_path, 'seeds = 1\n[axes]\nmethod = ["clip"]\n')
     (tmp_path / "other.toml").write_text(
-        BASE.read_text().replace("schema_version = 1", "schema_version = 1\nensemble = 2")
+        BASE.read_text().replace("schema_version = 2", "schema_version = 2\nensemble = 2")
     )
     other = tmp_path / "other-study.toml"
     other.write_text(path.read_text().replace(str(BASE), "other.toml"))

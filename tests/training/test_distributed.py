@@ -60,7 +60,7 @@ def test_two_processes_take_the_gradient_of_one_for_every_term(tmp_path: Path) -
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         """
-        schema_version = 1
+        schema_version = 2
         towers.image.backbone = "timm:tf_efficientnet_lite0"
         towers.caption.backbone = "sentence-transformers:all-MiniLM-L6-v2"
         projection = { dim = 16, pca = 8 }

@@ -26,7 +26,7 @@ def recipe(tmp_path: Path) -> Recipe:
     path = tmp_path / "recipe.toml"
     path.write_text(
         """
-        schema_version = 1
+        schema_version = 2
         method = "set-clip"
         ensemble = 2
         towers.image.backbone = "timm:tf_efficientnet_lite0"

@@ -30,7 +30,7 @@ def recipe(tmp_path: Path) -> Recipe:
     path = tmp_path / "recipe.toml"
     path.write_text(
         """
-        schema_version = 1
+        schema_version = 2
         towers.image.backbone = "timm:tf_efficientnet_lite0"
         towers.caption.backbone = "sentence-transformers:all-MiniLM-L6-v2"
         projection = { dim = 16, pca = 8 }

@@ -1,0 +1,134 @@
+"""Claims about counting known pairs by item: proteins with three captions each, from the recipe to the model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from small_world import FAMILIES, invoke, run_ok
+from tiny import esm2_checkpoint, sentence_folder
+
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.evaluation import baselines
+from setclip_cli.features import layer_choice
+from setclip_cli.recipe.recipe import Recipe, load_recipe
+from setclip_cli.run.model import load_config
+from setclip_cli.training.early_stopping import _recall
+from setclip_cli.training.known_pairs import known_pairs
+
+PROTEINS, CAPTIONS = 18, 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DATASET whose captions have groups, and a recipe; `--pairs-from-group` gives 54 pairs of 18 proteins."""
+    folder = tmp_path_factory.mktemp("items")
+    os.environ["SETCLIP_CACHE"] = str(folder / "cache")
+    fasta, captions = [], []
+    for number in range(PROTEINS):
+        name = list(FAMILIES)[number % 3]
+        fasta.append(f">P{number:02d} some {name}\n{FAMILIES[name] * 3}{'ACDEFGHIKLMNPQRSTVW'[number:]}")
+        captions += [
+            json.dumps({"id": f"c{number}-{m}", "text": f"{name} {number}, view {m}", "group": f"P{number:02d}"})
+            for m in range(CAPTIONS)
+        ]
+    (folder / "proteins.fasta").write_text("\n".join(fasta) + "\n")
+    (folder / "captions.jsonl").write_text("\n".join(captions) + "\n")
+    data = ("--split", "train", "--out", folder / "data")
+    run_ok("ingest", folder / "proteins.fasta", "--modality", "protein", *data)
+    run_ok("ingest", folder / "captions.jsonl", "--modality", "caption", "--pairs-from-group", *data)
+    (folder / "recipe.toml").write_text(
+        f"""
+        schema_version = 2
+        pairs = 4
+        projection = {{ dim = 8, pca = 6 }}
+        train = {{ steps = 3, batch = 8 }}
+        [towers.protein]
+        backbone = "esm:esm2_t6_8M_UR50D"
+        weights = {str(esm2_checkpoint(folder / "esm"))!r}
+        [towers.caption]
+        backbone = "sentence-transformers:all-MiniLM-L6-v2"
+        weights = {str(sentence_folder(folder / "text"))!r}
+        """
+    )
+    return folder
+
+
+def align(world: Path, out: Path, *settings: str) -> tuple[int, str, str]:
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    return invoke("align", world / "recipe.toml", "--data", world / "data", "--out", out, *overrides)
+
+
+def test_both_numbers_are_told_everywhere(world: Path, tmp_path: Path) -> None:
+    code, told, _ = invoke(
+        "align", world / "recipe.toml", "--data", world / "data", "--out", tmp_path / "run", "--dry-run"
+    )
+    assert code == 0
+    assert "set-clip-plus on 4 items with 12 known pairs, seed 0" in told
+    code, told, _ = align(world, tmp_path / "run")
+    assert "set-clip-plus on 4 items with 12 pairs, 3 steps" in told
+    config = load_config(tmp_path / "run")
+    assert (config.pairs, config.known_items) == (12, 4)
+    assert "unpaired rows and 4 items with 12 known pairs." in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_recipe_of_version_1_counts_rows_and_its_run_says_nothing_of_items(world: Path, tmp_path: Path) -> None:
+    code, told, _ = align(world, tmp_path / "run", "schema_version=1")
+    assert code == 0
+    assert "on 4 pairs, 3 steps" in told
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (written["pairs"], "known_items" in written) == (4, False)
+    assert tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())["pairs_unit"] == "row"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_baselines_have_the_pairs_of_the_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    assert align(world, tmp_path / "run", f"schema_version={version}")[0] == 0
+    recipes: list[Recipe] = []
+    monkeypatch.setattr(baselines, "align_own", lambda recipe, *_: recipes.append(recipe))
+    dataset, own = open_dataset(world / "data"), load_recipe(tmp_path / "run" / "recipe.toml")
+    run = type("Run", (), {"path": tmp_path / "run", "seed": 0})()
+    baselines._align_like(run, "cca", dataset, tmp_path)
+    assert recipes[0].method == "cca"
+    assert known_pairs(dataset, recipes[0]) == known_pairs(dataset, own)
+    assert len(known_pairs(dataset, own).pairs) == {1: 4, 2: 12}[version]
+
+
+def test_a_method_that_needs_two_pairs_needs_two_items(world: Path, tmp_path: Path) -> None:
+    code, _, told = align(world, tmp_path / "run", "pairs=1", "method=cca", "objective={}")
+    assert code == 2
+    assert "pairs = 1: method 'cca' learns from pairs alone and needs 2 or more" in told
+    code, _, told = align(world, tmp_path / "run", "pairs=0.06", "method=cca", "objective={}")  # one protein of 18
+    assert code == 2
+    assert "needs 2 or more of different items; there are 3, of 1 left and 3 right items" in told
+
+
+def test_too_many_items_are_an_error_with_both_numbers(world: Path, tmp_path: Path) -> None:
+    code, _, told = align(world, tmp_path / "run", "pairs=20")
+    assert code == 2
+    assert "has 18 items with 54 protein-caption pairs in split 'train'" in told
+    assert "--set pairs_unit=row" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers_are_compared_on_one_pair_of_each_item(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_choice, "PAIRS_NEEDED", 2)
+    recipe = load_recipe(world / "recipe.toml", ["towers.protein.layer=best"])
+    known = known_pairs(open_dataset(world / "data"), recipe)
+    assert len(layer_choice.layer_pairs(recipe, known.pairs, known.items)) == 4
+    # two proteins of one group are one item too
+    assert len(layer_choice.layer_pairs(recipe, known.pairs, [item // 2 for item in known.items])) == 2
+
+
+def test_another_caption_of_the_same_image_may_be_nearer_in_validation() -> None:
+    left, right = torch.eye(3), torch.tensor([[0.6, 0.8, 0], [0.9, 0.1, 0], [0.5, 0.9, 0], [0, 0, 1.0]])
+    pairs = torch.tensor([[0, 0], [0, 1], [1, 2], [2, 3]])  # image 0 has two captions; caption 0 is like image 1
+    assert _recall(left, right, pairs, torch.tensor([0, 0, 1, 2])) == pytest.approx((4 / 4 + 3 / 4) / 2)
+    assert _recall(left, right, pairs, torch.arange(4)) == pytest.approx((3 / 4 + 3 / 4) / 2)  # by rows
+    assert _recall(left, right, pairs, torch.tensor([0, 0, 0, 2])) == pytest.approx(1)  # images 0 and 1 are one item
