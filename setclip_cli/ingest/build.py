@@ -65,7 +65,7 @@ def build_dataset(
         for path in contents.in_order(paths):
             reader.add(path, options, labels, options.max_bad_fraction)
         while progress.to_read_again:
-            entry = progress.to_read_again[0]
+            entry = next(iter(progress.to_read_again.values()))
             settings = SourceSettings.of_entry(entry)
             reader.add(
                 Path(entry["path"]),

@@ -28,6 +28,7 @@ from setclip_cli.dataset.modality import MODALITIES, Modality
 from setclip_cli.files import atomic, hashes, leftovers
 from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.batches import rejects_table, write_table
+from setclip_cli.ingest.earlier_sources import EarlierSources, source_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +46,7 @@ class Contents:
         index: dataset.json as it was last written.
         shards: All shards on disk that count.
         sources: An entry of dataset.json for each source that is read.
+        earlier: What the next source must know of these sources.
         new: Those of the entries that this ingest added.
         rows_removed: Whether this ingest leaves out rows that the DATASET had, because their source is read again.
     """
@@ -54,6 +56,10 @@ class Contents:
         self.index = open_dataset(out).index if (out / INDEX_NAME).exists() else DatasetIndex(shards=[])
         self.shards = list(self.index.shards)
         self.sources = [dict(entry) for entry in self.index.sources]
+        self.earlier = EarlierSources(self.sources)
+        self._listed: dict[str, Shard] = {}  # path -> shard
+        self._numbers: Counter[tuple[Modality, str]] = Counter()  # of the next shard of a modality and split
+        self._know_shards(self.shards)
         self.new: list[dict[str, Any]] = []
         self.rows_removed = False
         self._new_rejects: list[Path] = []
@@ -71,8 +77,7 @@ class Contents:
 
     def position_of(self, described: dict[str, Any]) -> int | None:
         """The place of the entry with the path and modality of ``described`` among the sources."""
-        places = (place for place, entry in enumerate(self.sources) if is_same_source(entry, described))
-        return next(places, None)
+        return self.earlier.places.get(source_key(described))
 
     def change(self, entry: dict[str, Any], described: dict[str, Any]) -> str:
         """What has changed since an entry was written, the source or a shard of it; empty if nothing has."""
@@ -82,19 +87,21 @@ class Contents:
         if other := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
             named = ", ".join(dict.fromkeys(key.removesuffix("_sha256") for key in other))
             return f"{entry['path']}: was read into {self.out} with other options ({named})"
-        listed = {shard.path: shard for shard in self.shards}
-        shard = next((path for path in entry["shards"] if not is_whole(self.out, listed[path])), None)
+        shard = next((path for path in entry["shards"] if not is_whole(self.out, self._listed[path])), None)
         return "" if shard is None else f"{self.out / shard}: has changed since ingest wrote it from {entry['path']}"
 
     def add_batch(self, shards: Iterable[Shard], rejects: Path | None) -> None:
         """Adds the shards of a batch, and the file that holds its rejects."""
-        self.shards.extend(shards)
+        added = list(shards)
+        self.shards.extend(added)
+        self._know_shards(added)
         if rejects is not None:
             self._new_rejects.append(rejects)
 
     def add_source(self, entry: dict[str, Any]) -> None:
         self.sources.append(entry)
         self.new.append(entry)
+        self.earlier.add(entry)
 
     def remove_sources(self, position: int) -> None:
         """Leaves out the sources from ``position`` on. dataset.json and their shards stay as they are until the end.
@@ -105,11 +112,26 @@ class Contents:
         paths = {path for entry in self.sources for path in entry["shards"]}
         self.shards = [shard for shard in self.shards if shard.path in paths]
         self.rows_removed = True
+        self.earlier = EarlierSources(self.sources)
+        self._listed.clear()
+        self._numbers.clear()
+        self._know_shards(self.shards)
+
+    def _know_shards(self, shards: Iterable[Shard]) -> None:
+        """Keeps up what is asked for each source, so that many sources do not look at all shards each."""
+        for shard in shards:
+            self._listed[shard.path] = shard
+            key = shard.modality, shard.split
+            self._numbers[key] = max(self._numbers[key], _number(shard) + 1)
+
+    def splits(self) -> set[str]:
+        """The splits of all shards that count."""
+        return {split for _, split in self._numbers}
 
     def next_numbers(self) -> Counter[tuple[Modality, str]]:
         """(modality, split) -> the number of its next shard. A shard that dataset.json lists is never written over."""
-        numbers: Counter[tuple[Modality, str]] = Counter()
-        for shard in [*self.shards, *(self.index.shards if self.rows_removed else ())]:
+        numbers = Counter(self._numbers)
+        for shard in self.index.shards if self.rows_removed else ():
             key = shard.modality, shard.split
             numbers[key] = max(numbers[key], _number(shard) + 1)
         return numbers
@@ -120,8 +142,8 @@ class Contents:
         A kill before `finish` ends leaves a whole DATASET without these sources; pending.json then names them.
         """
         kept = self._kept()
-        keys = {_key(entry) for entry in kept}
-        removed = [entry for entry in self.index.sources if _key(entry) not in keys]
+        keys = {source_key(entry) for entry in kept}
+        removed = [entry for entry in self.index.sources if source_key(entry) not in keys]
         paths = {path for entry in kept for path in entry["shards"]}
         of_sources, of_pairs = self._indexed_rejects()
         counts = Counter(self.index.rejects)
@@ -133,8 +155,8 @@ class Contents:
 
     def _kept(self) -> list[dict[str, Any]]:
         """The sources that are not read by this ingest."""
-        new = {_key(entry) for entry in self.new}
-        return [entry for entry in self.sources if _key(entry) not in new]
+        new = {source_key(entry) for entry in self.new}
+        return [entry for entry in self.sources if source_key(entry) not in new]
 
     def _number_shards(self) -> None:
         """Gives the new shards the names of a fresh ingest: they had others while dataset.json listed the old ones."""
@@ -262,14 +284,6 @@ class Contents:
             for path in (self.out / modality).glob("*-[0-9][0-9][0-9][0-9][0-9].parquet"):
                 if f"{modality}/{path.name}" not in listed:
                     atomic.remove_file(path)
-
-
-def is_same_source(entry: dict[str, Any], described: dict[str, Any]) -> bool:
-    return bool(entry["path"] == described["path"] and entry["modality"] == described["modality"])
-
-
-def _key(entry: dict[str, Any]) -> tuple[str, str]:
-    return entry["path"], entry["modality"]
 
 
 def _number(shard: Shard) -> int:

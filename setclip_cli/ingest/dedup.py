@@ -13,8 +13,7 @@ from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit
 from setclip_cli.ingest.splits import SplitRule
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -218,21 +217,6 @@ def _key(record: Record, rules: KeepRules) -> str:
         return record.label if record.label is not None else record.id
     key = record.group if record.group is not None else record.id
     return rules.clusters.get(key, key) if rules.clusters is not None else key
-
-
-def tails(source: Path, earlier: Iterable[Path]) -> tuple[str, ...]:
-    """The ends of a source's path, the shortest first, from the first on that no earlier source has.
-
-    ``/data/test/a.txt`` after ``/data/train/a.txt`` gives ``test/a.txt`` and ``data/test/a.txt``.
-    """
-    parts = [part for part in source.parts if part != source.anchor]
-    shortest = 1
-    for other in earlier:
-        same = 0
-        while other != source and other.parts[-same - 1 :] == source.parts[-same - 1 :]:
-            same += 1
-        shortest = max(shortest, same + 1)
-    return tuple("/".join(parts[-length:]) for length in range(shortest, len(parts) + 1))
 
 
 def _longer_id(identifier: str, sources: Sequence[str], taken: Collection[str]) -> str | None:

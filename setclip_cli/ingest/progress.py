@@ -21,6 +21,7 @@ from setclip_cli.files.documents import read_json, signed, unsigned, write_docum
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.ingest.contents import is_whole
+from setclip_cli.ingest.earlier_sources import source_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,22 +61,26 @@ class Progress:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._journal, self._pending = folder / "journal.jsonl", folder / "pending.json"
+        self._as_read = True  # whether the journal on disk holds these batches and nothing else
         self._batches = self._read_journal()
         self._used = 0  # batches that are part of the DATASET of this run
-        self.to_read_again: list[dict[str, Any]] = []
+        self.to_read_again: dict[tuple[str, str], dict[str, Any]] = {}  # path and modality -> entry of dataset.json
         if self._pending.exists():
             fix = "run the `setclip ingest` commands again with a new folder"
-            self.to_read_again = read_json(self._pending, Pending, fix=fix).sources
+            pending = read_json(self._pending, Pending, fix=fix).sources
+            self.to_read_again = {source_key(entry): entry for entry in pending}
 
     def _read_journal(self) -> list[WrittenBatch]:
         """The batches on record, up to the first line that a kill left half-written or that has changed."""
         batches: list[WrittenBatch] = []
-        for line in self._journal.read_bytes().splitlines(keepends=True) if self._journal.exists() else []:
+        self._as_read = self._journal.exists()
+        for line in self._journal.read_bytes().splitlines(keepends=True) if self._as_read else []:
             try:
                 content, unchanged = unsigned(line)
                 batch = WrittenBatch.model_validate_json(json.dumps(content))
             except (ValueError, RecursionError):  # a ValidationError is a ValueError
-                break
+                unchanged = False
+            self._as_read = unchanged and line.endswith(b"\n")
             if not unchanged:
                 break
             batches.append(batch)
@@ -91,9 +96,12 @@ class Progress:
             if batch.last:
                 break
         self._used += len(finished)
-        if not (finished and finished[-1].last):
+        if not (finished and finished[-1].last) and self._used < len(self._batches):
             self._batches = self._batches[: self._used]
-        atomic.write_text(self._journal, "".join(_line(batch) for batch in self._batches))
+            self._as_read = False
+        if not self._as_read:  # seldom: a journal of many sources is long
+            atomic.write_text(self._journal, "".join(_line(batch) for batch in self._batches))
+            self._as_read = True
         return finished
 
     def _is_whole(self, batch: WrittenBatch, out: Path) -> bool:

@@ -14,8 +14,8 @@ from setclip_cli import console
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
-from setclip_cli.ingest.contents import is_same_source
-from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules, tails
+from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules
+from setclip_cli.ingest.earlier_sources import source_key
 from setclip_cli.ingest.fixes import fix_of
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
 from setclip_cli.ingest.prepare import CaptionSplits, clusters_of, prepared
@@ -67,8 +67,7 @@ class SourceReader:
         """
         source = open_source(path, settings)
         described = _described(source, settings)
-        pending = self._progress.to_read_again
-        self._progress.to_read_again = [entry for entry in pending if not is_same_source(entry, described)]
+        self._progress.to_read_again.pop(source_key(described), None)
         position = self._contents.position_of(described)
         if position is not None:
             entry = self._contents.sources[position]
@@ -92,7 +91,7 @@ class SourceReader:
                     "changed",
                     fix=f"put it back, or choose a new {argument('out')}",
                 )
-        self._progress.to_read_again = [*later, *self._progress.to_read_again]
+        self._progress.to_read_again = {source_key(entry): entry for entry in later} | self._progress.to_read_again
         self._contents.remove_sources(position)
         self._dedup = None
 
@@ -102,7 +101,7 @@ class SourceReader:
         """Reads a source from its start, or from where a killed run stopped; returns the rest of its entry."""
         contents, progress = self._contents, self._progress
         identity = _hash(described)
-        base = _hash([contents.sources, self._shard_rows, self._shard_bytes])
+        base = _hash([contents.earlier.identity(), self._shard_rows, self._shard_bytes])
         finished = progress.resume(identity, base, contents.out)
         for earlier in finished:
             self._take(earlier)
@@ -157,7 +156,7 @@ class SourceReader:
                 decide,
                 source.path,
                 start=start,
-                splits={shard.split for shard in self._contents.shards},
+                splits=self._contents.splits(),
                 max_rows=self._shard_rows,
                 max_bytes=self._shard_bytes,
             )
@@ -197,8 +196,7 @@ class SourceReader:
             self._dedup = self._dedup_of_rows(settings)
         rule = parse_split(settings.split)
         clusters, clustered_by = clusters_of(source, rule, settings, work=self._progress.folder)
-        path, earlier = source.path.resolve(), self._contents.sources
-        alike = [Path(entry["path"]) for entry in earlier if entry["modality"] == settings.modality]
+        path, earlier = source.path.resolve(), self._contents.earlier
         rules = KeepRules(
             rule,
             split_by=settings.split_by,
@@ -206,8 +204,8 @@ class SourceReader:
             keep_duplicates=settings.keep_duplicates,
             near_duplicates=settings.near_duplicates,
             file_split=_file_split(source),
-            sources=tails(path, (Path(entry["path"]) for entry in earlier)),
-            group_source=next(iter(tails(path, alike)), None) if any(other != path for other in alike) else None,
+            sources=earlier.new_ends(path),
+            group_source=earlier.group_source(path, settings.modality),
         )
         about: dict[str, Any] = {"notes": notes} if (notes := [*source.notes(), *labels.notes]) else {}
         if clusters is not None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.dataset.verify import verify
-from setclip_cli.ingest.dedup import tails
+from setclip_cli.ingest.earlier_sources import PathEnds
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.ingest.progress import Progress, WrittenBatch
@@ -98,11 +98,24 @@ def test_an_image_with_a_longer_id_is_drawn_into_the_split_that_its_captions_are
     assert all(split_of[f"b/{number}.png"] == split_of[f"{number}.png"] for number in range(12))
 
 
-def test_the_tail_is_the_shortest_that_no_earlier_source_has() -> None:
-    assert tails(Path("/d/b/x"), [Path("/d/a/y")]) == ("x", "b/x", "d/b/x")
-    assert tails(Path("/d/b/x"), [Path("/d/a/x"), Path("/e")]) == ("b/x", "d/b/x")
-    assert tails(Path("/d/b/x"), [Path("/d/b/x")])[0] == "x"  # the same file, read for another modality
-    assert tails(Path("/b/x"), [Path("/a/b/x")]) == ()
+@pytest.mark.parametrize(
+    ("earlier", "ends"),
+    [
+        ([], ("x", "b/x", "d/b/x")),
+        (["/d/a/y"], ("x", "b/x", "d/b/x")),
+        (["/d/a/x", "/e"], ("b/x", "d/b/x")),
+        (["/d/a/x", "/e/b/x", "/d/a/x"], ("d/b/x",)),
+        (["/d/b/x"], ("x", "b/x", "d/b/x")),  # the same file, read for another modality
+        (["/d/b/x", "/c/x", "/d/b/x"], ("b/x", "d/b/x")),
+        (["/a/d/b/x"], ()),
+    ],
+)
+def test_the_first_end_is_the_shortest_that_no_earlier_source_has(earlier: list[str], ends: tuple[str, ...]) -> None:
+    known = PathEnds()
+    for path in earlier:
+        known.add(Path(path))
+    assert known.new_ends(Path("/d/b/x")) == ends
+    assert known.has_other(Path("/d/b/x")) == bool(set(earlier) - {"/d/b/x"})
 
 
 def random_sources(root: Path, seed: int) -> list[Path]:
