@@ -92,6 +92,44 @@ def sentence_folder(folder: Path, *, width: int = 32, layers: int = 2, max_token
     return path
 
 
+def clip_folder(folder: Path, *, width: int = 8, image_px: int = 16, seed: int = 0) -> Path:
+    """A sentence-transformers folder of a CLIP: images and texts, each through a small transformer and a projection."""
+    import json
+
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
+
+    torch.manual_seed(seed)
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
+    tokens = [*characters, *(f"{letter}</w>" for letter in characters), "<|startoftext|>", "<|endoftext|>"]
+    base = folder / f"clip-{seed}"
+    base.mkdir(parents=True, exist_ok=True)
+    (base / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (base / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizerFast(
+        vocab=str(base / "vocab.json"), merges=str(base / "merges.txt"), model_max_length=2 * image_px
+    )
+    part = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = part | {
+        "vocab_size": len(tokens),
+        "max_position_embeddings": 2 * image_px,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    image = part | {"image_size": image_px, "patch_size": image_px // 2, "num_hidden_layers": 3}
+    module = CLIPModel(CLIPConfig(text_config=text, vision_config=image, projection_dim=width))
+    with torch.no_grad():
+        for parameter in module.parameters():  # larger than at initialisation: so that rows differ
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    module.save_pretrained(base)
+    processor = CLIPImageProcessor(size={"shortest_edge": image_px}, crop_size={"height": image_px, "width": image_px})
+    CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(base)
+    path = folder / f"tiny-clip-{seed}"
+    SentenceTransformer(modules=[Transformer(str(base))], device="cpu").save(str(path))
+    return path
+
+
 def proteins(count: int, *, seed: int = 0, longest: int = 120) -> list[str]:
     """Random sequences of 1 to ``longest`` residues."""
     draw = random.Random(seed)

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones.fetch import fetch_weights
+from setclip_cli.backbones.joint import named_space, not_joint
 from setclip_cli.backbones.weights import Spec, locate_weights, parse_spec
 from setclip_cli.errors import SetClipError, UsageError, first_line
 
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.weights import Kind
     from setclip_cli.dataset.modality import Modality
 
-__all__ = ["MODALITY_OF", "POOLINGS", "check_backbone", "describe_weights", "load_backbone"]
+__all__ = ["MODALITIES_OF", "POOLINGS", "check_backbone", "describe_weights", "load_backbone"]
 
-MODALITY_OF: dict[Kind, Modality] = {"esm": "protein", "timm": "image", "sentence-transformers": "caption"}
+MODALITIES_OF: dict[Kind, tuple[Modality, ...]] = {
+    "esm": ("protein",),
+    "timm": ("image",),
+    "sentence-transformers": ("caption", "image"),  # images: some of its models, and only their weights say which
+}
 POOLINGS: dict[Kind, tuple[str, ...]] = {
     "esm": ("mean", "cls", "attention"),  # the first is the default
     "timm": ("default", "avg", "cls", "attention"),
@@ -33,10 +38,11 @@ def check_backbone(spec: str, *, modality: Modality, pooling: str = "default") -
         SetClipError: there is no such kind or name, it reads another modality, or it does not have this pooling.
     """
     parsed = parse_spec(spec)
-    if MODALITY_OF[parsed.kind] != modality:
-        kind = next(kind for kind, reads in MODALITY_OF.items() if reads == modality)
+    reads = MODALITIES_OF[parsed.kind]
+    if modality not in reads:
+        kind = next(kind for kind, kinds in MODALITIES_OF.items() if modality in kinds)
         raise UsageError(
-            f"towers.{modality}.backbone {spec!r}: reads {MODALITY_OF[parsed.kind]} rows, not {modality} rows",
+            f"towers.{modality}.backbone {spec!r}: reads {' or '.join(reads)} rows, not {modality} rows",
             fix=f"give the {modality} tower a {kind}: backbone",
         )
     if pooling != "default" and pooling not in POOLINGS[parsed.kind]:
@@ -71,6 +77,7 @@ def load_backbone(
     weights: str = "auto",
     pooling: str = "default",
     layer: int = -1,
+    joint: bool = False,
     device: torch.device | str = "cpu",
 ) -> Backbone:
     """Loads a backbone, in evaluation mode and float32.
@@ -79,21 +86,25 @@ def load_backbone(
         weights: ``auto``, ``hub``, ``package:NAME`` or a path; see `locate_weights`.
         pooling: ``default`` or one of ``POOLINGS`` of its kind.
         layer: The block whose features are taken: counted from 1, or back from the last, which is -1.
+        joint: Load half of a joint model, with its projection into the space of both: see ``space`` of the result.
 
     Raises:
-        SetClipError: as `check_backbone` does, or the weights are missing or do not fit the backbone.
+        SetClipError: as `check_backbone` does, or the weights are missing or do not fit the backbone, or it is to be
+            half of a joint model and is none.
     """
     import torch
 
-    backbone = _load(spec, modality=modality, weights=weights, pooling=pooling)
+    backbone = _load(spec, modality=modality, weights=weights, pooling=pooling, joint=joint)
     if layer != -1:
         backbone.cut(layer)
     return backbone.to(torch.device(device))
 
 
-def _load(spec: str, *, modality: Modality, weights: str, pooling: str) -> Backbone:
+def _load(spec: str, *, modality: Modality, weights: str, pooling: str, joint: bool) -> Backbone:
     """The whole backbone, on the CPU."""
     parsed = check_backbone(spec, modality=modality, pooling=pooling)
+    if joint and parsed.kind != "sentence-transformers" and named_space(spec) is None:
+        raise not_joint(spec, "is not known to share a space with a model of texts")
     path = fetch_weights(locate_weights(parsed, weights))
     chosen = POOLINGS[parsed.kind][0] if pooling == "default" else pooling
     if parsed.kind == "esm":
@@ -108,7 +119,11 @@ def _load(spec: str, *, modality: Modality, weights: str, pooling: str) -> Backb
     if parsed.kind == "timm":
         from setclip_cli.backbones.timm_image import load_timm
 
-        return load_timm(parsed, path, pooling=chosen)
+        return load_timm(parsed, path, pooling=chosen, joint=joint)
+    if modality == "image":
+        from setclip_cli.backbones.sentence_image import load_sentence_image
+
+        return load_sentence_image(parsed, path, pooling=chosen, joint=joint)
     from setclip_cli.backbones.sentence import load_sentence
 
-    return load_sentence(parsed, path, pooling=chosen)
+    return load_sentence(parsed, path, pooling=chosen, joint=joint)

@@ -47,6 +47,7 @@ class Backbone(Protocol):
         layers: Number of blocks (of a convolutional model: stages) that the features pass.
         pooling: How token features become one vector: one of ``POOLINGS`` of its kind.
         identity: sha256 over weights, preprocessing, layer and pooling. Equal identities mean equal features.
+        space: The space that the features share with another modality's, if it was loaded as half of a joint model.
         preprocessing: What happens to an item before the weights see it, as JSON values.
         device: Where the weights are.
         budget: How many rows or tokens one forward pass takes.
@@ -60,6 +61,7 @@ class Backbone(Protocol):
     layers: int
     pooling: str
     identity: str
+    space: str | None
     preprocessing: dict[str, Any]
     device: torch.device
     budget: Budget

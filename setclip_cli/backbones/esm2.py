@@ -157,6 +157,7 @@ class Esm2Backbone:
 
     modality: Modality = "protein"
     column = "sequence"
+    space: str | None = None  # no model of proteins shares one with captions
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
-"""sentence-transformers text models: a text becomes the pooled vector of the model's own modules."""
+"""sentence-transformers models of texts: a text becomes the pooled vector of the model's own modules."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,14 +18,17 @@ from setclip_cli.backbones.augment import augment_text
 from setclip_cli.backbones.base import Encoded, counted_layer
 from setclip_cli.backbones.batching import Budget
 from setclip_cli.backbones.devices import autocast, pinned
+from setclip_cli.backbones.joint import named_space, not_joint
 from setclip_cli.backbones.pooling import AttentionPooledText
-from setclip_cli.backbones.tensors import identity_of
+from setclip_cli.backbones.tensors import identity_of, tensors_digest
 from setclip_cli.errors import SetClipError, UsageError, translated
 from setclip_cli.files.recognize import refuse_stand_ins_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from PIL import Image
 
     from setclip_cli.backbones.weights import Spec
     from setclip_cli.dataset.modality import Modality
@@ -37,6 +40,7 @@ SETTINGS_FILES = (
     "sentence_bert_config.json",
     "*/config.json",
 )
+_HALVES = {"text": ("text_model", "text_projection"), "image": ("vision_model", "visual_projection")}
 TOKENS_PER_BATCH = 1024  # on a CPU more is slower: a batch should fit in the processor's cache
 TOKENS_PER_GPU_BATCH = 131_072  # tried first; halved when memory runs out
 
@@ -50,20 +54,21 @@ class SentenceBackbone:
 
     modality: Modality = "caption"
     column = "text"
+    space: str | None = None
 
     def __init__(
-        self, spec: str, model: SentenceTransformer, *, files: dict[str, str], pooling: str = "default"
+        self,
+        spec: str,
+        model: SentenceTransformer,
+        *,
+        files: dict[str, str],
+        pooling: str = "default",
+        joint: bool = False,
     ) -> None:
         self.spec, self.pooling, self.files = spec, pooling, files
         if pooling != "default":
             _replace_pooling(spec, model, pooling)
         self.model = model.eval().requires_grad_(False)
-        self._blocks = max(
-            (part for part in model.modules() if isinstance(part, torch.nn.ModuleList)),
-            key=len,
-            default=torch.nn.ModuleList(),
-        )
-        self.layers = max(1, len(self._blocks))
         self.device = torch.device("cpu")
         self.budget = Budget(tokens=TOKENS_PER_BATCH)
         self.precision = torch.float32
@@ -72,7 +77,16 @@ class SentenceBackbone:
         assert dim is not None
         self.dim = int(dim)
         self.preprocessing = {"max_tokens": self.max_tokens}
-        self.identity = self._identity()
+        self.identity = self._identity()  # of the whole model, also if half of it is dropped
+        if joint:
+            self.space = shared_space(spec, model)
+            keep_half(model, "text")
+        self._blocks = max(
+            (part for part in model.modules() if isinstance(part, torch.nn.ModuleList)),
+            key=len,
+            default=torch.nn.ModuleList(),
+        )
+        self.layers = max(1, len(self._blocks))
 
     def _identity(self) -> str:
         settings = {"kind": "sentence-transformers", "max_tokens": self.max_tokens, "files": self.files}
@@ -116,7 +130,9 @@ class SentenceBackbone:
         texts = [str(item) for item in items]
         if views is not None:
             texts = [augment_text(text, view) for text, view in zip(texts, views, strict=True)]
-        made = self.model.preprocess(texts)
+        # A model that also reads images would take a text that is an address for an image, and fetch it.
+        plain = self.model.modalities == ["text"]
+        made = self.model.preprocess(texts if plain else [{"text": text} for text in texts])
         return {name: pinned(value, self.device) for name, value in made.items() if isinstance(value, Tensor)}
 
     def features(self, prepared: dict[str, Tensor]) -> Tensor:
@@ -146,8 +162,25 @@ def _replace_pooling(spec: str, model: SentenceTransformer, pooling: str) -> Non
     model[int(at)] = AttentionPooledText(width) if pooling == "attention" else Pooling(width, pooling_mode=pooling)
 
 
-def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone:
-    """Loads a folder that `SentenceTransformer.save` wrote. Nothing in it is run as code.
+def load_sentence(spec: Spec, folder: Path, *, pooling: str, joint: bool = False) -> SentenceBackbone:
+    """Loads the text reader of a folder that `SentenceTransformer.save` wrote. Nothing in it is run as code.
+
+    Args:
+        joint: It is to be half of a joint model.
+
+    Raises:
+        SetClipError: it names modules from outside of sentence-transformers, it does not load, or it is to be half of a
+            joint model and is none.
+    """
+    model = load_pipeline(folder, "a text that every token of the model may see")
+    return SentenceBackbone(str(spec), model, files=settings_of(folder, SETTINGS_FILES), pooling=pooling, joint=joint)
+
+
+def load_pipeline(folder: Path, example: str | Image.Image) -> SentenceTransformer:
+    """Loads all modules of a folder. Nothing in it is run as code.
+
+    Args:
+        example: An item that it reads, to see whether features are random for want of a tensor.
 
     Raises:
         SetClipError: it names modules from outside of sentence-transformers, or it does not load.
@@ -168,14 +201,39 @@ def load_sentence(spec: Spec, folder: Path, *, pooling: str) -> SentenceBackbone
                 )
         refuse_stand_ins_in(folder)
         model = _load(folder, seed=0)
-        if _lacks_tensors(folder, model) and _features_differ(model, _load(folder, seed=1)):
+        # What it does not read at all is for its caller to say.
+        reads_it = isinstance(example, str) or model.supports("image")
+        if reads_it and _lacks_tensors(folder, model) and _features_differ(model, _load(folder, seed=1), example):
             raise ValueError("its features depend on tensors that its weights file lacks")
-        files = {
-            path.relative_to(folder).as_posix(): path.read_text()
-            for name in SETTINGS_FILES
-            for path in sorted(folder.glob(name))
-        }
-        return SentenceBackbone(str(spec), model, files=files, pooling=pooling)
+    return model
+
+
+def settings_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The text of the folder's settings files with these names."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() for name in names for path in sorted(folder.glob(name))
+    }
+
+
+def shared_space(spec: str, model: SentenceTransformer) -> str:
+    """The space of a model that reads images and texts, or that is known to lead into the space of one that does.
+
+    Raises:
+        SetClipError: it reads texts alone.
+    """
+    if model.supports("image") and model.supports("text"):
+        return tensors_digest(model.state_dict())
+    if space := named_space(spec):
+        return space
+    raise not_joint(spec, f"reads {' and '.join(f'{kind}s' for kind in model.modalities)} alone")
+
+
+def keep_half(model: SentenceTransformer, kept: Literal["text", "image"]) -> None:
+    """Drops the part of a joint network that reads the other modality, so that it is neither kept nor trained."""
+    network = model.transformers_model
+    for name in _HALVES["image" if kept == "text" else "text"]:
+        if network is not None and hasattr(network, name):
+            delattr(network, name)
 
 
 def _load(folder: Path, *, seed: int) -> SentenceTransformer:
@@ -197,6 +255,5 @@ def _lacks_tensors(folder: Path, model: SentenceTransformer) -> bool:
     return any(not any(have == name or have.endswith(f".{name}") for have in stored) for name in wanted)
 
 
-def _features_differ(model: SentenceTransformer, other: SentenceTransformer) -> bool:
-    text = "a text that every token of the model may see"
-    return not np.allclose(model.encode(text), other.encode(text), atol=1e-6)
+def _features_differ(model: SentenceTransformer, other: SentenceTransformer, example: str | Image.Image) -> bool:
+    return not np.allclose(model.encode(example), other.encode(example), atol=1e-6)

@@ -227,7 +227,7 @@ def _cached_path(spec: Spec) -> tuple[Path | None, str]:
         return found, f"of {repository or spec.name}"
     repository = text_repository(spec.name)
     modules = _hub_cached(repository, "modules.json") or _hub_cached(repository, "config.json")
-    if modules is not None and any(modules.parent.glob("**/*.safetensors")) | any(modules.parent.glob("*.bin")):
+    if modules is not None and any(modules.parent.glob("**/*.safetensors")) | any(modules.parent.glob("**/*.bin")):
         return modules.parent, f"of {repository}"
     return None, f"of {repository}"
 

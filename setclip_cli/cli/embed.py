@@ -47,17 +47,16 @@ def embed(
       RAY_ADDRESS=auto setclip embed runs/rs data/rs --out embeddings/rs --engine ray
     """
     if backbone:
-        needs, count, not_used = "a DATASET alone with --backbone", 1, {"--modality": options.modality is not None}
+        needs, count = "a DATASET alone with --backbone", 1
     else:
         needs, count = "a RUN and a DATASET", 2
-        not_used = {"--weights": weights != "auto", "--pooling": pooling != "default"}
     if len(paths) != count:
         raise UsageError(f"embed: needs {needs}, got {len(paths)} paths", fix="see `setclip embed --help`")
-    for flag in (flag for flag, given in not_used.items() if given):
-        works_with = "a RUN, whose towers it chooses from" if backbone else "--backbone; a RUN has its own"
-        raise UsageError(f"{flag}: works only with {works_with}", fix=f"leave {flag} out")
+    for flag, given in {"--weights": weights != "auto", "--pooling": pooling != "default"}.items():
+        if given and not backbone:
+            raise UsageError(f"{flag}: works only with --backbone; a RUN has its own", fix=f"leave {flag} out")
     if backbone:
-        modality_of_backbone(backbone, pooling)  # a slip in a name fails before torch is imported
+        modality_of_backbone(backbone, pooling, options.modality)  # a slip in a name fails before torch is imported
     from setclip_cli.embedding import embed as embedding
 
     if backbone:

@@ -23,6 +23,8 @@ from setclip_cli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from setclip_cli.dataset.modality import Modality
+
 PACKAGES = {  # distribution -> what is imported
     "torch": "torch",
     "torchvision": "torchvision",
@@ -142,23 +144,22 @@ def demo() -> Iterator[Finding]:
 
 def recipe_weights() -> Iterator[Finding]:
     """Each backbone that a shipped recipe names is loaded, if its weights are on this machine."""
-    from setclip_cli.backbones import MODALITY_OF, describe_weights, load_backbone
-    from setclip_cli.backbones.weights import parse_spec
+    from setclip_cli.backbones import describe_weights, load_backbone
     from setclip_cli.files.shipped import names
     from setclip_cli.recipe.recipe import load_recipe
 
-    specs: dict[str, list[str]] = {}
+    specs: dict[tuple[str, Modality], list[str]] = {}
     for name in names("recipes"):
-        for tower in load_recipe(name).towers.values():
-            specs.setdefault(tower.backbone, []).append(name)
-    for spec, recipes in sorted(specs.items()):
+        for modality, tower in load_recipe(name).towers.items():
+            specs.setdefault((tower.backbone, modality), []).append(name)
+    for (spec, modality), recipes in sorted(specs.items()):
         used = f"for {', '.join(recipes)}"
         try:
             weights = describe_weights(spec)
             if not weights["offline"]:
                 yield Finding("missing", spec, f"not on this machine ({used})", "; or ".join(weights["ways"]))
                 continue
-            load_backbone(spec, modality=MODALITY_OF[parse_spec(spec).kind])
+            load_backbone(spec, modality=modality)
         except SetClipError as error:
             yield Finding("problem", spec, error.problem, error.fix)
         except Exception as error:  # of a library that reads the file

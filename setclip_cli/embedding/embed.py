@@ -139,13 +139,14 @@ def embed_backbone(
         out: The EMBEDDINGS folder to write.
         weights: ``auto``, a path, ``package:NAME`` or ``hub``.
         pooling: ``default``, or one that the backbone has.
-        options: What to embed, and how. ``modality`` is the one that the backbone reads.
+        options: What to embed, and how. ``modality`` is for sentence-transformers: captions, or images if it reads
+            them.
 
     Raises:
         SetClipError: as `embed` and `load_backbone` do.
     """
     out = path_of(out, "out")
-    modality = modality_of_backbone(backbone, pooling)
+    modality = modality_of_backbone(backbone, pooling, options.modality)
     source = TowerSource(modality, backbone=backbone, weights=weights, pooling=pooling)
     return _embed_towers([source], _opened(dataset), out, options)
 

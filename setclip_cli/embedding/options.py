@@ -24,13 +24,14 @@ def count_or_auto(text: str) -> int | None:
     return int(text)
 
 
-def modality_of_backbone(backbone: str, pooling: str) -> Modality:
-    """The modality that a backbone reads.
+def modality_of_backbone(backbone: str, pooling: str, modality: Modality | None = None) -> Modality:
+    """The modality that a backbone reads: the one that is asked for, if it may read several.
 
     Raises:
-        SetClipError: exit code 2; there is no such backbone, or without training it has no such pooling.
+        SetClipError: exit code 2; there is no such backbone, without training it has no such pooling, or it does not
+            read what is asked for.
     """
-    from setclip_cli.backbones import MODALITY_OF, POOLINGS
+    from setclip_cli.backbones import MODALITIES_OF, POOLINGS
     from setclip_cli.backbones.weights import parse_spec
 
     kind = parse_spec(backbone).kind
@@ -42,7 +43,19 @@ def modality_of_backbone(backbone: str, pooling: str) -> Modality:
             f"{argument('pooling')} {pooling!r}: {learned if pooling == 'attention' else absent}",
             fix=f"choose one of: {', '.join(choices)}",
         )
-    return MODALITY_OF[kind]
+    reads = MODALITIES_OF[kind]
+    if modality is not None and len(reads) == 1:
+        raise UsageError(
+            f"{argument('modality')}: works only with a RUN, whose towers it chooses from, or with a "
+            "sentence-transformers: backbone",
+            fix=f"leave {argument('modality')} out",
+        )
+    if modality is not None and modality not in reads:
+        raise UsageError(
+            f"{argument('modality')} {modality}: {kind} backbones read {' or '.join(f'{each}s' for each in reads)}",
+            fix=f"give {' or '.join(reads)}",
+        )
+    return modality or reads[0]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from setclip_cli.encoders.base import Encoder, encoder_from_description
 from setclip_cli.encoders.combined import Concatenated, MeanShift
 from setclip_cli.encoders.fitted import GraphMap, LinearMap, PoolMap, RelativeMap
-from setclip_cli.encoders.heads import Composed, FeatureTransform, ProjectionHead
+from setclip_cli.encoders.heads import Composed, ProjectionHead
+from setclip_cli.encoders.start import ResidualHead, UnitRows, WithStart
+from setclip_cli.encoders.transform import FeatureTransform
 
 __all__ = [
     "Composed",
@@ -16,5 +18,8 @@ __all__ = [
     "PoolMap",
     "ProjectionHead",
     "RelativeMap",
+    "ResidualHead",
+    "UnitRows",
+    "WithStart",
     "encoder_from_description",
 ]

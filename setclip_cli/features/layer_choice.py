@@ -163,12 +163,13 @@ def choose_layers(
 
 
 def load_tower_backbone(
-    recipe: Recipe, modality: Modality, device: torch.device, *, layer: int | None = None
+    recipe: Recipe, modality: Modality, device: torch.device, *, layer: int | None = None, joint: bool = False
 ) -> Backbone:
     """The backbone of a tower as the recipe describes it.
 
     Args:
         layer: The last layer to load; None for the recipe's, which is the last of all for ``best``.
+        joint: Load it as half of a joint model.
 
     Raises:
         SetClipError: the weights are missing, or the backbone does not have the layer.
@@ -177,7 +178,13 @@ def load_tower_backbone(
     if layer is None:
         layer = -1 if tower.layer == "best" else tower.layer
     return load_backbone(
-        tower.backbone, modality=modality, weights=tower.weights, pooling=tower.pooling, layer=layer, device=device
+        tower.backbone,
+        modality=modality,
+        weights=tower.weights,
+        pooling=tower.pooling,
+        layer=layer,
+        joint=joint,
+        device=device,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from setclip_cli.encoders import Composed, Concatenated, Encoder, ProjectionHead
+from setclip_cli.encoders import Composed, Concatenated, Encoder, ProjectionHead, ResidualHead
 from setclip_cli.sampling import sample
 
 STEPS = 600
@@ -66,9 +66,9 @@ def distil(
     return (one_left, one_right), correlation
 
 
-def _first(ensemble: Encoder) -> ProjectionHead:
+def _first(ensemble: Encoder) -> ProjectionHead | ResidualHead:
     """A copy of the first member."""
     member = ensemble.encoders[0] if isinstance(ensemble, Concatenated) else ensemble
-    if not isinstance(member, ProjectionHead):
-        raise ValueError(f"distil needs projection heads, found {type(member).__name__}")
+    if not isinstance(member, ProjectionHead | ResidualHead):
+        raise ValueError(f"distil needs trained heads, found {type(member).__name__}")
     return copy.deepcopy(member).train()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setclip_cli.backbones import MODALITY_OF
+from setclip_cli.backbones import MODALITIES_OF
+from setclip_cli.backbones.joint import strangers_by_name
 from setclip_cli.recipe.presets import PAIRS_NEEDED, TRAINED_METHODS, TRAINING_FREE_METHODS
 from setclip_cli.recipe.sections import TermWithForms
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def contradictions(recipe: Settings) -> list[str]:
     """One line for each pair of settings that do not go together, with what to do about it."""
-    return [*_of_towers(recipe), *_of_training(recipe), *_of_terms(recipe)]
+    return [*_of_towers(recipe), *_of_joint_towers(recipe), *_of_training(recipe), *_of_terms(recipe)]
 
 
 def _of_towers(recipe: Settings) -> Iterator[str]:
@@ -25,15 +26,42 @@ def _of_towers(recipe: Settings) -> Iterator[str]:
         yield f"towers: two modalities are aligned, found {len(recipe.towers)} ({names})"
     for modality, tower in recipe.towers.items():
         key = f"towers.{modality}"
-        reads = next(read for kind, read in MODALITY_OF.items() if tower.backbone.startswith(f"{kind}:"))
-        if reads != modality:
-            yield f"{key}.backbone: {tower.backbone!r} reads {reads}s, not {modality}s"
+        reads = next(read for kind, read in MODALITIES_OF.items() if tower.backbone.startswith(f"{kind}:"))
+        if modality not in reads:
+            told = " or ".join(f"{each}s" for each in reads)
+            yield f"{key}.backbone: {tower.backbone!r} reads {told}, not {modality}s"
         if tower.layer == 0:
             yield f"{key}.layer = 0: layers count from 1, or from the last, which is -1"
         if tower.layer == "best" and recipe.pairs == 0:
             yield f"{key}.layer = 'best': this is measured on known pairs, and pairs = 0"
         if tower.frozen and tower.pooling == "attention":
             yield f"{key}.pooling = 'attention': its query has to be trained, and the tower is frozen"
+
+
+def _of_joint_towers(recipe: Settings) -> Iterator[str]:
+    if not recipe.joint:
+        return
+    strangers = [modality for modality, tower in recipe.towers.items() if not tower.joint]
+    for modality in strangers:
+        yield f"towers.{modality}.joint = false: the other tower is joint; set joint for both towers, or for none"
+    if recipe.method == "auto" or recipe.method in TRAINING_FREE_METHODS:
+        yield (
+            f"joint = true: method {recipe.method!r} does not start from embeddings that are aligned already; "
+            f"choose one of {', '.join(TRAINED_METHODS)}"
+        )
+    for modality, tower in recipe.towers.items():
+        key = f"towers.{modality}"
+        if tower.layer == "best":
+            yield f"{key}.layer = 'best': joint towers have a fixed layer"
+        elif recipe.init_from is None and tower.joint:
+            if tower.layer != -1:
+                yield f"{key}.layer = {tower.layer}: only the last layer of a joint model leads into its space"
+            if tower.pooling != "default":
+                yield f"{key}.pooling = {tower.pooling!r}: only its own pooling leads into the space of a joint model"
+    if recipe.init_from is None and not strangers and len(recipe.towers) == 2:
+        backbones = [tower.backbone for tower in recipe.towers.values()]
+        if problem := strangers_by_name(*backbones):
+            yield problem
 
 
 def _of_training(recipe: Settings) -> Iterator[str]:

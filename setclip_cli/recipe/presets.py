@@ -85,8 +85,8 @@ def with_preset(document: dict[str, Any]) -> dict[str, Any]:
         }
         document = document | {"objective": objective | terms}
     for name, values in SECTION_PRESETS.get(method, {}).items():
-        if name == "extra_encoders" and _tunes(document):
-            continue  # they are fitted to the features of frozen backbones
+        if name == "extra_encoders" and (_tunes(document) or _any_tower(document, "joint", False)):
+            continue  # they are fitted to the features of frozen backbones; aligned towers need none
         if isinstance(document.get(name, {}), dict):
             document = document | {name: values | document.get(name, {})}
     return document
@@ -94,6 +94,11 @@ def with_preset(document: dict[str, Any]) -> dict[str, Any]:
 
 def _tunes(document: dict[str, Any]) -> bool:
     """Whether the document trains a backbone."""
+    return _any_tower(document, "trainable", "frozen")
+
+
+def _any_tower(document: dict[str, Any], key: str, default: Any) -> bool:
+    """Whether a tower of the document has another value than the default."""
     towers = document.get("towers")
     tables = towers.values() if isinstance(towers, dict) else ()
-    return any(isinstance(tower, dict) and tower.get("trainable", "frozen") != "frozen" for tower in tables)
+    return any(isinstance(tower, dict) and tower.get(key, default) != default for tower in tables)

@@ -36,7 +36,8 @@ class Tower(Section):
     """One modality's backbone and how it is used."""
 
     backbone: str = text("esm:NAME, timm:NAME or sentence-transformers:NAME", r"^(esm|timm|sentence-transformers):.+")
-    """The pretrained model: esm reads proteins, timm images, sentence-transformers captions."""
+    """The pretrained model: esm reads proteins, timm images, sentence-transformers captions; some of the last, such
+    as clip-ViT-B-32, read images too."""
     weights: PathText = "auto"
     """Where its weights come from: auto, a path, package:NAME or hub. auto tries all of them."""
     pooling: str = "default"
@@ -44,6 +45,9 @@ class Tower(Section):
     sentence-transformers, avg or cls for timm; attention for a tuned tower."""
     layer: int | Literal["best"] = -1
     """Which block the features are taken from: -1 is the last, 1 the first; best is measured on the known pairs."""
+    joint: bool = False
+    """Both towers are aligned already: halves of one joint model such as clip-ViT-B-32, or with init_from those of
+    that RUN. Training starts from its embeddings and moves away from them. Set it for both towers."""
     trainable: str = text("frozen, last-N, lora or full", r"^(frozen|full|lora|last-[1-9]\d*)$", default="frozen")
     """Which weights of the backbone are trained: none (frozen), the last N blocks, low-rank adapters or all."""
     lora_rank: PositiveInt = 8
@@ -62,7 +66,8 @@ class Projection(Section):
     kind: Literal["mlp", "linear"] = "mlp"
     """Shape of the head."""
     dim: PositiveInt = 256
-    """Width of the head's embeddings. Extra encoders and an ensemble add to the width."""
+    """Width of the head's embeddings; with joint towers, of its inner layer. Extra encoders and an ensemble add to the
+    width."""
     pca: NonNegativeInt = 64
     """How many principal axes of the features are kept; 0 keeps all."""
 
@@ -283,7 +288,7 @@ class Settings(Section):
     method: Method = DEFAULT_METHOD
     """How to align. It brings the weights of its terms; auto compares methods on held-out pairs."""
     init_from: PathText | None = None
-    """A RUN of the same towers: start a new training from its weights."""
+    """A RUN of the same towers: start a new training from its weights; with joint towers, from its embeddings."""
     ensemble: PositiveInt = 1
     """How many heads are trained, from as many seeds. Their embeddings are concatenated."""
     ensemble_distil: bool = False
@@ -296,6 +301,11 @@ class Settings(Section):
     train: Train = Train()
     optim: Optim = Optim()
     validation: Validation = Validation()
+
+    @property
+    def joint(self) -> bool:
+        """Whether the towers start from embeddings that are aligned already."""
+        return any(tower.joint for tower in self.towers.values())
 
     def modalities(self) -> tuple[Modality, Modality]:
         """(left, right): the two towers in the order of ``MODALITIES``."""

@@ -59,6 +59,7 @@ class TowerConfig(BaseModel):
     weights: str
     pooling: str
     layer: int = -1  # the layer that gives the features, counted from 1
+    joint: bool = False  # whether the backbone is half of a joint model, with its projection
     preprocessing: dict[str, Any] | None = None  # of the backbone at training; None in a RUN of an early version
     identity: str  # of the backbone before training: embedding needs the same weights again
     trainable: str = "frozen"
@@ -93,6 +94,9 @@ class ModelConfig(BaseModel):
     def identity(self, model_sha256: str) -> str:
         """sha256 of the configuration and of model.safetensors: equal identity means equal embeddings."""
         described = self.model_dump(mode="json", exclude={"files", "known_items"})
+        for tower in described["towers"].values():  # a key that earlier RUNs lack changes no identity
+            if not tower["joint"]:
+                del tower["joint"]
         return atomic.sha256_bytes(json.dumps([described, model_sha256], sort_keys=True).encode())
 
 
@@ -202,6 +206,7 @@ class Model:
             weights=tower.weights,
             pooling=tower.pooling,
             layer=tower.layer,
+            joint=tower.joint,
             device=device,
         )
         _require_same_preprocessing(self.run, modality, tower, backbone)

@@ -66,6 +66,7 @@ def model_card(
         *_towers(recipe, config, dataset),
         "",
         *_layers(config, recipe.modalities()),
+        *_start(recipe),
         f"Objective, as weights of its terms: {_terms(recipe)}. Seed {config.seed}. The whole recipe is in "
         "`recipe.toml`, every step's losses are in `metrics.jsonl`.",
         "",
@@ -109,6 +110,18 @@ def _towers(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:
 
 def _terms(recipe: Recipe) -> str:
     return ", ".join(f"{name} {term.weight:g}" for name, term in recipe.objective.active().items()) or "none"
+
+
+def _start(recipe: Recipe) -> list[str]:
+    """A paragraph about the embeddings that joint towers start from."""
+    if not recipe.joint:
+        return []
+    start = "of the joint model" if recipe.init_from is None else "of another RUN of these towers"
+    return [
+        f"Training starts from the embeddings {start}. `start_cosine` is the mean cosine of an embedding with the one "
+        "that it started from.",
+        "",
+    ]
 
 
 def _layers(config: ModelConfig, modalities: Sequence[Modality]) -> list[str]:
@@ -189,6 +202,8 @@ def _citations(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[st
     found = [PAPERS[recipe.method]] if recipe.method in PAPERS else []
     kinds = dict.fromkeys(tower.spec.partition(":")[0] for tower in config.towers.values())
     found += [BACKBONE_PAPERS[kind] for kind in kinds]
+    if recipe.joint and recipe.init_from is None and PAPERS["clip"] not in found:
+        found.append(PAPERS["clip"])
     found += [
         f"{in_markdown(paper)} (data)" for manifest in dataset.index.manifests if (paper := manifest.get("paper"))
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from setclip_cli.backbones.devices import resolve_device
+from setclip_cli.backbones.joint import require_one_space
 from setclip_cli.console import note, visible
 from setclip_cli.dataset.dataset import Dataset, open_dataset, pairs_in_words
 from setclip_cli.encoders.graph import kept_graphs
@@ -39,7 +40,7 @@ from setclip_cli.training.checks import require_pools
 from setclip_cli.training.distributed import launched
 from setclip_cli.training.dry_run import plan_align
 from setclip_cli.training.fit import finish, fit_method, is_trained, resolved
-from setclip_cli.training.inputs import build_early_stopping, initial_weights, read_side
+from setclip_cli.training.inputs import build_early_stopping, initial_weights, loads_half, read_side
 from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
 
@@ -117,9 +118,11 @@ def align(
         if best and group.main:
             note(best.summary(recipe.modalities()))
         backbones = [
-            load_tower_backbone(recipe, modality, device, layer=layer)
+            load_tower_backbone(recipe, modality, device, layer=layer, joint=loads_half(recipe, modality))
             for modality, layer in zip(recipe.modalities(), best.layers if best else fixed_layers(recipe), strict=True)
         ]
+        if recipe.joint and recipe.init_from is None:
+            require_one_space(*backbones)
         with group.main_first():
             left, right = (read_side(recipe, dataset, backbone, announce=group.main) for backbone in backbones)
         require_pools(recipe, {f"{side.modality} rows": side.features for side in (left, right)})
@@ -236,6 +239,7 @@ def _tower_config(
         weights=_as_found(tower.weights),
         pooling=tower.pooling,
         layer=side.backbone.layers,
+        joint=side.backbone.space is not None,
         preprocessing=side.backbone.preprocessing,
         identity=side.identity,
         trainable=tower.trainable,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from setclip_cli.encoders import UnitRows
+from setclip_cli.errors import UsageError
 from setclip_cli.methods.graph_teacher import pair_balance, teacher_coordinates
 from setclip_cli.training.batches import Batches
 from setclip_cli.training.distributed import Group
@@ -19,11 +21,12 @@ from setclip_cli.training.updater import Updater
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from setclip_cli.encoders import Encoder
     from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.training.tower import InitialWeights, Pool
 
 
-def build_tower(recipe: Recipe, side: str, pool: Pool) -> TrainingTower:
+def build_tower(recipe: Recipe, side: str, pool: Pool, *, start: Encoder | None = None) -> TrainingTower:
     """The tower of a side, "left" or "right", with heads drawn from the recipe's seed."""
     return TrainingTower(
         side,
@@ -36,6 +39,7 @@ def build_tower(recipe: Recipe, side: str, pool: Pool) -> TrainingTower:
         noise=recipe.objective.self_supervised.noise,
         chunk=recipe.train.chunk,
         tf32=recipe.train.tf32,
+        start=start,
     )
 
 
@@ -56,13 +60,20 @@ def build_training(
         initial: Weights of another RUN to start from.
 
     Raises:
-        SetClipError: the initial weights do not fit the recipe.
+        SetClipError: the initial weights do not fit the recipe, or the features of a joint model have two widths.
     """
     group = group or Group()
     train, optim = recipe.train, recipe.optim
-    towers = (build_tower(recipe, "left", left), build_tower(recipe, "right", right))
+    starts = _starts(left, right, initial) if recipe.joint else (None, None)
+    towers = (
+        build_tower(recipe, "left", left, start=starts[0]),
+        build_tower(recipe, "right", right, start=starts[1]),
+    )
     for tower, weights in zip(towers, initial or (), strict=False):
-        tower.start_from(weights)
+        if recipe.joint:
+            tower.take_tuned(weights.tuned)
+        else:
+            tower.start_from(weights)
     device = left.features.device
     objective = build_objective(recipe.objective, pairs=len(pairs)).to(device)
     coordinates = None
@@ -97,3 +108,21 @@ def build_training(
         scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "float16"),
     )
     return Training(towers, objective, batches, updater, group, coordinates=coordinates)
+
+
+def _starts(left: Pool, right: Pool, initial: tuple[InitialWeights, InitialWeights] | None) -> tuple[Encoder, Encoder]:
+    """From the features to embeddings that are aligned already: those of another RUN, else the features themselves.
+
+    Raises:
+        SetClipError: the features have two widths, so they are not those of a joint model.
+    """
+    if initial is not None:
+        return initial[0].encoder, initial[1].encoder
+    widths = left.features.shape[1], right.features.shape[1]
+    if widths[0] != widths[1]:
+        raise UsageError(
+            f"joint = true: the left features have {widths[0]} values and the right {widths[1]}, so they are not those "
+            "of one joint model",
+            fix="give the features of one joint model, or leave joint out",
+        )
+    return UnitRows(widths[0]), UnitRows(widths[1])

@@ -90,13 +90,13 @@ class Validation:
         return found
 
     def _embed(self, training: Training, tower: TrainingTower, side: ValidationRows) -> tuple[Tensor, Tensor]:
-        """(transformed frozen features, embeddings) of the split, by the weights as they are now."""
+        """(the compared frozen features, embeddings) of the split, by the weights as they are now."""
         frozen = tower.transform(side.features.to(tower.features.device))
         transformed = frozen
         if tower.pool.tuned is not None and side.items is not None:
             encoded = tower.pool.tuned.backbone.encode(side.items)
             transformed = tower.transform(encoded.features.to(frozen.device))
-        return frozen, tower.heads[0](transformed)
+        return tower.compared(frozen), tower.heads[0](transformed)
 
 
 class EarlyStopping:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 
 from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.encoders.usable import require_usable
+from setclip_cli.errors import UsageError
 from setclip_cli.methods.auto import Choice, choose
 from setclip_cli.methods.closed_form import fit_closed_form
 from setclip_cli.methods.distil import distil
@@ -16,6 +18,7 @@ from setclip_cli.methods.extra_encoders import with_extra_encoders
 from setclip_cli.methods.no_pairs import align_without_pairs
 from setclip_cli.methods.pairs_needed import require_pairs
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
+from setclip_cli.sampling import sample
 from setclip_cli.training.build import build_tower, build_training
 from setclip_cli.training.checks import require_pools
 from setclip_cli.training.tower import Pool, under
@@ -23,10 +26,11 @@ from setclip_cli.training.tower import Pool, under
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from setclip_cli.encoders import Encoder
+    from setclip_cli.encoders import Composed, Encoder
     from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.training.training import Training
 
+START_ROWS = 4096  # of each side, on which the distance from the start is measured
 DISTIL_WARNING = 0.9  # correlation with the ensemble below which the user is warned
 
 
@@ -60,6 +64,13 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         SetClipError: the method needs more pairs, a pair names a row that is not there, there are too few rows or all
             of them are equal, or a step of the training is not finite.
     """
+    if recipe.joint and recipe.init_from is not None:
+        raise UsageError(
+            "init_from: the towers of a RUN read raw rows, and these are features",
+            fix="leave init_from out, or use `setclip align`",
+        )
+    if recipe.init_from is not None:
+        recipe = recipe.with_settings(init_from=None)
     require_pairs(recipe.method, [(row, other) for row, other in pairs.tolist()])
     require_pools(recipe, {"left features": left, "right features": right})
     items = torch.arange(len(pairs)) if recipe.pairs_unit == "row" else pairs[:, 0].cpu()
@@ -94,9 +105,12 @@ def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fi
 
 
 def is_trained(recipe: Recipe, pairs: Tensor) -> bool:
-    """Whether the method takes gradient steps: the training-free ones and matching without any pair do not."""
-    without_pairs = recipe.method == "set-clip-plus" and not len(pairs)
-    return recipe.method not in TRAINING_FREE_METHODS and not without_pairs
+    """Whether the method takes gradient steps: the training-free ones and matching without any pair do not.
+
+    Towers that start aligned are not matched: they need no pairs.
+    """
+    strangers = recipe.method == "set-clip-plus" and not len(pairs) and not recipe.joint and recipe.init_from is None
+    return recipe.method not in TRAINING_FREE_METHODS and not strangers
 
 
 def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
@@ -127,12 +141,13 @@ def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
                 f"the cosines of the one head correlate with those of the ensemble by {correlation:.2f} only; "
                 "ensemble_distil = false keeps the ensemble, a larger projection.dim follows it better"
             )
+    findings |= _distances(recipe, training, heads)
     encoders: tuple[Encoder, Encoder] = heads
     if not any(tower.pool.tuned for tower in towers):  # extra encoders are fitted to the features as they are
         extra = recipe.extra_encoders
         encoders = with_extra_encoders(
             heads,
-            (towers[0].features.cpu(), towers[1].features.cpu()),
+            (towers[0].inputs.cpu(), towers[1].inputs.cpu()),
             pairs.cpu(),
             linear=extra.linear,
             diffused=extra.diffused,
@@ -144,3 +159,16 @@ def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
 
 def _encoders(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> tuple[Encoder, Encoder]:
     return fit_method(recipe, left, right, pairs).encoders
+
+
+@torch.no_grad()
+def _distances(recipe: Recipe, training: Training, heads: tuple[Composed, Composed]) -> dict[str, float]:
+    """How far training moved the towers from their start: ``start_cosine/MODALITY``, the mean cosine over the pool."""
+    found = {}
+    for modality, tower, head in zip(recipe.modalities(), training.towers, heads, strict=True):
+        if tower.starts is not None and tower.pool.tuned is None:
+            rows = sample(len(tower.inputs), START_ROWS, 0, seed=recipe.seed, stream=f"start/{tower.side}")
+            moved = head.encoder(tower.inputs[rows].cpu())
+            starts = tower.starts[rows].cpu().repeat(1, 1 if recipe.ensemble_distil else recipe.ensemble)
+            found[f"start_cosine/{modality}"] = float(F.cosine_similarity(moved, starts).mean())
+    return found

@@ -15,7 +15,7 @@ from setclip_cli.console import note
 from setclip_cli.errors import UsageError
 from setclip_cli.features.frozen import augmented_features, frozen_features
 from setclip_cli.features.raw_rows import open_raw_rows
-from setclip_cli.run.model import load_model
+from setclip_cli.run.model import load_config, load_model
 from setclip_cli.training.early_stopping import EarlyStopping, Validation, ValidationRows
 from setclip_cli.training.known_pairs import pair_rows, pairs_in_items
 from setclip_cli.training.tower import InitialWeights, Pool, TunedBackbone
@@ -89,6 +89,18 @@ def build_early_stopping(recipe: Recipe, dataset: Dataset, sides: Sequence[SideI
         temperature=structure.temperature,
     )
     return EarlyStopping(validation, every=recipe.validation.every, patience=recipe.validation.patience)
+
+
+def loads_half(recipe: Recipe, modality: Modality) -> bool:
+    """Whether a tower's backbone is loaded as half of a joint model: as the RUN that is the start did, if there is one.
+
+    Raises:
+        SetClipError: ``init_from`` names no finished RUN.
+    """
+    if not recipe.towers[modality].joint or recipe.init_from is None:
+        return recipe.towers[modality].joint
+    tower = load_config(Path(recipe.init_from)).towers.get(modality)
+    return tower is not None and tower.joint
 
 
 def initial_weights(recipe: Recipe, sides: Sequence[SideInput]) -> tuple[InitialWeights, InitialWeights] | None:

@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from setclip_cli.backbones.devices import tf32
 from setclip_cli.backbones.former_names import with_present_names
 from setclip_cli.backbones.tuning import dropout_on
-from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, ProjectionHead
+from setclip_cli.encoders import (
+    Composed,
+    Concatenated,
+    Encoder,
+    FeatureTransform,
+    ProjectionHead,
+    ResidualHead,
+    WithStart,
+)
 from setclip_cli.errors import UsageError
 from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.sampling import generator
@@ -61,7 +70,8 @@ class TrainingTower:
 
     Attributes:
         side: "left" or "right": part of the name of each of its random streams.
-        features: (n, q) the pool's features, transformed.
+        inputs: (n, q) what the heads read of the pool: its features, transformed, and beside them the embeddings that
+            the tower starts from, if it has a start.
         heads: One for each member of the ensemble.
     """
 
@@ -78,36 +88,53 @@ class TrainingTower:
         noise: float,
         chunk: int,
         tf32: bool,
+        start: Encoder | None = None,
     ) -> None:
         """Fits the transform and draws the weights of the heads.
 
         Args:
             head: Kind of the heads.
-            dim: Width of the embeddings of one head.
+            dim: Width of the embeddings of one head; with a start, of its inner layer.
             axes: Principal axes kept of the features; 0 keeps them all.
             members: Number of heads.
             seed: Decides the weights of the heads.
             noise: Length of the noise that makes a second view, where the mean length of the features is 1.
             chunk: Rows whose activations a tuned backbone holds at once.
             tf32: Whether matrix products may use TensorFloat-32 on CUDA.
+            start: From the pool's features to the embeddings before the first step; without it they are random.
         """
         device = pool.features.device
-        self.side, self.pool, self.dim = side, pool, dim
+        self.side, self.pool, self.dim = side, pool, dim if start is None else start.dim
         self.noise = noise
         self.chunk = chunk if pool.tuned else None
         self._tf32 = tf32
-        self.transform = FeatureTransform.fit(pool.features, axes).to(device)
+        transform = FeatureTransform.fit(pool.features, axes)
+        self._axes = transform.axes.shape[1]
+        self.transform = (transform if start is None else WithStart(transform, start)).to(device)
         with torch.no_grad():
-            self.features = self.transform(pool.features)
-        self.heads = nn.ModuleList(
-            ProjectionHead(
-                self.features.shape[1],
-                dim,
-                head=head,
-                seed=generator(seed, "init", side, member).initial_seed(),
-            )
-            for member in range(members)
-        ).to(device)
+            self.inputs = self.transform(pool.features)
+        seeds = [generator(seed, "init", side, member).initial_seed() for member in range(members)]
+        heads: list[Encoder]
+        if start is None:
+            heads = [ProjectionHead(self._axes, dim, head=head, seed=each) for each in seeds]
+        else:
+            heads = [ResidualHead(self._axes, start.dim, hidden=dim, head=head, seed=each) for each in seeds]
+        self.heads = nn.ModuleList(heads).to(device)
+        self._starts = start is not None
+
+    @property
+    def features(self) -> Tensor:
+        """(n, axes) the pool's features, transformed: what the terms and the graphs compare."""
+        return self.compared(self.inputs)
+
+    def compared(self, inputs: Tensor) -> Tensor:
+        """The part of the heads' inputs that the terms and the graphs compare."""
+        return inputs[:, : self._axes]
+
+    @property
+    def starts(self) -> Tensor | None:
+        """(n, d) the embeddings of the pool before the first step; None for a tower without a start."""
+        return self.inputs[:, self._axes :] if self._starts else None
 
     def start_from(self, initial: InitialWeights) -> None:
         """Takes the transform and heads of another RUN, and the weights of the backbone that it tuned.
@@ -115,11 +142,12 @@ class TrainingTower:
         Raises:
             SetClipError: the encoder of the other RUN has another kind or size, or it tuned other weights.
         """
-        own, encoder, tuned = self.encoder(), without_extra_encoders(initial.encoder), initial.tuned
+        own, encoder = self.encoder(), without_extra_encoders(initial.encoder)
         if encoder.describe() != own.describe():
             raise UsageError(
                 f"init_from: its {self.side} encoder is {encoder.describe()}, the recipe makes {own.describe()}",
-                fix="give both runs the same [projection] and ensemble, and a trained method",
+                fix="give both runs the same [projection] and ensemble, and a trained method; or set joint = true for "
+                "both towers, which starts from any RUN",
             )
         state = encoder.state_dict()
         self.transform.load_state_dict(under("transform.", state))
@@ -129,7 +157,16 @@ class TrainingTower:
             {f"0.{name}": value for name, value in heads.items()} if single else under("encoders.", heads)
         )
         with torch.no_grad():
-            self.features = self.transform(self.pool.features)
+            self.inputs = self.transform(self.pool.features)
+        self.take_tuned(initial.tuned)
+
+    def take_tuned(self, tuned: dict[str, Tensor]) -> None:
+        """Takes the weights of the backbone that another RUN tuned.
+
+        Raises:
+            SetClipError: it tuned other weights.
+        """
+        with torch.no_grad():
             trained = self.tuned_parameters()
             if self.pool.tuned is not None:
                 tuned = with_present_names(self.pool.tuned.backbone.spec, tuned)
@@ -140,6 +177,8 @@ class TrainingTower:
                 )
             for name, value in tuned.items():
                 trained[name].copy_(value)
+        if tuned:
+            self._starts = False  # the pool's features are those of the backbone before it was tuned
 
     def prepare(self, rows: Tensor, part: slice, view_seed: int | None = None) -> Any:
         """What `embed` takes for a part of these rows, or for another view of them. It uses no weights.
@@ -153,14 +192,14 @@ class TrainingTower:
             return self.pool.tuned.backbone.prepare(items, views=seeds)
         own = rows[part].to(self.features.device)
         if draw is None:
-            return self.features[own]
+            return self.inputs[own]
         if self.pool.views is not None:
             which = torch.randint(len(self.pool.views), (len(rows),), generator=draw)[part].to(own.device)
             with torch.no_grad():
                 return self.transform(self.pool.views[which, own])
-        width = self.features.shape[1]
-        noise = torch.randn(len(rows), width, generator=draw)[part].to(own.device)
-        return self.features[own] + self.noise / width**0.5 * noise
+        noise = torch.randn(len(rows), self._axes, generator=draw)[part].to(own.device)
+        noise = F.pad(noise, (0, self.inputs.shape[1] - self._axes))  # none on the start
+        return self.inputs[own] + self.noise / self._axes**0.5 * noise
 
     def by_length(self, rows: Tensor) -> Tensor:
         """The same rows, shortest first, so that a chunk needs little padding. For unpaired rows only."""
@@ -198,7 +237,7 @@ class TrainingTower:
         modules = copy.deepcopy(self.heads)
         if averages:
             modules.load_state_dict({**modules.state_dict(), **averages})
-        heads = [head for head in modules if isinstance(head, ProjectionHead)]
+        heads = [head for head in modules if isinstance(head, Encoder)]
         joined = heads[0] if len(heads) == 1 else Concatenated(heads)
         return Composed(copy.deepcopy(self.transform), joined).cpu().eval()
 

@@ -122,7 +122,17 @@ class Training:
             **({"gradient_norm": float(norm)} if math.isfinite(norm) else {}),  # not of a step that the scaler skipped
             "lr": rate,
             "density_gap": float(value.density_gap),
+            **self._start_cosine((left["unpaired"], right["unpaired"])),
         }
+
+    def _start_cosine(self, parts: tuple[EmbeddedPart, EmbeddedPart]) -> dict[str, float]:
+        """Mean cosine of the batch's embeddings with those before the first step, of both sides; nothing without."""
+        cosines = [
+            torch.nn.functional.cosine_similarity(part.leaf.detach(), tower.starts[part.rows.to(part.leaf.device)])
+            for tower, part in zip(self.towers, parts, strict=True)
+            if tower.starts is not None
+        ]
+        return {"start_cosine": float(torch.cat(cosines).mean())} if len(cosines) == len(parts) else {}
 
     def last_embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of the unpaired rows of the last step: both sides' embeddings, and |log p_left - log p_right| at each row."""

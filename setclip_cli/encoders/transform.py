@@ -1,0 +1,55 @@
+"""The transform of features that the heads, the graphs and the terms of the loss see."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeatureTransform(nn.Module):
+    """L2-normalise, centre, project on principal axes, scale to a mean norm of 1: (n, p) -> (n, axes).
+
+    It is fitted on an unlabelled pool. Its rows do not have unit length: the norm is the distance from the mean.
+    """
+
+    def __init__(self, features: int, axes: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.axes: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("axes", torch.zeros(features, axes))
+        self.register_buffer("scale", torch.ones(()))
+
+    @classmethod
+    def fit(cls, pool: Tensor, axes: int = 64) -> FeatureTransform:
+        """Fits mean, principal axes and scale on a pool of (n, p) features.
+
+        Args:
+            pool: The unlabelled features of one modality.
+            axes: Number of principal axes to keep; 0 keeps all, which is at most min(n, p).
+
+        Raises:
+            ValueError: an empty pool, or NaN or inf in it.
+        """
+        if pool.ndim != 2 or not len(pool) or not bool(torch.isfinite(pool).all()):
+            raise ValueError(f"FeatureTransform needs finite (n, p) features, n > 0; got {tuple(pool.shape)}")
+        unit = F.normalize(pool.double(), dim=1)
+        mean = unit.mean(0)
+        centred = unit - mean
+        _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
+        largest = min(len(pool), pool.shape[1])
+        kept = vectors.flip(1)[:, : min(axes or largest, largest)]
+        # An axis has no direction of its own: its largest entry is made positive, so that equal pools give equal axes.
+        kept = kept * torch.sign(kept.gather(0, kept.abs().argmax(0, keepdim=True)))
+        norm = (centred @ kept).norm(dim=1).mean()
+        transform = cls(pool.shape[1], kept.shape[1])
+        transform.mean.copy_(mean)
+        transform.axes.copy_(kept)
+        transform.scale.copy_(1 / norm if norm > 1e-12 else torch.ones(()))
+        return transform
+
+    def forward(self, features: Tensor) -> Tensor:
+        projected: Tensor = (F.normalize(features.to(self.mean.dtype), dim=1) - self.mean) @ self.axes * self.scale
+        return projected
