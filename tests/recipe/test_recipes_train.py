@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from small_world import invoke, run_ok
-from tiny import TINY_TIMM, esm2_checkpoint, sentence_folder, timm_weights
+from tiny import TINY_TIMM, clip_folder, esm2_checkpoint, sentence_folder, timm_weights
 
 from setclip_cli.recipe.recipe import load_recipe
 
@@ -47,6 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     esm2_checkpoint(folder / "esm")
     sentence_folder(folder / "text")
     timm_weights(folder / "timm")
+    clip_folder(folder)
     return folder
 
 
@@ -60,7 +61,7 @@ def test_it_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     }
     settings = ["train.steps=2", "validation.every=0"]
     for modality, tower in load_recipe(recipe).towers.items():
-        backbone, weights = tiny[modality]
+        backbone, weights = (tower.backbone, data / "tiny-clip-0") if tower.joint else tiny[modality]
         settings += [f"towers.{modality}.backbone={backbone}", f"towers.{modality}.weights={weights}"]
         if tower.trainable.startswith("last-"):
             settings.append(f"towers.{modality}.trainable=last-2")

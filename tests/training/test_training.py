@@ -140,7 +140,7 @@ def test_a_loss_that_turns_non_finite_stops_the_run_and_names_the_term(recipe: R
     training.advance()
     heads = training.towers[0].heads
     weights = [parameter.clone() for parameter in heads.parameters()]
-    training.towers[0].features = training.towers[0].features * float("nan")
+    training.towers[0].inputs = training.towers[0].inputs * float("nan")
     with pytest.raises(SetClipError, match="finite"):
         training.advance()
     for now, before in zip(heads.parameters(), weights, strict=True):
@@ -160,7 +160,7 @@ def test_without_pairs_the_distribution_terms_still_train(recipe: Recipe) -> Non
 
 def test_noisy_views_have_the_noise_asked_for_and_belong_to_the_row(recipe: Recipe) -> None:
     tower = training_of(recipe.with_settings(method="set-clip")).towers[0]
-    tower.features = torch.ones(200, 50)
+    tower.inputs = torch.ones(200, tower.inputs.shape[1])
     rows = torch.arange(200)
     whole = tower.prepare(rows, slice(0, 200), view_seed=0)
     assert whole.mean() == pytest.approx(1, abs=0.05)
