@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for modality in ("image", "caption")
     )
     (folder / "recipe.toml").write_text(
-        f"schema_version = 1\npairs = 0\nprojection = {{ dim = 12 }}\ntrain = {{ steps = 6, batch = 16 }}\n{towers}"
+        f"schema_version = 2\npairs = 0\nprojection = {{ dim = 12 }}\ntrain = {{ steps = 6, batch = 16 }}\n{towers}"
     )
     return folder
 
