@@ -68,8 +68,6 @@ def _of_training(recipe: Settings) -> Iterator[str]:
     tuned = next((modality for modality, tower in recipe.towers.items() if not tower.frozen), None)
     if tuned and recipe.method in TRAINING_FREE_METHODS:
         yield f"towers.{tuned}.trainable: method {recipe.method!r} does not train, so all towers have to be frozen"
-    if tuned and any(recipe.extra_encoders.model_dump().values()):
-        yield f"extra_encoders: they are fitted to frozen features, and towers.{tuned} is tuned"
     if tuned and recipe.ensemble > 1:
         yield f"ensemble = {recipe.ensemble}: heads can share frozen towers only, and towers.{tuned} is tuned"
     if recipe.ensemble_distil and recipe.ensemble == 1:

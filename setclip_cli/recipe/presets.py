@@ -85,11 +85,16 @@ def with_preset(document: dict[str, Any]) -> dict[str, Any]:
         }
         document = document | {"objective": objective | terms}
     for name, values in SECTION_PRESETS.get(method, {}).items():
-        if name == "extra_encoders" and (_tunes(document) or _any_tower(document, "joint", False)):
-            continue  # they are fitted to the features of frozen backbones; aligned towers need none
+        if name == "extra_encoders" and not _has_extra_encoders(document):
+            continue
         if isinstance(document.get(name, {}), dict):
             document = document | {name: values | document.get(name, {})}
     return document
+
+
+def _has_extra_encoders(document: dict[str, Any]) -> bool:
+    """Whether a preset may add extra encoders: aligned towers need none, and version 1 knew them for frozen ones."""
+    return not _any_tower(document, "joint", False) and not (document.get("schema_version") == 1 and _tunes(document))
 
 
 def _tunes(document: dict[str, Any]) -> bool:

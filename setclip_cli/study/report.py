@@ -200,7 +200,9 @@ def _against_pairs(columns: Sequence[Mapping[str, Any]], key: str) -> str:
         found = column["metrics"][key]
         curves.setdefault(", ".join(others) or "all", []).append((pairs, found["mean"], found["sd"] or 0.0))
     ordered = {name: sorted(points) for name, points in curves.items()}
-    drawing = figures.band_figure(ordered, x_label="known pairs", y_label=metric_title(key), chance=None)
+    drawing = figures.band_figure(
+        ordered, x_label="known pairs, as the recipe counts them", y_label=metric_title(key), chance=None
+    )
     return figures.standalone_svg(drawing, legend=list(ordered), note="bands: ± standard deviation over seeds")
 
 

@@ -22,6 +22,7 @@ from setclip_cli.sampling import sample
 from setclip_cli.training.build import build_tower, build_training
 from setclip_cli.training.checks import require_pools
 from setclip_cli.training.tower import Pool, under
+from setclip_cli.training.tuned_features import pools_after_training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,12 +144,13 @@ def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
             )
     findings |= _distances(recipe, training, heads)
     encoders: tuple[Encoder, Encoder] = heads
-    if not any(tower.pool.tuned for tower in towers):  # extra encoders are fitted to the features as they are
-        extra = recipe.extra_encoders
+    extra = recipe.extra_encoders
+    if any(extra.model_dump().values()):
+        pools, known = pools_after_training(training, pairs, seed=recipe.seed)
         encoders = with_extra_encoders(
             heads,
-            (towers[0].inputs.cpu(), towers[1].inputs.cpu()),
-            pairs.cpu(),
+            pools,
+            known,
             linear=extra.linear,
             diffused=extra.diffused,
             shifted=extra.shifted,

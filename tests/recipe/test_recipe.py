@@ -116,10 +116,6 @@ def test_all_mistakes_are_told_at_once_contradictions_included(base: Path) -> No
         (["method=cca", "objective.sdd.weight=1"], "does not train, so no term can have a weight"),
         (["method=clip", "objective.clip.weight=0"], "has nothing to train"),
         (["method=clip", "pairs=0"], "learns from pairs alone"),
-        (
-            ["towers.image.trainable=full", "extra_encoders.linear=0.3"],
-            "extra_encoders: they are fitted to frozen features",
-        ),
         (["towers.image.trainable=full", "ensemble=2"], "heads can share frozen towers only"),
         (["towers.image.trainable=full", "method=cca"], "does not train, so all towers have to be frozen"),
         (["towers.image.layer=0"], "towers.image.layer = 0: layers count from 1"),

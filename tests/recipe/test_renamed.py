@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from setclip_cli.recipe.recipe import Recipe, load_recipe
+from setclip_cli.recipe.sections import ExtraEncoders
 from setclip_cli.run.folder import is_finished
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "before_rooms"
@@ -121,3 +122,11 @@ def test_an_override_of_the_version_brings_its_meaning(tmp_path: Path) -> None:
     old = written(tmp_path, "")
     assert load_recipe(old).pairs_unit == "row"
     assert load_recipe(old, ["schema_version=2"]).pairs_unit == "auto"
+
+
+def test_tuned_towers_have_extra_encoders_from_version_2_on() -> None:
+    towers = {"image": {"backbone": "timm:x", "trainable": "full"}, "caption": {"backbone": "sentence-transformers:x"}}
+    new, old = Recipe(towers=towers), Recipe(schema_version=1, towers=towers)
+    assert (new.extra_encoders.linear, old.extra_encoders) == (0.3, ExtraEncoders())
+    assert Recipe(schema_version=1, towers=towers, extra_encoders={"linear": 0.2}).extra_encoders.linear == 0.2
+    assert Recipe.read_back(old.model_dump()) == old
