@@ -71,6 +71,7 @@ class AlignPlan:
                 f"{self.recipe.method} on {pairs_in_words(self.pairs, self.items, noun='known pair')}, "
                 f"seed {self.recipe.seed}; nothing was trained",
                 *towers,
+                *self._start(),
                 steps,
                 *terms,
                 f"  to {self.out}",
@@ -78,6 +79,12 @@ class AlignPlan:
             ]
         )
         return f"{plan}\n\n{self.recipe.to_toml()}"
+
+    def _start(self) -> list[str]:
+        """Where training starts, unless it starts from random heads."""
+        if self.recipe.joint:
+            return [f"  starts from the embeddings of {self.recipe.init_from or 'the joint model'}"]
+        return [f"  starts from the heads of {self.recipe.init_from}"] if self.recipe.init_from else []
 
 
 def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> AlignPlan:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.errors import SetClipError
+from setclip_cli.evaluation.similarity import unit_rows
 from setclip_cli.methods import distil
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run.model import load_model
@@ -46,8 +47,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def align(world: Path, out: Path, *settings: str) -> tuple[int, str, str]:
-    overrides = [word for setting in settings for word in ("--set", setting)]
+def align(world: Path, out: Path, *settings: str, dry: bool = False) -> tuple[int, str, str]:
+    overrides = [word for setting in settings for word in ("--set", setting)] + ["--dry-run"] * dry
     return invoke("align", world / "recipe.toml", "--data", world / "data", "--out", out, *overrides)
 
 
@@ -132,6 +133,27 @@ def test_a_joint_run_is_a_start_in_its_turn(world: Path, run: Path, tmp_path: Pa
     first, following = load_model(run), load_model(tmp_path / "next")
     features = first.load_backbone("image").encode(IMAGES).features
     torch.testing.assert_close(following.initial["image"](features), first.encoders["image"](features))
+
+
+def test_a_dry_run_says_where_training_starts(world: Path, run: Path, tmp_path: Path) -> None:
+    for settings, words in (([], "the joint model"), ([f"init_from={run}"], str(run))):
+        code, stdout, stderr = align(world, tmp_path / "next", *settings, dry=True)
+        assert code == 0, stderr
+        assert f"starts from the embeddings of {words}" in stdout
+
+
+def test_raw_features_of_images_and_captions_come_from_one_model(world: Path, tmp_path: Path) -> None:
+    for modality, index in (("image", 0), ("caption", 1)):
+        run_ok(
+            *("embed", "--backbone", CLIP, "--weights", world / "tiny-clip-0", "--modality", modality),
+            *(world / "data", "--out", tmp_path / modality),
+        )
+        rows = open_embeddings(tmp_path / modality).load(modality, "train").embeddings  # type: ignore[arg-type]
+        np.testing.assert_allclose(unit_rows(rows), zero_shot(world)[index], atol=1e-5)
+    code, _, stderr = invoke(
+        "embed", "--backbone", CLIP, "--modality", "protein", world / "data", "--out", tmp_path / "proteins"
+    )
+    assert (code, "sentence-transformers backbones read captions or images" in stderr) == (2, True)
 
 
 def shifted(seed: int, rows: int = 900) -> tuple[Tensor, Tensor]:
