@@ -100,7 +100,7 @@ class Clip(TermWithForms):
     fixed_when_published = ("temperature", "learnable_temperature")
 
     full_weight_at_pairs: NonNegativeInt = 0
-    """Number of pairs from which the full weight applies. Fewer pairs give it less, in proportion, but at least 0.3
+    """Number of single pairs from which the full weight applies. Fewer pairs give it less, in proportion, but at least 0.3
     of it."""
     temperature: PositiveFloat = defaults.CLIP_TEMPERATURE
     """Divides the cosines: smaller is sharper."""

@@ -67,7 +67,7 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> KnownPairs:
         there = f"{available:,} items with " if found.by_item else ""
         row = ", or count single pairs: --set pairs_unit=row" if found.by_item and wanted <= len(found.pairs) else ""
         raise UsageError(
-            f"pairs = {recipe.pairs}: {dataset.root} has {there}{len(found.pairs)} {left}-{right} pairs in split "
+            f"pairs = {recipe.pairs}: {dataset.root} has {there}{len(found.pairs):,} {left}-{right} pairs in split "
             f"{recipe.train.split!r}",
             fix=f"--set pairs={available}, or add pairs with `setclip ingest --pairs`{row}",
         )

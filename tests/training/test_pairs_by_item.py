@@ -132,3 +132,58 @@ def test_another_caption_of_the_same_image_may_be_nearer_in_validation() -> None
     assert _recall(left, right, pairs, torch.tensor([0, 0, 1, 2])) == pytest.approx((4 / 4 + 3 / 4) / 2)
     assert _recall(left, right, pairs, torch.arange(4)) == pytest.approx((3 / 4 + 3 / 4) / 2)  # by rows
     assert _recall(left, right, pairs, torch.tensor([0, 0, 0, 2])) == pytest.approx(1)  # images 0 and 1 are one item
+
+
+def ingested(folder: Path, captions: list[dict[str, str]], pairs: list[str], splits: str = "train") -> Path:
+    """A DATASET of four proteins, one in each of ``splits`` in turn, and of these captions and pairs."""
+    for split in dict.fromkeys(splits.split()):
+        own = [n for n in range(4) if splits.split()[n % len(splits.split())] == split]
+        fasta = folder / f"{split}.fasta"
+        fasta.write_text("".join(f">P{n}\nMKV{'ACDE'[n] * 5}LLGK{'FGHI'[n] * 3}\n" for n in own))
+        run_ok("ingest", fasta, "--modality", "protein", "--split", split, "--out", folder / "data")
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)))
+    (folder / "pairs.csv").write_text("left_modality,left_id,right_modality,right_id\n" + "\n".join(pairs))
+    words = ("ingest", folder / "captions.jsonl", "--modality", "caption", "--pairs", folder / "pairs.csv")
+    run_ok(*words, "--out", folder / "data")
+    return folder / "data"
+
+
+def captions(**groups: str) -> list[dict[str, str]]:
+    """Captions by id, each with ``group split``."""
+    return [
+        {"id": name, "text": f"text of {name}", "group": said.split()[0], "split": said.split()[1]}
+        for name, said in groups.items()
+    ]
+
+
+def test_a_group_that_spells_an_id_otherwise_means_that_row(world: Path, tmp_path: Path) -> None:
+    said = captions(a="p0 train", b="p0 train", c="p1 train", d="p1 train")
+    pairs = ["protein,P0,caption,a", "protein,P0,caption,b", "protein,P1,caption,c", "protein,P2,caption,d"]
+    found = known_pairs(open_dataset(ingested(tmp_path, said, pairs)), load_recipe(world / "recipe.toml", ["pairs=2"]))
+    assert found.item_count == 2
+    assert sorted(len([item for item in found.items if item == one]) for one in (0, 1)) == [2, 2]
+
+
+def test_a_group_whose_pairs_are_in_two_splits_is_refused_before_anything_is_trained(
+    world: Path, tmp_path: Path
+) -> None:
+    said = captions(a="family train", b="family test", c="other train", d="lone test")
+    pairs = ["protein,P0,caption,a", "protein,P1,caption,b", "protein,P2,caption,c", "protein,P3,caption,d"]
+    data = ingested(tmp_path, said, pairs, "train test")
+    words = ("align", world / "recipe.toml", "--data", data, "--out", tmp_path / "run", "--set", "pairs=all")
+    code, _, told = invoke(*words)
+    assert code == 3
+    assert "pairs_unit = 'auto': 1 item of split 'train' has pairs in another split too" in told
+    assert "the captions of protein 'P0' (train) and protein 'P1' (test) have one group" in told
+    assert told.count("error:") == 1
+    assert not (tmp_path / "run").exists()
+    code, told, _ = invoke(*words, "--set", "pairs_unit=row", "--dry-run")
+    assert (code, "on 2 known pairs" in told) == (0, True)
+
+
+def test_without_groups_a_left_side_with_all_its_pairs_is_an_item(world: Path, tmp_path: Path) -> None:
+    said = [{"id": name, "text": f"text of {name}", "split": "train"} for name in "abcd"]
+    pairs = [f"protein,P{number},caption,{name}" for number, name in ((0, "a"), (0, "b"), (1, "b"), (2, "c"))]
+    data = open_dataset(ingested(tmp_path, said, pairs))
+    found = known_pairs(data, load_recipe(world / "recipe.toml", ["pairs=all"]))
+    assert (len(found.pairs), found.item_count) == (4, 3)  # b fits two proteins, and does not make one item of them
