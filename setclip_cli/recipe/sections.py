@@ -100,8 +100,8 @@ class Clip(TermWithForms):
     fixed_when_published = ("temperature", "learnable_temperature")
 
     full_weight_at_pairs: NonNegativeInt = 0
-    """Number of single pairs from which the full weight applies. Fewer pairs give it less, in proportion, but at least 0.3
-    of it."""
+    """Number of single pairs from which the full weight applies. Fewer pairs give it less, in proportion, but at least
+    0.3 of it."""
     temperature: PositiveFloat = defaults.CLIP_TEMPERATURE
     """Divides the cosines: smaller is sharper."""
     learnable_temperature: bool = False
