@@ -11,13 +11,15 @@ from setclip_cli.backbones.weights import Spec, locate_weights, parse_spec
 from setclip_cli.errors import SetClipError, UsageError, first_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.backbones.weights import Kind
     from setclip_cli.dataset.modality import Modality
 
-__all__ = ["MODALITIES_OF", "POOLINGS", "check_backbone", "describe_weights", "load_backbone"]
+__all__ = ["MODALITIES_OF", "POOLINGS", "check_backbone", "describe_weights", "empty_backbone", "load_backbone"]
 
 MODALITIES_OF: dict[Kind, tuple[Modality, ...]] = {
     "esm": ("protein",),
@@ -105,25 +107,55 @@ def _load(spec: str, *, modality: Modality, weights: str, pooling: str, joint: b
     parsed = check_backbone(spec, modality=modality, pooling=pooling)
     if joint and parsed.kind != "sentence-transformers" and named_space(spec) is None:
         raise not_joint(spec, "is not known to share a space with a model of texts")
-    path = fetch_weights(locate_weights(parsed, weights))
+    return _open(parsed, fetch_weights(locate_weights(parsed, weights)), modality, pooling, joint=joint)
+
+
+def empty_backbone(
+    spec: str, *, modality: Modality, weights: str = "auto", pooling: str = "default", layer: int = -1
+) -> Backbone | None:
+    """The backbone as `load_backbone` gives it, but with shapes in place of numbers: to see what it has.
+
+    It takes no memory, and no weights are read. Its identity is empty.
+
+    Returns:
+        None if this cannot be known before the weights are downloaded or loaded.
+
+    Raises:
+        SetClipError: as `load_backbone` does, apart from what only the weights show.
+    """
+    parsed = check_backbone(spec, modality=modality, pooling=pooling)
+    path = locate_weights(parsed, weights).path
+    if parsed.kind == "sentence-transformers" and (path is None or modality == "image"):
+        return None
+    backbone = _open(parsed, path, modality, pooling, empty=True)
+    if layer != -1:
+        backbone.cut(layer)
+    return backbone
+
+
+def _open(
+    parsed: Spec, path: Path | None, modality: Modality, pooling: str, *, joint: bool = False, empty: bool = False
+) -> Backbone:
+    """A backbone with its weights, or without them; then the path may be missing if the name says all."""
     chosen = POOLINGS[parsed.kind][0] if pooling == "default" else pooling
     if parsed.kind == "esm":
         try:
             from setclip_cli.backbones.esm2 import load_esm2
         except ImportError as error:  # another package on the registry is imported as esm, too
             raise SetClipError(
-                f"{spec}: the installed package `esm` is not fair-esm ({first_line(error)})",
+                f"{parsed}: the installed package `esm` is not fair-esm ({first_line(error)})",
                 fix=f"{sys.executable} -m pip uninstall esm, then pip install --force-reinstall fair-esm",
             ) from error
-        return load_esm2(parsed, path, pooling=chosen)
+        return load_esm2(parsed, path, pooling=chosen, empty=empty)
     if parsed.kind == "timm":
         from setclip_cli.backbones.timm_image import load_timm
 
-        return load_timm(parsed, path, pooling=chosen, joint=joint)
+        return load_timm(parsed, path, pooling=chosen, joint=joint, empty=empty)
+    assert path is not None
     if modality == "image":
         from setclip_cli.backbones.sentence_image import load_sentence_image
 
         return load_sentence_image(parsed, path, pooling=chosen, joint=joint)
     from setclip_cli.backbones.sentence import load_sentence
 
-    return load_sentence(parsed, path, pooling=chosen, joint=joint)
+    return load_sentence(parsed, path, pooling=chosen, joint=joint, empty=empty)

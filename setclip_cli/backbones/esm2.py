@@ -306,19 +306,28 @@ def _unreadable(sequence: str) -> str | None:
     return None
 
 
-def load_esm2(spec: Spec, path: Path, *, pooling: str) -> Esm2Backbone:
+def load_esm2(spec: Spec, path: Path | None, *, pooling: str, empty: bool = False) -> Esm2Backbone:
     """Loads a checkpoint as fair-esm publishes it: ``cfg.model`` with the settings, ``model`` with the tensors.
 
     fair-esm's own loader fails on torch >= 2.6 and wants a second file, of contact regression weights.
 
+    Args:
+        path: The checkpoint. Without it, an empty model has the number of layers that its name says.
+        empty: Leave out the numbers of the tensors (see `empty_backbone`).
+
     Raises:
         SetClipError: the file is not an ESM-2 checkpoint, or its tensors do not fit its settings.
     """
-    module = module_from_checkpoint(read_checkpoint(path), path)
+    if path is None:
+        layers = int(spec.name.split("_")[1].removeprefix("t"))  # esm2_t33_650M_UR50D
+        with torch.device("meta"):
+            module = Esm2(layers, 20, 20)
+    else:
+        module = module_from_checkpoint(read_checkpoint(path, empty=empty), path, empty=empty)
     return Esm2Backbone(str(spec), module, pooling=pooling)
 
 
-def module_from_checkpoint(checkpoint: Any, path: Path) -> Esm2:
+def module_from_checkpoint(checkpoint: Any, path: Path, *, empty: bool = False) -> Esm2:
     """Builds the model of a checkpoint.
 
     Raises:
@@ -340,6 +349,8 @@ def module_from_checkpoint(checkpoint: Any, path: Path) -> Esm2:
                 token_dropout=setting("token_dropout"),
             )
         tensors = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): tensor for name, tensor in stored.items()}
+        if empty:
+            return module
         module.load_state_dict({name: _tensor(name, tensors) for name in module.state_dict()}, assign=True)
     module.float()
     return module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -162,25 +162,29 @@ def _replace_pooling(spec: str, model: SentenceTransformer, pooling: str) -> Non
     model[int(at)] = AttentionPooledText(width) if pooling == "attention" else Pooling(width, pooling_mode=pooling)
 
 
-def load_sentence(spec: Spec, folder: Path, *, pooling: str, joint: bool = False) -> SentenceBackbone:
+def load_sentence(
+    spec: Spec, folder: Path, *, pooling: str, joint: bool = False, empty: bool = False
+) -> SentenceBackbone:
     """Loads the text reader of a folder that `SentenceTransformer.save` wrote. Nothing in it is run as code.
 
     Args:
         joint: It is to be half of a joint model.
+        empty: Leave out the numbers of the tensors (see `empty_backbone`).
 
     Raises:
         SetClipError: it names modules from outside of sentence-transformers, it does not load, or it is to be half of a
             joint model and is none.
     """
-    model = load_pipeline(folder, "a text that every token of the model may see")
+    model = load_pipeline(folder, "a text that every token of the model may see", empty=empty)
     return SentenceBackbone(str(spec), model, files=settings_of(folder, SETTINGS_FILES), pooling=pooling, joint=joint)
 
 
-def load_pipeline(folder: Path, example: str | Image.Image) -> SentenceTransformer:
+def load_pipeline(folder: Path, example: str | Image.Image, *, empty: bool = False) -> SentenceTransformer:
     """Loads all modules of a folder. Nothing in it is run as code.
 
     Args:
         example: An item that it reads, to see whether features are random for want of a tensor.
+        empty: Leave out the numbers of the tensors (see `empty_backbone`).
 
     Raises:
         SetClipError: it names modules from outside of sentence-transformers, or it does not load.
@@ -200,10 +204,10 @@ def load_pipeline(folder: Path, example: str | Image.Image) -> SentenceTransform
                     fix="choose a model made of sentence-transformers' own modules",
                 )
         refuse_stand_ins_in(folder)
-        model = _load(folder, seed=0)
+        model = _load(folder, seed=0, empty=empty)
         # What it does not read at all is for its caller to say.
-        reads_it = isinstance(example, str) or model.supports("image")
-        if reads_it and _lacks_tensors(folder, model) and _features_differ(model, _load(folder, seed=1), example):
+        checked = not empty and (isinstance(example, str) or model.supports("image"))
+        if checked and _lacks_tensors(folder, model) and _features_differ(model, _load(folder, seed=1), example):
             raise ValueError("its features depend on tensors that its weights file lacks")
     return model
 
@@ -236,13 +240,13 @@ def keep_half(model: SentenceTransformer, kept: Literal["text", "image"]) -> Non
             delattr(network, name)
 
 
-def _load(folder: Path, *, seed: int) -> SentenceTransformer:
+def _load(folder: Path, *, seed: int, empty: bool = False) -> SentenceTransformer:
     """Loads the model. Tensors that the weights file lacks (such as an unused head) are random, from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SentenceTransformer(
-            str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
-        )
+        settings: dict[str, Any] = {"dtype": torch.float32} | ({"device_map": "meta"} if empty else {})
+        device = None if empty else "cpu"
+        return SentenceTransformer(str(folder), device=device, local_files_only=True, model_kwargs=settings)
 
 
 def _lacks_tensors(folder: Path, model: SentenceTransformer) -> bool:

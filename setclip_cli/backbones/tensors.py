@@ -7,6 +7,7 @@ import hashlib
 import json
 import pickle
 import warnings
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 _PICKLES = (b"\x80", b"PK\x03\x04")  # torch.save writes the second, and wrote the first before 2020
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: Path, *, empty: bool = False) -> Any:
     """Reads a checkpoint file: safetensors, or a .pt, .pth or .bin file of tensors and plain containers.
+
+    Args:
+        empty: Only what is beside the tensors counts. Their numbers are not read, if the format allows that.
 
     Raises:
         SetClipError: the file is damaged or of another format, or loading it would run code.
@@ -39,7 +43,8 @@ def read_checkpoint(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)
+                lazy = empty and zipfile.is_zipfile(path)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
             except pickle.UnpicklingError as error:
                 if not head.startswith(_PICKLES):
                     raise ValueError(f"it starts with {starts_with(head)}") from error
@@ -60,6 +65,11 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 
 
 def identity_of(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str:
-    """A backbone's identity: sha256 over its weights and all settings that its features depend on."""
+    """A backbone's identity: sha256 over its weights and all settings that its features depend on.
+
+    It is empty for a backbone without weights (see `empty_backbone`).
+    """
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return ""
     text = json.dumps({"weights": tensors_digest(tensors), **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -104,14 +104,39 @@ class TimmBackbone(ImageBackbone):
         return torch.bmm(self.attention_pooling(tokens, even)[:, None].to(tokens.dtype), tokens)[:, 0]
 
 
-def load_timm(spec: Spec, path: Path, *, pooling: str, joint: bool = False) -> TimmBackbone:
+def load_timm(spec: Spec, path: Path | None, *, pooling: str, joint: bool = False, empty: bool = False) -> TimmBackbone:
     """Builds the timm model of the name and fills it from the checkpoint.
 
     Args:
+        path: The checkpoint; an empty model does not need it.
         joint: Keep the projection into the space that the model shares with texts.
+        empty: Leave out the numbers of the tensors (see `empty_backbone`).
 
     Raises:
         SetClipError: the tensors do not fit the model, or the model has no class token to pool.
+    """
+    if empty or path is None:
+        with torch.device("meta"):
+            module: Any = timm.create_model(spec.name, pretrained=False)
+    else:
+        module = _filled(spec, path)
+    if not joint:
+        module.reset_classifier(0)
+    if pooling == "cls" and not getattr(module, "num_prefix_tokens", 0):
+        raise SetClipError(
+            f"pooling 'cls' of {spec}: the model has no class token", fix="choose the pooling default or avg"
+        )
+    data_config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
+    if joint:
+        data_config["crop_pct"] = 1.0  # as CLIP was trained, and as its other loaders prepare images
+    module = module.to(memory_format=torch.channels_last)
+    return TimmBackbone(str(spec), module, pooling=pooling, data_config=data_config, joint=joint)
+
+
+def _filled(spec: Spec, path: Path) -> Any:
+    """The timm model with the tensors of the checkpoint and with its classifier.
+
+    Without the classifier, timm would fill whatever is missing with random numbers.
     """
     tensors = read_checkpoint(path)
     for wrapper in ("state_dict_ema", "state_dict", "model"):
@@ -126,22 +151,11 @@ def load_timm(spec: Spec, path: Path, *, pooling: str, joint: bool = False) -> T
         found=f"its tensors do not fit {spec}",
         fix=f"give the weights that timm publishes for {spec.name}",
     ):
-        module: Any = timm.create_model(
+        return timm.create_model(
             spec.name,
             pretrained=True,
             pretrained_cfg_overlay={"state_dict": tensors},  # timm's own renaming of published layouts applies
-        )  # with its classifier: without one, timm would fill whatever is missing with random numbers
-        if not joint:
-            module.reset_classifier(0)
-    if pooling == "cls" and not getattr(module, "num_prefix_tokens", 0):
-        raise SetClipError(
-            f"pooling 'cls' of {spec}: the model has no class token", fix="choose the pooling default or avg"
         )
-    data_config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
-    if joint:
-        data_config["crop_pct"] = 1.0  # as CLIP was trained, and as its other loaders prepare images
-    module = module.to(memory_format=torch.channels_last)
-    return TimmBackbone(str(spec), module, pooling=pooling, data_config=data_config, joint=joint)
 
 
 def _in_timm_names(name: str, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

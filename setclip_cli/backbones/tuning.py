@@ -41,8 +41,9 @@ def make_trainable(backbone: Backbone, trainable: str, *, lora_rank: int = 8, ch
         count = max(groups.values(), default=-1) + 1
         if wanted > count:
             raise UsageError(
-                f"towers.{backbone.modality}.trainable {trainable!r}: {backbone.spec} has {count} blocks",
-                fix=f"choose last-1 to last-{count}, or full",
+                f"towers.{backbone.modality}.trainable {trainable!r}: {backbone.spec} has "
+                + ("1 block" if count == 1 else f"{count} blocks"),
+                fix=f"choose last-1{f' to last-{count}' if count > 1 else ''}, or full",
             )
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(groups.get(name, -1) >= count - wanted)

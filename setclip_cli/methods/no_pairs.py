@@ -74,6 +74,15 @@ class _Matching:
     right: RelativeMap
 
 
+def require_matchable(left: int, right: int) -> None:
+    """Raises SetClipError if pools of these many rows are too small to be clustered."""
+    if min(left, right) < 2 * CLUSTERS[0]:
+        raise SetClipError(
+            f"pairs = 0: pools of {left} and {right} rows are too small to match without pairs",
+            fix=f"give at least {2 * CLUSTERS[0]} rows of each modality, or a few pairs",
+        )
+
+
 def align_without_pairs(left: Tensor, right: Tensor, *, seed: int, axes: int = AXES) -> UnpairedAlignment:
     """Aligns two pools of frozen features without pairs.
 
@@ -86,6 +95,7 @@ def align_without_pairs(left: Tensor, right: Tensor, *, seed: int, axes: int = A
     Raises:
         SetClipError: a pool too small to be clustered.
     """
+    require_matchable(len(left), len(right))
     transforms = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
     random = np.random.default_rng(seed)
     x, y = (
@@ -93,11 +103,6 @@ def align_without_pairs(left: Tensor, right: Tensor, *, seed: int, axes: int = A
         for transform, pool in zip(transforms, (left, right), strict=True)
     )
     sizes = [k for k in CLUSTERS if 2 * k <= min(len(x), len(y))]
-    if not sizes:
-        raise SetClipError(
-            f"pairs = 0: pools of {len(left)} and {len(right)} rows are too small to match without pairs",
-            fix=f"give at least {2 * CLUSTERS[0]} rows of each modality, or a few pairs",
-        )
     candidates = [matching for k in sizes for _ in range(DRAWS) for matching in _matchings(x, y, k, random)]
     agreements = _agreements(candidates, _some_rows(x, PROBES, random), _some_rows(y, PROBES, random))
     kept = agreements.argsort(descending=True, stable=True)[:ENCODED].tolist()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from setclip_cli.backbones.devices import resolve_device
 from setclip_cli.backbones.joint import require_one_space
 from setclip_cli.console import note, visible
 from setclip_cli.dataset.dataset import Dataset, open_dataset, pairs_in_words
@@ -43,6 +42,7 @@ from setclip_cli.training.fit import finish, fit_method, is_trained, resolved
 from setclip_cli.training.inputs import build_early_stopping, initial_weights, loads_half, read_side
 from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
+from setclip_cli.training.preconditions import training_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +102,7 @@ def align(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     plan = plan_align(recipe, dataset, out, resume=resume)
-    device = resolve_device(recipe.train.device, setting="train.device =")
+    device = training_device(recipe)
     with _with_resume_in_the_fix(out, resume), launched() as group, exclusive(out) if group.main else nullcontext():
         if is_finished(out, recipe):
             config = load_config(out)  # the plan has checked its files

@@ -28,7 +28,7 @@ def require_pools(recipe: Recipe, pools: Mapping[str, Tensor]) -> None:
     Raises:
         SetClipError: all rows of a side have the same features, or the objective needs more rows.
     """
-    density = recipe.objective.sdd
+    require_rows(recipe, {name: len(features) for name, features in pools.items()})
     for name, features in pools.items():
         unit = F.normalize(features, dim=1)
         if len(unit) > 1 and bool(((unit - unit[0]).abs() < SAME).all()):
@@ -37,7 +37,13 @@ def require_pools(recipe: Recipe, pools: Mapping[str, Tensor]) -> None:
                 "learned from them",
                 fix="check that the sources hold different rows, and that the backbone is meant for such rows",
             )
-        if len(unit) < 2 and density.weight and density.form == "published":
+
+
+def require_rows(recipe: Recipe, counts: Mapping[str, int]) -> None:
+    """Raises SetClipError if a side has fewer rows than the objective needs."""
+    density = recipe.objective.sdd
+    for name, count in counts.items():
+        if count < 2 and density.weight and density.form == "published":
             raise UsageError(
                 f"{name}: has 1 row, and objective.sdd.form = 'published' needs 2 or more",
                 fix="add rows, or set method = 'set-clip'",

@@ -11,11 +11,13 @@ from setclip_cli.console import text_of_lines
 from setclip_cli.dataset.dataset import pairs_in_words
 from setclip_cli.errors import SetClipError
 from setclip_cli.features.layer_choice import layer_pairs, wants_best
+from setclip_cli.methods.no_pairs import require_matchable
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.run.folder import check_out
-from setclip_cli.run.model import load_config
+from setclip_cli.training.checks import require_rows
 from setclip_cli.training.known_pairs import KnownPairs, known_pairs, pair_rows, pairs_in_items
 from setclip_cli.training.loggers import check_loggers
+from setclip_cli.training.preconditions import check_init_from, check_tower, training_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +105,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         try:
             check_backbone(tower.backbone, modality=modality, pooling=tower.pooling)
             weights[modality] = describe_weights(tower.backbone, tower.weights)
+            check_tower(recipe, modality)
         except SetClipError as error:
             problems.append(error)
         try:
@@ -122,7 +125,9 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         lambda: check_out(out, recipe, dataset.identity(), resume=resume),
         lambda: check_loggers(recipe.train.loggers),
         lambda: _check_validation(recipe, dataset),
-        lambda: load_config(Path(recipe.init_from)) if recipe.init_from else None,
+        lambda: check_init_from(recipe),
+        lambda: training_device(recipe) if recipe.train.device == "cpu" else None,  # others: of the machine that trains
+        lambda: _check_rows(recipe, rows),
     )
     for check in checks:
         try:
@@ -148,22 +153,38 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
 def _check_validation(recipe: Recipe, dataset: Dataset) -> None:
     """Raises SetClipError if the recipe validates on a split that a side does not have, or that shares items."""
     if recipe.validation.every:
-        for modality in recipe.modalities():
-            dataset.shards(modality, recipe.validation.split)
-        pairs_in_items(dataset, recipe.validation.split, recipe)
+        split = recipe.validation.split
+        left, right = (dataset.table(modality, split, ["id"])["id"].to_pylist() for modality in recipe.modalities())
+        pair_rows(pairs_in_items(dataset, split, recipe).pairs, left, right, split=split)
+
+
+def _check_rows(recipe: Recipe, rows: dict[Modality, int]) -> None:
+    """Raises SetClipError if a side has fewer rows than the objective or matching without pairs needs."""
+    require_rows(recipe, {f"{modality} rows": count for modality, count in rows.items()})
+    if recipe.pairs == 0 and recipe.method in ("set-clip-plus", "auto") and len(rows) == 2:
+        require_matchable(*rows.values())
 
 
 def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
     """What is not a mistake, but may not be what the user expects."""
+    machine: list[str] = []
+    try:
+        training_device(recipe)
+    except SetClipError as error:
+        machine.append(f"align cannot run on this machine: {error.problem}; fix: {error.fix}")
     if recipe.method in TRAINING_FREE_METHODS:
-        return []
+        return machine
     one = [
         f"{modality} has 1 row: nothing on that side can be told apart"
         for modality, count in rows.items()
         if count == 1
     ]
-    return one + [
-        f"train.batch = {recipe.train.batch} is more than the {count} {modality} rows: every step sees all of them"
-        for modality, count in rows.items()
-        if recipe.train.batch > count
-    ]
+    return (
+        machine
+        + one
+        + [
+            f"train.batch = {recipe.train.batch} is more than the {count} {modality} rows: every step sees all of them"
+            for modality, count in rows.items()
+            if recipe.train.batch > count
+        ]
+    )

@@ -12,12 +12,12 @@ from setclip_cli.backbones.compiling import compile_blocks
 from setclip_cli.backbones.devices import resolve_training_precision
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.console import note
-from setclip_cli.errors import UsageError
 from setclip_cli.features.frozen import augmented_features, frozen_features
 from setclip_cli.features.raw_rows import open_raw_rows
 from setclip_cli.run.model import load_config, load_model
 from setclip_cli.training.early_stopping import EarlyStopping, Validation, ValidationRows
 from setclip_cli.training.known_pairs import pair_rows, pairs_in_items
+from setclip_cli.training.preconditions import other_tower
 from setclip_cli.training.tower import InitialWeights, Pool, TunedBackbone
 
 if TYPE_CHECKING:
@@ -116,11 +116,7 @@ def initial_weights(recipe: Recipe, sides: Sequence[SideInput]) -> tuple[Initial
     for side in sides:
         tower = model.config.towers.get(side.modality)
         if tower is None or tower.identity != side.identity:
-            raise UsageError(
-                f"init_from = {recipe.init_from!r}: its {side.modality} tower is {tower.spec if tower else 'missing'}, "
-                f"not {recipe.towers[side.modality].backbone} with the same weights",
-                fix="start from a RUN of the same towers, or leave init_from out",
-            )
+            raise other_tower(recipe, side.modality, tower)
         found.append(InitialWeights(model.encoders[side.modality], model.tuned_tensors(side.modality)))
     return found[0], found[1]
 
