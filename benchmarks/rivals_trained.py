@@ -7,6 +7,7 @@ both papers know one caption an image, and would push the other captions of the 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 
@@ -19,6 +20,8 @@ from setclip_cli.encoders import Composed, FeatureTransform, ProjectionHead
 from setclip_cli.losses import clip, shared_partners
 from setclip_cli.losses.sinkhorn import sinkhorn
 from setclip_cli.methods.closed_form import fit_closed_form
+
+STUDENT_SWEEPS, TEACHER_SWEEPS = 20, 50  # a small regularisation takes more
 
 
 def sotalign(
@@ -35,7 +38,7 @@ def sotalign(
     weight: float = 1.0,
     student_epsilon: float = 0.05,
     teacher_epsilon: float = 0.005,
-    iterations: int = 30,
+    batches: int = 50,
     scale: float = 20.0,
     bias: float = -10.0,
     steps: int = 500,
@@ -63,7 +66,7 @@ def sotalign(
         weight: Weight of the divergence; 0 trains on the pairs alone.
         student_epsilon: Entropic regularisation of P.
         teacher_epsilon: Entropic regularisation of P*; smaller, so the teacher's plan is sharper.
-        iterations: Sinkhorn sweeps of both plans.
+        batches: Batches of unpaired rows. They and their P* are made once, and used in turn.
         scale: Sharpness of the sigmoid loss at the start; it is trained.
         bias: Bias of the sigmoid loss at the start; it is trained.
         steps: Training steps.
@@ -89,21 +92,20 @@ def sotalign(
         )
     log_scale, offset = nn.Parameter(torch.tensor(math.log(scale))), nn.Parameter(torch.tensor(bias))
 
+    def given(rows: Tensor) -> Tensor:
+        return sinkhorn(taught[0][rows[:, 0]] @ taught[1][rows[:, 1]].T / teacher_epsilon, TEACHER_SWEEPS)
+
+    drawn = [maker.draw_rows(unpaired) for _ in range(min(batches, steps))] if weight else []
+    turn = itertools.cycle([(rows, given(rows)) for rows in drawn])
+
     def loss(_: float) -> Tensor:
         batch = maker.draw_pairs(pairs_per_batch)
         same = maker.partners(batch)
         total = sigmoid_loss(*maker.embed(pairs[batch]), same, scale=log_scale.exp(), bias=offset)
         if weight:
-            rows = maker.draw_rows(unpaired)
+            rows, log_target = next(turn)
             a, b = maker.embed(rows)
-            target = taught[0][rows[:, 0]] @ taught[1][rows[:, 1]].T
-            total = total + weight * transport_divergence(
-                a @ b.T,
-                target,
-                student_epsilon=student_epsilon,
-                teacher_epsilon=teacher_epsilon,
-                iterations=iterations,
-            )
+            total = total + weight * transport_divergence(a @ b.T, log_target, epsilon=student_epsilon)
         return total
 
     descend([*maker.parameters(), log_scale, offset], loss, steps=steps, lr=lr)
@@ -197,32 +199,29 @@ def sigmoid_loss(left: Tensor, right: Tensor, same: Tensor, *, scale: Tensor, bi
 
 
 def transport_divergence(
-    student: Tensor, teacher: Tensor, *, student_epsilon: float, teacher_epsilon: float, iterations: int
+    similarities: Tensor, log_target: Tensor, *, epsilon: float, sweeps: int = STUDENT_SWEEPS
 ) -> Tensor:
-    """KL(P* ‖ P) between the transport plans of two similarity matrices, with the gradient of the converged plans.
+    """KL(P* ‖ P) from the transport plan of a similarity matrix to a given plan, with the gradient of the limit.
 
-        P = diag(u) exp(S / ε) diag(v) with rows of mass 1/n and columns of mass 1/m; P* likewise of the teacher
+        P = diag(u) exp(S / ε) diag(v) with rows of mass 1/n and columns of mass 1/m
 
     log P = S/ε + log u + log v, and u and v maximise the dual of the transport problem. So by the envelope theorem
     dKL/dS = (P - P*) / ε, and no gradient runs through the sweeps.
 
     Args:
-        student: (n, m) similarities S.
-        teacher: (n, m) similarities that are given.
-        student_epsilon: ε of P.
-        teacher_epsilon: ε of P*.
-        iterations: Sweeps of both.
+        similarities: (n, m) S.
+        log_target: (n, m) log P*, a plan with the same masses.
+        epsilon: ε, the entropic regularisation.
+        sweeps: Sinkhorn sweeps.
 
     Sources: Roschmann et al. 2026, arXiv:2602.23353, the divergence and its gradient; Cuturi 2013, arXiv:1306.0895.
     """
     with torch.no_grad():
-        log_plan = sinkhorn(student / student_epsilon, iterations)
-        log_target = sinkhorn(teacher / teacher_epsilon, iterations)
-        target = log_target.exp()
+        log_plan, target = sinkhorn(similarities / epsilon, sweeps), log_target.exp()
         value = (target * (log_target - log_plan)).sum()
-        gradient = (log_plan.exp() - target) / student_epsilon
+        gradient = (log_plan.exp() - target) / epsilon
     # The value of the divergence, and its gradient by the dot product: the last two are 0 together.
-    return value + (gradient * student).sum() - (gradient * student.detach()).sum()
+    return value + (gradient * similarities).sum() - (gradient * similarities.detach()).sum()
 
 
 def structure_term(features: Tensor, embeddings: Tensor, *, levels: int, temperature: float) -> Tensor:
