@@ -42,7 +42,7 @@ def sotalign(
     scale: float = 20.0,
     bias: float = -10.0,
     steps: int = 500,
-    lr: float = 1e-3,
+    lr: float = 3e-4,
     pairs_per_batch: int = 512,
     unpaired: int = 256,
 ) -> Embeds:
@@ -74,11 +74,11 @@ def sotalign(
         pairs_per_batch: Most pairs in a batch.
         unpaired: Rows of each pool in a batch, for the divergence.
 
-    Reported: linear heads, regularisations of 0.05 and 0.005 and 100 sweeps (the released loss); 10,000 pairs and up
-    to millions of unpaired rows. Differences: batches, sweeps and steps are far fewer, as a fit here has one core and
-    one minute; unpaired rows are drawn from the whole pools; the papers' weights of the terms and the schedule are not
-    known to us, so ``SETTINGS`` has some to choose from; the teacher is setclip's ridged CCA, whose directions count by
-    their correlations.
+    Reported: light heads on frozen encoders, a linear teacher, regularisations of 0.05 and 0.005 and 100 sweeps (the
+    released loss). Differences: the batches are smaller and the sweeps fewer, as a fit here has one core and a minute;
+    a batch of unpaired rows comes back every ``batches`` steps; it is drawn from the whole pools. The teacher is
+    setclip's ridged CCA, whose directions count by their correlations. We do not know the paper's weight of the
+    divergence, nor its schedule: ``SETTINGS`` has some to choose from.
 
     Source: Roschmann et al. 2026 (ICML), arXiv:2602.23353.
     """
@@ -125,7 +125,7 @@ def structure(
     levels: int = 1,
     temperature: float = 0.07,
     steps: int = 500,
-    lr: float = 1e-3,
+    lr: float = 3e-4,
     pairs_per_batch: int = 512,
     unpaired: int = 0,
 ) -> Embeds:
