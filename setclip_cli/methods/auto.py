@@ -128,9 +128,9 @@ def choose(
     results: dict[Method, Tensor] = {}
     left_out: dict[Method, str] = {}
     for method in CANDIDATES:
-        candidate = recipe.with_settings(method=method)
         scores = torch.zeros(len(pairs))
         try:
+            candidate = recipe.with_settings(method=method)  # a recipe that tunes a tower refuses closed-form methods
             for held_out in range(FOLDS):
                 hidden = fold == held_out
                 encoders = fit(candidate, left, right, pairs[~hidden])

@@ -420,6 +420,19 @@ def test_auto_takes_the_only_candidate_that_can_be_fitted(recipe: Recipe, fitted
     assert ("the only candidate" if fitted else "no candidate could be fitted") in choice.summary()
 
 
+def test_auto_leaves_out_methods_that_the_recipe_cannot_have(recipe: Recipe) -> None:
+    left, right = pools()
+    tuned = recipe.model_dump(exclude_none=True)
+    tuned["towers"]["image"]["trainable"] = "full"
+
+    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
+        return fit_closed_form("ridge", x, y, known)
+
+    choice = choose(Recipe.model_validate(tuned), left, right, torch.arange(60).repeat(2, 1).T, fit)
+    assert choice.recipe.method == "set-clip-plus"
+    assert "all towers have to be frozen" in choice.left_out["cca"]
+
+
 def test_auto_goes_on_where_the_items_of_the_pairs_do_not_differ(recipe: Recipe) -> None:
     """60 pairs of different items whose features are the same on the left."""
     left, right = pools()
