@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from small_world import invoke, make_world, run_ok
@@ -20,7 +21,9 @@ from setclip_cli.evaluation.similarity import unit_rows
 from setclip_cli.methods import distil
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run.model import load_model
+from setclip_cli.training.build import build_training
 from setclip_cli.training.fit import Fitted, fit
+from setclip_cli.training.tower import Pool
 from tests import tiny
 
 CLIP = "sentence-transformers:clip-ViT-B-32"
@@ -196,6 +199,16 @@ def test_pairs_ensembles_and_distillation_work_from_a_start(monkeypatch: pytest.
     assert found.findings.keys() == {"distil/correlation", "start_cosine/image", "start_cosine/caption"}
     extra = fitted(left, right, pairs, train={"steps": 5}, extra_encoders={"linear": 0.3, "shifted": 0.5})
     assert type(extra.encoders[0]).__name__ == "MeanShift"
+
+
+def test_the_noise_of_a_second_view_leaves_the_start_alone() -> None:
+    left, right = shifted(0, 60)
+    recipe = Recipe.model_validate({"towers": TOWERS, "pairs": 0, "method": "set-clip"})
+    tower = build_training(recipe, Pool(left), Pool(right), NO_PAIRS).towers[0]
+    rows = torch.arange(60)
+    view = tower.prepare(rows, slice(0, 60), view_seed=1)
+    torch.testing.assert_close(tower.embed(0, view), F.normalize(left, dim=1), atol=1e-6, rtol=0)
+    assert not torch.allclose(tower.compared(view), tower.features, atol=0.1)
 
 
 def test_features_of_two_widths_are_no_joint_start() -> None:
