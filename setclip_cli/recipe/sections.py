@@ -307,6 +307,11 @@ class Settings(Section):
         """Whether the towers start from embeddings that are aligned already."""
         return any(tower.joint for tower in self.towers.values())
 
+    @property
+    def strangers(self) -> bool:
+        """Whether training starts from random heads, so that nothing is known about how the towers belong together."""
+        return not self.joint and self.init_from is None
+
     def modalities(self) -> tuple[Modality, Modality]:
         """(left, right): the two towers in the order of ``MODALITIES``."""
         left, right = (modality for modality in MODALITIES if modality in self.towers)

@@ -110,8 +110,8 @@ def is_trained(recipe: Recipe, pairs: Tensor) -> bool:
 
     Towers that start aligned are not matched: they need no pairs.
     """
-    strangers = recipe.method == "set-clip-plus" and not len(pairs) and not recipe.joint and recipe.init_from is None
-    return recipe.method not in TRAINING_FREE_METHODS and not strangers
+    matched = recipe.method == "set-clip-plus" and not len(pairs) and recipe.strangers
+    return recipe.method not in TRAINING_FREE_METHODS and not matched
 
 
 def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:

@@ -138,6 +138,14 @@ def test_a_joint_run_is_a_start_in_its_turn(world: Path, run: Path, tmp_path: Pa
     torch.testing.assert_close(following.initial["image"](features), first.encoders["image"](features))
 
 
+def test_pools_too_small_to_be_matched_as_strangers_are_adapted(world: Path, run: Path, tmp_path: Path) -> None:
+    tiny.write_dataset(tmp_path / "data", {"image": IMAGES[:5], "caption": TEXTS[:6]})
+    for settings in ([], ["--set", f"init_from={run}"]):
+        steps = ("--set", "train.steps=1", *settings, "--out", tmp_path / f"run-{len(settings)}")
+        code, _, stderr = invoke("align", world / "recipe.toml", "--data", tmp_path / "data", *steps)
+        assert code == 0, stderr
+
+
 def test_a_dry_run_says_where_training_starts(world: Path, run: Path, tmp_path: Path) -> None:
     for settings, words in (([], "the joint model"), ([f"init_from={run}"], str(run))):
         code, stdout, stderr = align(world, tmp_path / "next", *settings, dry=True)
