@@ -68,6 +68,12 @@ SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
 SECTION_PRESETS["auto"] = SECTION_PRESETS["set-clip-plus"]
 
 
+# What is laid over a method's preset where the towers start aligned, measured from a start on Flickr8k to RSICD: with
+# the settings of strangers and no pairs, recall ends below that of the start; with 20 known items their rate pays.
+JOINT_TERMS: dict[Method, dict[str, dict[str, Any]]] = {"set-clip-plus": {"neighbourhood": {"weight": 1.0}}}
+JOINT_RATE_WITHOUT_PAIRS = {"optim": {"lr": 3e-4}}
+
+
 def with_preset(document: dict[str, Any]) -> dict[str, Any]:
     """A recipe's document with its method's preset under the user's own keys. It may still hold mistakes.
 
@@ -76,15 +82,18 @@ def with_preset(document: dict[str, Any]) -> dict[str, Any]:
     method: Any = document.get("method", DEFAULT_METHOD)
     if method not in get_args(Method):
         return document
+    joint = _any_tower(document, "joint", False)
+    preset = PRESETS.get(method, {}) | (JOINT_TERMS.get(method, {}) if joint else {})
     objective = document.get("objective", {})
     if isinstance(objective, dict):
         terms = {
             name: values | objective.get(name, {})
-            for name, values in PRESETS.get(method, {}).items()
+            for name, values in preset.items()
             if isinstance(objective.get(name, {}), dict) and "weight" not in objective.get(name, {})
         }
         document = document | {"objective": objective | terms}
-    for name, values in SECTION_PRESETS.get(method, {}).items():
+    careful = JOINT_RATE_WITHOUT_PAIRS if joint and document.get("pairs") == 0 else {}
+    for name, values in (SECTION_PRESETS.get(method, {}) | careful).items():
         if name == "extra_encoders" and not _has_extra_encoders(document):
             continue
         if isinstance(document.get(name, {}), dict):

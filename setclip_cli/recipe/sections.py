@@ -237,7 +237,7 @@ class Optim(Section):
     """The optimizer (AdamW)."""
 
     lr: PositiveFloat = 1e-3
-    """Learning rate of the projections."""
+    """Learning rate of the projections. Joint towers have 0.0003 with pairs = 0."""
     weight_decay: NonNegativeFloat = 0.01
     """Weight decay of the projections."""
     backbone_lr: PositiveFloat = 2e-5
