@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.model_folders import averaged_names, open_model_folders
 from setclip_cli.files.write_errors import WriteError
+from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.run.model import RECIPE_NAME, load_config
 from setclip_cli.training.own_run import align_own
@@ -61,7 +62,12 @@ def align_baselines(
 
 def _align_like(peer: ModelFolder, method: str, dataset: Dataset, out: Path) -> Path:
     """Aligns ``method`` with the recipe and seed of ``peer``; the folder's name depends on the recipe."""
-    recipe = load_recipe(peer.path / RECIPE_NAME).with_settings(method=method)
+    recipe = load_recipe(peer.path / RECIPE_NAME)
+    if recipe.joint and method in TRAINING_FREE_METHODS:  # it aligns the same features as those of strangers
+        towers = {name: tower.model_dump() | {"joint": False} for name, tower in recipe.towers.items()}
+        recipe = recipe.with_settings(method=method, towers=towers)
+    else:
+        recipe = recipe.with_settings(method=method)
     recipe_hash = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
     run = out / recipe_hash / f"{method}-{peer.seed}"
     align_own(recipe, dataset, run)

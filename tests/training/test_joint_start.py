@@ -138,6 +138,28 @@ def test_a_joint_run_is_a_start_in_its_turn(world: Path, run: Path, tmp_path: Pa
     torch.testing.assert_close(following.initial["image"](features), first.encoders["image"](features))
 
 
+def test_the_report_compares_a_joint_run_with_its_start_and_with_the_baselines(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "images").mkdir()
+    lines = []
+    for number in range(10):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(IMAGES[number])
+        lines.append(json.dumps({"id": f"c{number}", "text": TEXTS[number], "group": f"{number}.jpg"}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    data = tmp_path / "data"
+    run_ok("ingest", tmp_path / "images", "--modality", "image", "--out", data)
+    run_ok("ingest", tmp_path / "captions.jsonl", "--modality", "caption", "--pairs-from-group", "--out", data)
+    settings = ("--set", "pairs=all", "--set", "train.steps=2")
+    run_ok("align", world / "recipe.toml", "--data", data, "--out", tmp_path / "run", *settings)
+    scored = ("--split", "train", "--relevance", "group", "--baselines", "clip,cca")
+    run_ok("evaluate", tmp_path / "run", data, "--out", tmp_path / "report", *scored)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["baselines_left_out"] == ""
+    assert [method["method"] for method in report["methods"]] == ["set-clip-plus", "clip", "cca"]
+
+
 def test_pools_too_small_to_be_matched_as_strangers_are_adapted(world: Path, run: Path, tmp_path: Path) -> None:
     tiny.write_dataset(tmp_path / "data", {"image": IMAGES[:5], "caption": TEXTS[:6]})
     for settings in ([], ["--set", f"init_from={run}"]):
