@@ -2,7 +2,7 @@
 
 from setclip_cli.encoders.base import Encoder, encoder_from_description
 from setclip_cli.encoders.combined import Concatenated, MeanShift
-from setclip_cli.encoders.fitted import GraphMap, LinearMap, PoolMap, RelativeMap
+from setclip_cli.encoders.fitted import GraphMap, KernelMap, LinearMap, PoolMap, RelativeMap
 from setclip_cli.encoders.heads import Composed, ProjectionHead
 from setclip_cli.encoders.start import ResidualHead, UnitRows, WithStart
 from setclip_cli.encoders.transform import FeatureTransform
@@ -13,6 +13,7 @@ __all__ = [
     "Encoder",
     "FeatureTransform",
     "GraphMap",
+    "KernelMap",
     "LinearMap",
     "MeanShift",
     "PoolMap",

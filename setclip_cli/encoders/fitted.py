@@ -27,8 +27,12 @@ class LinearMap(Encoder):
         self.register_buffer("offset", torch.zeros(len(weight)) if offset is None else offset.float().clone())
         self.dim = weight.shape[1]
 
+    def project(self, features: Tensor) -> Tensor:
+        """(x - offset) W, of any length."""
+        return (features - self.offset) @ self.weight
+
     def forward(self, features: Tensor) -> Tensor:
-        return F.normalize((features - self.offset) @ self.weight, dim=1)
+        return F.normalize(self.project(features), dim=1)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "features": len(self.weight), "dim": self.dim}
@@ -36,6 +40,42 @@ class LinearMap(Encoder):
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> LinearMap:
         return cls(torch.zeros(description["features"], description["dim"]))
+
+
+class KernelMap(Encoder):
+    """A fitted kernel regression: unit(Σ_j exp((cos(x, a_j) - 1) / width) c_j)."""
+
+    kind = "kernel"
+
+    def __init__(self, anchors: Tensor, coefficients: Tensor, width: float) -> None:
+        """``anchors`` is (c, p), unit rows; ``coefficients`` is (c, d)."""
+        super().__init__()
+        if not width > 0:
+            raise ValueError(f"KernelMap needs a width above 0, got {width}")
+        self.anchors: Tensor
+        self.coefficients: Tensor
+        layout = torch.contiguous_format  # as of a loaded one, see LinearMap
+        self.register_buffer("anchors", anchors.detach().float().clone(memory_format=layout))
+        self.register_buffer("coefficients", coefficients.detach().float().clone(memory_format=layout))
+        self.width = width
+        self.dim = coefficients.shape[1]
+
+    @staticmethod
+    def similarities(rows: Tensor, anchors: Tensor, width: float) -> Tensor:
+        """(n, c) kernel values of rows and unit anchors, each in (0, 1]."""
+        return ((F.normalize(rows, dim=1) @ anchors.T - 1) / width).exp_()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.normalize(self.similarities(features, self.anchors, self.width) @ self.coefficients, dim=1)
+
+    def describe(self) -> dict[str, Any]:
+        anchors, features = self.anchors.shape
+        return {"kind": self.kind, "features": features, "anchors": anchors, "dim": self.dim, "width": self.width}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> KernelMap:
+        anchors = torch.zeros(description["anchors"], description["features"])
+        return cls(anchors, torch.zeros(description["anchors"], description["dim"]), description["width"])
 
 
 class RelativeMap(Encoder):

@@ -16,12 +16,12 @@ from setclip_cli.encoders.usable import require_usable
 from setclip_cli.errors import SetClipError, UsageError, nearest, translated
 from setclip_cli.methods.graph_teacher import fit_teacher
 from setclip_cli.methods.pairs_needed import require_pairs
+from setclip_cli.methods.transport import fit_transport
 
 AXES = 64  # principal axes of each modality that a map sees
 RIDGE = 0.1  # against the mean eigenvalue of the pairs' covariance
 RANK_TOLERANCE = 1e-9  # of the largest singular value: below, float64 rounding
-CCA_RIDGE = 1.0
-_OTHER_PAIRS = "give more pairs, of items whose features differ, or set method = 'set-clip-plus'"
+OTHER_PAIRS = "give more pairs, of items whose features differ, or set method = 'set-clip-plus'"
 
 Maps = tuple[Encoder, Encoder]
 
@@ -52,10 +52,10 @@ def fit_closed_form(method: str, left: Tensor, right: Tensor, pairs: Tensor, *, 
     left_transform, right_transform = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
     x, y = left_transform(left), right_transform(right)
     what = f"method {method!r} on {len(pairs)} pairs"
-    with translated(what, RuntimeError, found="cannot be fitted to them", fix=_OTHER_PAIRS):
+    with translated(what, RuntimeError, found="cannot be fitted to them", fix=OTHER_PAIRS):
         left_map, right_map = METHODS[method](x, y, pairs)
     if not isinstance(left_map, GraphMap):  # its coordinates are above 0 by themselves, and a search costs time
-        require_usable(what, (left_map, right_map), (x, y), fix=_OTHER_PAIRS)
+        require_usable(what, (left_map, right_map), (x, y), fix=OTHER_PAIRS)
     return Composed(left_transform, left_map), Composed(right_transform, right_map)
 
 
@@ -93,22 +93,7 @@ def _cca(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
 
     Sources: Hotelling 1936 (Biometrika 28); ridge as in Vinod 1976 (J. Econometrics 4).
     """
-    a, b = _centred(x, pairs[:, 0]), _centred(y, pairs[:, 1])
-    white_a, white_b = _whitener(a), _whitener(b)
-    u, correlations, vt = torch.linalg.svd(white_a.T @ (a.T @ b / len(a)) @ white_b, full_matrices=False)
-    return (
-        LinearMap(white_a @ u * correlations, x[pairs[:, 0]].mean(0)),
-        LinearMap(white_b @ vt.T * correlations, y[pairs[:, 1]].mean(0)),
-    )
-
-
-def _whitener(rows: Tensor) -> Tensor:
-    """(p, p) inverse square root of the covariance, ridged by ``CCA_RIDGE`` mean eigenvalues."""
-    covariance = rows.T @ rows / len(rows)
-    values, vectors = torch.linalg.eigh(covariance)
-    ridge = CCA_RIDGE * values.mean().clamp_min(1e-12)
-    whitener: Tensor = vectors * (values.clamp_min(0) + ridge).rsqrt() @ vectors.T
-    return whitener
+    return fit_transport(x, y, pairs, seed=0, share=0)
 
 
 def _procrustes(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
@@ -131,11 +116,6 @@ def _ridge(x: Tensor, y: Tensor, pairs: Tensor) -> Maps:
     gram = a.T @ a / len(a)
     ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return LinearMap(torch.linalg.solve(gram + ridge, a.T @ b / len(a))), LinearMap(torch.eye(b.shape[1]))
-
-
-def _centred(rows: Tensor, chosen: Tensor) -> Tensor:
-    picked = rows[chosen].double()
-    return picked - picked.mean(0)
 
 
 METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], Maps]] = {

@@ -11,6 +11,7 @@ Method = Literal[
     "set-clip-published",
     "clip",
     "s-clip",
+    "transport",
     "asif",
     "asif-graph",
     "cca",
@@ -19,7 +20,7 @@ Method = Literal[
 ]
 DEFAULT_METHOD: Method = "set-clip-plus"
 TRAINED_METHODS: tuple[Method, ...] = ("set-clip-plus", "set-clip", "set-clip-published", "clip", "s-clip")
-TRAINING_FREE_METHODS: tuple[Method, ...] = ("asif", "asif-graph", "cca", "procrustes", "ridge")
+TRAINING_FREE_METHODS: tuple[Method, ...] = ("transport", "asif", "asif-graph", "cca", "procrustes", "ridge")
 # Known pairs of different items that a method needs; 0 for those that are not named. With one pair alone a method that
 # learns from pairs has nothing to tell that pair from.
 PAIRS_NEEDED: dict[str, int] = dict.fromkeys(("clip", "s-clip", *TRAINING_FREE_METHODS), 2)
@@ -62,6 +63,7 @@ SECTION_PRESETS: dict[Method, dict[str, dict[str, Any]]] = {
         "extra_encoders": {"linear": 0.3, "diffused": 0.7, "shifted": 0.5},
         "train": {"balance": True},  # 2 points of mAP if the sides differ in their counts of classes, else none
     },
+    "transport": {"projection": {"pca": 384}},  # 64 axes tell kinds apart best, single items need more
     "set-clip-published": {"train": {"batch": 42, "pairs_per_batch": 22}},  # as released: 64 rows, 22 of them pairs
 }
 # A part that a user switches off under auto, such as extra_encoders.shifted = 0, is off in the candidate that has it.

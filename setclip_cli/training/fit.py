@@ -17,6 +17,7 @@ from setclip_cli.methods.distil import distil
 from setclip_cli.methods.extra_encoders import with_extra_encoders
 from setclip_cli.methods.no_pairs import align_without_pairs
 from setclip_cli.methods.pairs_needed import require_pairs
+from setclip_cli.methods.partners import fit_partner_maps
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.sampling import sample
 from setclip_cli.training.build import build_tower, build_training
@@ -97,6 +98,9 @@ def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fi
             training.advance()
         return finish(recipe, training, pairs)
     initial = (build_tower(recipe, "left", Pool(left)).encoder(), build_tower(recipe, "right", Pool(right)).encoder())
+    if recipe.method == "transport":
+        maps = fit_partner_maps(left, right, pairs, axes=recipe.projection.pca, seed=recipe.seed)
+        return Fitted(recipe.method, maps.encoders, initial, maps.findings())
     if len(pairs):
         encoders = fit_closed_form(recipe.method, left, right, pairs, axes=recipe.projection.pca)
         return Fitted(recipe.method, encoders, initial)

@@ -24,9 +24,10 @@ from setclip_cli.encoders import (
 )
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.methods import auto, closed_form, extra_encoders, no_pairs
-from setclip_cli.methods.auto import CANDIDATES, Choice, choose, folds, partner_scores
+from setclip_cli.methods.auto import CANDIDATES, Choice, choose
 from setclip_cli.methods.closed_form import fit_closed_form
 from setclip_cli.methods.extra_encoders import FULL_SHARE_AT_PAIRS, with_extra_encoders, without_extra_encoders
+from setclip_cli.methods.held_out import folds, partner_scores
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.objective import build_objective
 from setclip_cli.vectors import unusable_rows

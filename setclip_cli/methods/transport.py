@@ -1,0 +1,140 @@
+"""CCA that also learns from rows without a partner: optimal transport says which of them could belong together.
+
+With few pairs, a map that is fitted to the pairs alone knows little of how the two sides vary together. Rows without a
+partner know more: if the pools hold the same things, a good map carries one pool onto the other. So the map and a soft
+matching of the unpaired rows are made in turn, each from the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from setclip_cli.encoders import LinearMap
+from setclip_cli.sampling import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARE = 0.75  # of the unpaired rows in the covariances
+ROUNDS = 10
+ROWS = 3_000  # unpaired rows of each side that a round draws: bounds its time and memory
+TEMPERATURE = 0.05  # of the matching
+SWEEPS = 10  # of Sinkhorn in a round
+RIDGE = 1.0  # against the mean eigenvalue of a covariance
+LEAST_ROWS = 16  # of each side without a partner: fewer say nothing about a pool
+
+
+class Covariances(NamedTuple):
+    """Covariances of rows and their partners, a (p, p), a (q, q) and a (p, q) float64 matrix."""
+
+    left: Tensor
+    right: Tensor
+    across: Tensor
+
+    def mixed(self, other: Covariances, share: float) -> Covariances:
+        """(1 - share) of these and ``share`` of the others."""
+        return Covariances(*((1 - share) * own + share * theirs for own, theirs in zip(self, other, strict=True)))
+
+
+def fit_transport(
+    x: Tensor,
+    y: Tensor,
+    pairs: Tensor,
+    *,
+    seed: int,
+    share: float = SHARE,
+    rounds: int = ROUNDS,
+    rows: int = ROWS,
+    temperature: float = TEMPERATURE,
+) -> tuple[LinearMap, LinearMap]:
+    """Regularised CCA of the known pairs and of softly matched unpaired rows, in turn with their matching.
+
+    C  <-  (1 - share) C_pairs + share Σ_ij P_ij (x_i - x̄)(y_j - ȳ)ᵀ, and in the same way within each side
+    P  <-  Sinkhorn(exp(cos(u_i, v_j) / temperature)), u and v the embeddings of rows without a partner by the CCA of C
+
+    The first map is fitted to the pairs alone. With ``share`` = 0 it is the last one too: the method ``cca``.
+
+    Args:
+        x: (n, p) transformed features of the left pool.
+        y: (m, q) of the right one; the order of the rows means nothing.
+        pairs: (b, 2) int64, rows of the known pairs, b > 1.
+        seed: Decides which unpaired rows each round draws.
+        share: Of the unpaired rows in the covariances, in [0, 1). It is 0 if a side has fewer than ``LEAST_ROWS``.
+        rounds: How often the matching is made.
+        rows: Unpaired rows of each side in a round.
+        temperature: Of the matching, above 0; smaller is sharper.
+
+    Returns:
+        An encoder for each side, of min(p, q) dimensions.
+
+    Sources: CCA with a ridge, Vinod 1976 (J. Econometrics 4); a map and a transport plan in turn, Wasserstein
+        Procrustes, Grave et al. 2019, arXiv:1805.11222; plans by Sinkhorn, Cuturi 2013, arXiv:1306.0895.
+    """
+    known_x, known_y = x[pairs[:, 0]], y[pairs[:, 1]]
+    centres = known_x.mean(0), known_y.mean(0)
+    of_pairs = _of_pairs(known_x.double(), known_y.double())
+    maps = canonical_maps(of_pairs, centres)
+    free_x, free_y = _without(x, pairs[:, 0]), _without(y, pairs[:, 1])
+    if share == 0 or min(len(free_x), len(free_y)) < LEAST_ROWS:
+        return maps
+    mean_x, mean_y = free_x.mean(0), free_y.mean(0)
+    random = generator(seed, "transport")
+    for _ in range(rounds):
+        drawn_x, drawn_y = (pool[torch.randperm(len(pool), generator=random)[:rows]] for pool in (free_x, free_y))
+        plan = balanced_plan(maps[0](drawn_x) @ maps[1](drawn_y).T, temperature)
+        matched = _of_plan((drawn_x - mean_x).double(), (drawn_y - mean_y).double(), plan.double())
+        maps = canonical_maps(of_pairs.mixed(matched, share), centres)
+    return maps
+
+
+def balanced_plan(cosines: Tensor, temperature: float) -> Tensor:
+    """(n, m) plan of mass 1 that carries equal rows onto equal columns: diag(a) exp(cosines / temperature) diag(b).
+
+    The same as `losses.sinkhorn`, without logarithms: cosines are within 2 of each other, so at this temperature
+    nothing underflows, and a sweep costs two products with a vector.
+    """
+    kernel = ((cosines - cosines.amax(1, keepdim=True)) / temperature).exp_()
+    columns = cosines.new_full((cosines.shape[1],), 1.0)
+    for _ in range(SWEEPS):
+        rows = 1 / (kernel @ columns)
+        columns = 1 / (rows @ kernel)
+    kernel *= rows[:, None]
+    kernel *= columns / len(columns)
+    return kernel
+
+
+def canonical_maps(covariances: Covariances, centres: tuple[Tensor, Tensor]) -> tuple[LinearMap, LinearMap]:
+    """CCA with a ridge of ``RIDGE`` mean eigenvalues; each direction counts by its correlation."""
+    white_left, white_right = whitener(covariances.left), whitener(covariances.right)
+    u, correlations, vt = torch.linalg.svd(white_left.T @ covariances.across @ white_right, full_matrices=False)
+    return (
+        LinearMap(white_left @ u * correlations, centres[0]),
+        LinearMap(white_right @ vt.T * correlations, centres[1]),
+    )
+
+
+def whitener(covariance: Tensor) -> Tensor:
+    """(p, p) inverse square root of a covariance, ridged by ``RIDGE`` mean eigenvalues."""
+    values, vectors = torch.linalg.eigh(covariance)
+    ridge = RIDGE * values.mean().clamp_min(1e-12)
+    root: Tensor = vectors * (values.clamp_min(0) + ridge).rsqrt() @ vectors.T
+    return root
+
+
+def _of_pairs(left: Tensor, right: Tensor) -> Covariances:
+    """Of rows of which those of one number are partners."""
+    a, b = left - left.mean(0), right - right.mean(0)
+    return Covariances(a.T @ a / len(a), b.T @ b / len(b), a.T @ b / len(a))
+
+
+def _of_plan(a: Tensor, b: Tensor, plan: Tensor) -> Covariances:
+    """Of centred rows that a plan of mass 1 carries onto each other."""
+    return Covariances((a * plan.sum(1)[:, None]).T @ a, (b * plan.sum(0)[:, None]).T @ b, a.T @ (plan @ b))
+
+
+def _without(pool: Tensor, known: Tensor) -> Tensor:
+    free = torch.ones(len(pool), dtype=torch.bool)
+    free[known] = False
+    return pool[free]
