@@ -134,15 +134,15 @@ def score(left: Tensor, right: Tensor, problem: Draw) -> dict[str, float]:
 
 
 def _split(table: Table, seed: int, split: str) -> tuple[Table, Table]:
-    held_out = np.array([_unit_hash(source) < HELD_OUT for source in table.sources])
+    held_out = np.array([unit_hash(source) < HELD_OUT for source in table.sources])
     if split == "test":
         return table.rows(np.flatnonzero(~held_out)), table.rows(np.flatnonzero(held_out))
     rest = table.rows(np.flatnonzero(~held_out))
-    scored = np.array([_unit_hash(f"{seed}:{source}") < HELD_OUT for source in rest.sources])
+    scored = np.array([unit_hash(f"{seed}:{source}") < HELD_OUT for source in rest.sources])
     return rest.rows(np.flatnonzero(~scored)), rest.rows(np.flatnonzero(scored))
 
 
-def _unit_hash(text: str) -> float:
+def unit_hash(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
@@ -203,7 +203,7 @@ def _proteins(data: Path) -> tuple[Table, Table]:
             family = next((key for key, part in FAMILIES.items() if re.search(part, name)), None)
             if family is None:
                 continue
-            if _unit_hash(f"half:{identifier}") < 0.5:
+            if unit_hash(f"half:{identifier}") < 0.5:
                 sequences.append((identifier, family, residues.replace("\n", "")))
             else:
                 names.append((identifier, family, name))
