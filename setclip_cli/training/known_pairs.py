@@ -58,7 +58,8 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> KnownPairs:
         raise SetClipError(
             f"{dataset.root}: has no {left}-{right} pairs in split {recipe.train.split!r}, "
             f"and the recipe asks for pairs = {recipe.pairs!r}",
-            fix="add a few with `setclip ingest --pairs`, or align without any: --set pairs=0",
+            fix="add some with `setclip ingest --pairs FILE`, or with --pairs-from-group if captions have groups; or "
+            "align without any: --set pairs=0",
         )
     available = len(set(found.items))
     wanted = _count(recipe.pairs, available)
