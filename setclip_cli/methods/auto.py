@@ -22,7 +22,7 @@ from torch import Tensor
 from setclip_cli.console import text_of_lines
 from setclip_cli.dataset.dataset import pairs_in_words
 from setclip_cli.errors import SetClipError, first_line
-from setclip_cli.methods.held_out import FOLDS, folds, mean_lead, partner_scores
+from setclip_cli.methods.held_out import FOLDS, folds, mean_lead, means_of_items, partner_scores
 
 if TYPE_CHECKING:
     from setclip_cli.encoders import Encoder
@@ -135,7 +135,7 @@ def choose(
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             left_out[method] = f"cannot be fitted ({first_line(error)})"
         else:
-            results[method] = torch.zeros(len(counts)).index_add_(0, items, scores) / counts
+            results[method] = means_of_items(scores, items)
     means = {method: float(scores.mean()) for method, scores in results.items()}
     ranked = sorted(results, key=lambda method: -means[method])
     chosen = ranked[0] if ranked else FALLBACK

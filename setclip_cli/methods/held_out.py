@@ -27,6 +27,12 @@ def mean_lead(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
 
 
+def means_of_items(scores: Tensor, items: Tensor) -> Tensor:
+    """(n,) the mean score of each item's pairs, of (b,) scores and the number of each pair's item, from 0 on."""
+    counts = items.bincount()
+    return torch.zeros(len(counts)).index_add_(0, items, scores) / counts
+
+
 def folds(pairs: Tensor, seed: int, items: Tensor) -> Tensor:
     """(b,) int64: the fold in which each pair is held out. Pairs that share a row or an item are held out together.
 

@@ -18,7 +18,7 @@ from setclip_cli.encoders import Composed, Concatenated, FeatureTransform
 from setclip_cli.encoders.usable import require_usable
 from setclip_cli.errors import translated
 from setclip_cli.methods.closed_form import OTHER_PAIRS, check_pairs
-from setclip_cli.methods.held_out import FOLDS, folds, partner_scores
+from setclip_cli.methods.held_out import FOLDS, folds, means_of_items, partner_scores
 from setclip_cli.methods.kernel_regression import fit_kernel_regression
 from setclip_cli.methods.transport import fit_transport
 
@@ -68,7 +68,9 @@ class PartnerMaps:
         return found | ({} if self.score is None else {"transport/held_out_score": self.score})
 
 
-def fit_partner_maps(left: Tensor, right: Tensor, pairs: Tensor, *, axes: int, seed: int) -> PartnerMaps:
+def fit_partner_maps(
+    left: Tensor, right: Tensor, pairs: Tensor, *, axes: int, seed: int, items: Tensor | None = None
+) -> PartnerMaps:
     """Fits both maps and combines them: the cosine of two items is the weighted mean of the maps' cosines.
 
     The shares are those of the grid that find held-out partners best, or ``DEFAULT`` with fewer than ``LEAST_ITEMS``.
@@ -81,6 +83,8 @@ def fit_partner_maps(left: Tensor, right: Tensor, pairs: Tensor, *, axes: int, s
         pairs: (b, 2) int64, rows of the known pairs, of two or more items on either side.
         axes: Principal axes kept of each side; 0 keeps all.
         seed: Decides the folds and the rows that are drawn.
+        items: (b,) int64: for each pair the number of its item, which is held out as a whole. None if a left row with
+            all its pairs is an item.
 
     Raises:
         SetClipError: too few pairs, pairs that name rows the pools do not have, or pairs whose items do not differ
@@ -93,7 +97,7 @@ def fit_partner_maps(left: Tensor, right: Tensor, pairs: Tensor, *, axes: int, s
     with translated(what, RuntimeError, found="cannot be fitted to them", fix=OTHER_PAIRS):
         alone = fit_transport(x, y, pairs, seed=seed, share=0)
         require_usable(what, alone, (x, y), fix=OTHER_PAIRS)  # unpaired rows cannot tell what the pairs do not
-        shares, score = _choose(x, y, pairs, seed)
+        shares, score = _choose(x, y, pairs, pairs[:, 0] if items is None else items, seed)
         linear = fit_transport(x, y, pairs, seed=seed, share=shares.unpaired)
         kernel = fit_kernel_regression(x, y, pairs, seed=seed) if shares.kernel else linear
         maps = _weighted(linear, kernel, shares.kernel)
@@ -102,9 +106,9 @@ def fit_partner_maps(left: Tensor, right: Tensor, pairs: Tensor, *, axes: int, s
     return PartnerMaps(encoders, shares, score)
 
 
-def _choose(x: Tensor, y: Tensor, pairs: Tensor, seed: int) -> tuple[Shares, float | None]:
+def _choose(x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, seed: int) -> tuple[Shares, float | None]:
     """The shares, and how well they found held-out partners."""
-    items = torch.unique(pairs[:, 0], return_inverse=True)[1]
+    items = torch.unique(items, return_inverse=True)[1]
     fold = folds(pairs, seed, items)
     if int(items.max()) + 1 < LEAST_ITEMS or len(set(fold.tolist())) < FOLDS:
         return DEFAULT, None
@@ -117,11 +121,7 @@ def _choose(x: Tensor, y: Tensor, pairs: Tensor, seed: int) -> tuple[Shares, flo
         for shares, found in scores.items():
             maps = _weighted(linear[shares.unpaired], kernel, shares.kernel)
             found[hidden] = partner_scores(maps, x, y, pairs[hidden], known, items[hidden])
-    counts = items.bincount()
-    means = {
-        shares: float((torch.zeros(len(counts)).index_add_(0, items, found) / counts).mean())
-        for shares, found in scores.items()
-    }
+    means = {shares: float(means_of_items(found, items).mean()) for shares, found in scores.items()}
     best = max(means, key=lambda shares: means[shares])
     return best, means[best]
 

@@ -128,12 +128,13 @@ def align(
         require_pools(recipe, {f"{side.modality} rows": side.features for side in (left, right)})
         stopping = build_early_stopping(recipe, dataset, (left, right))
         rows = pair_rows(known.pairs, left.ids, right.ids, split=recipe.train.split)
+        items = torch.tensor(known.items, dtype=torch.int64)
 
         # The method.
         if group.main:
             atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
         if recipe.method == "auto":
-            choice = resolved(recipe, left.features, right.features, rows, torch.tensor(known.items, dtype=torch.int64))
+            choice = resolved(recipe, left.features, right.features, rows, items)
             recipe = choice.recipe
             if group.main:
                 note(choice.summary())
@@ -148,7 +149,7 @@ def align(
             resumed_from = run_steps(recipe, training, stopping, out, dataset_sha256=dataset.identity(), resume=resume)
             fitted, tuned, steps = finish(recipe, training, rows), training.tuned(), training.taken
         else:
-            fitted = fit_method(recipe, left.features, right.features, rows)
+            fitted = fit_method(recipe, left.features, right.features, rows, items)
 
         # Save.
         if group.main:

@@ -76,7 +76,7 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
     require_pairs(recipe.method, [(row, other) for row, other in pairs.tolist()])
     require_pools(recipe, {"left features": left, "right features": right})
     items = torch.arange(len(pairs)) if recipe.pairs_unit == "row" else pairs[:, 0].cpu()
-    return fit_method(resolved(recipe, left, right, pairs, items).recipe, left, right, pairs)
+    return fit_method(resolved(recipe, left, right, pairs, items).recipe, left, right, pairs, items)
 
 
 def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, items: Tensor) -> Choice:
@@ -90,8 +90,12 @@ def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, items: 
     return choose(recipe, left, right, pairs, _encoders, items=items)
 
 
-def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
-    """`fit` of any method but "auto"."""
+def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, items: Tensor | None = None) -> Fitted:
+    """`fit` of any method but "auto".
+
+    Args:
+        items: (b,) int64: for each pair the number of its item. None if a left row with all its pairs is an item.
+    """
     if is_trained(recipe, pairs):
         training = build_training(recipe, Pool(left), Pool(right), pairs)
         while training.taken < training.steps:
@@ -99,7 +103,7 @@ def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fi
         return finish(recipe, training, pairs)
     initial = (build_tower(recipe, "left", Pool(left)).encoder(), build_tower(recipe, "right", Pool(right)).encoder())
     if recipe.method == "transport":
-        maps = fit_partner_maps(left, right, pairs, axes=recipe.projection.pca, seed=recipe.seed)
+        maps = fit_partner_maps(left, right, pairs, axes=recipe.projection.pca, seed=recipe.seed, items=items)
         return Fitted(recipe.method, maps.encoders, initial, maps.findings())
     if len(pairs):
         encoders = fit_closed_form(recipe.method, left, right, pairs, axes=recipe.projection.pca)

@@ -141,6 +141,10 @@ def test_few_items_decide_nothing() -> None:
     maps = fit_partner_maps(x, y, several, axes=0, seed=0)
     assert (maps.shares, maps.score) == (DEFAULT, None)
     assert "transport/held_out_score" not in maps.findings()
+    x, y, pairs = pools(*linear_world(), known=2 * LEAST_ITEMS - 2)
+    joined = torch.arange(len(pairs)) // 2  # two left rows each, as two images with one group of captions
+    assert fit_partner_maps(x, y, pairs, axes=0, seed=0, items=joined).score is None
+    assert fit_partner_maps(x, y, pairs, axes=0, seed=0).score is not None
 
 
 def test_the_same_seed_gives_the_same_bytes_and_a_round_trip_keeps_them() -> None:
