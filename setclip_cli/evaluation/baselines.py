@@ -67,7 +67,8 @@ def _align_like(peer: ModelFolder, method: str, dataset: Dataset, out: Path) -> 
         towers = {name: tower.model_dump() | {"joint": False} for name, tower in recipe.towers.items()}
         recipe = recipe.with_settings(method=method, towers=towers)
     else:
-        recipe = recipe.with_settings(method=method)
+        # Its axes too, where they are the preset of its method: a baseline of fewer would be a weak one.
+        recipe = recipe.with_settings(method=method, projection=recipe.projection)
     recipe_hash = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
     run = out / recipe_hash / f"{method}-{peer.seed}"
     align_own(recipe, dataset, run)

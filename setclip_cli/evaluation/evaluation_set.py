@@ -244,7 +244,7 @@ def _listed_pairs(
     if not found:
         raise SetClipError(
             f"{dataset.root}: has no {left.modality}-{right.modality} pairs in split {split!r}",
-            fix=f"ingest with --pairs or --pairs-from group, or set {argument('relevance')} to label",
+            fix=f"ingest with --pairs or --pairs-from-group, or set {argument('relevance')} to label",
         )
     return found
 

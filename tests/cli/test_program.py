@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,17 @@ def test_every_command_explains_itself_and_every_option(command: str) -> None:
         assert getattr(parameter, "help", None), f"{command}: {parameter.name} has no help"
     if command not in {"quickstart", "doctor"}:
         assert "Examples:" in result.stdout
+
+
+def test_every_option_that_the_package_names_is_one_of_its_own() -> None:
+    group = typer_group()
+    commands = [group, *group.commands.values()]
+    commands += [inner for command in commands[1:] for inner in getattr(command, "commands", {}).values()]
+    known = {flag for command in commands for parameter in command.params for flag in parameter.opts} | {"--help"}
+    known |= {"--force-reinstall", "--min-seq-id", "--remove-gaps", "--install"}  # of pip, mmseqs, seqkit, wsl
+    for path in PACKAGE.rglob("*.py"):
+        named = set(re.findall(r"(?<![\w(-])--[a-z][a-z-]*[a-z]", path.read_text(encoding="utf-8")))
+        assert named <= known, (path.name, named - known)
 
 
 def typer_group() -> object:

@@ -19,6 +19,7 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation import baselines
 from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.evaluation.options import EvaluateOptions
+from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.study.run import run_study
 from setclip_cli.training.align import align
 
@@ -117,6 +118,16 @@ def test_seeds_are_averaged_baselines_fitted_and_training_seen_from_before(world
     assert len(made) == 6
     evaluate(runs, data, world / "report")
     assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_baselines_see_as_many_axes_as_the_run_also_if_its_method_brings_their_number(world):
+    command("align", world / "recipe.toml", "--data", world / "data", "--out", world / "transport-0",
+            "--set", "method=transport", "--set", "projection.pca=384")  # fmt: skip
+    evaluate(
+        [world / "transport-0"], open_dataset(world / "data"), world / "beside", EvaluateOptions(baselines=("cca",))
+    )
+    (run,) = (world / "beside" / "baselines").rglob("config.json")
+    assert load_recipe(run.parent / "recipe.toml").projection.pca == 384
 
 
 def test_a_baseline_that_cannot_be_aligned_does_not_stop_the_others(world, monkeypatch, capsys):
