@@ -20,8 +20,9 @@ from loopback import Server
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-# A shell without job control lets its background programs ignore interrupts, and tests send them.
+# A shell without job control lets its background programs ignore interrupts, and nohup hangups: tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
