@@ -43,9 +43,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
         {"weight": 0.1},
         {"weight": 10.0},
         {"lr": 1e-3},
-        {"lr": 1e-3, "weight": 0.1},
+        {"lr": 1e-3, "weight": 10.0},
+        {"axes": 64, "teacher_axes": 64},
+        {"axes": 384, "teacher_axes": 384},
+        {"axes": 0, "teacher_axes": 0},
         {"teacher_axes": 64},
-        {"teacher_axes": 0, "axes": 0},
         {"teacher_epsilon": 0.05},
         {"bias": -5.0, "scale": 10.0},
         {"head": "mlp"},
@@ -55,22 +57,21 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
         {"weight": 1.0},
         {"weight": 100.0},
         {"lr": 1e-4},
-        {"lr": 1e-3, "weight": 1.0},
+        {"lr": 1e-3},
         {"levels": 3},
         {"unpaired": 256},
-        {"unpaired": 256, "weight": 100.0},
         {"temperature": 0.03},
+        {"axes": 64},
+        {"axes": 384},
         {"axes": 0},
         {"head": "mlp"},
     ),
-    "csa": tuple(
-        {"directions": directions, "axes": axes, "ridge": ridge}
-        for axes in (0, 256, 64)
-        for directions in (200, 100, 50)
-        for ridge in (1e-4, 0.1, 1.0)
-        if not axes or directions <= axes
+    "csa": (  # a ridge of 0.1 and 1 to 200 directions were looked at too: no better
+        {},
+        *({"axes": axes, "ridge": ridge} for axes in (0, 384, 256, 64) for ridge in (1.0, 4.0)),
+        {"axes": 256, "ridge": 1.0, "directions": 50},
     ),
-    "relative": tuple({"axes": axes} for axes in (None, 0, 256, 64, 32)),
+    "relative": tuple({"axes": axes} for axes in (None, 0, 384, 256, 64)),
     "mini_vec2vec": (
         {},
         {"axes": 0},

@@ -10,6 +10,7 @@ The data lie beside the checkout (``--data``) and are not part of the project. F
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ class Problem:
     texts: np.ndarray
 
 
+@functools.cache
 def load(name: str, data: Path, cache: Path) -> Items:
     """A data set, from the cache when it has it."""
     cached = cache / f"true-{name}.pt"
