@@ -186,6 +186,16 @@ def test_the_transport_divergence_is_0_for_plans_that_are_equal_and_above_0_for_
     assert float(transport_divergence(normal(6, 7, seed=3), target, epsilon=0.5, sweeps=300)) > 0.1
 
 
+def test_the_divergence_of_cosines_at_the_sharpest_temperature_of_the_student_loses_nothing_in_float32() -> None:
+    unit = F.normalize(normal(40, 3, seed=0), dim=1)
+    cosines = unit @ F.normalize(unit[:30] + 0.1 * normal(30, 3, seed=1), dim=1).T  # nearly from -1 to 1
+    target = sinkhorn(normal(40, 30, seed=2).double(), 50)
+    log_plan = sinkhorn(cosines.double() / 0.05, 20)
+    expected = float((target.exp() * (target - log_plan)).sum())
+    found = transport_divergence(cosines, target.float(), epsilon=0.05, sweeps=20)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_gradient_of_the_transport_divergence_is_that_of_small_differences() -> None:
     student, target = normal(4, 5, seed=0).double(), sinkhorn(normal(4, 5, seed=1).double() / 0.2, 300)
 
