@@ -10,8 +10,8 @@
 ``--known`` counts items, each known with all its texts; a number with a point is a share. Every other item has one text
 in the pool, and nothing says which. ``mean_recall`` is the mean of recall at 1, 5 and 10 in both directions among the
 items of the split and all their texts; a text that is word for word that of a right one is right too. ``by_group`` is
-the same without that. ``map`` is by class, where there are classes. A method whose setting was not chosen for a number
-of known items runs as it is; 20 items take the setting of 50, and all items that of a tenth.
+the same without that. ``map`` is by class, where there are classes. Where no setting was chosen for a number of known
+items, that of a number near to it is taken: for 20 items that of 50, for all items that of a tenth.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     **dict.fromkeys(("set-clip", "clip", "cca", "asif", "asif-graph", "procrustes", "ridge"), AXES),
     **rivals.SETTINGS,
 }
-CHOSEN_AT = {"20": "50", "all": "0.1"}
+CHOSEN_AT = {"0": "50", "20": "50", "0.1": "200", "all": "0.1"}  # where nothing was chosen for a number itself
 
 
 def embed(problem: true_pairs.Problem, data: true_pairs.Items, method: str, settings: dict[str, Any], seed: int) -> Any:
@@ -130,10 +130,20 @@ def count(known: str, data: true_pairs.Items) -> int | float:
 def runs(given: argparse.Namespace, chosen: dict[tuple[str, str, str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """What is asked for, as records without results."""
     for seed, name, known, method in product(given.seeds, given.names, given.known, given.methods):
-        settings = given.settings or [chosen.get((name, CHOSEN_AT.get(known, known), method), {})]
-        for each in GRIDS.get(method, ({},)) if given.grid else settings:
+        tried = given.settings or [_nearest(chosen, name, known, method)]
+        for settings in GRIDS.get(method, ({},)) if given.grid else tried:
             place = {"data": name, "split": given.split, "known": known, "method": method}
-            yield place | {"settings": each, "seed": seed}
+            yield place | {"settings": settings, "seed": seed}
+
+
+def _nearest(
+    chosen: dict[tuple[str, str, str], dict[str, Any]], name: str, known: str | None, method: str
+) -> dict[str, Any]:
+    while known:
+        if (name, known, method) in chosen:
+            return chosen[name, known, method]
+        known = CHOSEN_AT.get(known)
+    return {}
 
 
 def main() -> None:
