@@ -2,8 +2,9 @@
 
 The trained heads are best with few pairs. A map that is fitted to the pairs in closed form, regularised CCA, is best
 with many. Both look at a row alone. The third part also looks at the row's neighbours: it averages the first two along
-the graph of the pool. The cosine of two rows is the weighted mean of the parts' cosines. Last, the mean shift draws
-every embedding to where those of both sides are dense.
+the graph of the pool. The cosine of two rows is the weighted mean of the parts' cosines. Then the mean shift draws
+every embedding to where those of both sides are dense. Last, if a recipe asks for them, come the maps of method
+transport (`partners`): they find the one partner of an item.
 """
 
 from __future__ import annotations
@@ -76,12 +77,24 @@ def with_extra_encoders(
     return joined
 
 
+def combined_with(
+    encoders: tuple[Encoder, Encoder], others: tuple[Encoder, Encoder], weight: float
+) -> tuple[Encoder, Encoder]:
+    """Both encoders of a side together: the cosine of two rows is the mean of both cosines, the other with a weight.
+
+    The maps of method transport are combined last: diffusion and mean shift draw items of a kind together, and these
+    maps look for the one partner.
+    """
+    left, right = (Concatenated(parts, [1.0, weight]).eval() for parts in zip(encoders, others, strict=True))
+    return left, right
+
+
 def without_extra_encoders(encoder: Encoder) -> Encoder:
-    """The trained encoder that `with_extra_encoders` was given; an encoder without extra ones is returned as it is."""
-    if isinstance(encoder, MeanShift):
-        encoder = encoder.encoder
-    if isinstance(encoder, Concatenated) and isinstance(first := encoder.encoders[0], Encoder):
-        return first
+    """The trained encoder that the extra ones were combined with; itself if there are none."""
+    while isinstance(encoder, (MeanShift, Concatenated)):
+        inner = encoder.encoder if isinstance(encoder, MeanShift) else encoder.encoders[0]
+        assert isinstance(inner, Encoder)
+        encoder = inner
     return encoder
 
 

@@ -69,7 +69,14 @@ class PartnerMaps:
 
 
 def fit_partner_maps(
-    left: Tensor, right: Tensor, pairs: Tensor, *, axes: int, seed: int, items: Tensor | None = None
+    left: Tensor,
+    right: Tensor,
+    pairs: Tensor,
+    *,
+    axes: int,
+    seed: int,
+    items: Tensor | None = None,
+    chosen_on: tuple[Tensor, Tensor] | None = None,
 ) -> PartnerMaps:
     """Fits both maps and combines them: the cosine of two items is the weighted mean of the maps' cosines.
 
@@ -78,13 +85,15 @@ def fit_partner_maps(
     regression for proteins (benchmarks/results.md).
 
     Args:
-        left: (n, p) frozen features of the left pool.
+        left: (n, p) features of the left pool.
         right: (m, q) of the right one. Row order means nothing.
         pairs: (b, 2) int64, rows of the known pairs, of two or more items on either side.
         axes: Principal axes kept of each side; 0 keeps all.
         seed: Decides the folds and the rows that are drawn.
         items: (b,) int64: for each pair the number of its item, which is held out as a whole. None if a left row with
             all its pairs is an item.
+        chosen_on: Features of the same rows on which the shares are chosen; None for ``left`` and ``right``. Features
+            that were trained on all pairs find held-out partners in any case, so they cannot tell.
 
     Raises:
         SetClipError: too few pairs, pairs that name rows the pools do not have, or pairs whose items do not differ
@@ -97,7 +106,10 @@ def fit_partner_maps(
     with translated(what, RuntimeError, found="cannot be fitted to them", fix=OTHER_PAIRS):
         alone = fit_transport(x, y, pairs, seed=seed, share=0)
         require_usable(what, alone, (x, y), fix=OTHER_PAIRS)  # unpaired rows cannot tell what the pairs do not
-        shares, score = _choose(x, y, pairs, pairs[:, 0] if items is None else items, seed)
+        compared = x, y
+        if chosen_on is not None:
+            compared = tuple(FeatureTransform.fit(side, axes)(side) for side in chosen_on)
+        shares, score = _choose(*compared, pairs, pairs[:, 0] if items is None else items, seed)
         linear = fit_transport(x, y, pairs, seed=seed, share=shares.unpaired)
         kernel = fit_kernel_regression(x, y, pairs, seed=seed) if shares.kernel else linear
         maps = _weighted(linear, kernel, shares.kernel)

@@ -198,6 +198,9 @@ class ExtraEncoders(Section):
     """Share of heads and CCA averaged along the neighbour graph, where they have 1. Above 70 pairs it has less."""
     shifted: NonNegativeFloat = 0.0
     """How far an embedding is moved to where embeddings of both sides are dense (mean shift)."""
+    partner: NonNegativeFloat = 0.0
+    """Weight of the maps of method transport, fitted to the features after training; all before them have weight 1.
+    They find the one partner of an item. They need two known pairs."""
 
 
 class Train(Section):

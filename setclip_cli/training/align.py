@@ -147,7 +147,7 @@ def align(
             initial = initial_weights(recipe, (left, right))
             training = build_training(recipe, left.pool, right.pool, rows.to(device), group=group, initial=initial)
             resumed_from = run_steps(recipe, training, stopping, out, dataset_sha256=dataset.identity(), resume=resume)
-            fitted, tuned, steps = finish(recipe, training, rows), training.tuned(), training.taken
+            fitted, tuned, steps = finish(recipe, training, rows, items), training.tuned(), training.taken
         else:
             fitted = fit_method(recipe, left.features, right.features, rows, items)
 

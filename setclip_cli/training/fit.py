@@ -14,11 +14,11 @@ from setclip_cli.errors import UsageError
 from setclip_cli.methods.auto import Choice, choose
 from setclip_cli.methods.closed_form import fit_closed_form
 from setclip_cli.methods.distil import distil
-from setclip_cli.methods.extra_encoders import with_extra_encoders
+from setclip_cli.methods.extra_encoders import combined_with, with_extra_encoders
 from setclip_cli.methods.no_pairs import align_without_pairs
 from setclip_cli.methods.pairs_needed import require_pairs
 from setclip_cli.methods.partners import fit_partner_maps
-from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
+from setclip_cli.recipe.presets import PAIRS_NEEDED, SECTION_PRESETS, TRAINING_FREE_METHODS
 from setclip_cli.sampling import sample
 from setclip_cli.training.build import build_tower, build_training
 from setclip_cli.training.checks import require_pools
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from setclip_cli.encoders import Composed, Encoder
     from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.training.training import Training
+    from setclip_cli.training.tuned_features import PoolsAfterTraining
 
 START_ROWS = 4096  # of each side, on which the distance from the start is measured
 DISTIL_WARNING = 0.9  # correlation with the ensemble below which the user is warned
@@ -100,7 +101,7 @@ def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, items
         training = build_training(recipe, Pool(left), Pool(right), pairs)
         while training.taken < training.steps:
             training.advance()
-        return finish(recipe, training, pairs)
+        return finish(recipe, training, pairs, items)
     initial = (build_tower(recipe, "left", Pool(left)).encoder(), build_tower(recipe, "right", Pool(right)).encoder())
     if recipe.method == "transport":
         maps = fit_partner_maps(left, right, pairs, axes=recipe.projection.pca, seed=recipe.seed, items=items)
@@ -122,11 +123,12 @@ def is_trained(recipe: Recipe, pairs: Tensor) -> bool:
     return recipe.method not in TRAINING_FREE_METHODS and not matched
 
 
-def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
+def finish(recipe: Recipe, training: Training, pairs: Tensor, items: Tensor | None = None) -> Fitted:
     """The encoders of a training as it is now, with averages in place of weights, distilled and joined as asked.
 
     Args:
         pairs: (b, 2) int64, rows of the known pairs.
+        items: (b,) int64: for each pair the number of its item. None if a left row with all its pairs is an item.
     """
     towers = training.towers
     heads = (
@@ -154,17 +156,41 @@ def finish(recipe: Recipe, training: Training, pairs: Tensor) -> Fitted:
     encoders: tuple[Encoder, Encoder] = heads
     extra = recipe.extra_encoders
     if any(extra.model_dump().values()):
-        pools, known = pools_after_training(training, pairs, seed=recipe.seed)
+        pools = pools_after_training(training, pairs, seed=recipe.seed)
         encoders = with_extra_encoders(
             heads,
-            pools,
-            known,
+            pools.inputs,
+            pools.pairs,
             linear=extra.linear,
             diffused=extra.diffused,
             shifted=extra.shifted,
             seed=recipe.seed,
         )
+        if extra.partner:
+            if min(len(side.unique()) for side in pools.pairs.T) < PAIRS_NEEDED["transport"]:
+                warnings.append(
+                    f"extra_encoders.partner = {extra.partner}: left out, since its maps are fitted to known pairs and "
+                    f"need {PAIRS_NEEDED['transport']} of different items"
+                )
+            else:
+                encoders, told = _with_partner_maps(recipe, encoders, pools, items)
+                findings |= told
     return Fitted(recipe.method, encoders, training.initial, findings, warnings)
+
+
+def _with_partner_maps(
+    recipe: Recipe, encoders: tuple[Encoder, Encoder], pools: PoolsAfterTraining, items: Tensor | None
+) -> tuple[tuple[Encoder, Encoder], dict[str, float]]:
+    """The encoders combined with the maps of method transport, and what these found out."""
+    maps = fit_partner_maps(
+        *pools.features,
+        pools.pairs,
+        axes=SECTION_PRESETS["transport"]["projection"]["pca"],
+        seed=recipe.seed,
+        items=items,
+        chosen_on=pools.found if pools.tuned else None,
+    )
+    return combined_with(encoders, maps.encoders, recipe.extra_encoders.partner), maps.findings()
 
 
 def _encoders(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> tuple[Encoder, Encoder]:

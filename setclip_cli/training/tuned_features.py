@@ -8,6 +8,7 @@ keeps: averages in place of weights, in float32, as `embed` does it.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,34 +31,63 @@ if TYPE_CHECKING:
 ROWS_PER_CALL = 512  # rows read and embedded between two moves of the progress bar
 
 
-def pools_after_training(training: Training, pairs: Tensor, *, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """What the heads read of both pools, on the CPU, and the rows of the known pairs in them.
+@dataclass(frozen=True)
+class PoolsAfterTraining:
+    """What extra encoders are fitted to, on the CPU.
 
-    Every process has to call it: each embeds its share of the rows.
+    Attributes:
+        inputs: (n, q) and (m, r) what the heads read of rows of either pool.
+        features: (n, p) and (m, s) of the same rows by the backbones as they are after training.
+        found: The same by the backbones as they were found.
+        pairs: (b, 2) int64, rows of the known pairs in all of these.
+        tuned: Whether training changed a backbone, so that ``features`` and ``found`` differ.
+    """
+
+    inputs: tuple[Tensor, Tensor]
+    features: tuple[Tensor, Tensor]
+    found: tuple[Tensor, Tensor]
+    pairs: Tensor
+    tuned: bool
+
+
+def pools_after_training(training: Training, pairs: Tensor, *, seed: int) -> PoolsAfterTraining:
+    """Features of both pools after training: of a frozen side all rows; of a tuned side those of the pairs and others.
+
+    Of a tuned side ``POOL_ROWS`` others are taken, since extra encoders use no more and each row costs a pass of the
+    backbone. Every process has to call it: each embeds its share of the rows.
 
     Args:
         pairs: (b, 2) int64, rows of the known pairs.
         seed: Decides which rows stand for a larger pool.
 
-    Returns:
-        Of a frozen side all rows. Of a tuned side the rows of the pairs and ``POOL_ROWS`` others, since extra encoders
-        use no more and each row costs a pass of the backbone.
-
     Raises:
         SetClipError: the tuned backbone gives features that are zero or not finite.
     """
     pairs = pairs.cpu().clone()
-    pools: list[Tensor] = []
+    inputs: list[Tensor] = []
+    features: list[Tensor] = []
+    found: list[Tensor] = []
     for column, (tower, weights) in enumerate(zip(training.towers, training.tuned(), strict=True)):
+        before = tower.pool.features
         if tower.pool.tuned is None:
-            pools.append(tower.inputs.cpu())
+            inputs.append(tower.inputs.cpu())
+            features.append(before.cpu())
+            found.append(before.cpu())
             continue
         rows = _chosen(len(tower.inputs), pairs[:, column], seed, tower.side)
-        features = _embedded(tower, tower.pool.tuned, weights, rows, training.group)
+        embedded = _embedded(tower, tower.pool.tuned, weights, rows, training.group)
         with torch.no_grad():
-            pools.append(tower.transform(features).cpu())
+            inputs.append(tower.transform(embedded).cpu())
+        features.append(embedded.cpu())
+        found.append(before.cpu()[rows])
         pairs[:, column] = torch.searchsorted(rows, pairs[:, column].contiguous())
-    return (pools[0], pools[1]), pairs
+    return PoolsAfterTraining(
+        (inputs[0], inputs[1]),
+        (features[0], features[1]),
+        (found[0], found[1]),
+        pairs,
+        tuned=any(tower.pool.tuned is not None for tower in training.towers),
+    )
 
 
 def _chosen(count: int, known: Tensor, seed: int, side: str) -> Tensor:

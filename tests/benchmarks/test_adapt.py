@@ -6,63 +6,59 @@ import json
 from pathlib import Path
 
 import adapt
+import numpy as np
 import pytest
-from small_world import run_ok
+import torch
+import true_pairs
 
-from setclip_cli.methods import no_pairs
-from tests import tiny
-
-
-def dataset(folder: Path, words: str, seed: int) -> Path:
-    """Images with two captions each, half of them for the test."""
-    (folder / "images").mkdir(parents=True)
-    captions, labels = [], ["id,label"]
-    for number in range(26):
-        name = f"{number:02d}.jpg"
-        (folder / "images" / name).write_bytes(tiny.jpeg(seed + number))
-        labels.append(f"{name},{('a', 'b')[number % 2]}")
-        captions += [
-            {"id": f"{name}#{n}", "text": f"{words} {number} {n}", "group": name, "label": ("a", "b")[number % 2]}
-            for n in range(2)
-        ]
-    for split, numbers in (("train", range(18)), ("test", range(18, 26))):
-        of_split = folder / split
-        of_split.mkdir()
-        for number in numbers:
-            (folder / "images" / f"{number:02d}.jpg").rename(of_split / f"{number:02d}.jpg")
-        lines = [json.dumps(each) for each in captions if int(each["group"][:2]) in numbers]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-        (folder / f"{split}.csv").write_text("\n".join([labels[0], *(labels[1 + number] for number in numbers)]) + "\n")
-        options = ("--split", split, "--out", folder / "data")
-        run_ok("ingest", of_split, "--modality", "image", "--labels", folder / f"{split}.csv", *options)
-        run_ok("ingest", folder / f"{split}.jsonl", "--modality", "caption", "--pairs-from-group", *options)
-    return folder / "data"
+ITEMS, TEXTS = 40, 2
+SMALL = ("train.steps=3", "projection.dim=8", "projection.pca=6", "train.batch=8")
 
 
-@pytest.mark.slow
-def test_the_ways_are_compared(
+def items(name: str, *_: Path) -> true_pairs.Items:
+    """Items with two texts each, half of them for the test: both sides see the same factors, each data set its own."""
+    draw = torch.Generator().manual_seed(len(name))
+    factors = torch.randn(ITEMS, 4, generator=draw)
+    item_of = np.repeat(np.arange(ITEMS), TEXTS)
+    mixing = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(4, width, generator=mixing) for width in (10, 7))
+    return true_pairs.Items(
+        factors @ left,
+        factors[item_of] @ right + 0.1 * torch.randn(len(item_of), 7, generator=draw),
+        item_of,
+        np.arange(len(item_of)),
+        np.array([f"{name}{number}" for number in range(ITEMS)]),
+        np.array([("a", "b")[number % 2] for number in range(ITEMS)]),
+        np.arange(ITEMS) % 2 == 1,
+    )
+
+
+def test_the_ways_are_compared_and_each_is_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(no_pairs, "DRAWS", 1)
-    monkeypatch.setattr(no_pairs, "STARTS", 1)
-    towers = {
-        "image": {"backbone": f"timm:{tiny.TINY_TIMM}", "weights": str(tiny.timm_weights(tmp_path))},
-        "caption": {
-            "backbone": "sentence-transformers:all-MiniLM-L6-v2",
-            "weights": str(tiny.sentence_folder(tmp_path / "text")),
-        },
-    }
-    monkeypatch.setattr(adapt, "TOWERS", towers)
-    source, target = (
-        dataset(tmp_path / name, words, seed)
-        for name, words, seed in (("photos", "a dog", 0), ("scenes", "from above", 100))
-    )
-    folders = ("--source", str(source), "--target", str(target), "--out", str(tmp_path / "out"))
-    small = [word for setting in ("train.steps=3", "projection.dim=8", "train.batch=8") for word in ("--set", setting)]
-    adapt.main([*folders, "--labels", "--seeds", "1", "--known", "0", *small])
+    monkeypatch.setattr(true_pairs, "load", items)
+    ways = [adapt.START, "adapted", "adapted, MMD", adapt.SCRATCH]
+    records = tmp_path / "adapt.jsonl"
+    words = ["--records", str(records), "--known", "4", "--seeds", "0", "1", "--ways", *ways]
+    words += [word for setting in SMALL for word in ("--set", setting)]
+    adapt.main(words)
+    found = [json.loads(line) for line in records.read_text().splitlines()]
+    assert [(each["seed"], each["way"]) for each in found] == [(seed, way) for seed in (0, 1) for way in ways]
+    assert all(0 < each["mean_recall"] <= 100 and 0 < each["map"] <= 100 for each in found)
+    adapt.main(words)
+    assert len(records.read_text().splitlines()) == len(found)
+    capsys.readouterr()
+    adapt.main([*words, "--table"])
     lines = capsys.readouterr().out.splitlines()
-    records = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [each["way"] for each in records] == list(adapt.ways(Path()))
-    assert all(0 < each["mean recall"] <= 100 and 0 < each["mAP"] <= 100 for each in records)
-    assert len([line for line in lines if line.startswith("| 0 |")]) == len(records)
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ways
+
+
+def test_leads_are_paired_by_seed() -> None:
+    values = {adapt.START: (3.0, 5.0), "adapted": (4.0, 7.0)}
+    records = [
+        {"known": 0, "way": way, "seed": seed, "mean_recall": found[seed], "map": found[seed]}
+        for way, found in values.items()
+        for seed in (0, 1)
+    ]
+    line = adapt.table(records)[3]  # the mean of 1 and 2, and 12.71 standard errors of 0.5
+    assert line == "| 0 | adapted | 5.5 ± 2.1 | +1.5 ± 6.4 | 5.5 ± 2.1 | +1.5 ± 6.4 | 2 |"

@@ -177,3 +177,13 @@ def test_pairs_of_equal_items_and_pairs_that_name_no_row_are_refused() -> None:
     for pairs, named in ((torch.arange(4).repeat(2, 1).T, "zero"), (torch.tensor([[0, 1], [99, 2]]), "name rows")):
         with pytest.raises(SetClipError, match=named):
             fit_partner_maps(left, right, pairs, axes=0, seed=0)
+
+
+def test_shares_can_be_chosen_on_other_features_of_the_same_rows() -> None:
+    """Features that were trained on the pairs place every partner alike, so that any shares look right on them."""
+    left, right, pairs = pools(*linear_world(), known=60)
+    curved = pools(*(side[: len(left) + SCORED] for side in curved_world(len(left) + SCORED)), known=60)
+    own, told = (fit_partner_maps(*side, pairs, axes=0, seed=0) for side in ((left, right), curved[:2]))
+    assert own.shares != told.shares
+    asked = fit_partner_maps(left, right, pairs, axes=0, seed=0, chosen_on=curved[:2])
+    assert (asked.shares, asked.score) == (told.shares, told.score)

@@ -13,9 +13,12 @@ from test_distributed import launch
 
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.embedding.embeddings import open_embeddings
-from setclip_cli.encoders import Composed, Encoder
+from setclip_cli.encoders import Composed, Concatenated, Encoder
+from setclip_cli.features.frozen import frozen_features
+from setclip_cli.features.layer_choice import load_tower_backbone
 from setclip_cli.files.atomic import sha256_file
 from setclip_cli.methods.extra_encoders import with_extra_encoders, without_extra_encoders
+from setclip_cli.methods.partners import fit_partner_maps
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.run.checkpoint import load_tensors
 from setclip_cli.run.model import load_model
@@ -24,6 +27,8 @@ from setclip_cli.training.known_pairs import known_pairs, pair_rows
 
 FAST = ("--set", "optim.backbone_lr=0.01", "--set", "optim.ema=0.5")  # the weights and their averages differ
 ON_PAIRS = ("--split", "train", "--relevance", "pairs", "--baselines", "none")
+CPU = torch.device("cpu")
+PARTNER = ("--set", "extra_encoders.partner=2.5")
 ONE_SIDE = ("--set", "towers.protein.trainable=last-1", "--set", "train.steps=4")
 
 
@@ -36,24 +41,35 @@ def by_hand(run: Path, data: Path) -> tuple[dict[str, Encoder], dict[str, torch.
     """The encoders that belong to a RUN's own heads and backbones, and the features of its training rows."""
     recipe, model, dataset = load_recipe(run / "recipe.toml"), load_model(run), open_dataset(data)
     features: dict[Any, torch.Tensor] = {}
+    found = []
     ids, trained, pools = [], [], []
     for modality in recipe.modalities():
         backbone = model.load_backbone(modality)
         table = dataset.table(modality, "train", ["id", backbone.column])
         features[modality] = backbone.encode(table[backbone.column].to_pylist()).features
+        found.append(frozen_features(load_tower_backbone(recipe, modality, CPU), dataset, modality, "train").features)
         encoder = without_extra_encoders(model.encoders[modality])
         assert isinstance(encoder, Composed)
         ids.append(table["id"].to_pylist())
         trained.append(encoder)
         pools.append(encoder.transform(features[modality]))
     pairs = pair_rows(known_pairs(dataset, recipe).pairs, *ids, split="train")
-    made = with_extra_encoders(
-        (trained[0], trained[1]), (pools[0], pools[1]), pairs, **recipe.extra_encoders.model_dump(), seed=recipe.seed
-    )
+    extra = recipe.extra_encoders.model_dump()
+    partner = extra.pop("partner")
+    made = with_extra_encoders((trained[0], trained[1]), (pools[0], pools[1]), pairs, **extra, seed=recipe.seed)
+    if partner:
+        left, right = (features[modality] for modality in recipe.modalities())
+        maps = fit_partner_maps(left, right, pairs, axes=384, seed=recipe.seed, chosen_on=(found[0], found[1]))
+        both = (Concatenated(parts, [1.0, partner]).eval() for parts in zip(made, maps.encoders, strict=True))
+        made = next(both), next(both)
     return dict(zip(recipe.modalities(), made, strict=True)), features
 
 
-@pytest.mark.parametrize("settings", [(*TUNED, *FAST), (*ONE_SIDE, *FAST)], ids=["both", "one"])
+@pytest.mark.parametrize(
+    "settings",
+    [(*TUNED, *FAST), (*ONE_SIDE, *FAST), (*TUNED, *FAST, *PARTNER)],
+    ids=["both", "one", "with the maps of transport"],
+)
 def test_embeddings_are_those_of_extra_encoders_fitted_by_hand(
     world: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
