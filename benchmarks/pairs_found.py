@@ -16,6 +16,7 @@ ORDER = (
     *("sotalign", "structure", "csa", "relative", "mini_vec2vec"),
 )
 KNOWN = ("0", "20", "50", "200", "0.1", "all")
+TUNED = ("50", "200", "0.1")
 IN_WORDS = {"0.1": "a tenth"}
 
 Record = dict[str, Any]
@@ -57,18 +58,35 @@ def choose(records: Iterable[Record]) -> list[Record]:
 
 
 def tables(records: Iterable[Record]) -> str:
-    """Markdown of the test split: ours beside the best other, then all methods."""
+    """Markdown of the test split: ours beside the best other, then all methods, then their settings."""
     groups = by_method(records)
     found = {method for here in groups.values() for method in here}
     methods = [*(method for method in ORDER if method in found), *sorted(found - set(ORDER))]
-    beside = [_beside(where, here) for where, here in groups.items() if OURS in here and len(here) > 1]
+    beside = [row for where, here in groups.items() if (row := _beside(where, here))]
     every = [
         [*_where(where, here), *(_short(here[method], here) if method in here else "" for method in methods)]
         for where, here in groups.items()
     ]
     columns = ["data, known items", "chance", OURS, "best other", "its setting", "ratio", "ahead in"]
     both = _table([*columns, "mAP by class", "time to fit"], beside), _table([*columns[:2], *methods], every)
-    return "\n\n".join(both)
+    names = list(dict.fromkeys(name for name, _ in groups))
+    settings = [[method, *(_settings(groups, name, method) for name in names)] for method in methods if method != OURS]
+    return "\n\n".join([*both, _table(["method", *names], settings)])
+
+
+def _settings(groups: dict[tuple[str, str], dict[str, list[Record]]], name: str, method: str) -> str:
+    """The settings of a method with 50 items, 200 and a tenth: one if they are the same."""
+    found = [groups[name, known][method][0] for known in TUNED if method in groups.get((name, known), {})]
+    different = dict.fromkeys(_setting(record) for record in found)
+    return " / ".join(different if len(different) == 1 else [_setting(record) for record in found])
+
+
+def _setting(record: Record) -> str:
+    settings = dict(record["settings"])
+    axes = settings.pop("axes", None)
+    settings.pop("teacher_axes", None)  # as many, where it is set
+    words = [{None: "its own axes", 0: "all axes"}.get(axes, f"{axes} axes")]
+    return ", ".join([*words, *(f"{name.rpartition('.')[2]} = {value:g}" for name, value in settings.items())])
 
 
 def by_method(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, list[Record]]]:
@@ -86,21 +104,30 @@ def mean(records: Sequence[Record], name: str) -> float:
 
 
 def _beside(where: tuple[str, str], here: dict[str, list[Record]]) -> list[str]:
-    """Ours and the best other method, over the seeds that both have."""
-    ours = here[OURS]
+    """Ours and the other method that does best beside it, over the seeds that both have; nothing if there is none."""
+    ours = {record["seed"]: record for record in here.get(OURS, [])}
     others = {method: found for method, found in here.items() if method != OURS}
-    best = max(others, key=lambda method: mean(others[method], "mean_recall"))
-    theirs = {record["seed"]: record for record in others[best]}
-    both = [(record, theirs[record["seed"]]) for record in ours if record["seed"] in theirs]
-    ratio = mean([a for a, _ in both], "mean_recall") / mean([b for _, b in both], "mean_recall") if both else np.nan
-    ahead = sum(a["mean_recall"] > b["mean_recall"] for a, b in both)
-    setting = ", ".join(f"{name} = {value}" for name, value in others[best][0]["settings"].items())
-    cells = [*_where(where, here), _cell(ours), f"{best} {_cell(others[best])}", setting, f"{ratio:.2f}"]
+    beside = {
+        method: both
+        for method, found in others.items()
+        if (both := [(ours[record["seed"]], record) for record in found if record["seed"] in ours])
+    }
+    if not beside:
+        return []
+    ratios = {
+        method: mean([a for a, _ in both], "mean_recall") / mean([b for _, b in both], "mean_recall")
+        for method, both in beside.items()
+    }
+    best = min(ratios, key=lambda method: ratios[method])
+    ahead = sum(a["mean_recall"] > b["mean_recall"] for a, b in beside[best])
     by_class = ""
-    if "map" in ours[0]:
+    if "map" in here[OURS][0]:
         first = max(others, key=lambda method: mean(others[method], "map"))
-        by_class = f"{mean(ours, 'map'):.1f} / {mean(others[first], 'map'):.1f} ({first})"
-    return [*cells, f"{ahead} of {len(both)}", by_class, f"{mean(ours, 'wall_s'):.0f} s"]
+        by_class = f"{mean(here[OURS], 'map'):.1f} / {mean(others[first], 'map'):.1f} ({first})"
+    return [
+        *(*_where(where, here), _cell(here[OURS]), f"{best} {_cell(others[best])}", _setting(others[best][0])),
+        *(f"{ratios[best]:.2f}", f"{ahead} of {len(beside[best])}", by_class, f"{mean(here[OURS], 'wall_s'):.0f} s"),
+    ]
 
 
 def _where(where: tuple[str, str], here: dict[str, list[Record]]) -> list[str]:

@@ -119,12 +119,24 @@ def test_the_table_compares_ours_with_the_best_other_over_the_seeds_that_both_ha
     records = [
         *(record("transport", value, seed=seed) for seed, value in enumerate([10, 20, 30])),
         *(record("cca", value, seed=seed, settings={"axes": 64}) for seed, value in enumerate([12, 18])),
-        *(record("asif", 11, seed=seed) for seed in range(3)),
+        *(record("asif", 17, seed=seed) for seed in range(3)),  # more than CCA, but not with the same seeds
     ]
-    beside, every = pairs_found.tables(records).split("\n\n")
+    beside, every, settings = pairs_found.tables(records).split("\n\n")
     row = beside.splitlines()[2]
-    assert "| 20.0 ± 10.0 | cca 15.0 ± 4.2 | axes = 64 | 1.00 | 1 of 2 |" in row  # (10 + 20) / (12 + 18)
-    assert every.splitlines()[2].startswith("| yeast, 50 (50 pairs) | 1.3 | 20.0 | 15.0 (2) | 11.0 |")
+    assert "| 20.0 ± 10.0 | cca 15.0 ± 4.2 | 64 axes | 1.00 | 1 of 2 |" in row  # (10 + 20) / (12 + 18)
+    assert every.splitlines()[2].startswith("| yeast, 50 (50 pairs) | 1.3 | 20.0 | 15.0 (2) | 17.0 |")
+    assert settings.splitlines()[2:] == ["| cca | 64 axes |", "| asif | its own axes |"]
+
+
+def test_settings_of_a_method_are_told_for_each_number_of_known_items_if_they_differ() -> None:
+    records = [
+        record("cca", 1, settings={"axes": 64}),
+        record("cca", 2, known="200", settings={"axes": 0}),
+        record("csa", 1, settings={"axes": 256, "ridge": 4.0}),
+        record("csa", 1, known="200", settings={"axes": 256, "ridge": 4.0}),
+    ]
+    settings = pairs_found.tables(records).split("\n\n")[2].splitlines()[2:]
+    assert settings == ["| cca | 64 axes / all axes |", "| csa | 256 axes, ridge = 4 |"]
 
 
 def test_map_is_beside_the_best_other_map_and_lines_are_in_the_order_of_known_items() -> None:
