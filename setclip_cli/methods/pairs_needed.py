@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import UsageError
-from setclip_cli.recipe.presets import PAIRS_NEEDED
+from setclip_cli.recipe.presets import pairs_needed
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
 
-def require_pairs(method: str, pairs: Sequence[tuple[Hashable, Hashable]]) -> None:
+def require_pairs(method: str, pairs: Sequence[tuple[Hashable, Hashable]], *, joint: bool = False) -> None:
     """Checks that a method has the pairs that it needs.
 
     Args:
         method: A method of the recipe.
         pairs: The left and the right item of each known pair, as ids or row numbers.
+        joint: Whether the towers are aligned already.
 
     Raises:
         SetClipError: exit code 2; there are too few pairs, or too few different items in them.
     """
-    needed = PAIRS_NEEDED.get(method, 0)
+    needed = pairs_needed(method, joint=joint)
     left, right = len({pair[0] for pair in pairs}), len({pair[1] for pair in pairs})
     if min(left, right) >= needed:
         return

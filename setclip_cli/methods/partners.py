@@ -20,7 +20,8 @@ from setclip_cli.errors import translated
 from setclip_cli.methods.closed_form import OTHER_PAIRS, check_pairs
 from setclip_cli.methods.held_out import FOLDS, folds, means_of_items, partner_scores
 from setclip_cli.methods.kernel_regression import fit_kernel_regression
-from setclip_cli.methods.transport import fit_transport
+from setclip_cli.methods.no_pairs import require_matchable
+from setclip_cli.methods.transport import START_WEIGHT, fit_transport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +78,7 @@ def fit_partner_maps(
     seed: int,
     items: Tensor | None = None,
     chosen_on: tuple[Tensor, Tensor] | None = None,
+    start: tuple[Encoder, Encoder] | None = None,
 ) -> PartnerMaps:
     """Fits both maps and combines them: the cosine of two items is the weighted mean of the maps' cosines.
 
@@ -94,31 +96,51 @@ def fit_partner_maps(
             all its pairs is an item.
         chosen_on: Features of the same rows on which the shares are chosen; None for ``left`` and ``right``. Features
             that were trained on all pairs find held-out partners in any case, so they cannot tell.
+        start: Encoders of the features that are aligned already. They join the matching and stay beside the maps, with
+            ``START_WEIGHT`` in the cosine. Pairs of fewer than two items are not used then.
 
     Raises:
         SetClipError: too few pairs, pairs that name rows the pools do not have, or pairs whose items do not differ
             enough to fit anything.
     """
-    check_pairs("transport", left, right, pairs)
+    begun = None
+    if start is not None:
+        with torch.no_grad():
+            begun = start[0](left), start[1](right)
+        pairs = pairs if min(len(side.unique()) for side in pairs.T) > 1 else pairs[:0]
+    if start is None or len(pairs):
+        check_pairs("transport", left, right, pairs)
+    else:
+        require_matchable(len(left), len(right))
     transforms = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
     x, y = transforms[0](left), transforms[1](right)
     what = f"method 'transport' on {len(pairs)} pairs"
+    shares, score = Shares(1.0, 0.0), None  # without pairs there are the unpaired rows alone, and nothing to choose
     with translated(what, RuntimeError, found="cannot be fitted to them", fix=OTHER_PAIRS):
-        alone = fit_transport(x, y, pairs, seed=seed, share=0)
-        require_usable(what, alone, (x, y), fix=OTHER_PAIRS)  # unpaired rows cannot tell what the pairs do not
-        compared = x, y
-        if chosen_on is not None:
-            compared = tuple(FeatureTransform.fit(side, axes)(side) for side in chosen_on)
-        shares, score = _choose(*compared, pairs, pairs[:, 0] if items is None else items, seed)
-        linear = fit_transport(x, y, pairs, seed=seed, share=shares.unpaired)
+        if len(pairs):
+            alone = fit_transport(x, y, pairs, seed=seed, share=0)
+            require_usable(what, alone, (x, y), fix=OTHER_PAIRS)  # unpaired rows cannot tell what the pairs do not
+            compared = (x, y) if chosen_on is None else _transformed(chosen_on, axes)
+            shares, score = _choose(*compared, pairs, pairs[:, 0] if items is None else items, seed, begun)
+        linear = fit_transport(x, y, pairs, seed=seed, share=shares.unpaired, start=begun)
         kernel = fit_kernel_regression(x, y, pairs, seed=seed) if shares.kernel else linear
         maps = _weighted(linear, kernel, shares.kernel)
     require_usable(what, maps, (x, y), fix=OTHER_PAIRS)
-    encoders = Composed(transforms[0], maps[0]).eval(), Composed(transforms[1], maps[1]).eval()
-    return PartnerMaps(encoders, shares, score)
+    encoders: tuple[Encoder, Encoder] = (
+        Composed(transforms[0], maps[0]).eval(),
+        Composed(transforms[1], maps[1]).eval(),
+    )
+    return PartnerMaps(encoders if start is None else _weighted(encoders, start, START_WEIGHT), shares, score)
 
 
-def _choose(x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, seed: int) -> tuple[Shares, float | None]:
+def _transformed(sides: tuple[Tensor, Tensor], axes: int) -> tuple[Tensor, Tensor]:
+    left, right = (FeatureTransform.fit(side, axes)(side) for side in sides)
+    return left, right
+
+
+def _choose(
+    x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, seed: int, start: tuple[Tensor, Tensor] | None
+) -> tuple[Shares, float | None]:
     """The shares, and how well they found held-out partners."""
     items = torch.unique(items, return_inverse=True)[1]
     fold = folds(pairs, seed, items)
@@ -129,7 +151,9 @@ def _choose(x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, seed: int) -> tu
         hidden = fold == held_out
         known = pairs[~hidden]
         kernel = fit_kernel_regression(x, y, known, seed=seed)
-        linear = {share: fit_transport(x, y, known, seed=seed, share=share, **CHOICE) for share in UNPAIRED}
+        linear = {
+            share: fit_transport(x, y, known, seed=seed, share=share, start=start, **CHOICE) for share in UNPAIRED
+        }
         for shares, found in scores.items():
             maps = _weighted(linear[shares.unpaired], kernel, shares.kernel)
             found[hidden] = partner_scores(maps, x, y, pairs[hidden], known, items[hidden])
@@ -139,9 +163,10 @@ def _choose(x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, seed: int) -> tu
 
 
 def _weighted(
-    linear: tuple[Encoder, Encoder], kernel: tuple[Encoder, Encoder], weight: float
+    encoders: tuple[Encoder, Encoder], others: tuple[Encoder, Encoder], weight: float
 ) -> tuple[Encoder, Encoder]:
+    """Both side by side: the first have weight 1 in the cosine."""
     if not weight:
-        return linear
-    left, right = (Concatenated(parts, [1.0, weight]).eval() for parts in zip(linear, kernel, strict=True))
+        return encoders
+    left, right = (Concatenated(parts, [1.0, weight]).eval() for parts in zip(encoders, others, strict=True))
     return left, right

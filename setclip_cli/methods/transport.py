@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from setclip_cli.encoders import LinearMap
 from setclip_cli.sampling import generator
@@ -23,6 +24,7 @@ ROWS = 3_000  # unpaired rows of each side that a round draws: bounds its time a
 TEMPERATURE = 0.05  # of the matching
 SWEEPS = 10  # of Sinkhorn in a round
 RIDGE = 1.0  # against the mean eigenvalue of a covariance
+START_WEIGHT = 0.3  # of the cosine of a start in the matching, where that of the maps has 1
 LEAST_ROWS = 16  # of each side without a partner: fewer say nothing about a pool
 
 
@@ -48,23 +50,28 @@ def fit_transport(
     rounds: int = ROUNDS,
     rows: int = ROWS,
     temperature: float = TEMPERATURE,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[LinearMap, LinearMap]:
     """Regularised CCA of the known pairs and of softly matched unpaired rows, in turn with their matching.
 
     C  <-  (1 - share) C_pairs + share Σ_ij P_ij (x_i - x̄)(y_j - ȳ)ᵀ, and in the same way within each side
     P  <-  Sinkhorn(exp(cos(u_i, v_j) / temperature)), u and v the embeddings of rows without a partner by the CCA of C
 
-    The first map is fitted to the pairs alone. With ``share`` = 0 it is the last one too: the method ``cca``.
+    The first map is fitted to the pairs alone. With ``share`` = 0 it is the last one too: the method ``cca``. A start
+    joins the matching with ``START_WEIGHT``. Without pairs it makes the first matching alone, and C is that of the
+    matched rows alone.
 
     Args:
         x: (n, p) transformed features of the left pool.
         y: (m, q) of the right one; the order of the rows means nothing.
-        pairs: (b, 2) int64, rows of the known pairs, b > 1.
+        pairs: (b, 2) int64, rows of the known pairs, b > 1; with a start b may be 0.
         seed: Decides which unpaired rows each round draws.
         share: Of the unpaired rows in the covariances, in [0, 1). It is 0 if a side has fewer than ``LEAST_ROWS``.
         rounds: How often the matching is made.
         rows: Unpaired rows of each side in a round.
         temperature: Of the matching, above 0; smaller is sharper.
+        start: (n, d) and (m, d) embeddings of both pools that are aligned already. They are centred here: two pools of
+            one domain lie apart by a constant in the space of another.
 
     Returns:
         An encoder for each side, of min(p, q) dimensions.
@@ -73,19 +80,28 @@ def fit_transport(
         Procrustes, Grave et al. 2019, arXiv:1805.11222; plans by Sinkhorn, Cuturi 2013, arXiv:1306.0895.
     """
     known_x, known_y = x[pairs[:, 0]], y[pairs[:, 1]]
-    centres = known_x.mean(0), known_y.mean(0)
-    of_pairs = _of_pairs(known_x.double(), known_y.double())
-    maps = canonical_maps(of_pairs, centres)
-    free_x, free_y = _without(x, pairs[:, 0]), _without(y, pairs[:, 1])
-    if share == 0 or min(len(free_x), len(free_y)) < LEAST_ROWS:
-        return maps
-    mean_x, mean_y = free_x.mean(0), free_y.mean(0)
+    free_x, free_y = _without(pairs[:, 0], len(x)), _without(pairs[:, 1], len(y))
+    maps: tuple[LinearMap, LinearMap] | None = None
+    of_pairs: Covariances | None = None
+    centres = x.mean(0), y.mean(0)
+    if len(pairs) or start is None:
+        centres = known_x.mean(0), known_y.mean(0)
+        of_pairs = _of_pairs(known_x.double(), known_y.double())
+        maps = canonical_maps(of_pairs, centres)
+        if share == 0 or min(len(free_x), len(free_y)) < LEAST_ROWS:
+            return maps
+    begun = None if start is None else [F.normalize(side - side.mean(0), dim=1) for side in start]
+    weight = 0.0 if start is None else START_WEIGHT
+    mean_x, mean_y = x[free_x].mean(0), y[free_y].mean(0)
     random = generator(seed, "transport")
     for _ in range(rounds):
-        drawn_x, drawn_y = (pool[torch.randperm(len(pool), generator=random)[:rows]] for pool in (free_x, free_y))
-        plan = balanced_plan(maps[0](drawn_x) @ maps[1](drawn_y).T, temperature)
-        matched = _of_plan((drawn_x - mean_x).double(), (drawn_y - mean_y).double(), plan.double())
-        maps = canonical_maps(of_pairs.mixed(matched, share), centres)
+        rows_x, rows_y = (free[torch.randperm(len(free), generator=random)[:rows]] for free in (free_x, free_y))
+        cosines = begun[0][rows_x] @ begun[1][rows_y].T if begun is not None else x.new_zeros(1)
+        if maps is not None:
+            cosines = (maps[0](x[rows_x]) @ maps[1](y[rows_y]).T + weight * cosines) / (1 + weight)
+        plan = balanced_plan(cosines, temperature)
+        matched = _of_plan((x[rows_x] - mean_x).double(), (y[rows_y] - mean_y).double(), plan.double())
+        maps = canonical_maps(matched if of_pairs is None else of_pairs.mixed(matched, share), centres)
     return maps
 
 
@@ -134,7 +150,8 @@ def _of_plan(a: Tensor, b: Tensor, plan: Tensor) -> Covariances:
     return Covariances((a * plan.sum(1)[:, None]).T @ a, (b * plan.sum(0)[:, None]).T @ b, a.T @ (plan @ b))
 
 
-def _without(pool: Tensor, known: Tensor) -> Tensor:
-    free = torch.ones(len(pool), dtype=torch.bool)
+def _without(known: Tensor, count: int) -> Tensor:
+    """The numbers of the rows that are not known."""
+    free = torch.ones(count, dtype=torch.bool)
     free[known] = False
-    return pool[free]
+    return free.nonzero().squeeze(1)

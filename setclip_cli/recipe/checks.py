@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from setclip_cli.backbones import MODALITIES_OF
 from setclip_cli.backbones.joint import strangers_by_name
-from setclip_cli.recipe.presets import PAIRS_NEEDED, TRAINED_METHODS, TRAINING_FREE_METHODS
+from setclip_cli.recipe.presets import STARTING_METHODS, TRAINED_METHODS, TRAINING_FREE_METHODS, pairs_needed
 from setclip_cli.recipe.sections import TermWithForms
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def _of_joint_towers(recipe: Settings) -> Iterator[str]:
     strangers = [modality for modality, tower in recipe.towers.items() if not tower.joint]
     for modality in strangers:
         yield f"towers.{modality}.joint = false: the other tower is joint; set joint for both towers, or for none"
-    if recipe.method == "auto" or recipe.method in TRAINING_FREE_METHODS:
+    if recipe.method not in STARTING_METHODS:
         yield (
             f"joint = true: method {recipe.method!r} does not start from embeddings that are aligned already; "
-            f"choose one of {', '.join(TRAINED_METHODS)}"
+            f"choose one of {', '.join(STARTING_METHODS)}"
         )
     for modality, tower in recipe.towers.items():
         key = f"towers.{modality}"
@@ -74,7 +74,7 @@ def _of_training(recipe: Settings) -> Iterator[str]:
         yield "ensemble_distil: this needs an ensemble of 2 or more, and ensemble = 1"
     if recipe.validation.every and recipe.ensemble > 1:
         yield f"ensemble = {recipe.ensemble}: validation.every stops one training, not several in a row"
-    needed = PAIRS_NEEDED.get(recipe.method, 0)
+    needed = pairs_needed(recipe.method, joint=recipe.joint)
     if isinstance(recipe.pairs, int) and recipe.pairs < needed:
         yield (
             f"pairs = {recipe.pairs}: method {recipe.method!r} learns from pairs alone and needs {needed} or more; "

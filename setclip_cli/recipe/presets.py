@@ -24,6 +24,7 @@ TRAINING_FREE_METHODS: tuple[Method, ...] = ("transport", "asif", "asif-graph", 
 # Known pairs of different items that a method needs; 0 for those that are not named. With one pair alone a method that
 # learns from pairs has nothing to tell that pair from.
 PAIRS_NEEDED: dict[str, int] = dict.fromkeys(("clip", "s-clip", *TRAINING_FREE_METHODS), 2)
+STARTING_METHODS: tuple[Method, ...] = (*TRAINED_METHODS, "transport")  # that can start from towers aligned already
 assert set(TRAINED_METHODS) | set(TRAINING_FREE_METHODS) | {"auto"} == set(get_args(Method))
 
 # Settings of the terms. The reasons are measured: benchmarks/results.md.
@@ -74,6 +75,11 @@ SECTION_PRESETS["auto"] = SECTION_PRESETS["set-clip-plus"]
 # the settings of strangers and no pairs, recall ends below that of the start; with 20 known items their rate pays.
 JOINT_TERMS: dict[Method, dict[str, dict[str, Any]]] = {"set-clip-plus": {"neighbourhood": {"weight": 1.0}}}
 JOINT_RATE_WITHOUT_PAIRS = {"optim": {"lr": 3e-4}}
+
+
+def pairs_needed(method: str, *, joint: bool) -> int:
+    """Known pairs of different items that a method needs, with towers that are aligned already or with strangers."""
+    return 0 if joint and method == "transport" else PAIRS_NEEDED.get(method, 0)
 
 
 def with_preset(document: dict[str, Any]) -> dict[str, Any]:

@@ -141,15 +141,15 @@ def align(
                 atomic.write_json(out / SELECTION_NAME, choice.as_json())
 
         # Fit.
+        initial = initial_weights(recipe, (left, right)) if recipe.joint or is_trained(recipe, rows) else None
         steps, resumed_from = 0, None
         tuned: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         if is_trained(recipe, rows):
-            initial = initial_weights(recipe, (left, right))
             training = build_training(recipe, left.pool, right.pool, rows.to(device), group=group, initial=initial)
             resumed_from = run_steps(recipe, training, stopping, out, dataset_sha256=dataset.identity(), resume=resume)
             fitted, tuned, steps = finish(recipe, training, rows, items), training.tuned(), training.taken
         else:
-            fitted = fit_method(recipe, left.features, right.features, rows, items)
+            fitted = fit_method(recipe, left.features, right.features, rows, items, initial=initial)
 
         # Save.
         if group.main:

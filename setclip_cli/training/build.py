@@ -64,7 +64,7 @@ def build_training(
     """
     group = group or Group()
     train, optim = recipe.train, recipe.optim
-    starts = _starts(left, right, initial) if recipe.joint else (None, None)
+    starts = aligned_starts(left.features, right.features, initial) if recipe.joint else (None, None)
     towers = (
         build_tower(recipe, "left", left, start=starts[0]),
         build_tower(recipe, "right", right, start=starts[1]),
@@ -110,7 +110,9 @@ def build_training(
     return Training(towers, objective, batches, updater, group, coordinates=coordinates)
 
 
-def _starts(left: Pool, right: Pool, initial: tuple[InitialWeights, InitialWeights] | None) -> tuple[Encoder, Encoder]:
+def aligned_starts(
+    left: Tensor, right: Tensor, initial: tuple[InitialWeights, InitialWeights] | None
+) -> tuple[Encoder, Encoder]:
     """From the features to embeddings that are aligned already: those of another RUN, else the features themselves.
 
     Raises:
@@ -118,7 +120,7 @@ def _starts(left: Pool, right: Pool, initial: tuple[InitialWeights, InitialWeigh
     """
     if initial is not None:
         return initial[0].encoder, initial[1].encoder
-    widths = left.features.shape[1], right.features.shape[1]
+    widths = left.shape[1], right.shape[1]
     if widths[0] != widths[1]:
         raise UsageError(
             f"joint = true: the left features have {widths[0]} values and the right {widths[1]}, so they are not those "

@@ -161,7 +161,8 @@ def _check_validation(recipe: Recipe, dataset: Dataset) -> None:
 def _check_rows(recipe: Recipe, rows: dict[Modality, int]) -> None:
     """Raises SetClipError if a side has fewer rows than the objective or matching without pairs needs."""
     require_rows(recipe, {f"{modality} rows": count for modality, count in rows.items()})
-    if recipe.pairs == 0 and recipe.strangers and recipe.method in ("set-clip-plus", "auto") and len(rows) == 2:
+    matched = recipe.method == "transport" or (recipe.strangers and recipe.method in ("set-clip-plus", "auto"))
+    if recipe.pairs == 0 and matched and len(rows) == 2:
         require_matchable(*rows.values())
 
 

@@ -20,7 +20,7 @@ from setclip_cli.methods.pairs_needed import require_pairs
 from setclip_cli.methods.partners import fit_partner_maps
 from setclip_cli.recipe.presets import PAIRS_NEEDED, SECTION_PRESETS, TRAINING_FREE_METHODS
 from setclip_cli.sampling import sample
-from setclip_cli.training.build import build_tower, build_training
+from setclip_cli.training.build import aligned_starts, build_tower, build_training
 from setclip_cli.training.checks import require_pools
 from setclip_cli.training.tower import Pool, under
 from setclip_cli.training.tuned_features import pools_after_training
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.encoders import Composed, Encoder
     from setclip_cli.recipe.recipe import Recipe
+    from setclip_cli.training.tower import InitialWeights
     from setclip_cli.training.training import Training
     from setclip_cli.training.tuned_features import PoolsAfterTraining
 
@@ -74,7 +75,7 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         )
     if recipe.init_from is not None:
         recipe = recipe.with_settings(init_from=None)
-    require_pairs(recipe.method, [(row, other) for row, other in pairs.tolist()])
+    require_pairs(recipe.method, [(row, other) for row, other in pairs.tolist()], joint=recipe.joint)
     require_pools(recipe, {"left features": left, "right features": right})
     items = torch.arange(len(pairs)) if recipe.pairs_unit == "row" else pairs[:, 0].cpu()
     return fit_method(resolved(recipe, left, right, pairs, items).recipe, left, right, pairs, items)
@@ -91,27 +92,48 @@ def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, items: 
     return choose(recipe, left, right, pairs, _encoders, items=items)
 
 
-def fit_method(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, items: Tensor | None = None) -> Fitted:
+def fit_method(
+    recipe: Recipe,
+    left: Tensor,
+    right: Tensor,
+    pairs: Tensor,
+    items: Tensor | None = None,
+    *,
+    initial: tuple[InitialWeights, InitialWeights] | None = None,
+) -> Fitted:
     """`fit` of any method but "auto".
 
     Args:
         items: (b,) int64: for each pair the number of its item. None if a left row with all its pairs is an item.
+        initial: Of the RUN that joint towers start from; None if their features are those of a joint model. A method
+            that takes gradient steps needs the raw rows too, so it is not for such a start.
     """
     if is_trained(recipe, pairs):
         training = build_training(recipe, Pool(left), Pool(right), pairs)
         while training.taken < training.steps:
             training.advance()
         return finish(recipe, training, pairs, items)
-    initial = (build_tower(recipe, "left", Pool(left)).encoder(), build_tower(recipe, "right", Pool(right)).encoder())
+    start = aligned_starts(left, right, initial) if recipe.joint else None
+    if any(weights.tuned for weights in initial or ()):
+        raise UsageError(
+            f"init_from: that RUN tuned a backbone, and method {recipe.method!r} does not read what it tuned",
+            fix="start from a RUN with frozen towers, or choose set-clip-plus with the trainable of that RUN",
+        )
+    before: tuple[Encoder, Encoder] = start or (
+        build_tower(recipe, "left", Pool(left)).encoder(),
+        build_tower(recipe, "right", Pool(right)).encoder(),
+    )
     if recipe.method == "transport":
-        maps = fit_partner_maps(left, right, pairs, axes=recipe.projection.pca, seed=recipe.seed, items=items)
-        return Fitted(recipe.method, maps.encoders, initial, maps.findings())
+        maps = fit_partner_maps(
+            left, right, pairs, axes=recipe.projection.pca, seed=recipe.seed, items=items, start=start
+        )
+        return Fitted(recipe.method, maps.encoders, before, maps.findings())
     if len(pairs):
         encoders = fit_closed_form(recipe.method, left, right, pairs, axes=recipe.projection.pca)
-        return Fitted(recipe.method, encoders, initial)
+        return Fitted(recipe.method, encoders, before)
     matched = align_without_pairs(left, right, seed=recipe.seed, axes=recipe.projection.pca)
     findings = {"consensus/agreement": matched.agreement}
-    return Fitted(recipe.method, matched.encoders, initial, findings, matched.warnings())
+    return Fitted(recipe.method, matched.encoders, before, findings, matched.warnings())
 
 
 def is_trained(recipe: Recipe, pairs: Tensor) -> bool:

@@ -50,7 +50,7 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> KnownPairs:
             has pairs in several splits.
     """
     if recipe.pairs == 0:
-        require_pairs(recipe.method, [])
+        require_pairs(recipe.method, [], joint=recipe.joint)
         return KnownPairs([], [], by_item=False)
     found = pairs_in_items(dataset, recipe.train.split, recipe)
     if not found.pairs:
@@ -76,7 +76,7 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> KnownPairs:
     place = {item: place for place, item in enumerate(order[:wanted].tolist())}
     chosen = sorted((row for row, item in enumerate(found.items) if item in place), key=lambda r: place[found.items[r]])
     pairs = [found.pairs[row] for row in chosen]
-    require_pairs(recipe.method, [(pair.left_id, pair.right_id) for pair in pairs])
+    require_pairs(recipe.method, [(pair.left_id, pair.right_id) for pair in pairs], joint=recipe.joint)
     return KnownPairs(pairs, [place[found.items[row]] for row in chosen], found.by_item)
 
 

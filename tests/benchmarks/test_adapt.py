@@ -37,7 +37,7 @@ def test_the_ways_are_compared_and_each_is_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(true_pairs, "load", items)
-    ways = [adapt.START, "adapted", "adapted, MMD", adapt.SCRATCH]
+    ways = [adapt.START, "adapted", "adapted by transport", adapt.SCRATCH]
     records = tmp_path / "adapt.jsonl"
     words = ["--records", str(records), "--known", "4", "--seeds", "0", "1", "--ways", *ways]
     words += [word for setting in SMALL for word in ("--set", setting)]
