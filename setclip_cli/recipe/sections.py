@@ -69,7 +69,8 @@ class Projection(Section):
     """Width of the head's embeddings; with joint towers, of its inner layer. Extra encoders and an ensemble add to the
     width."""
     pca: NonNegativeInt = 64
-    """How many principal axes of the features are kept; 0 keeps all. Method transport has 384 if it is left out."""
+    """How many principal axes of the features are kept; 0 keeps all. If it is left out, method transport has 384, and
+    128 with joint towers and pairs = 0."""
 
 
 class Term(Section):

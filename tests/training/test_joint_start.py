@@ -293,4 +293,9 @@ def test_joint_towers_have_defaults_of_their_own() -> None:
         {"towers": TOWERS, "optim": {"lr": 0.01}, "objective": {"neighbourhood": {"weight": 0.2}}}
     )
     assert (own.optim.lr, own.objective.neighbourhood.weight) == (0.01, 0.2)
+    transport = [
+        Recipe.model_validate({"towers": TOWERS, "pairs": count, "method": "transport"}).projection.pca
+        for count in (0, 20)
+    ]
+    assert transport == [128, 384]
     assert load_recipe("remote_sensing_joint").joint
