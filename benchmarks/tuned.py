@@ -49,7 +49,8 @@ PARTNER = 3.0  # weight of the maps of transport beside the tuned heads
 Encoders = tuple[Encoder, Encoder]
 
 FROZEN: dict[str, tuple[str, ...]] = {
-    "clip": ("method=clip", "projection.pca=256"),
+    "clip": ("method=clip",),
+    "clip, 256 axes": ("method=clip", "projection.pca=256"),
     "cca": ("method=cca", "projection.pca=256"),
     "transport": ("method=transport",),
     "set-clip-plus": ("method=set-clip-plus",),

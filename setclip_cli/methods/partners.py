@@ -121,7 +121,8 @@ def fit_partner_maps(
             alone = fit_transport(x, y, pairs, seed=seed, share=0)
             require_usable(what, alone, (x, y), fix=OTHER_PAIRS)  # unpaired rows cannot tell what the pairs do not
             compared = (x, y) if chosen_on is None else _transformed(chosen_on, axes)
-            shares, score = _choose(*compared, pairs, pairs[:, 0] if items is None else items, seed, begun)
+            item_of = pairs[:, 0] if items is None else items
+            shares, score = _choose(compared[0], compared[1], pairs, item_of, seed, begun)
         linear = fit_transport(x, y, pairs, seed=seed, share=shares.unpaired, start=begun)
         kernel = fit_kernel_regression(x, y, pairs, seed=seed) if shares.kernel else linear
         maps = _weighted(linear, kernel, shares.kernel)

@@ -102,6 +102,7 @@ def fit_transport(
         plan = balanced_plan(cosines, temperature)
         matched = _of_plan((x[rows_x] - mean_x).double(), (y[rows_y] - mean_y).double(), plan.double())
         maps = canonical_maps(matched if of_pairs is None else of_pairs.mixed(matched, share), centres)
+    assert maps is not None, "without pairs a round or more is needed"
     return maps
 
 
