@@ -14,7 +14,16 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.losses.sinkhorn import sinkhorn
 from setclip_cli.methods.kernel_regression import RIDGE, WIDTH, fit_kernel_regression
 from setclip_cli.methods.partners import DEFAULT, LEAST_ITEMS, fit_partner_maps
-from setclip_cli.methods.transport import SWEEPS, balanced_plan, fit_transport
+from setclip_cli.methods.transport import (
+    SHARE,
+    START_WEIGHT,
+    SWEEPS,
+    TEMPERATURE,
+    Covariances,
+    balanced_plan,
+    canonical_maps,
+    fit_transport,
+)
 from setclip_cli.vectors import unusable_rows
 
 SCORED = 200
@@ -187,3 +196,38 @@ def test_shares_can_be_chosen_on_other_features_of_the_same_rows() -> None:
     assert own.shares != told.shares
     asked = fit_partner_maps(left, right, pairs, axes=0, seed=0, chosen_on=curved[:2])
     assert (asked.shares, asked.score) == (told.shares, told.score)
+
+
+@pytest.mark.parametrize("known", [0, 30])
+def test_a_start_is_matched_by_its_centred_cosines_beside_those_of_the_maps(known: int) -> None:
+    left, right = linear_world(300)
+    pairs = torch.arange(known).repeat(2, 1).T
+    draw = torch.Generator().manual_seed(3)
+    start = torch.randn(300, 8, generator=draw), torch.randn(300, 8, generator=draw)
+    moved = start[0] + 5 * torch.randn(8, generator=draw), start[1]
+    found, same = (fit_transport(left, right, pairs, seed=0, rounds=1, start=each) for each in (start, moved))
+    for one, other, rows in zip(found, same, (left, right), strict=True):
+        torch.testing.assert_close(one(rows), other(rows), atol=1e-3, rtol=0)
+    begun = [F.normalize(side - side.mean(0), dim=1) for side in start]
+    free = torch.arange(known, 300)
+    cosines, weight = begun[0][free] @ begun[1][free].T, 1.0
+    if known:
+        alone = fit_transport(left, right, pairs, seed=0, share=0)
+        cosines, weight = alone[0](left[free]) @ alone[1](right[free]).T + START_WEIGHT * cosines, 1 + START_WEIGHT
+    plan = balanced_plan(cosines / weight, TEMPERATURE).double()
+    a, b = (side.double() for side in (left, right))
+    matched = [side[free] - side[free].mean(0) for side in (a, b)]
+    covariances = [
+        (matched[0] * plan.sum(1)[:, None]).T @ matched[0],
+        (matched[1] * plan.sum(0)[:, None]).T @ matched[1],
+        matched[0].T @ plan @ matched[1],
+    ]
+    centres = left.mean(0), right.mean(0)
+    if known:
+        p, q = (side[:known] - side[:known].mean(0) for side in (a, b))
+        own = (p.T @ p / known, q.T @ q / known, p.T @ q / known)
+        covariances = [(1 - SHARE) * mine + SHARE * theirs for mine, theirs in zip(own, covariances, strict=True)]
+        centres = left[:known].mean(0), right[:known].mean(0)
+    expected = canonical_maps(Covariances(*covariances), centres)
+    for one, other, rows in zip(found, expected, (left, right), strict=True):
+        assert torch.allclose(one(rows) @ one(rows).T, other(rows) @ other(rows).T, atol=1e-3)
