@@ -52,7 +52,15 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     **dict.fromkeys(("cca", "asif", "procrustes", "ridge"), AXES),
     **rivals.SETTINGS,
 }
-CHOSEN_AT = {"0": "50", "20": "50", "0.1": "200", "all": "0.1"}  # where nothing was chosen for a number itself
+# Whose setting is taken, the first that was chosen.
+CHOSEN_AT = {
+    "0": ("0", "50"),
+    "20": ("20", "50"),
+    "50": ("50", "200"),
+    "200": ("200", "0.1", "50"),
+    "0.1": ("0.1", "200"),
+    "all": ("all", "0.1", "200"),
+}
 
 
 def embed(problem: true_pairs.Problem, data: true_pairs.Items, method: str, settings: dict[str, Any], seed: int) -> Any:
@@ -132,20 +140,11 @@ def count(known: str, data: true_pairs.Items) -> int | float:
 def runs(given: argparse.Namespace, chosen: dict[tuple[str, str, str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """What is asked for, as records without results."""
     for seed, name, known, method in product(given.seeds, given.names, given.known, given.methods):
-        tried = given.settings or [_nearest(chosen, name, known, method)]
+        at = [chosen[name, near, method] for near in CHOSEN_AT.get(known, ()) if (name, near, method) in chosen]
+        tried = given.settings or at[:1] or [{}]
         for settings in GRIDS.get(method, ({},)) if given.grid else tried:
             place = {"data": name, "split": given.split, "known": known, "method": method}
             yield place | {"settings": settings, "seed": seed}
-
-
-def _nearest(
-    chosen: dict[tuple[str, str, str], dict[str, Any]], name: str, known: str | None, method: str
-) -> dict[str, Any]:
-    while known:
-        if (name, known, method) in chosen:
-            return chosen[name, known, method]
-        known = CHOSEN_AT.get(known)
-    return {}
 
 
 def main() -> None:

@@ -62,15 +62,27 @@ def test_the_setting_with_the_best_mean_over_the_validation_seeds_is_chosen_for_
     assert len(chosen) == 2
 
 
-@pytest.mark.parametrize(("known", "axes"), [("50", 4), ("20", 4), ("200", 2), ("0.1", 2), ("all", 2)])
-def test_the_test_split_is_scored_with_the_chosen_setting(
-    known: str, axes: int, items: true_pairs.Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("chosen", "known", "axes"),
+    [
+        ({"50": 4, "200": 2}, "50", 4),
+        ({"50": 4, "200": 2}, "20", 4),
+        ({"50": 4, "200": 2}, "0.1", 2),
+        ({"50": 4, "200": 2}, "all", 2),
+        ({"50": 4, "200": 2, "0.1": 3}, "all", 3),
+        ({"50": 4, "0.1": 3}, "200", 3),
+    ],
+)
+def test_the_test_split_is_scored_with_the_setting_chosen_at_this_number_or_a_near_one(
+    chosen: dict[str, int],
+    known: str,
+    axes: int,
+    items: true_pairs.Items,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    chosen = [
-        {"data": "yeast", "known": at, "method": "cca", "settings": {"axes": axes}}
-        for at, axes in (("50", 4), ("200", 2))
-    ]
-    (tmp_path / "chosen.jsonl").write_text("\n".join(map(json.dumps, chosen)))
+    lines = [{"data": "yeast", "known": at, "method": "cca", "settings": {"axes": n}} for at, n in chosen.items()]
+    (tmp_path / "chosen.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (found,) = run(items, tmp_path, monkeypatch, "--chosen", tmp_path / "chosen.jsonl", "--known", known)
     assert found["settings"] == {"axes": axes}
     assert found["items"] == {"50": 50, "20": 20, "200": 120, "0.1": 12, "all": 120}[known]
