@@ -44,6 +44,7 @@ def make_world(folder: Path) -> Path:
     (folder / "recipe.toml").write_text(
         f"""
         schema_version = 2
+        method = "set-clip-plus"
         projection = {{ dim = 16, pca = 8 }}
         train = {{ steps = 60, batch = 16, checkpoint_every = 10 }}
         [towers.protein]

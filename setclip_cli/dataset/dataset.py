@@ -256,6 +256,11 @@ class Dataset:
         tables = [self.read(shard, columns) for shard in self.shards(modality, split)]
         return pa.concat_tables(tables, promote_options="default")
 
+    def has_labels(self, modality: Modality, split: str) -> bool:
+        """Whether any row of the modality in the split has a label."""
+        labels = self.table(modality, split, ["label"])["label"]
+        return bool(labels.null_count < len(labels))
+
     def pairs(self, split: str | None = None) -> list[Pair]:
         """The known pairs of a split (all when None), in file order; empty when the dataset has none.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,24 +13,42 @@ from scipy.sparse.csgraph import connected_components
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from torch import Tensor
 
     from setclip_cli.encoders import Encoder
 
 FOLDS = 5
+LEAST_ITEMS = 40  # with 20, a handful of ranks took worse shares than the default ones (benchmarks/results.md)
+ENOUGH_ITEMS = 300  # held out so far: further folds would change little, and each costs a fit
 GALLERY = 2000  # a held-out partner is ranked among this many rows of its pool
 
+Encoders = tuple["Encoder", "Encoder"]
 
-def mean_lead(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    """Mean difference over the items, and its standard error."""
-    difference = ours - theirs
-    return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
+
+class Fold(NamedTuple):
+    """One part of the known pairs, held out of a fit to the others.
+
+    Attributes:
+        hidden: (b,) bool, the pairs that are held out.
+        known: (k, 2) the other pairs.
+    """
+
+    hidden: Tensor
+    known: Tensor
 
 
 def means_of_items(scores: Tensor, items: Tensor) -> Tensor:
-    """(n,) the mean score of each item's pairs, of (b,) scores and the number of each pair's item, from 0 on."""
-    counts = items.bincount()
-    return torch.zeros(len(counts)).index_add_(0, items, scores) / counts
+    """(n,) the mean score of each item's pairs, of (b,) scores and the number of each pair's item.
+
+    Pairs that were never held out have a score that is not a number. An item without any other is left out.
+    """
+    there = ~scores.isnan()
+    numbers: Tensor = torch.unique(items[there], return_inverse=True)[1]
+    counts = numbers.bincount()
+    means: Tensor = torch.zeros(len(counts)).index_add_(0, numbers, scores[there]) / counts
+    return means
 
 
 def folds(pairs: Tensor, seed: int, items: Tensor) -> Tensor:
@@ -47,33 +65,75 @@ def folds(pairs: Tensor, seed: int, items: Tensor) -> Tensor:
     return fold[torch.from_numpy(component[left]).long()]
 
 
+def held_out(pairs: Tensor, seed: int, items: Tensor) -> Iterator[Fold]:
+    """The folds, in turn, up to the one with which ``ENOUGH_ITEMS`` were held out. None if there are too few items.
+
+    Args:
+        pairs: (b, 2) int64, rows of the known pairs.
+        seed: Decides the folds.
+        items: (b,) int64, the number of each pair's item.
+    """
+    fold = folds(pairs, seed, items)
+    if len(set(items.tolist())) < LEAST_ITEMS or len(set(fold.tolist())) < FOLDS:
+        return
+    seen = 0
+    for number in range(FOLDS):
+        hidden = fold == number
+        yield Fold(hidden, pairs[~hidden])
+        seen += len(set(items[hidden].tolist()))
+        if seen >= ENOUGH_ITEMS:
+            return
+
+
 @torch.no_grad()
 def partner_scores(
-    encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor, pairs: Tensor, known: Tensor, items: Tensor
+    parts: Sequence[Encoders],
+    weights: Tensor,
+    left: Tensor,
+    right: Tensor,
+    pairs: Tensor,
+    known: Tensor,
+    items: Tensor,
 ) -> Tensor:
-    """(b,) how well each pair's items find each other: 1 - log rank / log gallery, the mean of both directions.
+    """(w, b) how well each pair's items find each other: 1 - log rank / log gallery, the mean of both directions.
 
-    The gallery is the pair's own partner among up to ``GALLERY`` rows of its pool, evenly spaced. Rows of the ``known``
-    pairs are left out: a method that treats the rows it was fitted to in another way (ASIF's anchors) would find the
-    partner by that alone. Other rows of the pair's item are right answers too, so they are not ahead of the partner:
-    ``items`` has the number of each pair's item. Ties count half. Logs, because a user looks at the head of the
-    ranking.
+    A pair's own partner is ranked among up to ``GALLERY`` rows of its pool, evenly spaced. Rows of the ``known`` pairs
+    are left out: a method that treats the rows it was fitted to in another way (ASIF's anchors) would find the partner
+    by that alone. Other rows of the pair's item are right answers too, so they are not ahead of the partner: ``items``
+    has the number of each pair's item. Ties count half. Logs, because a user looks at the head of the ranking.
+
+    Args:
+        parts: Encoders of both sides. Rows are ranked by a weighted sum of their cosines.
+        weights: (w, parts) those of each sum that is scored.
     """
-    embeddings = [encoder(pool[rows]) for encoder, pool, rows in zip(encoders, (left, right), pairs.T, strict=True)]
-    own = (embeddings[0] * embeddings[1]).sum(1, keepdim=True)
-    scores = torch.zeros(len(pairs))
-    for queries, encoder, pool, partners, fitted in (
-        (embeddings[0], encoders[1], right, pairs[:, 1], known[:, 1]),
-        (embeddings[1], encoders[0], left, pairs[:, 0], known[:, 0]),
+    scores = torch.zeros(len(weights), len(pairs))
+    for own, other, pool, (rows_of_queries, partners), fitted in (
+        (0, 1, (left, right), pairs.T, known[:, 1]),
+        (1, 0, (right, left), pairs.T.flip(0), known[:, 0]),
     ):
-        free = torch.ones(len(pool), dtype=torch.bool)
+        queries, galleries = pool
+        free = torch.ones(len(galleries), dtype=torch.bool)
         free[fitted] = False
         rows = free.nonzero().squeeze(1)
         rows = rows[:: math.ceil(len(rows) / GALLERY)]
-        gallery = encoder(pool[rows])
-        item_of_row = torch.full((len(pool),), -1).index_copy_(0, partners, items)
-        also_right = (item_of_row[rows] == items[:, None]) & (rows != partners[:, None])
-        similarities = (queries @ gallery.T).masked_fill_(also_right, -torch.inf)
-        ahead = (similarities > own).sum(1) + 0.5 * (similarities == own).sum(1)
-        scores += (1 - torch.log1p(ahead) / math.log1p(len(gallery))) / 2
+        item_of_row = torch.full((len(galleries),), -1).index_copy_(0, partners, items)
+        right_answers = item_of_row[rows] == items[:, None]
+        cosines, of_partner = [], []
+        for part in parts:
+            embeddings = part[own](queries[rows_of_queries])
+            cosines.append(embeddings @ part[other](galleries[rows]).T)
+            of_partner.append((embeddings * part[other](galleries[partners])).sum(1, keepdim=True))
+        for place, weight in enumerate(weights):
+            similarities = _weighted(cosines, weight).masked_fill_(right_answers, -torch.inf)
+            own_partner = _weighted(of_partner, weight)
+            ahead = (similarities > own_partner).sum(1) + 0.5 * (similarities == own_partner).sum(1)
+            scores[place] += (1 - torch.log1p(ahead) / math.log1p(len(rows))) / 2
     return scores
+
+
+def _weighted(cosines: Sequence[Tensor], weight: Tensor) -> Tensor:
+    total = torch.zeros_like(cosines[0])
+    for part, share in zip(cosines, weight.tolist(), strict=True):
+        if share:
+            total.add_(part, alpha=share)
+    return total

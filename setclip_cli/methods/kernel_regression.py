@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from setclip_cli.encoders import Concatenated, Encoder, KernelMap, LinearMap
+from setclip_cli.methods.transport import within
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ FLOOR = 0.1  # of the mean eigenvalue, against axes that hardly vary
 ANCHORS = 8_000  # known items of a side that the kernel compares with: bounds time and memory
 
 
-def fit_kernel_regression(x: Tensor, y: Tensor, pairs: Tensor, *, seed: int) -> tuple[Encoder, Encoder]:
+def fit_kernel_regression(
+    x: Tensor, y: Tensor, pairs: Tensor, *, seed: int, whitened: tuple[LinearMap, LinearMap] | None = None
+) -> tuple[Encoder, Encoder]:
     """Kernel ridge regression from left to right and from right to left.
 
     f(q) = Σ_j k(q, x_j) c_j, c = (K + ridge I)⁻¹ Y, k(q, x_j) = exp((cos(q, x_j) - 1) / width)
@@ -35,6 +38,7 @@ def fit_kernel_regression(x: Tensor, y: Tensor, pairs: Tensor, *, seed: int) -> 
         y: (m, q) of the right one.
         pairs: (b, 2) int64, rows of the known pairs. Pairs of one item become one row with the mean of its partners.
         seed: Decides which items stay when there are more than ``ANCHORS``.
+        whitened: `part_whitened` of both pools, if it is known already.
 
     Returns:
         An encoder for each side, of p + q dimensions.
@@ -42,7 +46,7 @@ def fit_kernel_regression(x: Tensor, y: Tensor, pairs: Tensor, *, seed: int) -> 
     Sources: kernel ridge regression, Saunders et al. 1998 (ICML 15); regression to the other modality as a score in
         both directions, Socher et al. 2013, arXiv:1301.3666, here in closed form.
     """
-    own_x, own_y = _part_whitened(x), _part_whitened(y)
+    own_x, own_y = whitened or (part_whitened(x), part_whitened(y))
     expected_y = _regression(x, own_y.project(y), pairs, seed)
     expected_x = _regression(y, own_x.project(x), pairs.flip(1), seed)
     return Concatenated([expected_y, own_x]), Concatenated([own_y, expected_x])
@@ -61,9 +65,8 @@ def _regression(rows: Tensor, targets: Tensor, pairs: Tensor, seed: int) -> Kern
     return KernelMap(anchors, coefficients, WIDTH)
 
 
-def _part_whitened(pool: Tensor) -> LinearMap:
-    mean = pool.mean(0)
-    centred = (pool - mean).double()
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(pool))
+def part_whitened(pool: Tensor) -> LinearMap:
+    """The rows of a pool divided by their covariance to the power ``WHITENING``."""
+    values, vectors = torch.linalg.eigh(within(pool))
     scale = (values.clamp_min(0) + FLOOR * values.mean()).clamp_min(1e-12) ** -WHITENING
-    return LinearMap(vectors * scale @ vectors.T, mean)
+    return LinearMap(vectors * scale @ vectors.T, pool.mean(0))

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import UsageError
-from setclip_cli.recipe.presets import pairs_needed
+from setclip_cli.recipe.presets import GOAL_METHODS, pairs_needed
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
+
+    from setclip_cli.recipe.recipe import Recipe
+
+
+def require_pairs_of(recipe: Recipe, pairs: Sequence[tuple[Hashable, Hashable]]) -> None:
+    """`require_pairs` of the recipe's method; of that for the goal where the method is still to be chosen."""
+    method = recipe.method if recipe.goal == "auto" else GOAL_METHODS[recipe.goal]
+    require_pairs(method, pairs, joint=recipe.joint)
 
 
 def require_pairs(method: str, pairs: Sequence[tuple[Hashable, Hashable]], *, joint: bool = False) -> None:

@@ -1,35 +1,37 @@
-"""The method ``transport``: two maps in closed form that find the one partner of an item, with no training step.
+"""The method ``transport``: maps in closed form that find the one partner of an item, with no training step.
 
 One map is CCA that optimal transport lets learn from rows without a partner. It is far ahead where both sides vary
-together linearly and the pools hold each other's partners, as images and their captions do. The other is kernel
-regression on the pairs. It is ahead where they do not, as with proteins and what is written about them. How much each
-counts is measured on known pairs that are held out, so nobody has to know.
+together linearly and the pools hold each other's partners, as images and their captions do. The others are kernel
+regression on the pairs and likeness to the known items. They are ahead where the sides do not vary together linearly,
+as with proteins and what is written about them. How much each counts is measured on known pairs that are held out, so
+nobody has to know.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
 
-from setclip_cli.encoders import Composed, Concatenated, FeatureTransform
+from setclip_cli.encoders import Composed, Concatenated, FeatureTransform, RelativeMap
 from setclip_cli.encoders.usable import require_usable
 from setclip_cli.errors import translated
 from setclip_cli.methods.closed_form import OTHER_PAIRS, check_pairs
-from setclip_cli.methods.held_out import FOLDS, folds, means_of_items, partner_scores
-from setclip_cli.methods.kernel_regression import fit_kernel_regression
+from setclip_cli.methods.held_out import Encoders, held_out, means_of_items, partner_scores
+from setclip_cli.methods.kernel_regression import fit_kernel_regression, part_whitened
 from setclip_cli.methods.no_pairs import require_matchable
 from setclip_cli.methods.transport import START_WEIGHT, fit_transport
+from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from setclip_cli.encoders import Encoder
 
-CHOICE = {"rounds": 5, "rows": 1_500}  # of the fits that the choice compares: their order needs no more
-LEAST_ITEMS = 20  # known pairs of fewer items are too few to hold any out
+CHOICE = {"rounds": 4, "rows": 1_000}  # of the fits that the choice compares: their order needs no more
+RELATIVE_PAIRS = 1_000  # that the likeness compares with: bounds the width of embeddings
+RELATIVE_POWER = 2.0  # ASIF's 4 is as good alone, 2 is better beside the regression
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,21 @@ class Shares:
     Attributes:
         unpaired: Share of the rows without a partner in the covariances of the CCA, see `fit_transport`.
         kernel: Weight of the kernel regression in the cosine, where the CCA has 1.
+        relative: Weight of the likeness to known pairs.
     """
 
     unpaired: float
     kernel: float
+    relative: float
+
+    def weights(self) -> list[float]:
+        """Of the CCA, the regression and the likeness."""
+        return [1.0, self.kernel, self.relative]
 
 
 UNPAIRED = (0.25, 0.75)
-KERNEL = (0.0, 0.5, 1.5, 4.0)
-DEFAULT = Shares(0.75, 0.5)
+OTHERS = ((0.0, 0.0), (0.5, 0.0), (1.5, 0.0), (4.0, 0.0), (1.5, 1.5), (4.0, 4.0))  # kernel and relative
+DEFAULT = Shares(0.75, 0.5, 0.0)
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,12 @@ class PartnerMaps:
 
     def findings(self) -> dict[str, float]:
         """By metric key."""
-        found = {"transport/unpaired_share": self.shares.unpaired, "transport/kernel_weight": self.shares.kernel}
-        return found | ({} if self.score is None else {"transport/held_out_score": self.score})
+        found = {
+            "transport/unpaired_share": self.shares.unpaired,
+            "transport/kernel_weight": self.shares.kernel,
+            "transport/relative_weight": self.shares.relative,
+        }
+        return found if self.score is None else found | {"transport/held_out_score": self.score}
 
 
 def fit_partner_maps(
@@ -80,11 +92,7 @@ def fit_partner_maps(
     chosen_on: tuple[Tensor, Tensor] | None = None,
     start: tuple[Encoder, Encoder] | None = None,
 ) -> PartnerMaps:
-    """Fits both maps and combines them: the cosine of two items is the weighted mean of the maps' cosines.
-
-    The shares are those of the grid that find held-out partners best, or ``DEFAULT`` with fewer than ``LEAST_ITEMS``.
-    Keeping the default unless another leads by more than its standard error was tried: it kept too little of the
-    regression for proteins (benchmarks/results.md).
+    """Fits the maps and combines them: the cosine of two items is the weighted mean of the maps' cosines.
 
     Args:
         left: (n, p) features of the left pool.
@@ -115,7 +123,10 @@ def fit_partner_maps(
     transforms = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
     x, y = transforms[0](left), transforms[1](right)
     what = f"method 'transport' on {len(pairs)} pairs"
-    shares, score = Shares(1.0, 0.0), None  # without pairs there are the unpaired rows alone, and nothing to choose
+    shares, score = (
+        Shares(1.0, 0.0, 0.0),
+        None,
+    )  # without pairs there are the unpaired rows alone, and nothing to choose
     with translated(what, RuntimeError, found="cannot be fitted to them", fix=OTHER_PAIRS):
         if len(pairs):
             alone = fit_transport(x, y, pairs, seed=seed, share=0)
@@ -123,15 +134,13 @@ def fit_partner_maps(
             compared = (x, y) if chosen_on is None else _transformed(chosen_on, axes)
             item_of = pairs[:, 0] if items is None else items
             shares, score = _choose(compared[0], compared[1], pairs, item_of, seed, begun)
-        linear = fit_transport(x, y, pairs, seed=seed, share=shares.unpaired, start=begun)
-        kernel = fit_kernel_regression(x, y, pairs, seed=seed) if shares.kernel else linear
-        maps = _weighted(linear, kernel, shares.kernel)
+        parts: list[Encoders] = [fit_transport(x, y, pairs, seed=seed, share=shares.unpaired, start=begun)]
+        parts += [fit_kernel_regression(x, y, pairs, seed=seed)] if shares.kernel else []
+        parts += [_likeness(x, y, pairs, seed)] if shares.relative else []
+        maps = _joined(parts, [weight for weight in shares.weights() if weight])
     require_usable(what, maps, (x, y), fix=OTHER_PAIRS)
-    encoders: tuple[Encoder, Encoder] = (
-        Composed(transforms[0], maps[0]).eval(),
-        Composed(transforms[1], maps[1]).eval(),
-    )
-    return PartnerMaps(encoders if start is None else _weighted(encoders, start, START_WEIGHT), shares, score)
+    encoders: Encoders = Composed(transforms[0], maps[0]).eval(), Composed(transforms[1], maps[1]).eval()
+    return PartnerMaps(encoders if start is None else _joined([encoders, start], [1.0, START_WEIGHT]), shares, score)
 
 
 def _transformed(sides: tuple[Tensor, Tensor], axes: int) -> tuple[Tensor, Tensor]:
@@ -142,32 +151,46 @@ def _transformed(sides: tuple[Tensor, Tensor], axes: int) -> tuple[Tensor, Tenso
 def _choose(
     x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, seed: int, start: tuple[Tensor, Tensor] | None
 ) -> tuple[Shares, float | None]:
-    """The shares, and how well they found held-out partners."""
-    items = torch.unique(items, return_inverse=True)[1]
-    fold = folds(pairs, seed, items)
-    if int(items.max()) + 1 < LEAST_ITEMS or len(set(fold.tolist())) < FOLDS:
+    """The shares of the grid that find held-out partners best, and how well; ``DEFAULT`` if there are too few pairs.
+
+    Keeping the default unless another leads by more than its standard error was tried: it kept too little of the
+    regression for proteins (benchmarks/results.md).
+    """
+    grid = [Shares(unpaired, *others) for unpaired in UNPAIRED for others in OTHERS]
+    scores = torch.full((len(grid), len(pairs)), torch.nan)
+    whitened = None
+    for hidden, known in held_out(pairs, seed, items):
+        whitened = whitened or (part_whitened(x), part_whitened(y))
+        linear = [fit_transport(x, y, known, seed=seed, share=unpaired, start=start, **CHOICE) for unpaired in UNPAIRED]
+        kernel = fit_kernel_regression(x, y, known, seed=seed, whitened=whitened)
+        parts = [*linear, kernel, _likeness(x, y, known, seed)]
+        weights = torch.tensor(
+            [
+                [float(shares.unpaired == unpaired) for unpaired in UNPAIRED] + [shares.kernel, shares.relative]
+                for shares in grid
+            ]
+        )
+        scores[:, hidden] = partner_scores(parts, weights, x, y, pairs[hidden], known, items[hidden])
+    if bool(scores.isnan().all()):
         return DEFAULT, None
-    scores = {Shares(*values): torch.zeros(len(pairs)) for values in product(UNPAIRED, KERNEL)}
-    for held_out in range(FOLDS):
-        hidden = fold == held_out
-        known = pairs[~hidden]
-        kernel = fit_kernel_regression(x, y, known, seed=seed)
-        linear = {
-            share: fit_transport(x, y, known, seed=seed, share=share, start=start, **CHOICE) for share in UNPAIRED
-        }
-        for shares, found in scores.items():
-            maps = _weighted(linear[shares.unpaired], kernel, shares.kernel)
-            found[hidden] = partner_scores(maps, x, y, pairs[hidden], known, items[hidden])
-    means = {shares: float(means_of_items(found, items).mean()) for shares, found in scores.items()}
-    best = max(means, key=lambda shares: means[shares])
-    return best, means[best]
+    means = [float(means_of_items(found, items).mean()) for found in scores]
+    best = max(range(len(grid)), key=means.__getitem__)
+    return grid[best], means[best]
 
 
-def _weighted(
-    encoders: tuple[Encoder, Encoder], others: tuple[Encoder, Encoder], weight: float
-) -> tuple[Encoder, Encoder]:
-    """Both side by side: the first have weight 1 in the cosine."""
-    if not weight:
-        return encoders
-    left, right = (Concatenated(parts, [1.0, weight]).eval() for parts in zip(encoders, others, strict=True))
+def _likeness(x: Tensor, y: Tensor, pairs: Tensor, seed: int) -> Encoders:
+    """Both sides by their likeness to the same known pairs.
+
+    Source: relative representations, Moschella et al. 2023, arXiv:2209.15430; with a power, ASIF, Norelli et al. 2023,
+        arXiv:2210.01738.
+    """
+    kept = torch.randperm(len(pairs), generator=generator(seed, "likeness"))[:RELATIVE_PAIRS].sort().values
+    anchors = pairs[kept]
+    return RelativeMap(x[anchors[:, 0]], RELATIVE_POWER), RelativeMap(y[anchors[:, 1]], RELATIVE_POWER)
+
+
+def _joined(parts: list[Encoders], weights: list[float]) -> Encoders:
+    if len(parts) == 1:
+        return parts[0]
+    left, right = (Concatenated(encoders, weights).eval() for encoders in zip(*parts, strict=True))
     return left, right

@@ -35,10 +35,6 @@ class Covariances(NamedTuple):
     right: Tensor
     across: Tensor
 
-    def mixed(self, other: Covariances, share: float) -> Covariances:
-        """(1 - share) of these and ``share`` of the others."""
-        return Covariances(*((1 - share) * own + share * theirs for own, theirs in zip(self, other, strict=True)))
-
 
 def fit_transport(
     x: Tensor,
@@ -54,12 +50,12 @@ def fit_transport(
 ) -> tuple[LinearMap, LinearMap]:
     """Regularised CCA of the known pairs and of softly matched unpaired rows, in turn with their matching.
 
-    C  <-  (1 - share) C_pairs + share Σ_ij P_ij (x_i - x̄)(y_j - ȳ)ᵀ, and in the same way within each side
+    C  <-  (1 - share) C_pairs + share Σ_ij P_ij (x_i - x̄)(y_j - ȳ)ᵀ, at first C_pairs
     P  <-  Sinkhorn(exp(cos(u_i, v_j) / temperature)), u and v the embeddings of rows without a partner by the CCA of C
 
-    The first map is fitted to the pairs alone. With ``share`` = 0 it is the last one too: the method ``cca``. A start
-    joins the matching with ``START_WEIGHT``. Without pairs it makes the first matching alone, and C is that of the
-    matched rows alone.
+    Covariances within a side are mixed of those of its known rows and of its other rows, in the same shares. With
+    ``share`` = 0 this is the method ``cca``. A start joins the matching with ``START_WEIGHT``. Without pairs it makes
+    the first matching alone, and all covariances are those of the other rows.
 
     Args:
         x: (n, p) transformed features of the left pool.
@@ -81,29 +77,61 @@ def fit_transport(
     """
     known_x, known_y = x[pairs[:, 0]], y[pairs[:, 1]]
     free_x, free_y = _without(pairs[:, 0], len(x)), _without(pairs[:, 1], len(y))
-    maps: tuple[LinearMap, LinearMap] | None = None
-    of_pairs: Covariances | None = None
-    centres = x.mean(0), y.mean(0)
-    if len(pairs) or start is None:
+    if start is not None and not len(pairs):
+        centres, share = (x.mean(0), y.mean(0)), 1.0
+        of_pairs = _of_pairs(x.new_zeros(1, x.shape[1]).double(), y.new_zeros(1, y.shape[1]).double())
+    else:
         centres = known_x.mean(0), known_y.mean(0)
         of_pairs = _of_pairs(known_x.double(), known_y.double())
-        maps = canonical_maps(of_pairs, centres)
         if share == 0 or min(len(free_x), len(free_y)) < LEAST_ROWS:
-            return maps
+            return canonical_maps(of_pairs, centres)
+    # Within a round only the covariance across the sides changes, so the whitening is found once.
+    whiteners = (
+        whitener((1 - share) * of_pairs.left + share * within(x[free_x])),
+        whitener((1 - share) * of_pairs.right + share * within(y[free_y])),
+    )
+    sides = [
+        _Side(pool, free, centre, (pool[free].mean(0) - centre) @ white.float(), white.float())
+        for pool, free, centre, white in zip((x, y), (free_x, free_y), centres, whiteners, strict=True)
+    ]
     begun = None if start is None else [F.normalize(side - side.mean(0), dim=1) for side in start]
-    weight = 0.0 if start is None else START_WEIGHT
-    mean_x, mean_y = x[free_x].mean(0), y[free_y].mean(0)
     random = generator(seed, "transport")
-    for _ in range(rounds):
-        rows_x, rows_y = (free[torch.randperm(len(free), generator=random)[:rows]] for free in (free_x, free_y))
-        cosines = begun[0][rows_x] @ begun[1][rows_y].T if begun is not None else x.new_zeros(1)
-        if maps is not None:
-            cosines = (maps[0](x[rows_x]) @ maps[1](y[rows_y]).T + weight * cosines) / (1 + weight)
+    of_known = whiteners[0].T @ of_pairs.across @ whiteners[1]
+    across = of_known
+    for number in range(rounds):
+        drawn = [side.free[torch.randperm(len(side.free), generator=random)[:rows]] for side in sides]
+        white = [side.whitened(chosen) for side, chosen in zip(sides, drawn, strict=True)]
+        cosines = _cosines(white, across)
+        if begun is not None:
+            of_start = begun[0][drawn[0]] @ begun[1][drawn[1]].T
+            has_map = number > 0 or share < 1
+            cosines = (cosines + START_WEIGHT * of_start) / (1 + START_WEIGHT) if has_map else of_start
         plan = balanced_plan(cosines, temperature)
-        matched = _of_plan((x[rows_x] - mean_x).double(), (y[rows_y] - mean_y).double(), plan.double())
-        maps = canonical_maps(matched if of_pairs is None else of_pairs.mixed(matched, share), centres)
-    assert maps is not None, "without pairs a round or more is needed"
-    return maps
+        centred = [rows_of - side.mean for rows_of, side in zip(white, sides, strict=True)]
+        across = (1 - share) * of_known + share * (centred[0].T @ (plan @ centred[1])).double()
+    return _maps(across, whiteners, centres)
+
+
+class _Side(NamedTuple):
+    """A pool, the numbers of its rows without a partner, and how rows are whitened."""
+
+    pool: Tensor
+    free: Tensor
+    centre: Tensor
+    mean: Tensor  # of the whitened rows without a partner
+    white: Tensor
+
+    def whitened(self, rows: Tensor) -> Tensor:
+        return (self.pool[rows] - self.centre) @ self.white
+
+
+def _cosines(white: list[Tensor], across: Tensor) -> Tensor:
+    """Of whitened rows of both sides by the CCA of a whitened covariance across them."""
+    u, correlations, vt = torch.linalg.svd(across.float(), full_matrices=False)
+    left, right = (
+        F.normalize(rows @ directions * correlations, dim=1) for rows, directions in zip(white, (u, vt.T), strict=True)
+    )
+    return left @ right.T
 
 
 def balanced_plan(cosines: Tensor, temperature: float) -> Tensor:
@@ -124,11 +152,18 @@ def balanced_plan(cosines: Tensor, temperature: float) -> Tensor:
 
 def canonical_maps(covariances: Covariances, centres: tuple[Tensor, Tensor]) -> tuple[LinearMap, LinearMap]:
     """CCA with a ridge of ``RIDGE`` mean eigenvalues; each direction counts by its correlation."""
-    white_left, white_right = whitener(covariances.left), whitener(covariances.right)
-    u, correlations, vt = torch.linalg.svd(white_left.T @ covariances.across @ white_right, full_matrices=False)
+    whiteners = whitener(covariances.left), whitener(covariances.right)
+    return _maps(whiteners[0].T @ covariances.across @ whiteners[1], whiteners, centres)
+
+
+def _maps(
+    across: Tensor, whiteners: tuple[Tensor, Tensor], centres: tuple[Tensor, Tensor]
+) -> tuple[LinearMap, LinearMap]:
+    """Of the whitened covariance across the sides."""
+    u, correlations, vt = torch.linalg.svd(across, full_matrices=False)
     return (
-        LinearMap(white_left @ u * correlations, centres[0]),
-        LinearMap(white_right @ vt.T * correlations, centres[1]),
+        LinearMap(whiteners[0] @ u * correlations, centres[0]),
+        LinearMap(whiteners[1] @ vt.T * correlations, centres[1]),
     )
 
 
@@ -146,9 +181,10 @@ def _of_pairs(left: Tensor, right: Tensor) -> Covariances:
     return Covariances(a.T @ a / len(a), b.T @ b / len(b), a.T @ b / len(a))
 
 
-def _of_plan(a: Tensor, b: Tensor, plan: Tensor) -> Covariances:
-    """Of centred rows that a plan of mass 1 carries onto each other."""
-    return Covariances((a * plan.sum(1)[:, None]).T @ a, (b * plan.sum(0)[:, None]).T @ b, a.T @ (plan @ b))
+def within(pool: Tensor) -> Tensor:
+    """(p, p) float64 covariance of a pool."""
+    centred = pool - pool.mean(0)
+    return (centred.T @ centred).double() / len(pool)
 
 
 def _without(known: Tensor, count: int) -> Tensor:

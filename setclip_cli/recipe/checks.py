@@ -74,6 +74,7 @@ def _of_training(recipe: Settings) -> Iterator[str]:
         yield "ensemble_distil: this needs an ensemble of 2 or more, and ensemble = 1"
     if recipe.validation.every and recipe.ensemble > 1:
         yield f"ensemble = {recipe.ensemble}: validation.every stops one training, not several in a row"
+    yield from _of_goal(recipe, tuned)
     needed = pairs_needed(recipe.method, joint=recipe.joint)
     if isinstance(recipe.pairs, int) and recipe.pairs < needed:
         yield (
@@ -82,6 +83,17 @@ def _of_training(recipe: Settings) -> Iterator[str]:
         )
     if recipe.projection.dim == 1 and recipe.projection.kind == "mlp":
         yield "projection.dim = 1: an mlp head ends in a layer norm, which makes one value 0; give 2 or more"
+
+
+def _of_goal(recipe: Settings, tuned: str | None) -> Iterator[str]:
+    if recipe.goal == "auto":
+        return
+    if recipe.method != "auto":
+        yield f"goal = {recipe.goal!r}: method {recipe.method!r} is chosen already; leave one of the two out"
+    elif recipe.goal == "partner" and recipe.pairs == 0:
+        yield "goal = 'partner': with pairs = 0 nothing says which item is whose partner; give pairs, or goal = 'kind'"
+    elif recipe.goal == "partner" and tuned:
+        yield f"goal = 'partner': method 'transport' fits frozen features, and towers.{tuned} is tuned"
 
 
 def _of_terms(recipe: Settings) -> Iterator[str]:
@@ -102,6 +114,9 @@ def _of_terms(recipe: Settings) -> Iterator[str]:
     if recipe.method in TRAINED_METHODS and not active:
         yield f"objective: every term has weight 0, so method {recipe.method!r} has nothing to train"
     if recipe.method == "auto" and active:
-        yield f"{weights}: method 'auto' brings the weights of the method that it chooses"
+        yield (
+            f"{weights}: method 'auto' brings the weights of the method that it chooses; "
+            "name one, such as method = 'set-clip-plus'"
+        )
     if recipe.method in TRAINING_FREE_METHODS and active:
         yield f"{weights}: method {recipe.method!r} does not train, so no term can have a weight"

@@ -18,13 +18,18 @@ Method = Literal[
     "procrustes",
     "ridge",
 ]
-DEFAULT_METHOD: Method = "set-clip-plus"
+DEFAULT_METHOD: Method = "auto"
+GOAL_METHODS: dict[str, Method] = {"partner": "transport", "kind": "set-clip-plus"}  # that auto takes
 TRAINED_METHODS: tuple[Method, ...] = ("set-clip-plus", "set-clip", "set-clip-published", "clip", "s-clip")
 TRAINING_FREE_METHODS: tuple[Method, ...] = ("transport", "asif", "asif-graph", "cca", "procrustes", "ridge")
 # Known pairs of different items that a method needs; 0 for those that are not named. With one pair alone a method that
 # learns from pairs has nothing to tell that pair from.
 PAIRS_NEEDED: dict[str, int] = dict.fromkeys(("clip", "s-clip", *TRAINING_FREE_METHODS), 2)
-STARTING_METHODS: tuple[Method, ...] = (*TRAINED_METHODS, "transport")  # that can start from towers aligned already
+STARTING_METHODS: tuple[Method, ...] = (
+    *TRAINED_METHODS,
+    "transport",
+    "auto",
+)  # from aligned towers
 assert set(TRAINED_METHODS) | set(TRAINING_FREE_METHODS) | {"auto"} == set(get_args(Method))
 
 # Settings of the terms. The reasons are measured: benchmarks/results.md.

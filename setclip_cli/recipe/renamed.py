@@ -10,6 +10,7 @@ KEYS = {
     "objective.clip.full_at": "objective.clip.full_weight_at_pairs",
     "objective.sdd.bandwidths": "objective.sdd.bandwidth",
 }
+VERSION_1 = {"pairs_unit": "row", "method": "set-clip-plus"}  # today auto is the default of both
 # The (new) dotted key -> the old value -> the new one.
 VALUES = {"train.precision": {"bf16": "bfloat16", "fp16": "float16"}}
 
@@ -32,8 +33,8 @@ def renamed(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def in_version(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with what its version means by a key that it lacks. A version of 1 counts pairs by rows."""
-    return {"pairs_unit": "row"} | document if document.get("schema_version") == 1 else document
+    """The document with what its version means by a key that it lacks."""
+    return VERSION_1 | document if document.get("schema_version") == 1 else document
 
 
 def _without(table: dict[str, Any], path: list[str]) -> tuple[dict[str, Any], Any]:

@@ -290,7 +290,11 @@ class Settings(Section):
     counts single pairs. auto is group if captions have groups or an item of the left side is in several pairs, else
     row. A recipe of version 1 counts rows."""
     method: Method = DEFAULT_METHOD
-    """How to align. It brings the weights of its terms; auto compares methods on held-out pairs."""
+    """How to align. It brings the weights of its terms; auto takes the one that is best for the goal. A recipe of
+    version 1 takes set-clip-plus if it names none."""
+    goal: Literal["auto", "partner", "kind"] = "auto"
+    """What method auto aligns for: partner is the one item that belongs to another, kind is all items of its kind. auto
+    is kind if both sides have labels and no known item has several partners, else partner."""
     init_from: PathText | None = None
     """A RUN of the same towers: start a new training from its weights; with joint towers, from its embeddings."""
     ensemble: PositiveInt = 1

@@ -20,6 +20,7 @@ from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_
 from setclip_cli.files import atomic
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import InUseError, WriteError
+from setclip_cli.methods.auto import choose
 from setclip_cli.options import path_of
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run import checkpoint
@@ -38,7 +39,7 @@ from setclip_cli.training.build import build_training
 from setclip_cli.training.checks import require_pools
 from setclip_cli.training.distributed import launched
 from setclip_cli.training.dry_run import plan_align
-from setclip_cli.training.fit import finish, fit_method, is_trained, resolved
+from setclip_cli.training.fit import finish, fit_method, is_trained
 from setclip_cli.training.inputs import build_early_stopping, initial_weights, loads_half, read_side
 from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
@@ -134,7 +135,8 @@ def align(
         if group.main:
             atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
         if recipe.method == "auto":
-            choice = resolved(recipe, left.features, right.features, rows, items)
+            labelled = all(dataset.has_labels(side.modality, recipe.train.split) for side in (left, right))
+            choice = choose(recipe, rows, items, labelled=labelled)
             recipe = choice.recipe
             if group.main:
                 note(choice.summary())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -80,6 +80,7 @@ def fit(
     pairs: npt.ArrayLike | Tensor = (),
     *,
     method: Method = "auto",
+    goal: Literal["auto", "partner", "kind"] = "auto",
     seed: int = 0,
     recipe: Recipe | Path | str | None = None,
 ) -> Aligned:
@@ -89,7 +90,9 @@ def fit(
         x: (n, p) features of the left side: a numpy array, a torch tensor or nested lists.
         y: (m, q) features of the right side. Row i of y has nothing to do with row i of x.
         pairs: (b, 2) integers: a row of x and the row of y that belongs to it; b may be 0.
-        method: A method of the recipe; ``auto`` compares several on held-out pairs.
+        method: A method of the recipe; ``auto`` takes the one that is best for the goal.
+        goal: What method ``auto`` aligns for: ``partner``, the one row that belongs to another, ``kind``, all rows of
+            its kind; ``auto`` is partner if there are pairs.
         seed: Decides everything random.
         recipe: Where all other settings come from (default: those of the method); its own method and seed do not count.
 
@@ -100,7 +103,7 @@ def fit(
     left, right = _matrix(x, "x"), _matrix(y, "y")
     known = _known_rows(pairs, len(left), len(right))
     base = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe or Recipe(towers=_TOWERS)
-    asked = base.with_settings(method=method, seed=seed, **({} if len(known) else {"pairs": 0}))
+    asked = base.with_settings(method=method, goal=goal, seed=seed, **({} if len(known) else {"pairs": 0}))
     fitted = fit_recipe(asked, left, right, known)
     return Aligned(fitted.method, fitted.encoders, (left.shape[1], right.shape[1]), fitted.findings, fitted.warnings)
 

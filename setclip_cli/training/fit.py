@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.encoders.usable import require_usable
 from setclip_cli.errors import UsageError
-from setclip_cli.methods.auto import Choice, choose
+from setclip_cli.methods.auto import choose
 from setclip_cli.methods.closed_form import fit_closed_form
 from setclip_cli.methods.distil import distil
 from setclip_cli.methods.extra_encoders import combined_with, with_extra_encoders
 from setclip_cli.methods.no_pairs import align_without_pairs
-from setclip_cli.methods.pairs_needed import require_pairs
+from setclip_cli.methods.pairs_needed import require_pairs_of
 from setclip_cli.methods.partners import fit_partner_maps
 from setclip_cli.recipe.presets import PAIRS_NEEDED, SECTION_PRESETS, TRAINING_FREE_METHODS
 from setclip_cli.sampling import sample
@@ -75,21 +75,12 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         )
     if recipe.init_from is not None:
         recipe = recipe.with_settings(init_from=None)
-    require_pairs(recipe.method, [(row, other) for row, other in pairs.tolist()], joint=recipe.joint)
+    require_pairs_of(recipe, [(row, other) for row, other in pairs.tolist()])
     require_pools(recipe, {"left features": left, "right features": right})
     items = torch.arange(len(pairs)) if recipe.pairs_unit == "row" else pairs[:, 0].cpu()
-    return fit_method(resolved(recipe, left, right, pairs, items).recipe, left, right, pairs, items)
-
-
-def resolved(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor, items: Tensor) -> Choice:
-    """The recipe with a method in place of "auto", chosen on held-out pairs; any other method stays.
-
-    Args:
-        items: (b,) int64: for each pair the number of its item.
-    """
-    if recipe.method != "auto":
-        return Choice(recipe, len(pairs), len(torch.unique(items)), {}, None)
-    return choose(recipe, left, right, pairs, _encoders, items=items)
+    if recipe.method == "auto":
+        recipe = choose(recipe, pairs, items).recipe
+    return fit_method(recipe, left, right, pairs, items)
 
 
 def fit_method(
@@ -213,10 +204,6 @@ def _with_partner_maps(
         chosen_on=pools.found if pools.tuned else None,
     )
     return combined_with(encoders, maps.encoders, recipe.extra_encoders.partner), maps.findings()
-
-
-def _encoders(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> tuple[Encoder, Encoder]:
-    return fit_method(recipe, left, right, pairs).encoders
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from setclip_cli.errors import SetClipError, UsageError
-from setclip_cli.methods.pairs_needed import require_pairs
+from setclip_cli.methods.pairs_needed import require_pairs_of
 from setclip_cli.sampling import generator
 from setclip_cli.training.pair_items import groups_of, items_of, require_one_split
 
@@ -50,7 +50,7 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> KnownPairs:
             has pairs in several splits.
     """
     if recipe.pairs == 0:
-        require_pairs(recipe.method, [], joint=recipe.joint)
+        require_pairs_of(recipe, [])
         return KnownPairs([], [], by_item=False)
     found = pairs_in_items(dataset, recipe.train.split, recipe)
     if not found.pairs:
@@ -76,7 +76,7 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> KnownPairs:
     place = {item: place for place, item in enumerate(order[:wanted].tolist())}
     chosen = sorted((row for row, item in enumerate(found.items) if item in place), key=lambda r: place[found.items[r]])
     pairs = [found.pairs[row] for row in chosen]
-    require_pairs(recipe.method, [(pair.left_id, pair.right_id) for pair in pairs], joint=recipe.joint)
+    require_pairs_of(recipe, [(pair.left_id, pair.right_id) for pair in pairs])
     return KnownPairs(pairs, [place[found.items[row]] for row in chosen], found.by_item)
 
 

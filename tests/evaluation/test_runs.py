@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow  # three alignments through ESM-2 and a sentence t
 FAMILIES = {"kinase": "GKKLV", "transporter": "LLIFA", "protease": "HDSCW"}
 RECIPE = """
 schema_version = 2
+method = "set-clip-plus"
 projection = {{ dim = 16, pca = 8 }}
 train = {{ steps = 60, batch = 16 }}
 [towers.protein]

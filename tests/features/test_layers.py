@@ -43,6 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(
         f"""
         schema_version = 2
+        method = "set-clip-plus"
         projection = {{ dim = 16, pca = 8 }}
         train = {{ steps = 2, batch = 16 }}
         [towers.protein]

@@ -1,156 +1,83 @@
-"""The choice among methods, and the pairs that are held out for it."""
+"""The method that ``auto`` takes for a goal, and the pairs that are held out to find the goal."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from two_pools import pools
+from worlds import linear_world, pools
 
-from setclip_cli.encoders import (
-    Encoder,
-    LinearMap,
-)
+from setclip_cli.encoders import LinearMap
 from setclip_cli.errors import SetClipError
-from setclip_cli.methods import auto
-from setclip_cli.methods.auto import CANDIDATES, Choice, choose
-from setclip_cli.methods.closed_form import fit_closed_form
-from setclip_cli.methods.held_out import folds, partner_scores
-from setclip_cli.recipe.recipe import Recipe
+from setclip_cli.methods import held_out as held
+from setclip_cli.methods.auto import choose
+from setclip_cli.methods.held_out import FOLDS, LEAST_ITEMS, folds, held_out, means_of_items, partner_scores
+from setclip_cli.recipe.presets import GOAL_METHODS
+from setclip_cli.recipe.recipe import Recipe, RecipeError
+from setclip_cli.training.fit import fit
 
-
-def test_auto_with_few_pairs_says_why_it_takes_the_default(recipe: Recipe) -> None:
-    left, right = pools()
-    choice = choose(recipe, left, right, torch.zeros(49, 2, dtype=torch.int64), _never)
-    assert choice.recipe.method == "set-clip-plus"
-    assert "49 pairs are too few" in choice.summary()
-    assert choice.as_json()["scores"] == {}
-
-
-def test_auto_takes_the_method_that_finds_held_out_partners_best(recipe: Recipe) -> None:
-    left, right = pools()
-    pairs = torch.arange(60).repeat(2, 1).T
-    seen: list[set[int]] = []
-
-    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
-        seen.append(set(known[:, 0].tolist()))
-        method = candidate.method if candidate.method == "ridge" else "wrong"
-        if method == "ridge":
-            return fit_closed_form("ridge", x, y, known)
-        draw = torch.Generator().manual_seed(len(seen))
-        return LinearMap(torch.randn(12, 4, generator=draw)), LinearMap(torch.randn(9, 4, generator=draw))
-
-    choice: Choice = choose(recipe, left, right, pairs, fit)
-    assert choice.recipe.method == "ridge"
-    assert set(choice.scores) == set(CANDIDATES)
-    assert choice.margin is not None
-    assert choice.margin[0] > 0
-    assert "ridge, by" in choice.summary()
-    assert all(len(known) == 48 for known in seen)  # a fifth is held out each time
-
-
-def test_auto_keeps_the_default_against_a_lead_within_its_standard_error(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left, right = pools()
-    pairs = torch.arange(60).repeat(2, 1).T
-    same = (LinearMap(torch.eye(12)), LinearMap(torch.eye(9)))
-    fitted: list[str] = []
-
-    def fit(candidate: Recipe, *_: object) -> tuple[Encoder, Encoder]:
-        fitted.append(candidate.method)
-        return same
-
-    def scores(*given: Tensor) -> Tensor:
-        hidden = given[3][:, 0]
-        noise = torch.where(hidden % 2 == 0, 0.2, -0.2)  # a lead of 0.01 on average, now above and now below
-        return 0.5 + (torch.full((len(hidden),), gain) + noise if fitted[-1] == "cca" else torch.zeros(len(hidden)))
-
-    monkeypatch.setattr(auto, "partner_scores", scores)
-    gain = 0.01
-    kept = choose(recipe, left, right, pairs, fit)
-    assert kept.recipe.method == "set-clip-plus"
-    assert kept.margin is not None
-    assert kept.margin[0] == pytest.approx(-0.01, rel=1e-4)
-    assert "the default, since cca leads it by 0.010 only, with a standard error of 0.026" in kept.summary()
-    gain = 0.1
-    taken = choose(recipe, left, right, pairs, fit)
-    assert taken.recipe.method == "cca"
-    assert "cca, by 0.100 ± 0.026 over set-clip-plus" in taken.summary()
+TWO = torch.arange(10).repeat(2, 1).T
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("labelled", "items", "goal", "reason"),
     [
-        SetClipError("cannot be fitted", fix=""),
-        torch.linalg.LinAlgError("the algorithm failed to converge"),
-        np.linalg.LinAlgError("Singular matrix"),
+        (True, 10, "kind", "both sides have labels"),
+        (False, 10, "partner", "no labels on both sides"),
+        (True, 5, "partner", "several partners of their own"),
+        (False, 5, "partner", "several partners of their own"),
     ],
 )
-@pytest.mark.parametrize("fold", [0, 4])
-def test_auto_leaves_out_what_cannot_be_fitted(recipe: Recipe, error: Exception, fold: int) -> None:
-    left, right = pools()
-    pairs = torch.arange(60).repeat(2, 1).T
-    calls: dict[str, int] = {}
-
-    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
-        number = calls[candidate.method] = calls.get(candidate.method, -1) + 1
-        if candidate.method == "cca" and number == fold:
-            raise error
-        return fit_closed_form("ridge", x, y, known)
-
-    choice = choose(recipe, left, right, pairs, fit)
-    assert choice.recipe.method == "set-clip-plus"
-    assert set(choice.scores) == set(CANDIDATES) - {"cca"}
-    reason = choice.as_json()["left_out"]["cca"]
-    assert reason == getattr(error, "problem", f"cannot be fitted ({error})")
-    assert choice.summary().splitlines()[1:] == [f"auto: cca is left out: {reason}"]
+def test_the_goal_is_what_the_data_can_answer(
+    recipe: Recipe, labelled: bool, items: int, goal: str, reason: str
+) -> None:
+    choice = choose(recipe, TWO, torch.arange(10) % items, labelled=labelled)
+    assert (choice.goal, choice.recipe.method) == (goal, GOAL_METHODS[goal])
+    assert reason in choice.summary()
+    assert choice.as_json() == {"method": choice.recipe.method, "goal": goal, "reason": choice.reason}
 
 
-@pytest.mark.parametrize("fitted", ["ridge", "set-clip-plus", ""])
-def test_auto_takes_the_only_candidate_that_can_be_fitted(recipe: Recipe, fitted: str) -> None:
-    left, right = pools()
-
-    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
-        if candidate.method != fitted:
-            raise SetClipError("cannot be fitted", fix="")
-        return fit_closed_form("ridge", x, y, known)
-
-    choice = choose(recipe, left, right, torch.arange(60).repeat(2, 1).T, fit)
-    assert choice.recipe.method == (fitted or "set-clip-plus")
-    assert set(choice.left_out) == set(CANDIDATES) - {fitted}
-    assert ("the only candidate" if fitted else "no candidate could be fitted") in choice.summary()
+def test_the_goal_of_a_recipe_stands(recipe: Recipe) -> None:
+    kind = choose(recipe.with_settings(goal="kind"), TWO, torch.arange(10) // 2)
+    assert kind.recipe.method == "set-clip-plus"
+    partner = choose(recipe.with_settings(goal="partner"), TWO, torch.arange(10), labelled=True)
+    assert partner.recipe.method == "transport"
+    assert partner.recipe.projection.pca == 384  # the method's own preset
 
 
-def test_auto_leaves_out_methods_that_the_recipe_cannot_have(recipe: Recipe) -> None:
-    left, right = pools()
+def test_a_goal_that_the_pairs_cannot_answer_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(SetClipError, match="'transport': learns from known pairs alone and needs 2 or more"):
+        choose(recipe.with_settings(goal="partner"), TWO[:1], torch.arange(1))
+    with pytest.raises(RecipeError, match="goal = 'partner': with pairs = 0 nothing says which item is whose partner"):
+        recipe.with_settings(goal="partner", pairs=0)
+    with pytest.raises(RecipeError, match="goal = 'kind': method 'cca' is chosen already"):
+        recipe.with_settings(goal="kind", method="cca")
+    tuned = recipe.model_dump(exclude_none=True) | {"goal": "partner"}
+    tuned["towers"]["image"]["trainable"] = "full"
+    with pytest.raises(RecipeError, match=r"goal = 'partner': .* towers.image is tuned"):
+        Recipe.model_validate(tuned)
+
+
+@pytest.mark.parametrize("pairs", [TWO[:0], TWO[:1], TWO * torch.tensor([0, 1])])
+def test_pairs_that_cannot_tell_partners_apart_leave_kinds(recipe: Recipe, pairs: Tensor) -> None:
+    choice = choose(recipe, pairs, torch.arange(len(pairs)))
+    assert (choice.recipe.method, choice.goal) == ("set-clip-plus", "kind")
+    assert "cannot tell what makes a partner" in choice.summary()
+
+
+def test_tuned_towers_are_trained(recipe: Recipe) -> None:
     tuned = recipe.model_dump(exclude_none=True)
     tuned["towers"]["image"]["trainable"] = "full"
-
-    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
-        return fit_closed_form("ridge", x, y, known)
-
-    choice = choose(Recipe.model_validate(tuned), left, right, torch.arange(60).repeat(2, 1).T, fit)
-    assert choice.recipe.method == "set-clip-plus"
-    assert "all towers have to be frozen" in choice.left_out["cca"]
+    assert choose(Recipe.model_validate(tuned), TWO, torch.arange(10)).recipe.method == "set-clip-plus"
 
 
-def test_auto_goes_on_where_the_items_of_the_pairs_do_not_differ(recipe: Recipe) -> None:
-    """60 pairs of different items whose features are the same on the left."""
-    left, right = pools()
-    left = torch.cat([left, left[:1].expand(60, -1)])
-    pairs = torch.stack([torch.arange(len(left) - 60, len(left)), torch.arange(60)], dim=1)
-
-    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
-        if candidate.method == "set-clip-plus":
-            return LinearMap(torch.eye(12)[:, :4]), LinearMap(torch.eye(9)[:, :4])
-        return fit_closed_form(candidate.method, x, y, known)
-
-    choice = choose(recipe, left, right, pairs, fit)
-    assert "cca" in choice.left_out
-    assert "get an embedding that is zero" in choice.left_out["cca"]
-    assert "set-clip-plus" in choice.scores
+def test_the_default_fits_what_it_chose(recipe: Recipe) -> None:
+    x, y, pairs = pools(*linear_world(), known=60)
+    fitted = fit(recipe, x, y, pairs)
+    named = fit(recipe.with_settings(method="transport"), x, y, pairs)
+    assert fitted.method == "transport"
+    assert fitted.findings == named.findings
+    assert torch.equal(fitted.encoders[0](x), named.encoders[0](x))
 
 
 def test_pairs_that_share_an_item_are_held_out_together() -> None:
@@ -162,6 +89,27 @@ def test_pairs_that_share_an_item_are_held_out_together() -> None:
     assert len(set(folds(chain, seed=0, items=torch.arange(4))[:3].tolist())) == 1
 
 
+def test_folds_end_when_enough_items_were_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "ENOUGH_ITEMS", 40)
+    pairs = torch.arange(100).repeat(2, 1).T
+    found = list(held_out(pairs, 0, torch.arange(100)))
+    assert [int(fold.hidden.sum()) for fold in found] == [20, 20]
+    assert not bool((found[0].hidden & found[1].hidden).any())
+    assert all(len(fold.known) == 80 for fold in found)
+    assert len(list(held_out(pairs[:45], 0, torch.arange(45)))) == FOLDS
+    assert not list(held_out(pairs[: LEAST_ITEMS - 1], 0, torch.arange(LEAST_ITEMS - 1)))
+    shared = torch.stack([torch.zeros(60, dtype=torch.int64), torch.arange(60)], dim=1)
+    assert not list(held_out(shared, 0, torch.arange(60)))
+
+
+def test_means_are_over_items_that_were_held_out() -> None:
+    scores = torch.tensor([0.2, 0.4, torch.nan, 0.9, torch.nan])
+    assert means_of_items(scores, torch.tensor([7, 7, 7, 3, 5])).tolist() == pytest.approx([0.9, 0.3])
+
+
+ONE = torch.ones(1, 1)
+
+
 def test_pairs_of_one_item_are_held_out_together_and_other_rows_of_it_are_right_answers() -> None:
     pairs = torch.arange(60).repeat(2, 1).T
     items = torch.arange(60) // 3  # no row is in two pairs: their captions have one group
@@ -169,52 +117,44 @@ def test_pairs_of_one_item_are_held_out_together_and_other_rows_of_it_are_right_
     assert (fold == fold[:, :1]).all()
     left, same, none = torch.eye(6), LinearMap(torch.eye(6)), pairs[:0]
     pairs = torch.stack([torch.arange(6), torch.arange(6) ^ 1], dim=1)  # each row's partner is the row beside its copy
-    wrong = partner_scores((same, same), left, left, pairs, none, torch.arange(6))
-    right = partner_scores((same, same), left, left, pairs, none, torch.arange(6) // 2)
+    wrong = partner_scores([(same, same)], ONE, left, left, pairs, none, torch.arange(6))
+    right = partner_scores([(same, same)], ONE, left, left, pairs, none, torch.arange(6) // 2)
     assert float(right.min()) > float(wrong.max())
 
 
-def test_auto_counts_items_and_measures_its_lead_over_items(recipe: Recipe) -> None:
-    left, right = pools()
-    pairs = torch.arange(60).repeat(2, 1).T
-    few = choose(recipe, left, right, pairs, _never, items=torch.arange(60) // 2)
-    assert "auto: set-clip-plus, because 30 items with 60 pairs are too few" in few.summary()
-
-    def fit(candidate: Recipe, x: Tensor, y: Tensor, known: Tensor) -> tuple[Encoder, Encoder]:
-        return fit_closed_form("ridge" if candidate.method == "ridge" else "asif", x, y, known)
-
-    single = choose(recipe, left, right, pairs, fit)
-    doubled = choose(recipe, left, right, pairs.repeat(2, 1), fit, items=torch.arange(60).repeat(2))
-    assert (doubled.pairs, doubled.items) == (120, 60)
-    assert single.margin is not None
-    assert doubled.margin is not None
-    assert doubled.margin[1] == pytest.approx(single.margin[1], rel=0.2)  # a pair given twice is no second measurement
-
-
-def test_auto_takes_the_default_when_all_pairs_share_an_item(recipe: Recipe) -> None:
-    left, right = pools()
-    pairs = torch.stack([torch.zeros(60, dtype=torch.int64), torch.arange(60)], dim=1)
-    assert choose(recipe, left, right, pairs, _never).recipe.method == "set-clip-plus"
-
-
-def test_partner_scores_are_one_for_the_nearest_and_small_for_the_farthest() -> None:
+def test_partner_scores_are_one_for_the_nearest_and_zero_for_the_farthest() -> None:
     left = torch.eye(6)
     same = LinearMap(torch.eye(6))
     pairs = torch.arange(6).repeat(2, 1).T
     none = torch.zeros(0, 2, dtype=torch.int64)
-    found = partner_scores((same, same), left, left, pairs, none, pairs[:, 0])
-    assert float(found.min()) > 0.75  # itself among the gallery ties with itself and counts half
-    opposite = partner_scores((same, LinearMap(-torch.eye(6))), left, left, pairs, none, pairs[:, 0])
+    found = partner_scores([(same, same)], ONE, left, left, pairs, none, pairs[:, 0])
+    assert found.tolist() == [[1.0] * 6]
+    opposite = partner_scores([(same, LinearMap(-torch.eye(6)))], ONE, left, left, pairs, none, pairs[:, 0])
     assert float(opposite.max()) < 0.1
+
+
+def test_partner_scores_of_weighted_parts_are_those_of_the_weighted_cosine() -> None:
+    draw = torch.Generator().manual_seed(0)
+    left, right = torch.randn(50, 8, generator=draw), torch.randn(50, 7, generator=draw)
+    parts = [
+        (LinearMap(torch.randn(8, 4, generator=draw)), LinearMap(torch.randn(7, 4, generator=draw))) for _ in range(2)
+    ]
+    pairs, items = torch.arange(20).repeat(2, 1).T, torch.arange(20)
+    known = torch.arange(20, 30).repeat(2, 1).T
+    found = partner_scores(parts, torch.tensor([[1.0, 0.0], [0.3, 0.7]]), left, right, pairs, known, items)
+    cosines = [a(left) @ b(right).T for a, b in parts]
+    free = torch.tensor([row for row in range(50) if not 20 <= row < 30])
+    for weight, scores in zip(((1.0, 0.0), (0.3, 0.7)), found, strict=True):
+        mixed = weight[0] * cosines[0] + weight[1] * cosines[1]
+        for row in range(20):
+            ahead = [(side[row, free] > side[row, row]).sum() for side in (mixed, mixed.T)]
+            expected = sum(1 - torch.log1p(count) / torch.log1p(torch.tensor(40.0)) for count in ahead) / 2
+            assert float(scores[row]) == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_rows_that_a_method_was_fitted_to_are_no_gallery_for_partners() -> None:
     left = torch.cat([torch.eye(3), torch.eye(3)])  # three known items, and three held out that look the same
     same = LinearMap(torch.eye(3))
     known, hidden = torch.arange(3).repeat(2, 1).T, torch.arange(3, 6).repeat(2, 1).T
-    alone = partner_scores((same, same), left[3:], left[3:], known, known[:0], known[:, 0])
-    assert torch.equal(partner_scores((same, same), left, left, hidden, known, hidden[:, 0]), alone)
-
-
-def _never(*_: object) -> tuple[Encoder, Encoder]:
-    raise AssertionError("nothing is fitted where there is nothing to compare")
+    alone = partner_scores([(same, same)], ONE, left[3:], left[3:], known, known[:0], known[:, 0])
+    assert torch.equal(partner_scores([(same, same)], ONE, left, left, hidden, known, hidden[:, 0]), alone)

@@ -8,12 +8,14 @@ import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from worlds import SCORED, curved_world, linear_world, pools
 
 from setclip_cli.encoders import Encoder, KernelMap, encoder_from_description
 from setclip_cli.errors import SetClipError
 from setclip_cli.losses.sinkhorn import sinkhorn
+from setclip_cli.methods.held_out import LEAST_ITEMS
 from setclip_cli.methods.kernel_regression import RIDGE, WIDTH, fit_kernel_regression
-from setclip_cli.methods.partners import DEFAULT, LEAST_ITEMS, fit_partner_maps
+from setclip_cli.methods.partners import DEFAULT, fit_partner_maps
 from setclip_cli.methods.transport import (
     SHARE,
     START_WEIGHT,
@@ -26,27 +28,6 @@ from setclip_cli.methods.transport import (
 )
 from setclip_cli.vectors import unusable_rows
 
-SCORED = 200
-NOISE = 0.8
-
-
-def linear_world(rows: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Row i of both sides is one item: two noisy linear views of 30 factors of unequal size."""
-    draw = torch.Generator().manual_seed(seed)
-    factors = torch.randn(rows, 30, generator=draw) * torch.linspace(1.5, 0.5, 30)
-    views = [torch.linalg.qr(torch.randn(width, 30, generator=draw))[0] for width in (60, 50)]
-    left, right = (factors @ view.T + NOISE * torch.randn(rows, len(view), generator=draw) for view in views)
-    return left, right
-
-
-def curved_world(rows: int = 700, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The right side depends on the left one by squares and products, so that no linear map sees it."""
-    draw = torch.Generator().manual_seed(seed)
-    left = torch.randn(rows, 3, generator=draw)
-    curved = torch.stack([left[:, i] * left[:, j] for i in range(3) for j in range(i, 3)], dim=1)
-    right = curved @ torch.linalg.qr(torch.randn(20, 6, generator=draw))[0].T
-    return left, right + 0.05 * torch.randn(right.shape, generator=draw)
-
 
 def recall_at_5(encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor) -> float:
     """Of the last ``SCORED`` rows among each other."""
@@ -54,13 +35,6 @@ def recall_at_5(encoders: tuple[Encoder, Encoder], left: Tensor, right: Tensor) 
         cosines = encoders[0](left[-SCORED:]) @ encoders[1](right[-SCORED:]).T
     ranks = (cosines > cosines.diag()[:, None]).sum(1)
     return float((ranks < 5).float().mean())
-
-
-def pools(left: Tensor, right: Tensor, known: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows that are not scored, the right ones in an order of their own, and the first ``known`` as pairs."""
-    rows = len(left) - SCORED
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-    return left[:rows], right[order], torch.stack([torch.arange(known), order.argsort()[:known]], dim=1)
 
 
 def test_the_plan_is_that_of_sinkhorn_with_logarithms() -> None:
@@ -210,24 +184,20 @@ def test_a_start_is_matched_by_its_centred_cosines_beside_those_of_the_maps(know
         torch.testing.assert_close(one(rows), other(rows), atol=1e-3, rtol=0)
     begun = [F.normalize(side - side.mean(0), dim=1) for side in start]
     free = torch.arange(known, 300)
-    cosines, weight = begun[0][free] @ begun[1][free].T, 1.0
-    if known:
-        alone = fit_transport(left, right, pairs, seed=0, share=0)
-        cosines, weight = alone[0](left[free]) @ alone[1](right[free]).T + START_WEIGHT * cosines, 1 + START_WEIGHT
-    plan = balanced_plan(cosines / weight, TEMPERATURE).double()
     a, b = (side.double() for side in (left, right))
-    matched = [side[free] - side[free].mean(0) for side in (a, b)]
-    covariances = [
-        (matched[0] * plan.sum(1)[:, None]).T @ matched[0],
-        (matched[1] * plan.sum(0)[:, None]).T @ matched[1],
-        matched[0].T @ plan @ matched[1],
-    ]
-    centres = left.mean(0), right.mean(0)
+    centred = [side[free] - side[free].mean(0) for side in (a, b)]
+    within = [rows.T @ rows / len(free) for rows in centred]
+    cosines, weight = begun[0][free] @ begun[1][free].T, 1.0
+    centres, across, share = (left.mean(0), right.mean(0)), 0.0, 1.0
     if known:
         p, q = (side[:known] - side[:known].mean(0) for side in (a, b))
-        own = (p.T @ p / known, q.T @ q / known, p.T @ q / known)
-        covariances = [(1 - SHARE) * mine + SHARE * theirs for mine, theirs in zip(own, covariances, strict=True)]
-        centres = left[:known].mean(0), right[:known].mean(0)
-    expected = canonical_maps(Covariances(*covariances), centres)
+        centres, across, share = (left[:known].mean(0), right[:known].mean(0)), p.T @ q / known, SHARE
+        of_known = (p.T @ p / known, q.T @ q / known)
+        within = [(1 - SHARE) * mine + SHARE * theirs for mine, theirs in zip(of_known, within, strict=True)]
+        first = canonical_maps(Covariances(within[0], within[1], across), centres)
+        cosines, weight = first[0](left[free]) @ first[1](right[free]).T + START_WEIGHT * cosines, 1 + START_WEIGHT
+    plan = balanced_plan(cosines / weight, TEMPERATURE).double()
+    mixed = (1 - share) * across + share * (centred[0].T @ plan @ centred[1])
+    expected = canonical_maps(Covariances(within[0], within[1], mixed), centres)
     for one, other, rows in zip(found, expected, (left, right), strict=True):
         assert torch.allclose(one(rows) @ one(rows).T, other(rows) @ other(rows).T, atol=1e-3)

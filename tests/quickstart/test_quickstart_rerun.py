@@ -24,6 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "recipe.toml").write_text(
         f"""
         schema_version = 2
+        method = "set-clip-plus"
         projection = {{ dim = 16, pca = 8 }}
         train = {{ steps = 6, batch = 8, checkpoint_every = 3 }}
         [towers.image]

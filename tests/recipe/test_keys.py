@@ -20,7 +20,7 @@ def flat(table: dict[str, object], prefix: str = "") -> dict[str, object]:
 
 def test_every_key_of_a_recipe_has_a_help_a_type_and_its_default() -> None:
     keys = {key.name: key for key in recipe_keys()}
-    values = flat(Recipe(towers=TOWERS, method="set-clip-plus").model_dump())
+    values = flat(Recipe(towers=TOWERS, method="set-clip-plus").model_dump()) | {"method": "auto"}
     expected = {name.replace("towers.image.", "towers.MODALITY.") for name in values if "towers.caption" not in name}
     assert keys.keys() == expected
     for name, key in keys.items():

@@ -14,6 +14,7 @@ from setclip_cli.recipe.sections import ExtraEncoders, Objective, Sdd, Teacher, 
 
 BASE = """
 schema_version = 2
+method = "set-clip-plus"
 [towers.image]
 backbone = "timm:tf_efficientnet_lite0"
 [towers.caption]
@@ -169,6 +170,7 @@ def test_a_recipe_made_in_python_is_the_one_read_from_a_file(base: Path, method:
 def test_sections_made_in_python_lie_over_the_preset_as_tables_of_a_file_do(base: Path) -> None:
     made = Recipe(
         towers=TOWERS,
+        method="set-clip-plus",
         objective=Objective(sdd=Sdd(bandwidth=0.1), teacher=Teacher(weight=0.5)),
         extra_encoders=ExtraEncoders(shifted=0),
         init_from=Path("runs/before"),

@@ -20,6 +20,7 @@ from setclip_cli.run.model_card import model_card
 
 MANIFEST = """
 schema_version = 2
+method = "set-clip-plus"
 title = "Nine kinds of entry"
 homepage = "https://example.org/entries"
 paper = "Someone et al. 2020, arXiv:2001.00001"

@@ -61,6 +61,7 @@ def test_two_processes_take_the_gradient_of_one_for_every_term(tmp_path: Path) -
     recipe.write_text(
         """
         schema_version = 2
+        method = "set-clip-plus"
         towers.image.backbone = "timm:tf_efficientnet_lite0"
         towers.caption.backbone = "sentence-transformers:all-MiniLM-L6-v2"
         projection = { dim = 16, pca = 8 }

@@ -45,7 +45,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for modality in ("image", "caption")
     )
     (folder / "recipe.toml").write_text(
-        f"schema_version = 2\npairs = 0\nprojection = {{ dim = 12 }}\ntrain = {{ steps = 6, batch = 16 }}\n{towers}"
+        "schema_version = 2\nmethod = 'set-clip-plus'\npairs = 0\n"
+        f"projection = {{ dim = 12 }}\ntrain = {{ steps = 6, batch = 16 }}\n{towers}"
     )
     return folder
 
@@ -208,7 +209,8 @@ def recall_at_5(encoders: tuple[torch.nn.Module, torch.nn.Module], left: Tensor,
 
 
 def fitted(left: Tensor, right: Tensor, pairs: Tensor = NO_PAIRS, **settings: object) -> Fitted:
-    recipe = Recipe.model_validate({"towers": TOWERS, "pairs": len(pairs), "projection": {"dim": 64}} | settings)
+    base = {"towers": TOWERS, "method": "set-clip-plus", "pairs": len(pairs), "projection": {"dim": 64}}
+    recipe = Recipe.model_validate(base | settings)
     return fit(recipe, left, right, pairs)
 
 
@@ -285,13 +287,12 @@ def test_models_that_share_no_space_are_refused_before_anything_is_written(world
 
 
 def test_joint_towers_have_defaults_of_their_own() -> None:
-    recipe = Recipe.model_validate({"towers": TOWERS, "pairs": 0})
+    trained = {"towers": TOWERS, "method": "set-clip-plus"}
+    recipe = Recipe.model_validate(trained | {"pairs": 0})
     assert not any(recipe.extra_encoders.model_dump().values())
     assert (recipe.optim.lr, recipe.objective.neighbourhood.weight, recipe.objective.sdd.weight) == (3e-4, 1.0, 0.3)
-    assert Recipe.model_validate({"towers": TOWERS, "pairs": 20}).optim.lr == 1e-3
-    own = Recipe.model_validate(
-        {"towers": TOWERS, "optim": {"lr": 0.01}, "objective": {"neighbourhood": {"weight": 0.2}}}
-    )
+    assert Recipe.model_validate(trained | {"pairs": 20}).optim.lr == 1e-3
+    own = Recipe.model_validate(trained | {"optim": {"lr": 0.01}, "objective": {"neighbourhood": {"weight": 0.2}}})
     assert (own.optim.lr, own.objective.neighbourhood.weight) == (0.01, 0.2)
     transport = [
         Recipe.model_validate({"towers": TOWERS, "pairs": count, "method": "transport"}).projection.pca

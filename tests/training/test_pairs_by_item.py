@@ -44,6 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(
         f"""
         schema_version = 2
+        method = "set-clip-plus"
         pairs = 4
         projection = {{ dim = 8, pca = 6 }}
         train = {{ steps = 3, batch = 8 }}

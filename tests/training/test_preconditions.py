@@ -81,7 +81,7 @@ def test_an_image_tower_is_looked_at_too(world: Path, tmp_path: Path, setting: s
     run_ok("ingest", world / "captions.jsonl", "--modality", "caption", "--out", data)
     towers = (world / "recipe.toml").read_text().partition("[towers.caption]")[2]
     recipe.write_text(
-        f"schema_version = 2\npairs = 0\n[towers.image]\nbackbone = 'timm:{TINY_TIMM}'\n"
+        f"schema_version = 2\nmethod = 'set-clip-plus'\npairs = 0\n[towers.image]\nbackbone = 'timm:{TINY_TIMM}'\n"
         f"weights = {str(timm_weights(tmp_path))!r}\n{setting}\n[towers.caption]{towers}"
     )
     method = ("--set", "method=set-clip")

@@ -50,6 +50,7 @@ def training_of(folder: Path, *, compiled: bool) -> Training:
     recipe.write_text(
         """
         schema_version = 2
+        method = "set-clip-plus"
         projection = { dim = 8, pca = 6 }
         train = { steps = 4, batch = 9, pairs_per_batch = 4, chunk = 5 }
         optim = { backbone_lr = 1e-3 }

@@ -31,6 +31,7 @@ def recipe(tmp_path: Path) -> Recipe:
     path.write_text(
         """
         schema_version = 2
+        method = "set-clip-plus"
         towers.image.backbone = "timm:tf_efficientnet_lite0"
         towers.caption.backbone = "sentence-transformers:all-MiniLM-L6-v2"
         projection = { dim = 16, pca = 8 }
