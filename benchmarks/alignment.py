@@ -26,7 +26,7 @@ from setclip_cli.training.fit import fit
 
 RECIPE = Path(__file__).with_name("alignment.toml")
 METHODS = (
-    "clip", "s-clip", "set-clip-published", "set-clip", "set-clip-plus", "auto",
+    "clip", "s-clip", "set-clip-published", "set-clip", "set-clip-plus", "transport",
     "asif", "asif-graph", "cca", "procrustes", "ridge",
 )  # fmt: skip
 WITHOUT_PAIRS = ("set-clip-plus", "set-clip")

@@ -43,10 +43,10 @@ RECIPE = Path(__file__).with_name("alignment.toml")
 RECALLS = (1, 5, 10)
 AXES = ({"axes": 64}, {"axes": 256}, {"axes": 384}, {"axes": 0})  # 0 keeps all
 PARTNERS = {"extra_encoders.linear": 2, "extra_encoders.diffused": 0, "extra_encoders.shifted": 0}  # not kinds
-# What is tried on a validation split. ``transport`` chooses for itself, ``auto`` takes it. For trained heads
-# 384 axes are as good as 256, and all of them worse.
+# What is tried on a validation split. ``transport``, which ``auto`` takes for partners, chooses for itself.
+# For trained heads 384 axes are as good as 256, and all of them worse.
 GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
-    **dict.fromkeys(("auto", "transport"), ({},)),
+    "transport": ({},),
     "set-clip-plus": (*AXES, {"axes": 256, **PARTNERS}),
     **dict.fromkeys(("set-clip", "clip", "asif-graph"), AXES[:2]),
     **dict.fromkeys(("cca", "asif", "procrustes", "ridge"), AXES),
