@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.encoders import Encoder
 
-CHOICE = {"rounds": 4, "rows": 1_000}  # of the fits that the choice compares: their order needs no more
+CHOICE = {"rounds": 8, "rows": 1_500}  # of the fits that are compared; with 4 and 1,000 it took too few unpaired rows
 RELATIVE_PAIRS = 1_000  # that the likeness compares with: bounds the width of embeddings
 RELATIVE_POWER = 2.0  # ASIF's 4 is as good alone, 2 is better beside the regression
 
