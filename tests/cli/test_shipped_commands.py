@@ -81,7 +81,7 @@ def test_keys_are_explained_from_the_fields() -> None:
         "objective.sdd.bandwidth: a number above 0 or a list of numbers above 0; default 0.2\n    s of"
     )
     keys = {key["name"]: key for key in json.loads(invoke("recipes", "keys", "--json")[1])["keys"]}
-    assert keys["method"]["default"] == '"set-clip-plus"'
+    assert keys["method"]["default"] == '"auto"'
     assert keys["extra_encoders.shifted"]["methods"] == {"auto": "0.5", "set-clip-plus": "0.5"}
     assert keys["schema_version"]["required"]
     assert keys["towers.MODALITY.backbone"]["required"]
