@@ -56,6 +56,7 @@ svg text { fill: var(--ink); }
 .full { fill: var(--colour); stroke: none; }
 .open { fill: var(--card); stroke: var(--colour); stroke-width: 1.4; }
 svg .title { font-size: 13px; font-weight: 600; }
+svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 4; }
 svg .ours-name { font-weight: 700; }
 svg .dotted { fill: none; stroke: var(--muted); stroke-width: 1.5; stroke-dasharray: 1.5 3.5; }
 %s
@@ -151,7 +152,8 @@ def _drawn(panel: Panel) -> list[str]:
         parts.append(_mark(method, edge + 2, height))
         name = f'class="name{" ours-name" if ours else ""}" x="{edge + 10}" y="{height + 4:.1f}"'
         parts.append(f"<text {name}>{method.replace('_', '-')}</text>")
-    return parts
+    at = f'x="{WIDTH - RIGHT}" y="{panel.y(panel.chance) - 4:.1f}" text-anchor="end"'
+    return [*parts, f'<text class="tick halo" {at}>chance</text>']
 
 
 def _axes(panel: Panel) -> list[str]:
@@ -171,7 +173,6 @@ def _axes(panel: Panel) -> list[str]:
             parts.append(f'<text class="tick" x="{x:.1f}" y="{foot + 16}" text-anchor="middle">{items:,}</text>')
             last = x
     parts.append(f'<path class="dotted" d="M{LEFT} {panel.y(panel.chance):.1f}H{right}"><title>chance</title></path>')
-    parts.append(f'<text class="tick" x="{right}" y="{panel.y(panel.chance) - 4:.1f}" text-anchor="end">chance</text>')
     middle = (LEFT + right) / 2
     parts.append(
         f'<text class="axis" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">known items (log scale)</text>'
