@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from setclip_cli.encoders import Encoder
 
 CHOICE = {"rounds": 8, "rows": 1_500}  # of the fits that are compared; with 4 and 1,000 it took too few unpaired rows
-RELATIVE_PAIRS = 1_000  # that the likeness compares with: bounds the width of embeddings
-RELATIVE_POWER = 2.0  # ASIF's 4 is as good alone, 2 is better beside the regression
+POWERS = (2.0, 4.0)  # of the likeness: 2 is better beside few pairs, 4 with thousands (ASIF has 4)
+LIKENESS_PAIRS = 8_000  # that the likeness compares with: bounds the width of embeddings
+CENTRE_ROWS = 5_000  # whose mean likeness is subtracted: bounds memory
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,26 @@ class Shares:
 
     Attributes:
         unpaired: Share of the rows without a partner in the covariances of the CCA, see `fit_transport`.
-        kernel: Weight of the kernel regression in the cosine, where the CCA has 1.
-        relative: Weight of the likeness to known pairs.
+        linear: Weight of the CCA in the cosine.
+        kernel: Weight of the kernel regression.
+        likeness: Weight of the likeness to known pairs.
+        power: Of the likeness, see `RelativeMap`. A high one hears the nearest known items alone.
     """
 
     unpaired: float
+    linear: float
     kernel: float
-    relative: float
-
-    def weights(self) -> list[float]:
-        """Of the CCA, the regression and the likeness."""
-        return [1.0, self.kernel, self.relative]
+    likeness: float = 0.0
+    power: float = POWERS[0]
 
 
 UNPAIRED = (0.25, 0.75)
-OTHERS = ((0.0, 0.0), (0.5, 0.0), (1.5, 0.0), (4.0, 0.0), (1.5, 1.5), (4.0, 4.0))  # kernel and relative
-DEFAULT = Shares(0.75, 0.5, 0.0)
+GRID = (
+    *(Shares(unpaired, 1, kernel) for unpaired in UNPAIRED for kernel in (0.0, 0.5, 1.5, 4.0)),
+    *(Shares(unpaired, 1, 4, 4) for unpaired in UNPAIRED),
+    *(Shares(0.25, 0, 1, likeness, power) for likeness, power in ((0, 2), (1, 2), (1, 4), (2, 4))),
+)
+DEFAULT = Shares(0.75, 1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,9 @@ class PartnerMaps:
         """By metric key."""
         found = {
             "transport/unpaired_share": self.shares.unpaired,
+            "transport/linear_weight": self.shares.linear,
             "transport/kernel_weight": self.shares.kernel,
-            "transport/relative_weight": self.shares.relative,
+            "transport/likeness_weight": self.shares.likeness,
         }
         return found if self.score is None else found | {"transport/held_out_score": self.score}
 
@@ -124,7 +130,7 @@ def fit_partner_maps(
     x, y = transforms[0](left), transforms[1](right)
     what = f"method 'transport' on {len(pairs)} pairs"
     shares, score = (
-        Shares(1.0, 0.0, 0.0),
+        Shares(1.0, 1.0, 0.0),
         None,
     )  # without pairs there are the unpaired rows alone, and nothing to choose
     with translated(what, RuntimeError, found="cannot be fitted to them", fix=OTHER_PAIRS):
@@ -134,10 +140,14 @@ def fit_partner_maps(
             compared = (x, y) if chosen_on is None else _transformed(chosen_on, axes)
             item_of = pairs[:, 0] if items is None else items
             shares, score = _choose(compared[0], compared[1], pairs, item_of, seed, begun)
-        parts: list[Encoders] = [fit_transport(x, y, pairs, seed=seed, share=shares.unpaired, start=begun)]
-        parts += [fit_kernel_regression(x, y, pairs, seed=seed)] if shares.kernel else []
-        parts += [_likeness(x, y, pairs, seed)] if shares.relative else []
-        maps = _joined(parts, [weight for weight in shares.weights() if weight])
+        parts: list[Encoders] = []
+        if shares.linear:
+            parts.append(fit_transport(x, y, pairs, seed=seed, share=shares.unpaired, start=begun))
+        if shares.kernel:
+            parts.append(fit_kernel_regression(x, y, pairs, seed=seed))
+        if shares.likeness:
+            parts.append(_likeness(x, y, pairs, shares.power, seed))
+        maps = _joined(parts, [weight for weight in (shares.linear, shares.kernel, shares.likeness) if weight])
     require_usable(what, maps, (x, y), fix=OTHER_PAIRS)
     encoders: Encoders = Composed(transforms[0], maps[0]).eval(), Composed(transforms[1], maps[1]).eval()
     return PartnerMaps(encoders if start is None else _joined([encoders, start], [1.0, START_WEIGHT]), shares, score)
@@ -156,37 +166,41 @@ def _choose(
     Keeping the default unless another leads by more than its standard error was tried: it kept too little of the
     regression for proteins (benchmarks/results.md).
     """
-    grid = [Shares(unpaired, *others) for unpaired in UNPAIRED for others in OTHERS]
-    scores = torch.full((len(grid), len(pairs)), torch.nan)
+    scores = torch.full((len(GRID), len(pairs)), torch.nan)
+    weights = torch.tensor([_weights(shares) for shares in GRID])
     whitened = None
     for hidden, known in held_out(pairs, seed, items):
         whitened = whitened or (part_whitened(x), part_whitened(y))
-        linear = [fit_transport(x, y, known, seed=seed, share=unpaired, start=start, **CHOICE) for unpaired in UNPAIRED]
-        kernel = fit_kernel_regression(x, y, known, seed=seed, whitened=whitened)
-        parts = [*linear, kernel, _likeness(x, y, known, seed)]
-        weights = torch.tensor(
-            [
-                [float(shares.unpaired == unpaired) for unpaired in UNPAIRED] + [shares.kernel, shares.relative]
-                for shares in grid
-            ]
-        )
+        parts: list[Encoders] = [
+            *(fit_transport(x, y, known, seed=seed, share=unpaired, start=start, **CHOICE) for unpaired in UNPAIRED),
+            fit_kernel_regression(x, y, known, seed=seed, whitened=whitened),
+            *(_likeness(x, y, known, power, seed) for power in POWERS),
+        ]
         scores[:, hidden] = partner_scores(parts, weights, x, y, pairs[hidden], known, items[hidden])
     if bool(scores.isnan().all()):
         return DEFAULT, None
     means = [float(means_of_items(found, items).mean()) for found in scores]
-    best = max(range(len(grid)), key=means.__getitem__)
-    return grid[best], means[best]
+    best = max(range(len(GRID)), key=means.__getitem__)
+    return GRID[best], means[best]
 
 
-def _likeness(x: Tensor, y: Tensor, pairs: Tensor, seed: int) -> Encoders:
+def _weights(shares: Shares) -> list[float]:
+    """Of each part that the choice fits: the CCAs, the regression and the likenesses."""
+    linear = [shares.linear * (shares.unpaired == unpaired) for unpaired in UNPAIRED]
+    return [*linear, shares.kernel, *(shares.likeness * (shares.power == power) for power in POWERS)]
+
+
+def _likeness(x: Tensor, y: Tensor, pairs: Tensor, power: float, seed: int) -> Encoders:
     """Both sides by their likeness to the same known pairs.
 
     Source: relative representations, Moschella et al. 2023, arXiv:2209.15430; with a power, ASIF, Norelli et al. 2023,
         arXiv:2210.01738.
     """
-    kept = torch.randperm(len(pairs), generator=generator(seed, "likeness"))[:RELATIVE_PAIRS].sort().values
-    anchors = pairs[kept]
-    return RelativeMap(x[anchors[:, 0]], RELATIVE_POWER), RelativeMap(y[anchors[:, 1]], RELATIVE_POWER)
+    kept = torch.randperm(len(pairs), generator=generator(seed, "likeness"))[:LIKENESS_PAIRS].sort().values
+    left, right = (
+        RelativeMap(side[rows], power).centre(side) for side, rows in zip((x, y), pairs[kept].T, strict=True)
+    )
+    return left, right
 
 
 def _joined(parts: list[Encoders], weights: list[float]) -> Encoders:

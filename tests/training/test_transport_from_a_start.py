@@ -48,7 +48,9 @@ def test_few_pairs_and_a_start_know_more_than_the_pairs() -> None:
     alone = fit(Recipe.model_validate({"towers": strangers, "method": "transport"}), left[:300], right[:300], pairs)
     scores = [recall_at_5(one.encoders, left[600:], right[600:]) for one in (found, alone)]
     assert scores[0] > scores[1] + 0.1, scores
-    assert found.findings.keys() == {"transport/unpaired_share", "transport/kernel_weight", "transport/relative_weight"}
+    assert found.findings.keys() == {
+        f"transport/{name}" for name in ("unpaired_share", "linear_weight", "kernel_weight", "likeness_weight")
+    }
 
 
 @pytest.mark.parametrize("pairs", [NO_PAIRS, torch.tensor([[0, 0]])])
@@ -56,8 +58,8 @@ def test_one_pair_adds_nothing_to_a_start(pairs: Tensor) -> None:
     left, right = shifted(0, 200)
     found, without = transported(left, right, pairs), transported(left, right)
     assert torch.equal(found.encoders[0](left), without.encoders[0](left))
-    weights = {"transport/kernel_weight": 0.0, "transport/relative_weight": 0.0}
-    assert found.findings == {"transport/unpaired_share": 1.0} | weights
+    weights = {"unpaired_share": 1.0, "linear_weight": 1.0, "kernel_weight": 0.0, "likeness_weight": 0.0}
+    assert found.findings == {f"transport/{name}": value for name, value in weights.items()}
 
 
 def test_a_run_is_adapted_to_other_data_and_stays_beside_the_maps(tmp_path: Path) -> None:
