@@ -68,7 +68,7 @@ def compare(data: Path, work: Path, methods: list[str], *, seeds: int) -> dict[s
         for method in methods:
             recipe = base.with_settings(method=method, seed=seed)
             runs.append(align(recipe, dataset, work / "runs" / f"{method}-{seed}").run)
-        report = evaluate(runs, dataset, work / f"report-{seed}", EvaluateOptions(baselines=()))
+        report = evaluate(runs, dataset, work / f"report-{seed}", EvaluateOptions(relevance="label", baselines=()))
         for method, target in zip(methods, report.content["targets"], strict=True):
             reports[method].append({key: metric["value"] for key, metric in target["metrics"].items()})
     return {

@@ -6,12 +6,14 @@ JSON for programs, as Markdown for notes and as one HTML page for people.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import note, progress, warning
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.evaluation.auto_relevance import relevance_of_models
 from setclip_cli.evaluation.baselines import align_baselines
 from setclip_cli.evaluation.embedded_sides import embedded_sides, ids_without_embedding
 from setclip_cli.evaluation.evaluation_set import read_evaluation_set
@@ -69,13 +71,13 @@ def evaluate(
         dataset = open_dataset(dataset)
     given = open_model_folders(paths)
     refuse_foreign(out, "a REPORT folder", [REPORT_NAME, "report.md", "report.html", "baselines"])
+    without = ids_without_embedding(given, options.split)
+    rule, reason = relevance_of_models(options, given, dataset, without)
     rows = read_evaluation_set(
-        dataset,
-        *given[0].modalities,
-        split=options.split,
-        rule=options.relevance,
-        without_embedding=ids_without_embedding(given, options.split),
-    )
+        dataset, *given[0].modalities, split=options.split, rule=rule, without_embedding=without
+    )  # fmt: skip
+    if reason:
+        note(f"relevance: {rule} ({reason})")
     if task:
         _check_task_set(task, rows, given)
     check_threshold_keys(options.thresholds(), metric_keys(rows, prompted=task is not None))
@@ -90,7 +92,8 @@ def evaluate(
         ]
 
         content = report_content(scored, rows, dataset, prompted=task is not None)
-        content["command"] = command_line(paths, dataset.root, out, options)
+        content["command"] = command_line(paths, dataset.root, out, replace(options, relevance=rule))
+        content["relevance_reason"] = reason
         content["baselines_left_out"] = left_out
         content["gates"] = judge_gates(options.thresholds(), content["methods"][0])
         content["summary"] = summary_sentences(content)

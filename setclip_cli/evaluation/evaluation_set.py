@@ -15,7 +15,7 @@ from setclip_cli.joins import Join, check
 from setclip_cli.joins import Side as JoinSide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
@@ -122,14 +122,11 @@ def read_evaluation_set(
     """
     missing = without_embedding or {}
     excluded: dict[str, int] = {}
-    sides = [
-        _leave_out(_read_side(dataset, modality, split), missing.get(modality, set()), excluded)
-        for modality in (left, right)
-    ]
+    sides = read_sides(dataset, left, right, split, missing, excluded)
     if rule == "label":
         sides = [_labelled(side, dataset, split, excluded) for side in sides]
     if rule == "group":
-        sides = _with_rows_of_groups(dataset, sides, excluded)
+        sides = with_rows_of_groups(dataset, sides, excluded)
     left_side, right_side = sides
     pairs = (
         _listed_pairs(dataset, left_side, right_side, split, missing)
@@ -150,12 +147,27 @@ def read_evaluation_set(
     return found
 
 
-def _with_rows_of_groups(dataset: Dataset, sides: list[Side], excluded: dict[str, int]) -> list[Side]:
+def read_sides(
+    dataset: Dataset,
+    left: Modality,
+    right: Modality,
+    split: str,
+    missing: Mapping[str, set[str]],
+    excluded: dict[str, int],
+) -> list[Side]:
+    """Both sides of the split without the rows that have no embedding; these are counted in ``excluded``."""
+    return [
+        _leave_out(_read_side(dataset, modality, split), missing.get(modality, set()), excluded)
+        for modality in (left, right)
+    ]
+
+
+def with_rows_of_groups(dataset: Dataset, sides: Sequence[Side], excluded: dict[str, int]) -> list[Side]:
     """The sides with each caption's group as the id of the row that it means; none if several could be meant."""
     captions = next((side for side in sides if side.modality == "caption"), None)
     other = next((side for side in sides if side.modality != "caption"), None)
     if captions is None or other is None:
-        return sides
+        return list(sides)
     means = described(dataset, other.modality)
     groups = [means.get(name, group) for name, group in zip(captions.ids, captions.groups, strict=True)]
     if several := sum(name in means and means[name] is None for name in captions.ids):

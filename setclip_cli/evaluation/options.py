@@ -9,6 +9,7 @@ from setclip_cli.errors import UsageError, argument, nearest
 from setclip_cli.options import Flag, Options
 
 RelevanceRule = Literal["label", "group", "pairs"]
+RelevanceChoice = Literal["auto", "label", "group", "pairs"]
 
 
 def names_between_commas(text: str) -> tuple[str, ...]:
@@ -22,8 +23,9 @@ class EvaluateOptions(Options):
 
     split: Annotated[str, Flag("The split to score.")] = "test"
     relevance: Annotated[
-        RelevanceRule, Flag("What counts as a right answer: the same label, the same group, or a known pair.")
-    ] = "label"
+        RelevanceChoice,
+        Flag("What counts as a right answer: the same label, the same group, or a known pair; auto: by the data."),
+    ] = "auto"
     baselines: Annotated[
         tuple[str, ...],
         Flag(

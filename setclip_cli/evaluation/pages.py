@@ -109,6 +109,8 @@ def markdown_note(content: Content) -> str:
             )
             lines.append(f"| {metric_title(key)} | {before} | {after} |")
         lines.append("")
+    if content["relevance_reason"]:
+        lines.append(f"- relevance: {content['relevance']} ({in_markdown(content['relevance_reason'])})")
     lines += [f"- left out: {count:,} {in_markdown(what)}" for what, count in content["excluded"].items()]
     lines += [
         f"- gate {gate['metric']}: wanted {gate['wanted']:g}, found {gate['found']:.4g}, "

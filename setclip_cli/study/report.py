@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.evaluation.options import RelevanceRule
     from setclip_cli.study.planned_runs import PlannedRun
     from setclip_cli.study.study_file import Study
 
@@ -33,12 +34,14 @@ def study_content(
     scores: Mapping[str, Mapping[str, Any] | None],
     failures: Mapping[str, str],
     dataset: Dataset,
+    relevance: RelevanceRule,
 ) -> dict[str, Any]:
     """study.json: one entry for each combination of settings, in the order of the study.
 
     Args:
         scores: Run name -> metrics ``before`` and ``after`` training, for the runs that finished.
         failures: Run name -> why it failed.
+        relevance: What counted as a right answer.
     """
     combinations: dict[str, list[PlannedRun]] = {}
     for run in runs:
@@ -51,7 +54,7 @@ def study_content(
         "recipe": study.recipe,
         "dataset": {"path": str(dataset.root), "sha256": dataset.identity()},
         "split": study.split,
-        "relevance": study.relevance,
+        "relevance": relevance,
         "seeds": study.seeds,
         "metrics": study.metrics,
         "axes": study.axes,

@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from setclip_cli.console import visible
+from setclip_cli.console import note, visible
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.evaluation.auto_relevance import choose_relevance
 from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
@@ -25,6 +26,13 @@ from setclip_cli.study.planned_runs import plan_runs
 from setclip_cli.study.report import markdown_table, study_content, write_study
 from setclip_cli.study.study_file import load_study
 from setclip_cli.study.workers import StudyFolder, execute_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from setclip_cli.evaluation.options import RelevanceRule
+    from setclip_cli.study.planned_runs import PlannedRun
+    from setclip_cli.study.study_file import Study
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,8 @@ def run_study(study_file: str | Path, dataset: str | Path | Dataset, out: str | 
         jobs: Processes; they share the threads of the CPU. The numbers do not depend on it.
 
     Raises:
-        SetClipError: the study is not valid, or ``out`` holds something else; exit code 1, after all is written, if
-            runs failed.
+        SetClipError: the study is not valid, the data has no right answers for it, or ``out`` holds something else;
+            exit code 1, after all is written, if runs failed.
     """
     started = time.monotonic()
     study_file, out = find("studies", study_file), path_of(out, "out")
@@ -71,14 +79,15 @@ def run_study(study_file: str | Path, dataset: str | Path | Dataset, out: str | 
     planned = plan_runs(study, study_file)
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     refuse_foreign(out, "a study folder", ["scores"])
-    folder = StudyFolder(out, study, dataset.root, dataset.identity())
     possible = [run for run in planned if not run.contradiction]
+    relevance = _relevance(study, possible, dataset)
+    folder = StudyFolder(out, study, dataset.root, dataset.identity(), relevance)
     with exclusive(out):
         atomic.make_folder(out / "scores")
         missing = [run for run in possible if folder.finished_scores(run) is None]
         failures = execute_runs(missing, folder, jobs=jobs)
         scores = {run.name: folder.finished_scores(run) for run in possible if run.name not in failures}
-        content = study_content(study, planned, scores, failures, dataset)
+        content = study_content(study, planned, scores, failures, dataset, relevance)
         write_study(out, content)
     if failures:
         name, why = next(iter(failures.items()))
@@ -90,3 +99,15 @@ def run_study(study_file: str | Path, dataset: str | Path | Dataset, out: str | 
     return StudyResult(
         out, content, len(missing), len(possible) - len(missing), len(failures), time.monotonic() - started
     )
+
+
+def _relevance(study: Study, runs: Sequence[PlannedRun], dataset: Dataset) -> RelevanceRule:
+    """What counts as a right answer for every run: the methods of a study may differ, so the data alone decides."""
+    if study.relevance != "auto":
+        return study.relevance
+    recipe = next((run.recipe for run in runs if run.recipe), None)
+    if recipe is None:
+        return "label"  # no run is possible, so nothing is scored
+    rule, reason = choose_relevance(dataset, *recipe.modalities(), split=study.split)
+    note(f"relevance: {rule} ({reason})")
+    return rule

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from setclip_cli.evaluation.metric_names import all_metric_keys, nearest_metric
-from setclip_cli.evaluation.options import RelevanceRule
+from setclip_cli.evaluation.options import RelevanceChoice
 from setclip_cli.files.documents import read_settings
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Study(BaseModel):
         axes: Recipe key -> its values; every combination of values is run.
         variants: Named settings; each of them is combined with every combination of the axes.
         seeds: Number of seeds, from 0 up; every combination is run with each of them.
+        relevance: What counts as a right answer for every run; ``auto`` takes what the data can answer.
         metrics: The metrics of the table; the first three are plotted.
     """
 
@@ -50,7 +51,7 @@ class Study(BaseModel):
     variants: list[Variant] = []
     seeds: PositiveInt = 3
     split: str = "test"
-    relevance: RelevanceRule = "label"
+    relevance: RelevanceChoice = "auto"
     metrics: Annotated[list[str], Field(min_length=1)]
 
     @field_validator("axes", mode="before")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.base import Backbone
+    from setclip_cli.evaluation.options import RelevanceRule
     from setclip_cli.study.planned_runs import PlannedRun
     from setclip_cli.study.study_file import Study
 
@@ -44,6 +45,7 @@ class StudyFolder:
     study: Study
     dataset: Path
     dataset_sha256: str
+    relevance: RelevanceRule
 
     def scores_path(self, run: PlannedRun) -> Path:
         return self.out / "scores" / f"{run.name}.json"
@@ -53,7 +55,7 @@ class StudyFolder:
         return {
             "dataset_sha256": self.dataset_sha256,
             "split": self.study.split,
-            "relevance": self.study.relevance,
+            "relevance": self.relevance,
         }
 
     def finished_scores(self, run: PlannedRun) -> dict[str, Any] | None:
@@ -118,9 +120,7 @@ def train_and_score(run: PlannedRun, folder: StudyFolder, *, threads: int | None
         run_folder = folder.out / "runs" / run.name
         align(run.recipe, dataset, run_folder, resume=True)
         model = open_model_folders([run_folder])[0]
-        rows = read_evaluation_set(
-            dataset, *model.modalities, split=folder.study.split, rule=folder.study.relevance
-        )  # fmt: skip
+        rows = read_evaluation_set(dataset, *model.modalities, split=folder.study.split, rule=folder.relevance)
         after, before = embedded_sides(model, dataset, rows, _backbones)
         found = {"after": point_values(*after, rows), "before": point_values(*before, rows) if before else {}}
         write_document(folder.scores_path(run), {**folder.scored_on(), **found})

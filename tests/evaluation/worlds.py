@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +64,12 @@ def dataset(root: Path, *, images: int = 48, captions: int = 60, pairs: list[tup
     return open_dataset(root)
 
 
-def relabel(data: Dataset, labels: dict[str, str | None]) -> Dataset:
-    """The same dataset with other labels for some ids."""
+def relabel(data: Dataset, labels: Mapping[str, str | None], *, column: str = "label") -> Dataset:
+    """The same dataset with other labels, or other values of another column, for some ids."""
     index = data.index
     for shard in index.shards:
         table = data.read(shard)
-        rows = [row | {"label": labels.get(row["id"], row["label"])} for row in table.to_pylist()]
+        rows = [row | {column: labels[row["id"]]} if row["id"] in labels else row for row in table.to_pylist()]
         again = pa.Table.from_pylist(rows, schema=table.schema)
         changed = write_shard(data.root, shard.path, again, modality=shard.modality, split=shard.split)
         index = index.model_copy(

@@ -186,7 +186,7 @@ def test_a_run_that_fails_is_shown_the_others_go_on_and_the_exit_code_is_1(tmp_p
 def test_a_bug_in_a_run_is_a_failed_run(tmp_path):
     data = worlds.dataset(tmp_path / "data", images=4, captions=4)
     path = write(tmp_path, GRID.replace("seeds", 'split = "nowhere"\nseeds'))
-    folder = workers.StudyFolder(tmp_path / "out", load_study(path), data.root, data.identity())
+    folder = workers.StudyFolder(tmp_path / "out", load_study(path), data.root, data.identity(), "label")
     assert workers.train_and_score(planned_runs(path)[0], folder, threads=None)
 
 
