@@ -19,9 +19,11 @@ from setclip_cli.methods.pairs_needed import require_pairs_of
 from setclip_cli.recipe.presets import GOAL_METHODS, PAIRS_NEEDED
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Hashable, Sequence
 
     from setclip_cli.recipe.recipe import Recipe
+
+    Ends = tuple[Hashable, Hashable]
 
 Goal = Literal["partner", "kind"]
 
@@ -48,26 +50,26 @@ class Choice:
         return {"method": self.recipe.method, "goal": self.goal, "reason": self.reason}
 
 
-def choose(recipe: Recipe, pairs: Tensor, items: Tensor, *, labelled: bool = False) -> Choice:
+def choose(recipe: Recipe, pairs: Sequence[Ends], items: Sequence[int], *, labelled: bool = False) -> Choice:
     """Chooses a method.
 
     Args:
         recipe: One with method ``auto``.
-        pairs: (b, 2) int64, rows of the known pairs.
-        items: (b,) int64: for each pair the number of its item, such as an image with five captions.
+        pairs: The left and the right item of each known pair, as ids or row numbers.
+        items: For each pair the number of its item, such as an image with five captions.
         labelled: Whether rows of both sides have labels, so that kinds can be asked for. What the labels are is never
             looked at.
 
     Raises:
         SetClipError: the goal is ``partner``, and there are not enough pairs.
     """
-    require_pairs_of(recipe, [(row, other) for row, other in pairs.tolist()])
+    require_pairs_of(recipe, pairs)
     goal, reason = _goal(recipe, pairs, items, labelled=labelled)
     return Choice(recipe.with_settings(method=GOAL_METHODS[goal], goal="auto"), goal, reason)
 
 
-def _goal(recipe: Recipe, pairs: Tensor, items: Tensor, *, labelled: bool) -> tuple[Goal, str]:
-    count = len(set(items.tolist()))
+def _goal(recipe: Recipe, pairs: Sequence[Ends], items: Sequence[int], *, labelled: bool) -> tuple[Goal, str]:
+    count = len(set(items))
     if recipe.goal != "auto":
         return recipe.goal, "the recipe asks for it"
     if not all(tower.frozen for tower in recipe.towers.values()):
@@ -76,7 +78,7 @@ def _goal(recipe: Recipe, pairs: Tensor, items: Tensor, *, labelled: bool) -> tu
         return "partner", "the towers are aligned already, and transport goes on from there"
     if recipe.init_from is not None:
         return "kind", "training goes on from another RUN"
-    if min(len(set(side)) for side in pairs.T.tolist()) < PAIRS_NEEDED[GOAL_METHODS["partner"]]:
+    if min(len({pair[side] for pair in pairs}) for side in (0, 1)) < PAIRS_NEEDED[GOAL_METHODS["partner"]]:
         return "kind", f"{pairs_in_words(len(pairs), count)} cannot tell what makes a partner"
     if len(pairs) > count:
         return "partner", "known items have several partners of their own"

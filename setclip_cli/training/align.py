@@ -20,7 +20,6 @@ from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_
 from setclip_cli.files import atomic
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import InUseError, WriteError
-from setclip_cli.methods.auto import choose
 from setclip_cli.options import path_of
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run import checkpoint
@@ -134,13 +133,11 @@ def align(
         # The method.
         if group.main:
             atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
-        if recipe.method == "auto":
-            labelled = all(dataset.has_labels(side.modality, recipe.train.split) for side in (left, right))
-            choice = choose(recipe, rows, items, labelled=labelled)
-            recipe = choice.recipe
+        if plan.choice is not None:
+            recipe = plan.choice.recipe
             if group.main:
-                note(choice.summary())
-                atomic.write_json(out / SELECTION_NAME, choice.as_json())
+                note(plan.choice.summary())
+                atomic.write_json(out / SELECTION_NAME, plan.choice.as_json())
 
         # Fit.
         initial = initial_weights(recipe, (left, right)) if recipe.joint or is_trained(recipe, rows) else None

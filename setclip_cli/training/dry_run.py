@@ -11,6 +11,7 @@ from setclip_cli.console import text_of_lines
 from setclip_cli.dataset.dataset import pairs_in_words
 from setclip_cli.errors import SetClipError
 from setclip_cli.features.layer_choice import layer_pairs, wants_best
+from setclip_cli.methods.auto import Choice, choose
 from setclip_cli.methods.no_pairs import require_matchable
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.run.folder import check_out
@@ -38,6 +39,7 @@ class AlignPlan:
     items: int | None  # that the pairs belong to; None if the recipe counts single pairs
     notes: list[str]
     weights: dict[Modality, dict[str, Any]]
+    choice: Choice | None  # of method auto
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -48,10 +50,12 @@ class AlignPlan:
             "items": self.items,
             "notes": self.notes,
             "weights": self.weights,
+            "choice": self.choice.as_json() if self.choice else None,
         }
 
     def summary(self) -> str:
-        train = self.recipe.train
+        fitted = self.choice.recipe if self.choice else self.recipe
+        train = fitted.train
         towers = [
             f"  {modality}: {self.rows[modality]} rows through {found['spec']}, "
             + (f"weights from {found['origin']}" if found["offline"] else "weights to be downloaded from the hub")
@@ -61,18 +65,19 @@ class AlignPlan:
         terms = [
             f"  {name}: weight {term.weight:g}"
             + (f", steps {term.start_step} to {term.end_step}" if term.end_step else "")
-            for name, term in self.recipe.objective.active().items()
+            for name, term in fitted.objective.active().items()
         ]
         steps = (
             "  fitted in closed form"
-            if self.recipe.method in TRAINING_FREE_METHODS
-            else f"  {train.steps} steps x {self.recipe.ensemble} heads, {train.batch} unpaired rows a side and step"
+            if fitted.method in TRAINING_FREE_METHODS
+            else f"  {train.steps} steps x {fitted.ensemble} heads, {train.batch} unpaired rows a side and step"
         )
         plan = text_of_lines(
             [
                 f"{self.recipe.method} on {pairs_in_words(self.pairs, self.items, noun='known pair')}, "
                 f"seed {self.recipe.seed}; nothing was trained",
                 *towers,
+                *([f"  {self.choice.summary()}"] if self.choice else []),
                 *self._start(),
                 steps,
                 *terms,
@@ -99,7 +104,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
     rows: dict[Modality, int] = {}
     ids: dict[Modality, list[str]] = {}
     weights: dict[Modality, dict[str, Any]] = {}
-    known = KnownPairs([], [], by_item=False)
+    known, choice = KnownPairs([], [], by_item=False), None
     for modality in recipe.modalities():
         tower = recipe.towers[modality]
         try:
@@ -119,6 +124,9 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
             layer_pairs(recipe, known.pairs, known.items)
         if len(ids) == 2:
             pair_rows(known.pairs, *ids.values(), split=recipe.train.split)
+        if recipe.method == "auto":
+            labelled = all(dataset.has_labels(modality, recipe.train.split) for modality in recipe.modalities())
+            choice = choose(recipe, [(p.left_id, p.right_id) for p in known.pairs], known.items, labelled=labelled)
     except SetClipError as error:
         problems.append(error)
     checks: tuple[Callable[[], object], ...] = (
@@ -127,7 +135,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         lambda: _check_validation(recipe, dataset),
         lambda: check_init_from(recipe),
         lambda: training_device(recipe) if recipe.train.device == "cpu" else None,  # others: of the machine that trains
-        lambda: _check_rows(recipe, rows),
+        lambda: _check_rows(choice.recipe if choice else recipe, rows),
     )
     for check in checks:
         try:
@@ -147,7 +155,8 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
             fix="repair these, then check again with --dry-run",
             exit_code=problems[0].exit_code,
         )
-    return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, _notes(recipe, rows), weights)
+    notes = _notes(choice.recipe if choice else recipe, rows)
+    return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, notes, weights, choice)
 
 
 def _check_validation(recipe: Recipe, dataset: Dataset) -> None:

@@ -75,11 +75,12 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         )
     if recipe.init_from is not None:
         recipe = recipe.with_settings(init_from=None)
-    require_pairs_of(recipe, [(row, other) for row, other in pairs.tolist()])
+    ends = [(row, other) for row, other in pairs.tolist()]
+    require_pairs_of(recipe, ends)
     require_pools(recipe, {"left features": left, "right features": right})
     items = torch.arange(len(pairs)) if recipe.pairs_unit == "row" else pairs[:, 0].cpu()
     if recipe.method == "auto":
-        recipe = choose(recipe, pairs, items).recipe
+        recipe = choose(recipe, ends, items.tolist()).recipe
     return fit_method(recipe, left, right, pairs, items)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from worlds import linear_world, pools
 
 from setclip_cli.encoders import LinearMap
@@ -16,7 +15,8 @@ from setclip_cli.recipe.presets import GOAL_METHODS
 from setclip_cli.recipe.recipe import Recipe, RecipeError
 from setclip_cli.training.fit import fit
 
-TWO = torch.arange(10).repeat(2, 1).T
+TWO = [(row, row) for row in range(10)]
+TEN = list(range(10))
 
 
 @pytest.mark.parametrize(
@@ -31,23 +31,23 @@ TWO = torch.arange(10).repeat(2, 1).T
 def test_the_goal_is_what_the_data_can_answer(
     recipe: Recipe, labelled: bool, items: int, goal: str, reason: str
 ) -> None:
-    choice = choose(recipe, TWO, torch.arange(10) % items, labelled=labelled)
+    choice = choose(recipe, TWO, [row % items for row in TEN], labelled=labelled)
     assert (choice.goal, choice.recipe.method) == (goal, GOAL_METHODS[goal])
     assert reason in choice.summary()
     assert choice.as_json() == {"method": choice.recipe.method, "goal": goal, "reason": choice.reason}
 
 
 def test_the_goal_of_a_recipe_stands(recipe: Recipe) -> None:
-    kind = choose(recipe.with_settings(goal="kind"), TWO, torch.arange(10) // 2)
+    kind = choose(recipe.with_settings(goal="kind"), TWO, [row // 2 for row in TEN])
     assert kind.recipe.method == "set-clip-plus"
-    partner = choose(recipe.with_settings(goal="partner"), TWO, torch.arange(10), labelled=True)
+    partner = choose(recipe.with_settings(goal="partner"), TWO, TEN, labelled=True)
     assert partner.recipe.method == "transport"
     assert partner.recipe.projection.pca == 384  # the method's own preset
 
 
 def test_a_goal_that_the_pairs_cannot_answer_is_refused(recipe: Recipe) -> None:
     with pytest.raises(SetClipError, match="'transport': learns from known pairs alone and needs 2 or more"):
-        choose(recipe.with_settings(goal="partner"), TWO[:1], torch.arange(1))
+        choose(recipe.with_settings(goal="partner"), TWO[:1], [0])
     with pytest.raises(RecipeError, match="goal = 'partner': with pairs = 0 nothing says which item is whose partner"):
         recipe.with_settings(goal="partner", pairs=0)
     with pytest.raises(RecipeError, match="goal = 'kind': method 'cca' is chosen already"):
@@ -58,9 +58,9 @@ def test_a_goal_that_the_pairs_cannot_answer_is_refused(recipe: Recipe) -> None:
         Recipe.model_validate(tuned)
 
 
-@pytest.mark.parametrize("pairs", [TWO[:0], TWO[:1], TWO * torch.tensor([0, 1])])
-def test_pairs_that_cannot_tell_partners_apart_leave_kinds(recipe: Recipe, pairs: Tensor) -> None:
-    choice = choose(recipe, pairs, torch.arange(len(pairs)))
+@pytest.mark.parametrize("pairs", [[], TWO[:1], [(0, row) for row in TEN]])
+def test_pairs_that_cannot_tell_partners_apart_leave_kinds(recipe: Recipe, pairs: list[tuple[int, int]]) -> None:
+    choice = choose(recipe, pairs, TEN[: len(pairs)])
     assert (choice.recipe.method, choice.goal) == ("set-clip-plus", "kind")
     assert "cannot tell what makes a partner" in choice.summary()
 
@@ -68,7 +68,7 @@ def test_pairs_that_cannot_tell_partners_apart_leave_kinds(recipe: Recipe, pairs
 def test_tuned_towers_are_trained(recipe: Recipe) -> None:
     tuned = recipe.model_dump(exclude_none=True)
     tuned["towers"]["image"]["trainable"] = "full"
-    assert choose(Recipe.model_validate(tuned), TWO, torch.arange(10)).recipe.method == "set-clip-plus"
+    assert choose(Recipe.model_validate(tuned), TWO, TEN).recipe.method == "set-clip-plus"
 
 
 def test_the_default_fits_what_it_chose(recipe: Recipe) -> None:

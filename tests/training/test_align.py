@@ -380,3 +380,15 @@ def test_a_tuned_tower_reads_its_chunks_by_length(world: Path) -> None:
     assert sorted(ordered.tolist()) == sorted(rows.tolist())
     read = [len(sequence) for sequence in items.take(ordered.tolist())]
     assert read == sorted(read)
+
+
+@pytest.mark.parametrize(("labels", "method"), [(True, "set-clip-plus"), (False, "transport")])
+def test_labels_on_both_sides_ask_for_kinds(world: Path, tmp_path: Path, labels: bool, method: str) -> None:
+    (tmp_path / "labels.csv").write_text("id,label\n" + "".join(f"P{number:03d},any\n" for number in range(36)))
+    data = tmp_path / "data"
+    given = ["--labels", tmp_path / "labels.csv"] if labels else []
+    run_ok("ingest", world / "proteins.fasta", "--modality", "protein", *given, "--out", data)
+    captions = ("ingest", world / "captions.jsonl", "--modality", "caption", "--pairs", world / "pairs.csv")
+    run_ok(*captions, "--out", data)
+    words = ("align", world / "recipe.toml", "--data", data, "--out", tmp_path / "run", "--set", "method=auto")
+    assert f"auto: {method}, for the goal" in run_ok(*words, "--dry-run")

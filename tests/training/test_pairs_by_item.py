@@ -77,6 +77,36 @@ def test_both_numbers_are_told_everywhere(world: Path, tmp_path: Path) -> None:
     assert "unpaired rows and 4 items with 12 known pairs." in (tmp_path / "run" / "README.md").read_text()
 
 
+def test_what_auto_takes_is_known_before_anything_is_computed_and_is_what_align_does(
+    world: Path, tmp_path: Path
+) -> None:
+    words = (
+        "align",
+        world / "recipe.toml",
+        "--data",
+        world / "data",
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "method=auto",
+    )
+    code, told, _ = invoke(*words, "--dry-run")
+    assert code == 0
+    reason = "auto: transport, for the goal 'partner': known items have several partners of their own"
+    assert f"  {reason}\n" in told
+    assert "  fitted in closed form\n" in told
+    assert "steps x" not in told
+    assert json.loads(invoke(*words, "--dry-run", "--json")[1])["choice"]["method"] == "transport"
+    assert not (tmp_path / "run").exists()
+    code, told, stderr = invoke(*words)
+    assert code == 0, stderr
+    assert reason in stderr
+    assert "transport on 4 items with 12 pairs, 0 steps" in told
+    assert json.loads((tmp_path / "run" / "selection.json").read_text())["goal"] == "partner"
+    code, _, stderr = invoke(*words, "--set", "goal=partner", "--set", "pairs=0", "--dry-run")
+    assert (code, "goal = 'partner': with pairs = 0" in stderr) == (2, True)
+
+
 def test_a_recipe_of_version_1_counts_rows_and_its_run_says_nothing_of_items(world: Path, tmp_path: Path) -> None:
     code, told, _ = align(world, tmp_path / "run", "schema_version=1")
     assert code == 0
