@@ -35,9 +35,11 @@ class FeatureTransform(nn.Module):
         """
         if pool.ndim != 2 or not len(pool) or not bool(torch.isfinite(pool).all()):
             raise ValueError(f"FeatureTransform needs finite (n, p) features, n > 0; got {tuple(pool.shape)}")
-        unit = F.normalize(pool.double(), dim=1)
-        mean = unit.mean(0)
-        centred = unit - mean
+        # In place: a pool of 200,000 rows takes gigabytes in double precision.
+        centred = pool.double().clone() if pool.dtype == torch.float64 else pool.double()
+        centred /= centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        mean = centred.mean(0)
+        centred -= mean
         _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
         largest = min(len(pool), pool.shape[1])
         kept = vectors.flip(1)[:, : min(axes or largest, largest)]

@@ -9,6 +9,7 @@ nobody has to know.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 CHOICE = {"rounds": 8, "rows": 1_500}  # of the fits that are compared; with 4 and 1,000 it took too few unpaired rows
 POWERS = (2.0, 4.0)  # of the likeness: 2 is better beside few pairs, 4 with thousands (ASIF has 4)
 LIKENESS_PAIRS = 8_000  # that the likeness compares with: bounds the width of embeddings
-CENTRE_ROWS = 5_000  # whose mean likeness is subtracted: bounds memory
+CENTRE_ROWS = 10_000  # whose mean likeness is subtracted: bounds memory
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ def _likeness(x: Tensor, y: Tensor, pairs: Tensor, power: float, seed: int) -> E
     """
     kept = torch.randperm(len(pairs), generator=generator(seed, "likeness"))[:LIKENESS_PAIRS].sort().values
     left, right = (
-        RelativeMap(side[rows], power).centre(side) for side, rows in zip((x, y), pairs[kept].T, strict=True)
+        RelativeMap(side[rows], power).centre(side[:: math.ceil(len(side) / CENTRE_ROWS)])
+        for side, rows in zip((x, y), pairs[kept].T, strict=True)
     )
     return left, right
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from setclip_cli.recipe.recipe import Recipe
 
 SAME = 1e-6  # largest difference of features that a backbone gives to equal items in different batches
+BLOCK = 20_000  # rows that are compared at once
 
 
 def require_pools(recipe: Recipe, pools: Mapping[str, Tensor]) -> None:
@@ -30,10 +31,11 @@ def require_pools(recipe: Recipe, pools: Mapping[str, Tensor]) -> None:
     """
     require_rows(recipe, {name: len(features) for name, features in pools.items()})
     for name, features in pools.items():
-        unit = F.normalize(features, dim=1)
-        if len(unit) > 1 and bool(((unit - unit[0]).abs() < SAME).all()):
+        first = F.normalize(features[:1], dim=1)
+        blocks = (features[start : start + BLOCK] for start in range(0, len(features), BLOCK))  # the first will tell
+        if len(features) > 1 and all(bool(((F.normalize(rows, dim=1) - first).abs() < SAME).all()) for rows in blocks):
             raise SetClipError(
-                f"{name}: all {len(unit)} rows have the same features apart from their length, so nothing can be "
+                f"{name}: all {len(features)} rows have the same features apart from their length, so nothing can be "
                 "learned from them",
                 fix="check that the sources hold different rows, and that the backbone is meant for such rows",
             )
