@@ -22,6 +22,7 @@ from setclip_cli.recipe.renamed import KEYS, in_version, renamed
 from setclip_cli.recipe.sections import Section, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -108,6 +109,12 @@ class Recipe(Settings):
             }
         return Recipe.model_validate(document | settings, context={"source": f"recipe with {settings}"})
 
+    def changed_keys(self) -> list[str]:
+        """Dotted keys whose values are not those of the method's preset, in the recipe's order."""
+        version = {"schema_version": self.schema_version}
+        untouched = Recipe.model_validate(version | {"method": self.method, "towers": self.towers})
+        return list(_flat(_difference(self.model_dump(), untouched.model_dump())))
+
     def to_toml(self) -> str:
         """The resolved recipe; reading it back gives an equal recipe."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
@@ -175,6 +182,14 @@ def _plain(given: Any) -> Any:
     if isinstance(given, Section):
         return given.model_dump(exclude_unset=True)
     return {key: _plain(value) for key, value in given.items()} if isinstance(given, dict) else given
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 def _difference(table: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

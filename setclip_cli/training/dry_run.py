@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from setclip_cli.recipe.recipe import Recipe
 
 
+# Beginnings of the keys that only training reads.
+OF_TRAINING = (
+    *("train.steps", "train.batch", "train.pairs_per_batch", "train.balance", "train.checkpoint_every", "train.chunk"),
+    *("optim.", "validation.", "objective.", "ensemble", "extra_encoders.", "projection.dim", "projection.kind"),
+)
+
+
 @dataclass(frozen=True)
 class AlignPlan:
     """What `align` would do."""
@@ -183,7 +190,9 @@ def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
     except SetClipError as error:
         machine.append(f"align cannot run on this machine: {error.problem}; fix: {error.fix}")
     if recipe.method in TRAINING_FREE_METHODS:
-        return machine
+        unused = [key for key in recipe.changed_keys() if key.startswith(OF_TRAINING)]
+        told = f"method {recipe.method!r} takes no training steps, so this has no effect: {', '.join(unused)}"
+        return [*machine, told] if unused else machine
     one = [
         f"{modality} has 1 row: nothing on that side can be told apart"
         for modality, count in rows.items()
