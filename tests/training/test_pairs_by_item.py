@@ -103,7 +103,7 @@ def test_what_auto_takes_is_known_before_anything_is_computed_and_is_what_align_
     assert reason in stderr
     assert "transport on 4 items with 12 pairs, 0 steps" in told
     assert json.loads((tmp_path / "run" / "selection.json").read_text())["goal"] == "partner"
-    code, told, _ = invoke(*words, "--out", tmp_path / "other", "--set", "optim.lr=0.01", "--dry-run")
+    code, told, _ = invoke(*words[:5], tmp_path / "other", *words[6:], "--set", "optim.lr=0.01", "--dry-run")
     assert code == 0
     assert "note: method 'transport' takes no training steps, so this has no effect: " in told
     assert "optim.lr" in told.partition("note: method")[2].splitlines()[0]
