@@ -101,8 +101,7 @@ class Recipe(Settings):
         document = self.model_dump(exclude_none=True)
         if settings.get("method", self.method) != self.method:
             version = {"schema_version": self.schema_version}
-            untouched = Recipe.model_validate(version | {"method": self.method, "towers": self.towers})
-            document = version | _difference(document, untouched.model_dump(exclude={"towers"}))
+            document = version | _difference(document, self._untouched().model_dump(exclude={"towers", "init_from"}))
             document["objective"] = {
                 name: {key: value for key, value in term.items() if key not in METHOD_KEYS}
                 for name, term in document.get("objective", {}).items()
@@ -111,9 +110,13 @@ class Recipe(Settings):
 
     def changed_keys(self) -> list[str]:
         """Dotted keys whose values are not those of the method's preset, in the recipe's order."""
-        version = {"schema_version": self.schema_version}
-        untouched = Recipe.model_validate(version | {"method": self.method, "towers": self.towers})
-        return list(_flat(_difference(self.model_dump(), untouched.model_dump())))
+        return list(_flat(_difference(self.model_dump(), self._untouched().model_dump())))
+
+    def _untouched(self) -> Recipe:
+        """A recipe of the same method and towers in which nothing else is set."""
+        start = {} if self.init_from is None else {"init_from": self.init_from}  # joint towers may need it
+        kept = {"schema_version": self.schema_version, "method": self.method, "towers": self.towers}
+        return Recipe.model_validate(kept | start)
 
     def to_toml(self) -> str:
         """The resolved recipe; reading it back gives an equal recipe."""

@@ -62,12 +62,13 @@ def test_one_pair_adds_nothing_to_a_start(pairs: Tensor) -> None:
     assert found.findings == {f"transport/{name}": value for name, value in weights.items()}
 
 
-def test_a_run_is_adapted_to_other_data_and_stays_beside_the_maps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["transport", "auto"])
+def test_a_run_is_adapted_to_other_data_and_stays_beside_the_maps(tmp_path: Path, method: str) -> None:
     world = make_world(tmp_path)
     assert invoke("align", world / "recipe.toml", "--data", world / "data", "--out", world / "first")[0] == 0
     proteins, captions = tiny.proteins(20, seed=3), [f"entry {number} of another set" for number in range(20)]
     tiny.write_dataset(world / "other", {"protein": proteins, "caption": captions})
-    settings = ["pairs=0", "method=transport", f"init_from={world / 'first'}"]
+    settings = ["pairs=0", f"method={method}", f"init_from={world / 'first'}"]
     settings += ["towers.protein.joint=true", "towers.caption.joint=true"]
     words = [word for setting in settings for word in ("--set", setting)]
     code, _, stderr = invoke("align", world / "recipe.toml", "--data", world / "other", "--out", world / "next", *words)
