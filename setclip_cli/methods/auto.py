@@ -5,8 +5,8 @@ any caption of the same scene. There ``set-clip-plus`` is ahead, because it draw
 just what hides the one partner (benchmarks/results.md). ``goal`` says which. With ``goal = "auto"`` it is what the data
 can answer: kinds, if somebody has named them on both sides and no item has several partners of its own; else partners.
 
-Asking held-out pairs was tried. Transport leads among partners from 50 items on, but among kinds, too, it finds the
-held-out item as well as a method that draws kinds together, so the lead does not tell which goal a user has.
+Asking held-out pairs was tried. How far transport leads a method that draws kinds together does not tell which goal a
+user has: with 50 pairs of proteins it may be behind although partners are wanted (benchmarks/results.md).
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def folds(pairs: Tensor, seed: int, items: Tensor) -> Tensor:
     edges = np.tile(left, 2), np.concatenate([sizes[0] + right, sizes[0] + sizes[1] + item])
     joined = coo_array((np.ones(len(edges[0])), edges), shape=(sum(sizes), sum(sizes)))
     count, component = connected_components(joined, directed=False)
-    fold = torch.randperm(count, generator=generator(seed, "auto")) % FOLDS
+    fold = torch.randperm(count, generator=generator(seed, "auto")) % FOLDS  # the older name: it decides the draw
     return fold[torch.from_numpy(component[left]).long()]
 
 

@@ -130,10 +130,7 @@ def fit_partner_maps(
     transforms = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
     x, y = transforms[0](left), transforms[1](right)
     what = f"method 'transport' on {len(pairs)} pairs"
-    shares, score = (
-        Shares(1.0, 1.0, 0.0),
-        None,
-    )  # without pairs there are the unpaired rows alone, and nothing to choose
+    shares, score = Shares(1.0, 1.0, 0.0), None  # without pairs there is nothing to choose
     with translated(what, RuntimeError, found="cannot be fitted to them", fix=OTHER_PAIRS):
         if len(pairs):
             alone = fit_transport(x, y, pairs, seed=seed, share=0)

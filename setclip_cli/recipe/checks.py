@@ -90,7 +90,7 @@ def _of_goal(recipe: Settings, tuned: str | None) -> Iterator[str]:
         return
     if recipe.method != "auto":
         yield f"goal = {recipe.goal!r}: method {recipe.method!r} is chosen already; leave one of the two out"
-    elif recipe.goal == "partner" and recipe.pairs == 0:
+    elif recipe.goal == "partner" and recipe.pairs == 0 and not recipe.joint:
         yield "goal = 'partner': with pairs = 0 nothing says which item is whose partner; give pairs, or goal = 'kind'"
     elif recipe.goal == "partner" and tuned:
         yield f"goal = 'partner': method 'transport' fits frozen features, and towers.{tuned} is tuned"

@@ -25,11 +25,8 @@ TRAINING_FREE_METHODS: tuple[Method, ...] = ("transport", "asif", "asif-graph", 
 # Known pairs of different items that a method needs; 0 for those that are not named. With one pair alone a method that
 # learns from pairs has nothing to tell that pair from.
 PAIRS_NEEDED: dict[str, int] = dict.fromkeys(("clip", "s-clip", *TRAINING_FREE_METHODS), 2)
-STARTING_METHODS: tuple[Method, ...] = (
-    *TRAINED_METHODS,
-    "transport",
-    "auto",
-)  # from aligned towers
+# That can start from towers which are aligned already.
+STARTING_METHODS: tuple[Method, ...] = (*TRAINED_METHODS, "transport", "auto")
 assert set(TRAINED_METHODS) | set(TRAINING_FREE_METHODS) | {"auto"} == set(get_args(Method))
 
 # Settings of the terms. The reasons are measured: benchmarks/results.md.

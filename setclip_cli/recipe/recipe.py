@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+STARTING_KEYS = {"towers", "init_from", "pairs"}
 REQUIRED = ("schema_version",)  # of a file; in Python they have their defaults
 
 
@@ -101,7 +102,7 @@ class Recipe(Settings):
         document = self.model_dump(exclude_none=True)
         if settings.get("method", self.method) != self.method:
             version = {"schema_version": self.schema_version}
-            document = version | _difference(document, self._untouched().model_dump(exclude={"towers", "init_from"}))
+            document = version | _difference(document, self._untouched().model_dump(exclude=STARTING_KEYS))
             document["objective"] = {
                 name: {key: value for key, value in term.items() if key not in METHOD_KEYS}
                 for name, term in document.get("objective", {}).items()
@@ -113,10 +114,9 @@ class Recipe(Settings):
         return list(_flat(_difference(self.model_dump(), self._untouched().model_dump())))
 
     def _untouched(self) -> Recipe:
-        """A recipe of the same method and towers in which nothing else is set."""
-        start = {} if self.init_from is None else {"init_from": self.init_from}  # joint towers may need it
-        kept = {"schema_version": self.schema_version, "method": self.method, "towers": self.towers}
-        return Recipe.model_validate(kept | start)
+        """A recipe of the same method with only that set which decides the preset and what joint towers need."""
+        start = {key: getattr(self, key) for key in STARTING_KEYS if getattr(self, key) is not None}
+        return Recipe.model_validate({"schema_version": self.schema_version, "method": self.method} | start)
 
     def to_toml(self) -> str:
         """The resolved recipe; reading it back gives an equal recipe."""

@@ -177,7 +177,7 @@ def _check_validation(recipe: Recipe, dataset: Dataset) -> None:
 def _check_rows(recipe: Recipe, rows: dict[Modality, int]) -> None:
     """Raises SetClipError if a side has fewer rows than the objective or matching without pairs needs."""
     require_rows(recipe, {f"{modality} rows": count for modality, count in rows.items()})
-    matched = recipe.method == "transport" or (recipe.strangers and recipe.method in ("set-clip-plus", "auto"))
+    matched = recipe.method == "transport" or (recipe.strangers and recipe.method == "set-clip-plus")
     if recipe.pairs == 0 and matched and len(rows) == 2:
         require_matchable(*rows.values())
 
@@ -191,6 +191,7 @@ def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
         machine.append(f"align cannot run on this machine: {error.problem}; fix: {error.fix}")
     if recipe.method in TRAINING_FREE_METHODS:
         unused = [key for key in recipe.changed_keys() if key.startswith(OF_TRAINING)]
+        unused += ["init_from"] if recipe.init_from is not None and not recipe.joint else []
         told = f"method {recipe.method!r} takes no training steps, so this has no effect: {', '.join(unused)}"
         return [*machine, told] if unused else machine
     one = [

@@ -10,6 +10,7 @@ from small_world import TUNED, invoke, make_world
 from test_joint_start import NO_PAIRS, TOWERS, recall_at_5, shifted
 from torch import Tensor
 
+from setclip_cli.methods.auto import choose
 from setclip_cli.methods.partners import fit_partner_maps
 from setclip_cli.methods.transport import START_WEIGHT
 from setclip_cli.recipe.recipe import Recipe, load_recipe
@@ -107,3 +108,11 @@ def test_strangers_still_need_pairs_and_pools_enough_rows(tmp_path: Path) -> Non
     left, right = shifted(0, 15)
     with pytest.raises(Exception, match="too small to match without pairs"):
         transported(left, right)
+
+
+def test_auto_goes_on_from_an_aligned_start_without_pairs_and_sets_nothing_of_training() -> None:
+    recipe = Recipe.model_validate({"towers": TOWERS, "pairs": 0, "goal": "partner"})
+    taken = choose(recipe, [], []).recipe
+    assert (taken.method, taken.pairs, taken.projection.pca) == ("transport", 0, 128)
+    assert taken == Recipe.model_validate({"towers": TOWERS, "pairs": 0, "method": "transport"})
+    assert taken.changed_keys() == []
