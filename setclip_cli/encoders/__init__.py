@@ -1,7 +1,7 @@
 """Maps from features to embeddings, and the nearest-neighbour graphs that some of them need."""
 
 from setclip_cli.encoders.base import Encoder, encoder_from_description
-from setclip_cli.encoders.combined import Concatenated, MeanShift
+from setclip_cli.encoders.combined import Concatenated, MeanShift, side_by_side
 from setclip_cli.encoders.fitted import GraphMap, KernelMap, LinearMap, PoolMap, RelativeMap
 from setclip_cli.encoders.heads import Composed, ProjectionHead
 from setclip_cli.encoders.start import ResidualHead, UnitRows, WithStart
@@ -23,4 +23,5 @@ __all__ = [
     "UnitRows",
     "WithStart",
     "encoder_from_description",
+    "side_by_side",
 ]

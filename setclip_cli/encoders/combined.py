@@ -47,6 +47,14 @@ class Concatenated(Encoder):
         return cls([encoder_from_description(encoder) for encoder in description["encoders"]])
 
 
+def side_by_side(parts: Sequence[tuple[Encoder, Encoder]], weights: Sequence[float]) -> tuple[Encoder, Encoder]:
+    """For each side the encoders of all parts in one; the cosine of two rows is the weighted mean of the parts'."""
+    if len(parts) == 1:
+        return parts[0]
+    left, right = (Concatenated(encoders, weights).eval() for encoders in zip(*parts, strict=True))
+    return left, right
+
+
 class MeanShift(Encoder):
     """Draws the embeddings u of an encoder to where those of both sides are dense: unit(u + share · m).
 

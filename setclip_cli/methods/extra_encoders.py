@@ -77,18 +77,6 @@ def with_extra_encoders(
     return joined
 
 
-def combined_with(
-    encoders: tuple[Encoder, Encoder], others: tuple[Encoder, Encoder], weight: float
-) -> tuple[Encoder, Encoder]:
-    """Both encoders of a side together: the cosine of two rows is the mean of both cosines, the other with a weight.
-
-    The maps of method transport are combined last: diffusion and mean shift draw items of a kind together, and these
-    maps look for the one partner.
-    """
-    left, right = (Concatenated(parts, [1.0, weight]).eval() for parts in zip(encoders, others, strict=True))
-    return left, right
-
-
 def without_extra_encoders(encoder: Encoder) -> Encoder:
     """The trained encoder that the extra ones were combined with; itself if there are none."""
     while isinstance(encoder, (MeanShift, Concatenated)):

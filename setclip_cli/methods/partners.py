@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from setclip_cli.encoders import Composed, Concatenated, FeatureTransform, RelativeMap
+from setclip_cli.encoders import Composed, FeatureTransform, RelativeMap, side_by_side
 from setclip_cli.encoders.usable import require_usable
 from setclip_cli.errors import translated
 from setclip_cli.methods.closed_form import OTHER_PAIRS, check_pairs
@@ -145,10 +145,12 @@ def fit_partner_maps(
             parts.append(fit_kernel_regression(x, y, pairs, seed=seed))
         if shares.likeness:
             parts.append(_likeness(x, y, pairs, shares.power, seed))
-        maps = _joined(parts, [weight for weight in (shares.linear, shares.kernel, shares.likeness) if weight])
+        maps = side_by_side(parts, [weight for weight in (shares.linear, shares.kernel, shares.likeness) if weight])
     require_usable(what, maps, (x, y), fix=OTHER_PAIRS)
     encoders: Encoders = Composed(transforms[0], maps[0]).eval(), Composed(transforms[1], maps[1]).eval()
-    return PartnerMaps(encoders if start is None else _joined([encoders, start], [1.0, START_WEIGHT]), shares, score)
+    return PartnerMaps(
+        encoders if start is None else side_by_side([encoders, start], [1.0, START_WEIGHT]), shares, score
+    )
 
 
 def _transformed(sides: tuple[Tensor, Tensor], axes: int) -> tuple[Tensor, Tensor]:
@@ -199,11 +201,4 @@ def _likeness(x: Tensor, y: Tensor, pairs: Tensor, power: float, seed: int) -> E
         RelativeMap(side[rows], power).centre(side[:: math.ceil(len(side) / CENTRE_ROWS)])
         for side, rows in zip((x, y), pairs[kept].T, strict=True)
     )
-    return left, right
-
-
-def _joined(parts: list[Encoders], weights: list[float]) -> Encoders:
-    if len(parts) == 1:
-        return parts[0]
-    left, right = (Concatenated(encoders, weights).eval() for encoders in zip(*parts, strict=True))
     return left, right

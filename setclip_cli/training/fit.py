@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from setclip_cli.encoders import side_by_side
 from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.encoders.usable import require_usable
 from setclip_cli.errors import UsageError
 from setclip_cli.methods.auto import choose
 from setclip_cli.methods.closed_form import fit_closed_form
 from setclip_cli.methods.distil import distil
-from setclip_cli.methods.extra_encoders import combined_with, with_extra_encoders
+from setclip_cli.methods.extra_encoders import with_extra_encoders
 from setclip_cli.methods.no_pairs import align_without_pairs
 from setclip_cli.methods.pairs_needed import require_pairs_of
 from setclip_cli.methods.partners import fit_partner_maps
@@ -204,7 +205,8 @@ def _with_partner_maps(
         items=items,
         chosen_on=pools.found if pools.tuned else None,
     )
-    return combined_with(encoders, maps.encoders, recipe.extra_encoders.partner), maps.findings()
+    # Last: diffusion and mean shift draw items of a kind together, and these maps look for the one partner.
+    return side_by_side([encoders, maps.encoders], [1.0, recipe.extra_encoders.partner]), maps.findings()
 
 
 @torch.no_grad()
