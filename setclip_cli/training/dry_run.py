@@ -162,7 +162,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
             fix="repair these, then check again with --dry-run",
             exit_code=problems[0].exit_code,
         )
-    notes = _notes(choice.recipe if choice else recipe, rows)
+    notes = _notes(choice.recipe if choice else recipe, rows, by_auto=choice is not None)
     return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, notes, weights, choice)
 
 
@@ -182,7 +182,7 @@ def _check_rows(recipe: Recipe, rows: dict[Modality, int]) -> None:
         require_matchable(*rows.values())
 
 
-def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
+def _notes(recipe: Recipe, rows: dict[Modality, int], *, by_auto: bool) -> list[str]:
     """What is not a mistake, but may not be what the user expects."""
     machine: list[str] = []
     try:
@@ -190,10 +190,11 @@ def _notes(recipe: Recipe, rows: dict[Modality, int]) -> list[str]:
     except SetClipError as error:
         machine.append(f"align cannot run on this machine: {error.problem}; fix: {error.fix}")
     if recipe.method in TRAINING_FREE_METHODS:
+        # Who names such a method knows it; a baseline takes over the settings of a RUN that was trained.
         unused = [key for key in recipe.changed_keys() if key.startswith(OF_TRAINING)]
         unused += ["init_from"] if recipe.init_from is not None and not recipe.joint else []
         told = f"method {recipe.method!r} takes no training steps, so this has no effect: {', '.join(unused)}"
-        return [*machine, told] if unused else machine
+        return [*machine, told] if unused and by_auto else machine
     one = [
         f"{modality} has 1 row: nothing on that side can be told apart"
         for modality, count in rows.items()
