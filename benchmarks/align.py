@@ -37,6 +37,7 @@ from tiny import esm2_checkpoint, sentence_folder
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.tuning import make_trainable
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.sampling import generator
 from setclip_cli.training.batches import Batches
@@ -105,17 +106,19 @@ def frozen_share(folder: Path, steps: int) -> float:
 def epoch_speedup(folder: Path, _steps: int) -> float:
     """The [demo] extra's pretrained backbones over the rows, against a default recipe's steps over the same rows."""
     sides, seconds = [], 0.0
-    for spec, modality, values in (
+    towers: tuple[tuple[str, Modality, list[Any]], ...] = (
         ("timm:tf_efficientnet_lite0", "image", images(EPOCH)),
         ("sentence-transformers:all-MiniLM-L6-v2", "caption", captions(EPOCH)),
-    ):
+    )
+    for spec, modality, values in towers:
         backbone = load_backbone(spec, modality=modality)
         backbone.encode(values[:16])
         started = time.perf_counter()
         features = backbone.encode(values).features
         seconds += time.perf_counter() - started
         sides.append(Pool(features))
-    training = build_training(recipe_of(folder, batch=64, pca=64), *sides, torch.arange(21).repeat(2, 1).T.contiguous())
+    pairs = torch.arange(21).repeat(2, 1).T.contiguous()
+    training = build_training(recipe_of(folder, batch=64, pca=64), sides[0], sides[1], pairs)
     training.advance()
     started = time.perf_counter()
     for _ in range(EPOCHS * EPOCH // 64):
@@ -163,7 +166,7 @@ def full(folder: Path, *, batch: int) -> Training:
         make_trainable(backbone, "full")
         sides.append(Pool(features, tuned=TunedBackbone(backbone, InMemory(values))))  # type: ignore[arg-type]
     pairs = torch.arange(64).repeat(2, 1).T.contiguous()
-    return build_training(recipe_of(folder, batch=batch, pca=32), *sides, pairs)
+    return build_training(recipe_of(folder, batch=batch, pca=32), sides[0], sides[1], pairs)
 
 
 class InMemory:

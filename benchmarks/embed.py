@@ -147,7 +147,8 @@ def images_theirs(source: str, rows: int) -> Callable[[], np.ndarray]:
 
     backbone = _efficientnet()
     module = backbone.module.to(memory_format=torch.contiguous_format)
-    loader = DataLoader(_Files(image_files(source, rows), backbone.transform), batch_size=32, num_workers=2)  # type: ignore[arg-type]
+    files: Any = _Files(image_files(source, rows), backbone.transform)
+    loader = DataLoader(files, batch_size=32, num_workers=2)
 
     def run() -> np.ndarray:
         with torch.no_grad():
@@ -171,7 +172,9 @@ def images_bare(source: str, rows: int) -> Callable[[], np.ndarray]:
 
     def run() -> np.ndarray:
         with torch.inference_mode():
-            return torch.cat([backbone.forward(batch) for batch in pixels.split(backbone.budget.rows or rows)]).numpy()
+            return torch.cat(
+                [backbone.forward(batch) for batch in torch.split(pixels, backbone.budget.rows or rows)]
+            ).numpy()
 
     return run
 

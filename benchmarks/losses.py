@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ def timed(call: Callable[[], object], device: str, *, least: int = 1, seconds: f
 def forward_backward(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Callable[[], None]:
     def run() -> None:
         x.grad = y.grad = None
-        loss(x, y).backward()
+        torch.autograd.backward(loss(x, y))
 
     return run
 
@@ -139,12 +140,12 @@ def peak_memory(n: int, device: str) -> dict[str, float]:
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        sdd(x, y).backward()
+        torch.autograd.backward(sdd(x, y))
         torch.cuda.synchronize()
         above, whole = torch.cuda.max_memory_allocated() - before, torch.cuda.max_memory_allocated()
     else:
         with ResidentPeak() as resident:
-            sdd(x, y).backward()
+            torch.autograd.backward(sdd(x, y))
         above, whole = resident.peak - resident.before, resident.peak
     return {
         "n": n,
@@ -192,7 +193,7 @@ def main() -> None:
     if arguments.memory:
         print(json.dumps(peak_memory(arguments.memory, arguments.device)))
         return
-    device, found = arguments.device, {}
+    device, found = arguments.device, dict[str, Any]()
     for part in PARTS if arguments.only is None else [arguments.only]:
         if part == "loop":
             found[part] = against_loop(device)

@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import measured
 import numpy as np
@@ -81,7 +82,8 @@ def load(name: str, data: Path, cache: Path) -> Items:
         found = SOURCES[name](data)
         torch.save({key: v if isinstance(v, Tensor) else v.tolist() for key, v in vars(found).items()}, cached)
     stored = torch.load(cached, weights_only=True)
-    return Items(**{key: v if isinstance(v, Tensor) else np.array(v) for key, v in stored.items()})
+    fields: dict[str, Any] = {key: v if isinstance(v, Tensor) else np.array(v) for key, v in stored.items()}
+    return Items(**fields)
 
 
 def draw(data: Items, known: int | float, seed: int, *, split: str = "test") -> Problem:

@@ -31,9 +31,9 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.images import open_rgb
 from setclip_cli.backbones.tuning import make_trainable
-from setclip_cli.encoders import Encoder
+from setclip_cli.encoders import Encoder, side_by_side
 from setclip_cli.encoders.graph import kept_graphs
-from setclip_cli.methods.extra_encoders import combined_with, with_extra_encoders
+from setclip_cli.methods.extra_encoders import with_extra_encoders
 from setclip_cli.methods.partners import fit_partner_maps
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.build import build_training
@@ -279,12 +279,12 @@ def _at_the_end(
     yield "cca", cca
     maps = fit_partner_maps(*pools.features, pools.pairs, axes=384, seed=recipe.seed, chosen_on=pools.found).encoders
     yield "transport", maps
-    yield "heads and transport", combined_with(heads, maps, PARTNER)
+    yield "heads and transport", side_by_side([heads, maps], [1.0, PARTNER])
     extra = recipe.extra_encoders.model_dump(exclude={"partner"})
     if any(extra.values()):
         joined = with_extra_encoders(heads, pools.inputs, pools.pairs, **extra, seed=recipe.seed)
         yield "heads with their extra encoders", joined
-        yield "all together", combined_with(joined, maps, PARTNER)
+        yield "all together", side_by_side([joined, maps], [1.0, PARTNER])
 
 
 def _score(encoders: Encoders, scored: Sequence[Tensor], problem: true_pairs.Problem, world: World) -> dict[str, float]:
