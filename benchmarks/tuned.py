@@ -29,12 +29,12 @@ from torch import Tensor
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.base import Encoded
-from setclip_cli.backbones.images import open_rgb
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.encoders import Encoder, side_by_side
 from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.methods.extra_encoders import with_extra_encoders
 from setclip_cli.methods.partners import fit_partner_maps
+from setclip_cli.pixels.rgb import open_rgb
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.build import build_training
 from setclip_cli.training.fit import fit_method

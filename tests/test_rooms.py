@@ -36,6 +36,7 @@ FLOORS = {
     "processes": 2,
     "losses": 2,
     "options": 2,
+    "pixels": 2,
     "defaults": 1,
     "errors": 1,
     "sampling": 1,

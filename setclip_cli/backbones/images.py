@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from abc import abstractmethod
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from setclip_cli.backbones.augment import augment_image
@@ -19,6 +17,7 @@ from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget
 from setclip_cli.backbones.devices import pinned
 from setclip_cli.errors import SetClipError
+from setclip_cli.pixels.rgb import open_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,23 +146,6 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def open_rgb(content: bytes) -> Image.Image:
-    """Decodes to 8-bit RGB, upright as its EXIF orientation says.
-
-    Raises:
-        OSError, ValueError, SyntaxError, Image.DecompressionBombError: not decodable, or over Pillow's pixel cap.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        except Image.DecompressionBombWarning as error:
-            raise ValueError(str(error)) from error
-    if image.mode.startswith(("I", "F")):  # 16 and 32 bit: convert() would clip, not scale
-        return _scaled_to_8_bit(image).convert("RGB")
-    return image.convert("RGB")
-
-
 def _middle_of_a_strip(image: Image.Image) -> Image.Image:
     """The middle of an image that is over ``MAX_ASPECT`` times as long as wide; any other image as it is.
 
@@ -174,10 +156,3 @@ def _middle_of_a_strip(image: Image.Image) -> Image.Image:
     width, height = (min(side, MAX_ASPECT * short) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
-
-
-def _scaled_to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8-bit by its full range of 65,535."""
-    import numpy as np
-
-    return Image.fromarray((np.asarray(image).astype("float64") / 257).clip(0, 255).round().astype("uint8"))

@@ -298,7 +298,7 @@ def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, colu
     """The images in a grid, each with its rank, score, label and id, as the bytes of a PNG file."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from setclip_cli.backbones.images import open_rgb
+    from setclip_cli.pixels.rgb import open_rgb
 
     caption_height, gap = 34, 6
     columns = min(columns, max(1, len(hits)))

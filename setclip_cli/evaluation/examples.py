@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from setclip_cli.evaluation.similarity import distinct_rows
+from setclip_cli.pixels.rgb import open_rgb
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,9 +161,8 @@ def _displayed(modality: Modality, table: pa.Table, place: int) -> dict[str, Any
 
 def _thumbnail(encoded: bytes) -> str:
     """A small JPEG as a data URL."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        small = image.convert("RGB")
-        small.thumbnail((_IMAGE_PX, _IMAGE_PX))
+    small = open_rgb(encoded)
+    small.thumbnail((_IMAGE_PX, _IMAGE_PX))
     written = io.BytesIO()
     small.save(written, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"

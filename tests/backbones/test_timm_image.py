@@ -18,11 +18,11 @@ from timm.data.imagenet_info import ImageNetInfo
 from timm.data.transforms_factory import create_transform
 
 from setclip_cli.backbones import load_backbone
-from setclip_cli.backbones.images import open_rgb
 from setclip_cli.backbones.tensors import read_checkpoint
 from setclip_cli.backbones.timm_image import TimmBackbone, _in_timm_names
 from setclip_cli.backbones.weights import locate_weights
 from setclip_cli.errors import SetClipError
+from setclip_cli.pixels.rgb import open_rgb
 
 SPEC = f"timm:{tiny.TINY_TIMM}"
 

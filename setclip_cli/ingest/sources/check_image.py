@@ -1,7 +1,8 @@
 """Image bytes: their headers are checked; they are decoded only if they must be encoded again.
 
 JPEG, PNG and WebP bytes are not changed. TIFF, BMP, GIF, AVIF and others are encoded again as PNG without loss, and so
-are images that no tower can read: 16-bit and 32-bit samples are scaled to 8 bits. Both are counted (see `re_encode`).
+are images that no tower can read: 16-bit and 32-bit samples are scaled to 8 bits, and 16-bit colours that would be
+nearly black are stretched. All are counted (see `re_encode`).
 Palette, grey and CMYK images in the three formats stay as they are: the towers read them as RGB.
 EXIF orientation is applied when an image is read: ``width`` and ``height`` are those of the upright image.
 
@@ -30,9 +31,14 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from setclip_cli.files.recognize import HEAD_BYTES, is_text, recognize, starts_with
 from setclip_cli.ingest.sources import tiff_header
 from setclip_cli.ingest.sources.re_encode import EIGHT_BIT_MODES, OVER_EIGHT_BITS, CheckedImage, re_encoded
+from setclip_cli.pixels.eight_bits import dark_colours_to_eight_bits
+from setclip_cli.pixels.rgb import has_deep_colours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_PIXELS = 100_000_000
 MAX_IMAGE_BYTES = 256 << 20
@@ -197,15 +203,16 @@ def _check_with_pillow(content: bytes, name: str) -> CheckedImage:
             _png_chunks(content)
         several = (_SEVERAL.get(image.format or "", "only the first frame of an animation used"),)
         repairs = several if _has_more(image, content) else ()
-        if image.format in _KEPT and image.mode in EIGHT_BIT_MODES:
+        formats = _formats_of(content, name)
+        dark = _dark_colours(image, lambda: Image.open(io.BytesIO(content), formats=formats))
+        if image.format in _KEPT and image.mode in EIGHT_BIT_MODES and dark is None:
             if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
                 width, height = height, width
             return CheckedImage(content, width, height, repairs)
         bands, bits = _said_by_header(image, content)
         if bands > len(image.getbands()):
             raise UnusableImageError(_choose_bands(bands, f"uint{8 if bits <= 8 else 16}"))
-        cut = bits > 8 and image.mode in EIGHT_BIT_MODES
-        return re_encoded(image, (*repairs, OVER_EIGHT_BITS) if cut else repairs, cut=content if cut else None)
+        return _re_encoded(image, repairs, content, cut=bits > 8, dark=dark)
 
 
 def _check_tiff(content: bytes) -> CheckedImage:
@@ -223,8 +230,7 @@ def _check_tiff(content: bytes) -> CheckedImage:
     if page.is_complex:
         raise UnusableImageError(f"complex samples: {page.layout}")
     try:
-        image = Image.open(io.BytesIO(content), formats=("TIFF",))
-        image.seek(header.number)
+        image = _tiff_page(content, header.number)
     except (UnidentifiedImageError, SyntaxError, KeyError) as error:  # a layout that Pillow does not know
         raise UnusableImageError(_choose_bands(page.bands, page.dtype)) from error
     with image:
@@ -236,8 +242,38 @@ def _check_tiff(content: bytes) -> CheckedImage:
         repairs: tuple[str, ...] = (_SEVERAL["TIFF"],) if header.others else ()
         if taken < page.bands:
             repairs = (*repairs, MORE_BANDS)
-        cut = max(page.bits) > 8 and image.mode in EIGHT_BIT_MODES
-        return re_encoded(image, (*repairs, OVER_EIGHT_BITS) if cut else repairs, page, cut=content if cut else None)
+        cut = max(page.bits) > 8
+        if cut and image.mode in EIGHT_BIT_MODES and ";16" not in str(image.tile):
+            raise UnusableImageError(_choose_bands(page.bands, page.dtype))  # planes of 16 bits, read as 8
+        dark = _dark_colours(image, lambda: _tiff_page(content, header.number))
+        return _re_encoded(image, repairs, content, page, cut=cut, dark=dark)
+
+
+def _tiff_page(content: bytes, number: int) -> ImageFile.ImageFile:
+    image = Image.open(io.BytesIO(content), formats=("TIFF",))
+    image.seek(number)
+    return image
+
+
+def _dark_colours(image: ImageFile.ImageFile, open_file: Callable[[], ImageFile.ImageFile]) -> NDArray[np.uint8] | None:
+    return dark_colours_to_eight_bits(open_file) if has_deep_colours(image) else None
+
+
+def _re_encoded(
+    image: ImageFile.ImageFile,
+    repairs: tuple[str, ...],
+    content: bytes,
+    page: tiff_header.TiffPage | None = None,
+    *,
+    cut: bool,
+    dark: NDArray[np.uint8] | None,
+) -> CheckedImage:
+    """As PNG; ``cut`` if a sample has over 8 bits, of which Pillow may decode 8."""
+    if dark is not None:
+        return re_encoded(image, repairs, page, cut=content, stretched=dark)
+    if cut and image.mode in EIGHT_BIT_MODES:
+        return re_encoded(image, (*repairs, OVER_EIGHT_BITS), page, cut=content)
+    return re_encoded(image, repairs, page)
 
 
 def _choose_bands(bands: int, dtype: str) -> str:

@@ -26,6 +26,7 @@ from setclip_cli.ingest.sources.check_image import MAX_PIXELS, image_format, qui
 from setclip_cli.ingest.sources.image import ImageFolder, image_record
 from setclip_cli.ingest.sources.re_encode import sha256_of_samples
 from setclip_cli.ingest.sources.tiff_header import MAGICS, BadTiffError, read_tiff_header
+from setclip_cli.pixels.eight_bits import PERCENTILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCENE_SUFFIXES = (".tif", ".tiff", ".jp2")
-DEFAULT_STRETCH = (2.0, 98.0)
 _OVERVIEW_PX = 1024  # longest side of the reading that the stretch is taken from
 logging.getLogger("rasterio").addHandler(logging.NullHandler())  # what it logs is in the reason of the reject
 
@@ -123,7 +123,7 @@ class GeoFolder(ImageFolder):
         with quiet():
             limits = np.zeros((0, 2)) if palette is not None else _stretch_limits(scene, bands, self._stretch)
         stretched = palette is None and (self._stretch is not None or dtypes != {"uint8"})
-        repairs = _told(scene, bands, stretched=stretched)
+        repairs = _told(scene, bands, (self._stretch or PERCENTILES) if stretched else None)
         step = self._stride or max(width, height)
         for top in range(0, scene.height - height + 1, step):
             for left in range(0, scene.width - width + 1, step):
@@ -157,12 +157,15 @@ def _check_header(path: Path) -> None:
             read_tiff_header(content, sparse=True)
 
 
-def _told(scene: Any, bands: Sequence[int], *, stretched: bool) -> tuple[str, ...]:
+def _told(scene: Any, bands: Sequence[int], stretch: tuple[float, float] | None) -> tuple[str, ...]:
     """What the summary says about the bands, if not all of them are taken as they are."""
-    if len(bands) == scene.count and not stretched:
+    if len(bands) == scene.count and stretch is None:
         return ()
-    which = f"{'band' if len(bands) == 1 else 'bands'} {','.join(map(str, bands))} of {scene.count}"
-    return (f"{which} taken{' and stretched to 8 bits' if stretched else ''}",)
+    which = f"{'band' if len(bands) == 1 else 'bands'} {','.join(map(str, bands))} of {scene.count} taken"
+    if stretch is None:
+        return (which,)
+    low, high = stretch
+    return (f"{which} and stretched to 8 bits: percentiles {low:g},{high:g} of each band of the scene",)
 
 
 def _reason(path: Path) -> str:
@@ -212,7 +215,7 @@ def _stretch_limits(scene: Any, bands: Sequence[int], percentiles: tuple[float, 
     for band in overview:
         valid = band.compressed()
         valid = valid[np.isfinite(valid)]
-        limits.append(np.percentile(valid, percentiles or DEFAULT_STRETCH) if valid.size else (0.0, 1.0))
+        limits.append(np.percentile(valid, percentiles or PERCENTILES) if valid.size else (0.0, 1.0))
     return np.array(limits, dtype=np.float64)
 
 

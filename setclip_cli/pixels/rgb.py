@@ -1,0 +1,37 @@
+"""Image files as 8-bit RGB pictures."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, ImageFile, ImageOps
+
+from setclip_cli.pixels.eight_bits import dark_colours_to_eight_bits, grey_to_eight_bits
+
+
+def open_rgb(content: bytes) -> Image.Image:
+    """Decodes to 8-bit RGB, upright as its EXIF orientation says; samples of more bits as `eight_bits` says.
+
+    Raises:
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: not decodable, or over Pillow's pixel cap.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            opened = Image.open(io.BytesIO(content))
+            if has_deep_colours(opened):
+                pixels = dark_colours_to_eight_bits(lambda: Image.open(io.BytesIO(content)))
+                if pixels is not None:
+                    return Image.fromarray(pixels).convert("RGB")
+            image = ImageOps.exif_transpose(opened)
+        except Image.DecompressionBombWarning as error:
+            raise ValueError(str(error)) from error
+    if image.mode.startswith(("I", "F")):  # 16 and 32 bit: convert() would clip, not scale
+        image = Image.fromarray(grey_to_eight_bits(image).pixels)
+    return image.convert("RGB")
+
+
+def has_deep_colours(image: ImageFile.ImageFile) -> bool:
+    """Whether a colour picture has 16-bit samples, of which Pillow reads 8 bits."""
+    return image.mode in ("RGB", "RGBA") and ";16" in str(image.tile)
