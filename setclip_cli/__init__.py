@@ -13,6 +13,8 @@ from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
     from setclip_cli import losses
+    from setclip_cli.arrays.aligned import Aligned
+    from setclip_cli.arrays.fit import fit
     from setclip_cli.dataset.dataset import Dataset, open_dataset
     from setclip_cli.embedding.options import EmbedOptions
     from setclip_cli.errors import SetClipError
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from setclip_cli.recipe.recipe import Recipe, load_recipe
     from setclip_cli.run.model import Model, load_model
     from setclip_cli.training.align import align
-    from setclip_cli.training.arrays import Aligned, fit
 
 __all__ = [
     "Aligned",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Aligned": "training.arrays",
+    "Aligned": "arrays.aligned",
     "Dataset": "dataset.dataset",
     "EmbedOptions": "embedding.options",
     "EvaluateOptions": "evaluation.options",
@@ -54,7 +55,7 @@ _HOMES = {
     "SetClipError": "errors",
     "align": "training.align",
     "evaluate": "evaluation.evaluate",
-    "fit": "training.arrays",
+    "fit": "arrays.fit",
     "load_model": "run.model",
     "load_recipe": "recipe.recipe",
     "open_dataset": "dataset.dataset",

@@ -16,6 +16,7 @@ FLOORS = {
     "__main__": 12,
     "__init__": 11,
     "cli": 11,
+    "arrays": 10,
     "quickstart": 10,
     "study": 10,
     "verify": 10,

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import quadratic_assignment
-from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from setclip_cli.encoders import Composed, Concatenated, Encoder, FeatureTransform, RelativeMap
@@ -168,6 +166,8 @@ def match(a: Matrix, b: Matrix, random: np.random.Generator, *, starts: int, kep
 
     Source: Vogelstein et al. 2015, fast approximate quadratic programming (PLOS ONE 10).
     """
+    from scipy.optimize import quadratic_assignment  # here: it takes long to import, and only this method needs it
+
     found: dict[tuple[int, ...], float] = {}
     for _ in range(starts):
         result = quadratic_assignment(a, b, options={"maximize": True, "P0": "randomized", "rng": random})
@@ -195,6 +195,8 @@ def _swapped(a: Matrix, b: Matrix, order: npt.NDArray[np.int64]) -> npt.NDArray[
 
 def _rank_gaussian(similarities: Tensor) -> Matrix:
     """Off-diagonal similarities replaced by the normal quantiles of their ranks; the diagonal is 0."""
+    from scipy.stats import norm, rankdata  # here: see `match`
+
     k = len(similarities)
     upper = np.triu_indices(k, 1)
     ranks = rankdata(similarities.double().numpy()[upper])

@@ -119,7 +119,7 @@ def align(folder: Path, rows: int) -> dict[str, Any]:
 def _align(rows: str) -> None:
     import torch
 
-    from setclip_cli.training.arrays import fit
+    from setclip_cli.arrays.fit import fit
 
     draw = torch.Generator().manual_seed(0)
     centres = 3 * torch.randn(50, 64, generator=draw)
