@@ -1,0 +1,75 @@
+"""Vectors in an EMBEDDINGS folder, as `setclip embed` writes it: the rows of one modality."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files import hashes
+from setclip_cli.files.documents import read_json
+from setclip_cli.ingest.sources.vectors.blocks import Block, VectorFile
+from setclip_cli.ingest.sources.vectors.parquet import ParquetVectors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+INDEX_NAME = "embeddings.json"
+_FIX = "embed again with this version of setclip"
+
+
+class _Shard(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    path: str
+    modality: str
+    split: str
+    rows: int
+    sha256: str
+
+
+class _Index(BaseModel):
+    """What is read of embeddings.json."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: str
+    method: str
+    dim: int
+    dtype: str = "float32"
+    towers: dict[str, dict[str, Any]]
+    shards: list[_Shard]
+
+
+class EmbeddedVectors(VectorFile):
+    """The rows of one modality of an EMBEDDINGS folder. Its shards say their splits."""
+
+    def __init__(self, path: Path, *, modality: str | None) -> None:
+        index = read_json(path / INDEX_NAME, _Index, fix=_FIX)
+        modalities = list(dict.fromkeys(shard.modality for shard in index.shards))
+        chosen = modality if modality in modalities else modalities[0] if len(modalities) == 1 else None
+        if chosen is None:
+            raise SetClipError(
+                f"{path}: holds embeddings of {', '.join(modalities) or 'nothing'}",
+                fix=f"say which ones to read: {argument('vector_column')} {next(iter(modalities), 'NAME')}",
+            )
+        self._shards = [shard for shard in index.shards if shard.modality == chosen]
+        dtype = np.dtype("<f2" if index.dtype == "float16" else "<f4")
+        rows = sum(shard.rows for shard in self._shards)
+        super().__init__(path, width=index.dim, dtype=dtype, rows=rows, has_ids=True)
+        self.encoder = f"{index.towers.get(chosen, {}).get('spec', index.method)} {index.method} {index.model[:16]}"
+        self.notes.append(f"the {chosen} rows of an EMBEDDINGS folder; its method is {index.method}")
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        row = 0
+        for shard in self._shards:
+            if row + shard.rows > start:
+                path = self.path / shard.path
+                hashes.require_unchanged(path, shard.sha256, since="embed", listed_in=INDEX_NAME, fix=_FIX)
+                file = ParquetVectors(path, column="embedding", id_column="id")
+                for block in file.blocks(max(start - row, 0)):
+                    yield block._replace(splits=[shard.split] * len(block.values))
+            row += shard.rows
