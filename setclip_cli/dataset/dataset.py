@@ -65,6 +65,8 @@ SCHEMAS: dict[Modality, pa.Schema] = {
 OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards where a row has a value
     "crs": pa.string(),  # GeoTIFF tiles: coordinate reference system
     "transform": pa.list_(pa.float64()),  # GeoTIFF tiles: affine map from pixels to the ground
+    "band_means": pa.list_(pa.float64()),  # images of bands: of each band, over the pixels that have a value
+    "band_deviations": pa.list_(pa.float64()),
     "original_sha256": pa.string(),  # of an image before its samples were scaled to 8 bits, if they were
     "perceptual_hash": pa.uint64(),
     "near_duplicate_of": pa.string(),  # id of the earlier image that looks the same

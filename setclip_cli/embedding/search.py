@@ -298,7 +298,7 @@ def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, colu
     """The images in a grid, each with its rank, score, label and id, as the bytes of a PNG file."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from setclip_cli.pixels.rgb import open_rgb
+    from setclip_cli.pixels.rgb import open_shown
 
     caption_height, gap = 34, 6
     columns = min(columns, max(1, len(hits)))
@@ -308,7 +308,7 @@ def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, colu
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for at, (hit, content) in enumerate(zip(hits, images, strict=True)):
         left, upper = gap + at % columns * (side + gap), gap + at // columns * (side + caption_height + gap)
-        picture = open_rgb(content)
+        picture = open_shown(content)
         picture.thumbnail((side, side))
         sheet.paste(picture, (left + (side - picture.width) // 2, upper + (side - picture.height) // 2))
         heading = f"{hit.rank}  {hit.score:.3f}  {hit.label or ''}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setclip_cli.evaluation.similarity import distinct_rows
-from setclip_cli.pixels.rgb import open_rgb
+from setclip_cli.pixels.rgb import open_shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,7 +161,7 @@ def _displayed(modality: Modality, table: pa.Table, place: int) -> dict[str, Any
 
 def _thumbnail(encoded: bytes) -> str:
     """A small JPEG as a data URL."""
-    small = open_rgb(encoded)
+    small = open_shown(encoded)
     small.thumbnail((_IMAGE_PX, _IMAGE_PX))
     written = io.BytesIO()
     small.save(written, "JPEG", quality=80)

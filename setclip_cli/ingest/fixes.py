@@ -10,7 +10,7 @@ from setclip_cli.files.recognize import HTML_PAGE, LFS_POINTER
 from setclip_cli.ingest.sources.fasta_content import NO_GAPS, TRANSLATE
 
 _AGAIN = "download or copy these files again"
-_BANDS = f"{argument('bands')} R,G,B with the numbers of three bands, or of one"
+_BANDS = f"{argument('bands')} R,G,B with the numbers of three bands, or of one, or {argument('bands')} all"
 _GEO = "" if find_spec("rasterio") else "; this needs pip install 'setclip[geo]'"
 
 # The first pattern that begins the most frequent kind of reject gives the advice.
@@ -20,9 +20,16 @@ _FIXES: tuple[tuple[str, str], ...] = (
     (r"holds \d+ bands? of ", f"{_BANDS}; add {argument('tile')} PIXELS for large scenes; unpack archives first{_GEO}"),
     (r"complex samples", "write the amplitude or the real part as a band of its own, with gdal_translate or numpy"),
     (r"too few bands", f"{argument('bands')} with numbers that these scenes have"),
-    (r"over the cap of [\d,]+ pixels", f"cut large scenes with {argument('tile')} PIXELS{_GEO}; make others smaller"),
+    (
+        r"over the cap of [\d,]+ (pixels|bytes of samples)",
+        f"cut large scenes with {argument('tile')} PIXELS{_GEO}; make others smaller",
+    ),
     (r"smaller than a tile", f"{argument('tile')} with a smaller number"),
-    (r"more than half of the tile is nodata", "these scenes hold little data: check that they are the right ones"),
+    (r"bands of several sample types", f"{argument('bands')} with the numbers of bands of one type"),
+    (
+        r"more than half of the tile is nodata|empty tile",
+        "these scenes hold little: check that they are the right ones",
+    ),
     (r"only a thumbnail can be read", "convert camera raw files to JPEG or TIFF with their own program"),
     (r"a format that is not read", "convert these files to JPEG or PNG"),
     (r"empty file|damaged|JPEG cut short|PNG cut short|PNG damaged|WebP cut short|no readable scene", _AGAIN),

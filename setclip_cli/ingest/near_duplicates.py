@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from setclip_cli.pixels.bands import shown_bands
+from setclip_cli.pixels.tiff_header import MAGICS
+
 MAX_DISTANCE = 4  # bits of 64 in which two images that look the same may differ
 _SIDE = 8
 _BANDS = 5  # one more than MAX_DISTANCE: then at least one band of two near hashes is equal
@@ -28,7 +31,7 @@ def perceptual_hash(content: bytes) -> int | None:
         one tone each, a slope from bright to dark.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with shown_bands(content) if content.startswith(MAGICS) else Image.open(io.BytesIO(content)) as image:
             image.draft("L", (_SIDE * 8, _SIDE * 8))
             grey = ImageOps.exif_transpose(image).convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
     except Exception:  # Pillow raises anything on damaged data; only the header was checked

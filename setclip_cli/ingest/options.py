@@ -47,7 +47,12 @@ class ReadOptions(Options):
         int | None, Flag("GeoTIFF: pixels from one tile to the next (default: the size of a tile).", least=1)
     ] = None
     bands: Annotated[
-        str | None, Flag("GeoTIFF: the bands for red,green,blue; the first band is 1.", metavar="R,G,B")
+        str | None,
+        Flag(
+            "GeoTIFF: the bands for red,green,blue; the first band is 1. 'all', or another number of bands than 1 or "
+            "3: they are kept with all of their bits.",
+            metavar="R,G,B|all",
+        ),
     ] = None
     stretch: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import text_of_lines
+from setclip_cli.dataset.band_scale import BandSums, add_band_sums, band_sums, scale_of_sums
 from setclip_cli.errors import AccountingError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
         "labels": labels,
         "near_duplicates": table.num_rows - table["near_duplicate_of"].null_count if flagged else 0,
         "sizes": {str(count["values"]): count["counts"] for count in pc.value_counts(edges).to_pylist()},
+        **({"bands": sums} if (sums := band_sums(table)) else {}),
     }
 
 
@@ -53,6 +55,7 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
     rows: dict[str, dict[str, int]] = {}
     labels: dict[str, Counter[str]] = {}
     sizes: dict[str, Counter[str]] = {}
+    bands: BandSums = {}
     near_duplicates = 0
     for batch in batches:
         rejects.update(batch["rejects"])
@@ -65,6 +68,7 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
                 near_duplicates += counts["near_duplicates"]
                 labels.setdefault(modality, Counter()).update(counts["labels"])
                 sizes.setdefault(modality, Counter()).update(counts["sizes"])
+                add_band_sums(bands, counts.get("bands", {}))
     return {
         "read": sum(batch["read"] for batch in batches),
         "bad": sum(batch["bad"] for batch in batches),
@@ -78,6 +82,7 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
         "repairs": dict(sorted(repairs.items())),
         "labels": {modality: _listed(counts) for modality, counts in sorted(labels.items()) if counts},
         "sizes": {modality: dict(sorted(counts.items(), key=_edge)) for modality, counts in sorted(sizes.items())},
+        **({"bands": [_band_entry(sums) for sums in bands.values()]} if bands else {}),
     }
 
 
@@ -99,6 +104,11 @@ def check_sum(path: Path, entry: dict[str, Any], records: int) -> None:
             f"{path}: gave {records:,} records, of which {entry['read']:,} are counted as read: "
             f"{taken:,} taken, {rejected:,} rejected and {left_out:,} left out"
         )
+
+
+def _band_entry(sums: dict[str, Any]) -> dict[str, Any]:
+    scale = scale_of_sums(sums)
+    return {"bands": len(scale.mean), "rows": sums["rows"], "mean": list(scale.mean), "std": list(scale.std)}
 
 
 def _edge(item: tuple[str, int]) -> int:
@@ -180,6 +190,9 @@ def _entry_lines(entry: dict[str, Any]) -> list[str]:
         lines.append(f"  split by {entry['clusters']:,} clusters ({entry['clustered_by']})")
     for labels in entry["labels"].values():
         lines.append(f"  {labels['rows']:,} labelled, {labels['distinct']:,} labels")
+    for bands in entry.get("bands", []):
+        lines.append(f"  {bands['rows']:,} with {bands['bands']} bands, whose numbers are kept; scale of the source:")
+        lines += [f"    {name} {', '.join(f'{value:.4g}' for value in bands[name])}" for name in ("mean", "std")]
     for modality, sizes in entry["sizes"].items():
         lines.append(
             f"  {_SIZE_UNIT[modality]}: " + ", ".join(f"{_bin(edge)} {count:,}" for edge, count in sizes.items())

@@ -53,7 +53,7 @@ def grey_to_eight_bits(
     if white_is_zero:
         samples = low + high - samples
     limits = limits_of_a_dark_picture([samples], [valid], low, high)
-    pixels = _eight_bit(samples, *(limits[0] if limits else (low, high)))
+    pixels = eight_bits(samples, *(limits[0] if limits else (low, high)))
     pixels[missing] = 0
     return EightBits(pixels, limits is not None)
 
@@ -99,7 +99,7 @@ def dark_colours_to_eight_bits(open_file: Callable[[], ImageFile.ImageFile]) -> 
     limits = limits_of_a_dark_picture(bands, None, 0.0, 65535.0)
     if limits is None:
         return None
-    pixels = [_eight_bit(band, *chosen) for band, chosen in zip(bands, limits, strict=True)]
+    pixels = [eight_bits(band, *chosen) for band, chosen in zip(bands, limits, strict=True)]
     return np.stack([*pixels, *np.moveaxis(high[:, :, 3:], -1, 0)], axis=-1)
 
 
@@ -117,7 +117,8 @@ def _with_the_other_byte(tile: Any) -> Any:
     return type(tile)(*changed) if hasattr(tile, "_fields") else changed  # a plain tuple before Pillow 11
 
 
-def _eight_bit(samples: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+def eight_bits(samples: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Samples from ``low`` to ``high`` as 0 to 255; what is not a number is 0."""
     with np.errstate(all="ignore"):
         scaled = np.nan_to_num((samples - low) / max(high - low, 1e-12), nan=0.0, posinf=1.0, neginf=0.0)
     pixels: NDArray[np.uint8] = np.rint(scaled.clip(0, 1) * 255).astype(np.uint8)

@@ -7,7 +7,9 @@ import warnings
 
 from PIL import Image, ImageFile, ImageOps
 
+from setclip_cli.pixels.bands import shown_bands
 from setclip_cli.pixels.eight_bits import dark_colours_to_eight_bits, grey_to_eight_bits
+from setclip_cli.pixels.tiff_header import MAGICS
 
 
 def open_rgb(content: bytes) -> Image.Image:
@@ -30,6 +32,16 @@ def open_rgb(content: bytes) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16 and 32 bit: convert() would clip, not scale
         image = Image.fromarray(grey_to_eight_bits(image).pixels)
     return image.convert("RGB")
+
+
+def open_shown(content: bytes) -> Image.Image:
+    """The RGB picture that a person sees of a row: `open_rgb`, and of an image of bands `shown_bands`.
+
+    Raises:
+        UnreadableBandsError, SetClipError: as `shown_bands` does.
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: as `open_rgb` does.
+    """
+    return shown_bands(content) if content.startswith(MAGICS) else open_rgb(content)
 
 
 def has_deep_colours(image: ImageFile.ImageFile) -> bool:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from setclip_cli.ingest.sources import rows
 from setclip_cli.ingest.sources.base import Item, Record, Reject, Walk, left_out
 from setclip_cli.ingest.sources.caption_record import MAX_CAPTION_CHARS, Captions, caption_answers
-from setclip_cli.ingest.sources.check_image import MAX_IMAGE_BYTES
 from setclip_cli.ingest.sources.fields import WHOLE_FLOAT, first_named, label_of, texts_of
 from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, image_record, no_image
 from setclip_cli.ingest.sources.members import Archive
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.samples import Samples
 from setclip_cli.ingest.sources.split_folders import FolderNames
+from setclip_cli.pixels.bands import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

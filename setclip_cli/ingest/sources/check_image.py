@@ -19,29 +19,26 @@ from __future__ import annotations
 import io
 import logging
 import struct
-import threading
-import warnings
 import zlib
-from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from setclip_cli.files.recognize import HEAD_BYTES, is_text, recognize, starts_with
-from setclip_cli.ingest.sources import tiff_header
 from setclip_cli.ingest.sources.re_encode import EIGHT_BIT_MODES, OVER_EIGHT_BITS, CheckedImage, re_encoded
+from setclip_cli.pixels import tiff_header
+from setclip_cli.pixels.bands import MAX_IMAGE_BYTES, MAX_PIXELS
 from setclip_cli.pixels.eight_bits import dark_colours_to_eight_bits
+from setclip_cli.pixels.quiet import quiet
 from setclip_cli.pixels.rgb import has_deep_colours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_PIXELS = 100_000_000
-MAX_IMAGE_BYTES = 256 << 20
 MORE_BANDS = "bands after the colours of the picture not taken"
 # Pillow's names; none that starts a program, as EPS does, and none that only describes a file, as HDF5 does.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI")
@@ -78,34 +75,6 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is in
 
 class UnusableImageError(ValueError):
     """Why some bytes are not an image that can be used."""
-
-
-class _Quiet:
-    """Ignores warnings while any thread decodes. `warnings.catch_warnings` alone is not safe in several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._saved = warnings.catch_warnings()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._inside:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self._saved.__exit__(None, None, None)
-
-
-quiet = _Quiet()
 
 
 def check_image(content: bytes, name: str = "") -> CheckedImage:
@@ -279,7 +248,7 @@ def _re_encoded(
 def _choose_bands(bands: int, dtype: str) -> str:
     one = "1 band" if bands == 1 else f"{bands} bands"
     chosen = "1" if bands < 3 else "R,G,B"
-    return f"holds {one} of {dtype}: pass --bands {chosen} (with --tile for a large scene)"
+    return f"holds {one} of {dtype}: pass --bands {chosen}, or --bands all to keep all (with --tile for a large scene)"
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:

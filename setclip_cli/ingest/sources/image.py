@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from setclip_cli.files.recognize import head_of, recognize, starts_with
 from setclip_cli.ingest.sources.base import ORIGINAL, FileStamp, Item, Record, Reject, Walk, stamp, usable_id
 from setclip_cli.ingest.sources.check_image import (
-    MAX_IMAGE_BYTES,
     UnusableImageError,
     check_image,
     image_format,
@@ -21,6 +20,7 @@ from setclip_cli.ingest.sources.check_image import (
 from setclip_cli.ingest.sources.folder import Found, find_files
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.split_folders import FolderNames
+from setclip_cli.pixels.bands import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ from setclip_cli.pixels.eight_bits import PERCENTILES, grey_to_eight_bits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from setclip_cli.ingest.sources.tiff_header import TiffPage
+    from setclip_cli.pixels.tiff_header import TiffPage
 
 OVER_EIGHT_BITS = "samples over 8 bits scaled to 8"
 STRETCHED = "samples over 8 bits stretched to 8: percentiles {:g},{:g} of each picture, nearly black otherwise".format(

@@ -18,7 +18,7 @@ from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.check_image import MORE_BANDS, UnusableImageError, check_image
 from setclip_cli.ingest.sources.re_encode import OVER_EIGHT_BITS
-from setclip_cli.ingest.sources.tiff_header import BadTiffError, read_tiff_header
+from setclip_cli.pixels.tiff_header import BadTiffError, read_tiff_header
 
 Tags = dict[int, tuple[int, tuple[int, ...] | bytes]]  # tag -> (type, values)
 _TYPES = {2: "B", 3: "H", 4: "I", 16: "Q"}
