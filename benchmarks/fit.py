@@ -3,6 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/fit.py                                  # pools of 10,000, 4,500 pairs
     OMP_NUM_THREADS=1 python benchmarks/fit.py --rows 200000 --pairs 20000
 
+What `setclip.fit` adds to that is measured by benchmarks/fit_arrays.py.
+
 Features are two noisy views of the same factors, as wide as those of EfficientNet-Lite0 and MiniLM. ``ratio`` is the
 time of ``transport`` over that of ``cca`` and an epoch together, measured in turn in this process. Memory is the peak
 of the process up to the end of ``transport``, which comes first.

@@ -14,6 +14,7 @@ from setclip_cli.version import __version__
 if TYPE_CHECKING:
     from setclip_cli import losses
     from setclip_cli.arrays.aligned import Aligned
+    from setclip_cli.arrays.estimator import Aligner
     from setclip_cli.arrays.fit import fit
     from setclip_cli.dataset.dataset import Dataset, open_dataset
     from setclip_cli.embedding.options import EmbedOptions
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Aligned",
+    "Aligner",
     "Dataset",
     "EmbedOptions",
     "EvaluateOptions",
@@ -46,6 +48,7 @@ __all__ = [
 
 _HOMES = {
     "Aligned": "arrays.aligned",
+    "Aligner": "arrays.estimator",
     "Dataset": "dataset.dataset",
     "EmbedOptions": "embedding.options",
     "EvaluateOptions": "evaluation.options",

@@ -46,7 +46,7 @@ class Matrix:
         if len(shape) != 2 or 0 in shape:
             fix = WANTED
             if len(shape) == 1 and shape[0]:
-                fix = f"reshape it: {name}.reshape(1, -1) if it is one row, {name}.reshape(-1, 1) if it is one column"
+                fix = f"Reshape your data: {name}.reshape(1, -1) for one row, {name}.reshape(-1, 1) for one column"
             raise InputError(f"{argument(name)}: has the shape {shape}", fix=fix)
 
     def __len__(self) -> int:

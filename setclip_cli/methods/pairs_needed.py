@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setclip_cli.errors import UsageError
+from setclip_cli.errors import UsageError, argument
 from setclip_cli.recipe.presets import GOAL_METHODS, pairs_needed
 
 if TYPE_CHECKING:
@@ -40,6 +40,6 @@ def require_pairs(method: str, pairs: Sequence[tuple[Hashable, Hashable]], *, jo
     raise UsageError(
         f"method {method!r}: learns from known pairs alone and needs {needed} or more of different items; "
         f"there {'is' if len(pairs) == 1 else 'are'} {found if pairs else 'none'}",
-        fix="add pairs with `setclip ingest --pairs`, or set method = 'set-clip-plus', which also learns from rows "
-        "without a partner",
+        fix=f"add pairs with `{argument('pairs', 'setclip ingest --pairs')}`, or set method = 'set-clip-plus', which "
+        "also learns from rows without a partner",
     )

@@ -37,7 +37,7 @@ def require_pools(recipe: Recipe, pools: Mapping[str, Tensor]) -> None:
             raise SetClipError(
                 f"{name}: all {len(features)} rows have the same features apart from their length, so nothing can be "
                 "learned from them",
-                fix="check that the sources hold different rows, and that the backbone is meant for such rows",
+                fix="check that the rows are different, and that what made the features is meant for such rows",
             )
 
 

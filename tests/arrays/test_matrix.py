@@ -146,7 +146,7 @@ def test_a_bad_row_is_counted_over_blocks() -> None:
 
 
 BAD: list[tuple[Any, str]] = [
-    ([1.0, 2.0], r"has the shape \(2,\)\n  fix: reshape it: x.reshape\(1, -1\)"),
+    ([1.0, 2.0], r"has the shape \(2,\)\n  fix: Reshape your data: x.reshape\(1, -1\)"),
     (3.0, r"has the shape \(\)"),
     (np.zeros((2, 3, 4)), r"has the shape \(2, 3, 4\)"),
     (np.zeros((0, 4)), r"has the shape \(0, 4\)"),
