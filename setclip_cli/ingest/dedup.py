@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.dataset.dataset import SPLIT_NAME
 from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.ingest.known_vectors import KnownVectors, grouped_key
 from setclip_cli.ingest.sources.base import ORIGINAL, Record, Reject, usable_id
 from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit
 from setclip_cli.ingest.splits import SplitRule
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -83,14 +83,33 @@ class Dedup:
     """
 
     def __init__(self, look_alikes: LookAlikes | None = None) -> None:
-        self._rows: dict[Modality, _KnownRows] = {modality: _KnownRows() for modality in MODALITIES}
+        self._rows: dict[str, _KnownRows | KnownVectors] = {modality: _KnownRows() for modality in MODALITIES}
         self._splits: dict[str, str] = {}  # lower case -> the first spelling
         self._spellings: set[str] = set()  # an older DATASET may have several of one split
         self.look_alikes = look_alikes
 
+    @property
+    def splits(self) -> frozenset[str]:
+        """The splits of all rows so far."""
+        return frozenset(self._spellings)
+
+    def vectors(self, modality: str) -> KnownVectors:
+        """What is known of the rows of a modality of vectors."""
+        known = self._rows.get(modality)
+        if not isinstance(known, KnownVectors):
+            self._rows[modality] = known = KnownVectors()
+        return known
+
+    def remember_vectors(self, modality: str, rows: pa.Table) -> None:
+        """Remembers rows of vectors that are on disk already: columns id, split, sha256, group."""
+        for split in rows["split"].unique().to_pylist():
+            self._know_split(split)
+        self.vectors(modality).remember(rows)
+
     def remember(self, modality: Modality, rows: pa.Table) -> None:
         """Remembers rows that are on disk already: columns id, split, sha256, group of captions, original_sha256."""
         known = self._rows[modality]
+        assert isinstance(known, _KnownRows)
         digests = [bytes.fromhex(digest)[:16] for digest in rows["sha256"].to_pylist()]
         known.ids.update(rows["id"].to_pylist())
         for split in rows["split"].unique().to_pylist():
@@ -101,7 +120,7 @@ class Dedup:
         if "group" in rows.column_names:
             for digest, group in zip(digests, rows["group"].to_pylist(), strict=True):
                 if group is not None:
-                    known.in_group.add(_grouped(digest, group))
+                    known.in_group.add(grouped_key(digest, group))
 
     def decide(self, record: Record, rules: KeepRules) -> Kept | Reject:
         """Decides about one record.
@@ -126,7 +145,7 @@ class Dedup:
         if record.group is None:
             repeated = not new
         else:
-            grouped = _grouped(digest, record.group)
+            grouped = grouped_key(digest, record.group)
             repeated = grouped in known.in_group
         if repeated and not rules.keep_duplicates:
             return Reject(record.id, DUPLICATE, bad=False)
@@ -142,7 +161,7 @@ class Dedup:
         by_file = rules.file_split if rules.rule.as_source and record.split is None else NO_SPLIT
         split = rules.rule.fixed or record.split or by_file.split or "train"
         if rules.rule.shares:
-            split = rules.rule.draw(_key(short, rules)) if alike is None else alike.split
+            split = rules.rule.draw(draw_key(short, rules)) if alike is None else alike.split
             if earlier is not None and earlier != split:
                 if record.group is not None:
                     return Reject(record.id, OTHER_SPLIT, bad=False)
@@ -196,7 +215,7 @@ def _in_own_group(record: Record, rules: KeepRules) -> Record:
     """
     if not record.made_up_group or record.group is None or rules.group_source is None:
         return record
-    group = _joined(rules.group_source, record.group)
+    group = joined_id(rules.group_source, record.group)
     if group == record.group or usable_id(group) is not None:
         return record
     longer = record._replace(group=group, columns=(group,))
@@ -209,7 +228,7 @@ def _in_own_group(record: Record, rules: KeepRules) -> Record:
     return longer
 
 
-def _key(record: Record, rules: KeepRules) -> str:
+def draw_key(record: Record, rules: KeepRules) -> str:
     """The key that draws the split: records with the same key share a split."""
     if rules.split_by == "id":
         return record.id
@@ -219,21 +238,17 @@ def _key(record: Record, rules: KeepRules) -> str:
     return rules.clusters.get(key, key) if rules.clusters is not None else key
 
 
-def _longer_id(identifier: str, sources: Sequence[str], taken: Collection[str]) -> str | None:
+def _longer_id(identifier: str, sources: Sequence[str], taken: Container[str]) -> str | None:
     """A made-up id with an end of its source's path in front of it, so that no row before it has the id."""
     numbered = (f"{identifier}~{number}" for number in range(2, _MAX_NUMBER))
-    for candidate in (*(_joined(source, identifier) for source in sources), *numbered):
+    for candidate in (*(joined_id(source, identifier) for source in sources), *numbered):
         if candidate not in taken and usable_id(candidate) is None:
             return candidate
     return None
 
 
-def _joined(source: str, identifier: str) -> str:
+def joined_id(source: str, identifier: str) -> str:
     folder, _, name = source.rpartition("/")
     if identifier == name or identifier.startswith((f"{name}:", f"{name}#")):  # <file>:<line> names its file already
         return f"{folder}/{identifier}" if folder else identifier
     return f"{source}/{identifier}"
-
-
-def _grouped(digest: bytes, group: str) -> bytes:
-    return hashlib.blake2b(digest + group.encode(), digest_size=16).digest()
