@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.backbones.weights import Kind
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.pixels.bands import BandScale
 
-__all__ = ["MODALITIES_OF", "POOLINGS", "check_backbone", "describe_weights", "empty_backbone", "load_backbone"]
+__all__ = [
+    "MODALITIES_OF",
+    "POOLINGS",
+    "check_backbone",
+    "check_reads_bands",
+    "describe_weights",
+    "empty_backbone",
+    "load_backbone",
+]
 
 MODALITIES_OF: dict[Kind, tuple[Modality, ...]] = {
     "esm": ("protein",),
@@ -55,6 +64,15 @@ def check_backbone(spec: str, *, modality: Modality, pooling: str = "default") -
     return parsed
 
 
+def check_reads_bands(spec: Spec, modality: Modality, bands: int | str) -> None:
+    """Raises SetClipError if a backbone cannot read images of any number of bands: only timm models can."""
+    if spec.kind != "timm":
+        raise UsageError(
+            f"towers.{modality}.in_chans = {bands!r}: {spec} does not read images of bands; timm: backbones do",
+            fix=f"give the {modality} tower a timm: backbone; for pictures, leave in_chans out",
+        )
+
+
 def describe_weights(spec: str, weights: str = "auto") -> dict[str, Any]:
     """Says where the weights would come from, without loading them: spec, offline, origin, path, tried, ways.
 
@@ -80,6 +98,7 @@ def load_backbone(
     pooling: str = "default",
     layer: int = -1,
     joint: bool = False,
+    bands: BandScale | None = None,
     device: torch.device | str = "cpu",
 ) -> Backbone:
     """Loads a backbone, in evaluation mode and float32.
@@ -89,6 +108,7 @@ def load_backbone(
         pooling: ``default`` or one of ``POOLINGS`` of its kind.
         layer: The block whose features are taken: counted from 1, or back from the last, which is -1.
         joint: Load half of a joint model, with its projection into the space of both: see ``space`` of the result.
+        bands: Read images of as many bands, whose numbers are scaled so; None for pictures and other rows.
 
     Raises:
         SetClipError: as `check_backbone` does, or the weights are missing or do not fit the backbone, or it is to be
@@ -96,18 +116,22 @@ def load_backbone(
     """
     import torch
 
-    backbone = _load(spec, modality=modality, weights=weights, pooling=pooling, joint=joint)
+    backbone = _load(spec, modality=modality, weights=weights, pooling=pooling, joint=joint, bands=bands)
     if layer != -1:
         backbone.cut(layer)
     return backbone.to(torch.device(device))
 
 
-def _load(spec: str, *, modality: Modality, weights: str, pooling: str, joint: bool) -> Backbone:
+def _load(
+    spec: str, *, modality: Modality, weights: str, pooling: str, joint: bool, bands: BandScale | None
+) -> Backbone:
     """The whole backbone, on the CPU."""
     parsed = check_backbone(spec, modality=modality, pooling=pooling)
+    if bands is not None:
+        check_reads_bands(parsed, modality, len(bands.mean))
     if joint and parsed.kind != "sentence-transformers" and named_space(spec) is None:
         raise not_joint(spec, "is not known to share a space with a model of texts")
-    return _open(parsed, fetch_weights(locate_weights(parsed, weights)), modality, pooling, joint=joint)
+    return _open(parsed, fetch_weights(locate_weights(parsed, weights)), modality, pooling, joint=joint, bands=bands)
 
 
 def empty_backbone(
@@ -134,7 +158,14 @@ def empty_backbone(
 
 
 def _open(
-    parsed: Spec, path: Path | None, modality: Modality, pooling: str, *, joint: bool = False, empty: bool = False
+    parsed: Spec,
+    path: Path | None,
+    modality: Modality,
+    pooling: str,
+    *,
+    joint: bool = False,
+    empty: bool = False,
+    bands: BandScale | None = None,
 ) -> Backbone:
     """A backbone with its weights, or without them; then the path may be missing if the name says all."""
     chosen = POOLINGS[parsed.kind][0] if pooling == "default" else pooling
@@ -150,7 +181,7 @@ def _open(
     if parsed.kind == "timm":
         from setclip_cli.backbones.timm_image import load_timm
 
-        return load_timm(parsed, path, pooling=chosen, joint=joint, empty=empty)
+        return load_timm(parsed, path, pooling=chosen, joint=joint, empty=empty, bands=bands)
     assert path is not None
     if modality == "image":
         from setclip_cli.backbones.sentence_image import load_sentence_image

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageEnhance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 CROP_AREA = (0.5, 1.0)  # share of the image that a crop keeps
 CROP_ASPECT = (3 / 4, 4 / 3)
@@ -13,6 +20,7 @@ MASKED_WORDS = 0.15
 MASKED_RESIDUES = 0.15
 KEPT_RESIDUES = 0.7  # least share of a sequence that a crop keeps
 MASK = "X"  # the alphabet's unknown residue
+_TURNS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
 def augment_image(image: Image.Image, seed: int) -> Image.Image:
@@ -22,20 +30,44 @@ def augment_image(image: Image.Image, seed: int) -> Image.Image:
         image: RGB; the crop is not resized, which the backbone's own preprocessing does.
     """
     draw = random.Random(seed)
-    turn = draw.choice([None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270])
+    turn = draw.choice(_TURNS)
     if turn is not None:
         image = image.transpose(turn)
     if draw.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    width, height = image.size
+    image = image.crop(_crop(draw, *image.size))
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhance(image).enhance(draw.uniform(1 - COLOUR, 1 + COLOUR))
+    return image
+
+
+def augment_bands(samples: NDArray[np.float32], deviations: Sequence[float], seed: int) -> NDArray[np.float32]:
+    """The same for an image of bands: its contrast changes by a factor, and each band moves by a part of its deviation.
+
+    Args:
+        samples: (bands, h, w).
+        deviations: Of each band in the data.
+    """
+    draw = random.Random(seed)
+    samples = np.rot90(samples, _TURNS.index(draw.choice(_TURNS)), axes=(1, 2))
+    if draw.random() < 0.5:
+        samples = samples[:, :, ::-1]
+    left, top, right, bottom = _crop(draw, samples.shape[2], samples.shape[1])
+    samples = samples[:, top:bottom, left:right]
+    factor = draw.uniform(1 - COLOUR, 1 + COLOUR)
+    moves = np.array([draw.uniform(-COLOUR, COLOUR) * deviation for deviation in deviations], np.float32)
+    means = samples.mean(axis=(1, 2), keepdims=True)
+    changed: NDArray[np.float32] = means + np.float32(factor) * (samples - means) + moves[:, None, None]
+    return changed
+
+
+def _crop(draw: random.Random, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part that stays."""
     area, aspect = draw.uniform(*CROP_AREA), draw.uniform(*CROP_ASPECT)
     w = max(1, min(width, round((area * width * height * aspect) ** 0.5)))
     h = max(1, min(height, round((area * width * height / aspect) ** 0.5)))
     left, top = draw.randint(0, width - w), draw.randint(0, height - h)
-    image = image.crop((left, top, left + w, top + h))
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = enhance(image).enhance(draw.uniform(1 - COLOUR, 1 + COLOUR))
-    return image
+    return left, top, left + w, top + h
 
 
 def augment_text(text: str, seed: int) -> str:

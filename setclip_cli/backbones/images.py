@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from setclip_cli.backbones.augment import augment_image
+from setclip_cli.backbones.band_images import open_bands, refuse_bands
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget
 from setclip_cli.backbones.devices import pinned
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.pixels.bands import BandScale
 
 T = TypeVar("T")
 
@@ -40,7 +42,9 @@ class ImageBackbone:
 
     Attributes:
         module: The network.
-        transform: From a decoded image to (3, h, w) pixels, as the network takes them.
+        transform: From a decoded image to (3, h, w) pixels, as the network takes them; with bands, from (bands, h, w)
+            numbers to as many.
+        bands: How the numbers of bands are scaled, if it reads images of bands and not pictures.
     """
 
     modality: Modality = "image"
@@ -53,7 +57,8 @@ class ImageBackbone:
     preprocessing: dict[str, Any]
     space: str | None = None
     module: nn.Module
-    transform: Callable[[Image.Image], Tensor]
+    transform: Callable[[Any], Tensor]
+    bands: BandScale | None = None
 
     def __init__(self) -> None:
         self.budget = Budget(rows=ROWS_PER_BATCH)
@@ -69,7 +74,8 @@ class ImageBackbone:
         self.module.to(device)
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.budget.rows == ROWS_PER_BATCH:
-            self.budget = Budget(rows=ROWS_PER_GPU_BATCH)
+            rows = ROWS_PER_GPU_BATCH if self.bands is None else ROWS_PER_GPU_BATCH * 3 // len(self.bands.mean)
+            self.budget = Budget(rows=max(ROWS_PER_BATCH, rows))
         return self
 
     def encode(self, items: Sequence[str] | Sequence[bytes]) -> Encoded:
@@ -111,13 +117,24 @@ class ImageBackbone:
         return self.forward(prepared.to(self.device, non_blocking=True))
 
     def _decode(self, content: str | bytes, *, view: int | None = None) -> Tensor | str:
-        """The preprocessed pixels, or why the image cannot be read."""
+        """The preprocessed pixels, or why the image cannot be read.
+
+        Raises:
+            SetClipError: its number of bands is another than this backbone reads.
+        """
         if isinstance(content, str):
             raise TypeError("an image backbone reads encoded image bytes, not text")
         try:
-            image = _middle_of_a_strip(open_rgb(content))
+            if self.bands is not None:
+                samples = open_bands(content, self.bands, spec=self.spec, view=view)
+                left, top, right, bottom = _middle_of_a_strip(samples.shape[2], samples.shape[1])
+                return self.transform(samples[:, top:bottom, left:right])
+            image = open_rgb(content)
+            if (box := _middle_of_a_strip(*image.size)) != (0, 0, *image.size):
+                image = image.crop(box)
             return self.transform(image if view is None else augment_image(image, view))
         except UnidentifiedImageError:
+            refuse_bands(content, self.spec)
             return "cannot be decoded (no known image format)"
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return f"cannot be decoded ({error})"
@@ -146,13 +163,14 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def _middle_of_a_strip(image: Image.Image) -> Image.Image:
-    """The middle of an image that is over ``MAX_ASPECT`` times as long as wide; any other image as it is.
+def _middle_of_a_strip(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the middle of an image that is over ``MAX_ASPECT`` times as long as wide; of any
+    other image, its edges.
 
     The preprocessing scales the short side to some 224 pixels and then keeps the middle. The long side of a strip of
     1 x 60,000 pixels would be 13 million pixels in between.
     """
-    short = min(image.size)
-    width, height = (min(side, MAX_ASPECT * short) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
+    short = min(width, height)
+    w, h = (min(side, MAX_ASPECT * short) for side in (width, height))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

@@ -8,6 +8,7 @@ import timm
 import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
+from timm.models import adapt_input_conv
 from torch import Tensor
 
 from setclip_cli.backbones.base import counted_layer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.weights import Spec
+    from setclip_cli.pixels.bands import BandScale
 
 # Files whose tensors have other names than timm's, but the same order.
 SAME_ORDER = {"efficientnet-lite0-57934424.pth"}
@@ -39,10 +41,17 @@ class TimmBackbone(ImageBackbone):
     module: Any
 
     def __init__(
-        self, spec: str, module: Any, *, pooling: str = "default", data_config: dict[str, Any], joint: bool = False
+        self,
+        spec: str,
+        module: Any,
+        *,
+        pooling: str = "default",
+        data_config: dict[str, Any],
+        joint: bool = False,
+        bands: BandScale | None = None,
     ) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.bands = spec, bands
         self.dim = int(getattr(module, "head_hidden_size", None) or module.num_features)
         self.attention_pooling = None
         if joint:
@@ -56,7 +65,7 @@ class TimmBackbone(ImageBackbone):
         self.pooling = self._tokens = pooling
         self.data_config = data_config
         self.transform = create_transform(**data_config, is_training=False)
-        self.preprocessing = _plain(data_config)
+        self.preprocessing = _plain(data_config) | ({} if bands is None else {"in_chans": len(bands.mean)})
         self.identity = self._identity()
 
     def _identity(self) -> str:
@@ -78,7 +87,7 @@ class TimmBackbone(ImageBackbone):
         self.layers, self.identity = kept, self._identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(b, 3, h, w) preprocessed pixels to (b, dim) float32."""
+        """(b, 3, h, w) preprocessed pixels, or (b, bands, h, w), to (b, dim) float32."""
         with autocast(self.device, self.precision):
             hidden = self.module.forward_features(pixels.contiguous(memory_format=torch.channels_last))
             if self._tokens == "default":
@@ -104,11 +113,21 @@ class TimmBackbone(ImageBackbone):
         return torch.bmm(self.attention_pooling(tokens, even)[:, None].to(tokens.dtype), tokens)[:, 0]
 
 
-def load_timm(spec: Spec, path: Path | None, *, pooling: str, joint: bool = False, empty: bool = False) -> TimmBackbone:
+def load_timm(
+    spec: Spec,
+    path: Path | None,
+    *,
+    pooling: str,
+    joint: bool = False,
+    empty: bool = False,
+    bands: BandScale | None = None,
+) -> TimmBackbone:
     """Builds the timm model of the name and fills it from the checkpoint.
 
     Args:
         path: The checkpoint; an empty model does not need it.
+        bands: Read images of as many bands, and scale them so. The first layer of a checkpoint of pictures is adapted
+            as timm does it; a checkpoint for as many bands is taken as it is.
         joint: Keep the projection into the space that the model shares with texts.
         empty: Leave out the numbers of the tensors (see `empty_backbone`).
 
@@ -117,9 +136,11 @@ def load_timm(spec: Spec, path: Path | None, *, pooling: str, joint: bool = Fals
     """
     if empty or path is None:
         with torch.device("meta"):
-            module: Any = timm.create_model(spec.name, pretrained=False)
+            module: Any = timm.create_model(
+                spec.name, pretrained=False, in_chans=3 if bands is None else len(bands.mean)
+            )
     else:
-        module = _filled(spec, path)
+        module = _filled(spec, path, None if bands is None else len(bands.mean))
     if not joint:
         module.reset_classifier(0)
     if pooling == "cls" and not getattr(module, "num_prefix_tokens", 0):
@@ -129,14 +150,22 @@ def load_timm(spec: Spec, path: Path | None, *, pooling: str, joint: bool = Fals
     data_config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     if joint:
         data_config["crop_pct"] = 1.0  # as CLIP was trained, and as its other loaders prepare images
+    if bands is not None:
+        size = (len(bands.mean), *data_config["input_size"][1:])
+        data_config |= {"input_size": size, "mean": bands.mean, "std": bands.std}
+        if data_config["crop_mode"] == "border":  # its borders have a colour, which bands do not have
+            data_config["crop_mode"] = "center"
     module = module.to(memory_format=torch.channels_last)
-    return TimmBackbone(str(spec), module, pooling=pooling, data_config=data_config, joint=joint)
+    return TimmBackbone(str(spec), module, pooling=pooling, data_config=data_config, joint=joint, bands=bands)
 
 
-def _filled(spec: Spec, path: Path) -> Any:
+def _filled(spec: Spec, path: Path, in_chans: int | None) -> Any:
     """The timm model with the tensors of the checkpoint and with its classifier.
 
     Without the classifier, timm would fill whatever is missing with random numbers.
+
+    Args:
+        in_chans: Number of bands that the model is to read; None for pictures.
     """
     tensors = read_checkpoint(path)
     for wrapper in ("state_dict_ema", "state_dict", "model"):
@@ -145,6 +174,13 @@ def _filled(spec: Spec, path: Path) -> Any:
             break
     if path.name in SAME_ORDER:
         tensors = _in_timm_names(spec.name, tensors, path)
+    if in_chans is not None and _is_for_bands(spec.name, tensors, in_chans):
+        return _created(spec, path, tensors, in_chans=in_chans, **_as_it_is(spec.name, tensors))
+    module = _created(spec, path, tensors)
+    return module if in_chans is None else _adapted(spec, module, in_chans)
+
+
+def _created(spec: Spec, path: Path, tensors: dict[str, Tensor], *, in_chans: int = 3, **config: Any) -> Any:
     with translated(
         path,
         Exception,
@@ -154,8 +190,47 @@ def _filled(spec: Spec, path: Path) -> Any:
         return timm.create_model(
             spec.name,
             pretrained=True,
-            pretrained_cfg_overlay={"state_dict": tensors},  # timm's own renaming of published layouts applies
+            in_chans=in_chans,
+            **({"num_classes": config["num_classes"]} if "num_classes" in config else {}),
+            pretrained_cfg_overlay={
+                "state_dict": tensors,
+                **config,
+            },  # timm's own renaming of published layouts applies
         )
+
+
+def _is_for_bands(name: str, tensors: dict[str, Tensor], in_chans: int) -> bool:
+    """Whether the first layer of a checkpoint reads as many bands already."""
+    with torch.device("meta"):
+        wanted = timm.create_model(name, pretrained=False, in_chans=in_chans).state_dict()
+        pictures = timm.create_model(name, pretrained=False).state_dict()
+    first = [key for key, tensor in wanted.items() if tensor.shape != pictures[key].shape]
+    return bool(first) and all(key in tensors and tensors[key].shape == wanted[key].shape for key in first)
+
+
+def _as_it_is(name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What keeps timm from adapting the first layer again, and from missing a classifier that self-supervised weights
+    do not have."""
+    classifier = str(timm.get_pretrained_cfg_value(name, "classifier") or "")
+    return {"first_conv": None} | ({} if f"{classifier}.weight" in tensors else {"num_classes": 0})
+
+
+def _adapted(spec: Spec, module: Any, in_chans: int) -> Any:
+    """The model for another number of bands: the first layer's weights are repeated and scaled, as timm does it."""
+    adapted = timm.create_model(spec.name, pretrained=False, in_chans=in_chans)
+    shapes = {key: tensor.shape for key, tensor in adapted.state_dict().items()}
+    tensors = module.state_dict()
+    with translated(
+        spec,
+        Exception,
+        found=f"its first layer cannot be adapted to {in_chans} bands",
+        fix="choose another timm: backbone, such as timm:resnet50, or a checkpoint that reads as many bands",
+    ):
+        for key, tensor in tensors.items():
+            if tensor.shape != shapes[key]:
+                tensors[key] = adapt_input_conv(in_chans, tensor)
+        adapted.load_state_dict(tensors)
+    return adapted
 
 
 def _in_timm_names(name: str, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import progress, text_of_lines
+from setclip_cli.dataset.band_scale import band_scale, bands_of_rows
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.embedding import engines
@@ -147,8 +148,10 @@ def embed_backbone(
     """
     out = path_of(out, "out")
     modality = modality_of_backbone(backbone, pooling, options.modality)
-    source = TowerSource(modality, backbone=backbone, weights=weights, pooling=pooling)
-    return _embed_towers([source], _opened(dataset), out, options)
+    dataset = _opened(dataset)
+    bands = None if bands_of_rows(dataset, modality, None) is None else band_scale(dataset, modality, None)
+    source = TowerSource(modality, backbone=backbone, weights=weights, pooling=pooling, bands=bands)
+    return _embed_towers([source], dataset, out, options)
 
 
 def _opened(dataset: Dataset | str | Path) -> Dataset:

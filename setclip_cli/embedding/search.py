@@ -23,6 +23,7 @@ from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, tra
 from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
 from setclip_cli.files.what_is import what_is
+from setclip_cli.pixels.bands import BandScale
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
 
@@ -176,7 +177,10 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
                 f"{embeddings.root}: raw {', '.join(index.towers)} features cannot be searched with a {modality}",
                 fix=f"search with a {' or '.join(index.towers)}, or embed with a RUN that has both towers",
             )
-        backbone = load_backbone(tower.spec, modality=modality, weights=tower.weights, pooling=tower.pooling)
+        bands = BandScale.of_preprocessing(tower.preprocessing or {})
+        backbone = load_backbone(
+            tower.spec, modality=modality, weights=tower.weights, pooling=tower.pooling, bands=bands
+        )
         found, encoder = backbone.identity, None
     else:
         model = load_model(run or _run_of(embeddings, Path(index.run)))

@@ -26,6 +26,7 @@ from setclip_cli.vectors import unusable_rows
 if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.encoders import Encoder
+    from setclip_cli.pixels.bands import BandScale
 
 ROWS_PER_CALL = 4096  # rows of a shard that are encoded at once: enough to sort by length, few enough for memory
 
@@ -39,6 +40,7 @@ class TowerSource:
     backbone: str = ""
     weights: str = "auto"
     pooling: str = "default"
+    bands: BandScale | None = None  # how the bands of its images are scaled; a RUN knows it itself
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,12 @@ def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
     encoder = None
     if source.run is None:
         backbone = load_backbone(
-            source.backbone, modality=source.modality, weights=source.weights, pooling=source.pooling, device=device
+            source.backbone,
+            modality=source.modality,
+            weights=source.weights,
+            pooling=source.pooling,
+            bands=source.bands,
+            device=device,
         )
         identity, method, dim, weights = backbone.identity, "features", backbone.dim, source.weights
     else:

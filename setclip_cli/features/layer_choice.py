@@ -23,12 +23,13 @@ from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.dataset.dataset import Dataset, Pair
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.pixels.bands import BandScale
     from setclip_cli.recipe.recipe import Recipe
 
 NEIGHBOURS = 10
@@ -112,6 +113,7 @@ def choose_layers(
     items: Sequence[int],
     device: torch.device,
     *,
+    bands: Mapping[Modality, BandScale | None] | None = None,
     cache_dir: Path | None = None,
 ) -> LayerChoice:
     """Compares every layer of a tower with ``layer = "best"`` with those of the other tower; a fixed layer stays.
@@ -121,6 +123,7 @@ def choose_layers(
     Args:
         pairs: The known pairs of the recipe.
         items: For each of them the number of its item.
+        bands: How the bands of a tower's images are scaled.
         cache_dir: Default ``$SETCLIP_CACHE``, else ``~/.cache/setclip``.
 
     Raises:
@@ -129,7 +132,8 @@ def choose_layers(
     modalities = recipe.modalities()
     chosen = layer_pairs(recipe, pairs, items)
     ids = ([pair.left_id for pair in chosen], [pair.right_id for pair in chosen])
-    backbones = [load_tower_backbone(recipe, modality, device) for modality in modalities]
+    scales = bands or {}
+    backbones = [load_tower_backbone(recipe, modality, device, bands=scales.get(modality)) for modality in modalities]
     shards = [shard.sha256 for modality in modalities for shard in dataset.shards(modality, recipe.train.split)]
     ways = [recipe.towers[modality].layer for modality in modalities]
     known = [[backbone.identity for backbone in backbones], ways, shards, ids, NEIGHBOURS]
@@ -163,13 +167,20 @@ def choose_layers(
 
 
 def load_tower_backbone(
-    recipe: Recipe, modality: Modality, device: torch.device, *, layer: int | None = None, joint: bool = False
+    recipe: Recipe,
+    modality: Modality,
+    device: torch.device,
+    *,
+    layer: int | None = None,
+    joint: bool = False,
+    bands: BandScale | None = None,
 ) -> Backbone:
     """The backbone of a tower as the recipe describes it.
 
     Args:
         layer: The last layer to load; None for the recipe's, which is the last of all for ``best``.
         joint: Load it as half of a joint model.
+        bands: How the bands of its images are scaled; None for pictures and other rows.
 
     Raises:
         SetClipError: the weights are missing, or the backbone does not have the layer.
@@ -184,6 +195,7 @@ def load_tower_backbone(
         pooling=tower.pooling,
         layer=layer,
         joint=joint,
+        bands=bands,
         device=device,
     )
 

@@ -18,7 +18,7 @@ from setclip_cli.pixels.quiet import quiet
 from setclip_cli.pixels.tiff_header import MAGICS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,6 +39,13 @@ class BandScale(NamedTuple):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @staticmethod
+    def of_preprocessing(preprocessing: Mapping[str, Any]) -> BandScale | None:
+        """The scale that a backbone states in its preprocessing; None if it reads no images of bands."""
+        if "in_chans" not in preprocessing:
+            return None
+        return BandScale(tuple(preprocessing["mean"]), tuple(preprocessing["std"]))
 
 
 class Bands(NamedTuple):

@@ -30,6 +30,10 @@ def _of_towers(recipe: Settings) -> Iterator[str]:
         if modality not in reads:
             told = " or ".join(f"{each}s" for each in reads)
             yield f"{key}.backbone: {tower.backbone!r} reads {told}, not {modality}s"
+        if tower.in_chans is not None and not tower.backbone.startswith("timm:"):
+            yield f"{key}.in_chans: {tower.backbone!r} does not read images of bands; timm: backbones do"
+        if tower.band_scale is not None and tower.in_chans is None:
+            yield f"{key}.band_scale: it scales the bands of images, and {key}.in_chans is left out; set it, or auto"
         if tower.layer == 0:
             yield f"{key}.layer = 0: layers count from 1, or from the last, which is -1"
         if tower.layer == "best" and recipe.pairs == 0:

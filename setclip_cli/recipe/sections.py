@@ -52,6 +52,12 @@ class Tower(Section):
     """Which weights of the backbone are trained: none (frozen), the last N blocks, low-rank adapters or all."""
     lora_rank: PositiveInt = 8
     """Rank of the adapters of trainable = lora."""
+    in_chans: PositiveInt | Literal["auto"] | None = None
+    """For images of bands, as `setclip ingest --bands all` keeps them: how many bands the backbone reads, or auto for
+    as many as the rows have. The first layer of a timm: backbone is adapted. Left out: pictures of three colours."""
+    band_scale: PositiveFloat | None = None
+    """With in_chans: the numbers of the bands are divided by this, as for weights that were trained on reflectance
+    / 10000. Left out: each band has mean 0 and deviation 1 over the training rows."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: this takes less memory and more time."""
 

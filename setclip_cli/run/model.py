@@ -24,6 +24,7 @@ from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import read_json, write_document
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
+from setclip_cli.pixels.bands import BandScale
 from setclip_cli.run import checkpoint
 from setclip_cli.vectors import unusable_rows
 from setclip_cli.version import __version__
@@ -68,6 +69,11 @@ class TowerConfig(BaseModel):
     dim: int  # width of the features
     encoder: dict[str, Any]
     initial: dict[str, Any]
+
+    @property
+    def bands(self) -> BandScale | None:
+        """How the bands of its images are scaled; None for pictures and other rows."""
+        return BandScale.of_preprocessing(self.preprocessing or {})
 
     @property
     def trained_identity(self) -> str:
@@ -207,6 +213,7 @@ class Model:
             pooling=tower.pooling,
             layer=tower.layer,
             joint=tower.joint,
+            bands=tower.bands,
             device=device,
         )
         _require_same_preprocessing(self.run, modality, tower, backbone)

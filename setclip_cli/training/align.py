@@ -43,6 +43,7 @@ from setclip_cli.training.inputs import build_early_stopping, initial_weights, l
 from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
 from setclip_cli.training.preconditions import training_device
+from setclip_cli.training.tower_bands import tower_bands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,12 +114,19 @@ def align(
 
         # Features. The first process computes and caches; the others read the cache.
         known = known_pairs(dataset, recipe)
+        bands = {modality: tower_bands(recipe, dataset, modality) for modality in recipe.modalities()}
         with group.main_first():
-            best = choose_layers(recipe, dataset, known.pairs, known.items, device) if wants_best(recipe) else None
+            best = (
+                choose_layers(recipe, dataset, known.pairs, known.items, device, bands=bands)
+                if wants_best(recipe)
+                else None
+            )
         if best and group.main:
             note(best.summary(recipe.modalities()))
         backbones = [
-            load_tower_backbone(recipe, modality, device, layer=layer, joint=loads_half(recipe, modality))
+            load_tower_backbone(
+                recipe, modality, device, layer=layer, joint=loads_half(recipe, modality), bands=bands[modality]
+            )
             for modality, layer in zip(recipe.modalities(), best.layers if best else fixed_layers(recipe), strict=True)
         ]
         if recipe.joint and recipe.init_from is None:

@@ -19,6 +19,7 @@ from setclip_cli.training.checks import require_rows
 from setclip_cli.training.known_pairs import KnownPairs, known_pairs, pair_rows, pairs_in_items
 from setclip_cli.training.loggers import check_loggers
 from setclip_cli.training.preconditions import check_init_from, check_tower, training_device
+from setclip_cli.training.tower_bands import tower_bands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +124,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         try:
             ids[modality] = dataset.table(modality, recipe.train.split, ["id"])["id"].to_pylist()
             rows[modality] = len(ids[modality])
+            tower_bands(recipe, dataset, modality)
         except SetClipError as error:
             problems.append(error)
     try:
