@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from setclip_cli.dataset.dataset import SCHEMAS
+from setclip_cli.dataset.dataset import schema_of
 from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
@@ -74,9 +74,9 @@ def proteins_bare(source: Path, out: Path) -> None:
         nonlocal shard
         columns = [
             pa.array(column, field.type)
-            for column, field in zip(zip(*rows, strict=True), SCHEMAS["protein"], strict=True)
+            for column, field in zip(zip(*rows, strict=True), schema_of("protein"), strict=True)
         ]
-        table = pa.Table.from_arrays(columns, schema=SCHEMAS["protein"])
+        table = pa.Table.from_arrays(columns, schema=schema_of("protein"))
         pq.write_table(table, out / f"{shard:05d}.parquet", compression="zstd")
         shard += 1
         rows.clear()

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from setclip_cli.dataset.dataset import INDEX_NAME, SCHEMAS, DatasetIndex, write_shard
-from setclip_cli.dataset.modality import Modality
+from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, schema_of, write_shard
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import unsigned, write_document
 
@@ -161,7 +161,7 @@ def write_dataset(
             part = list(enumerate(payloads))[start : start + rows_per_shard]
             records = [_record(modality, split, number, payload) for number, payload in part]
             relative = f"{modality}/{split}-{start // rows_per_shard:05}.parquet"
-            table = pa.Table.from_pylist(records, schema=SCHEMAS[modality])
+            table = pa.Table.from_pylist(records, schema=schema_of(KINDS_OF_NAMES[modality]))
             shards.append(write_shard(root, relative, table, modality=modality, split=split))
     atomic.write_json(root / INDEX_NAME, DatasetIndex(shards=shards).model_dump())
     return root

@@ -48,7 +48,7 @@ def score_arrays(
         )
     classes = _classes(labels, (len(left), len(right)))
     sides = [
-        Side(name, [str(row) for row in range(len(of))], of, [None] * len(of), [""] * len(of))
+        Side(name, "vector", [str(row) for row in range(len(of))], of, [None] * len(of), [""] * len(of))
         for name, of in zip(names, classes, strict=True)
     ]
     if not known:  # as evaluate does: nothing is known about a row without a label

@@ -1,4 +1,7 @@
-"""Pretrained feature extractors: ESM-2, timm, sentence-transformers. Importing this package does not import torch."""
+"""Feature extractors: ESM-2, timm, sentence-transformers, and stored vectors as they are.
+
+Importing this package does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.backbones.fetch import fetch_weights
 from setclip_cli.backbones.joint import named_space, not_joint
-from setclip_cli.backbones.weights import Spec, locate_weights, parse_spec
+from setclip_cli.backbones.weights import KINDS, Spec, locate_weights, parse_spec
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, plural
 from setclip_cli.errors import SetClipError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -17,12 +21,13 @@ if TYPE_CHECKING:
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.backbones.weights import Kind
-    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.dataset import ModalityInfo
+    from setclip_cli.dataset.modality import Modality, RowKind
     from setclip_cli.pixels.bands import BandScale
 
 __all__ = [
-    "MODALITIES_OF",
     "POOLINGS",
+    "ROWS_READ_BY",
     "check_backbone",
     "check_reads_bands",
     "describe_weights",
@@ -30,31 +35,38 @@ __all__ = [
     "load_backbone",
 ]
 
-MODALITIES_OF: dict[Kind, tuple[Modality, ...]] = {
+ROWS_READ_BY: dict[Kind, tuple[RowKind, ...]] = {
     "esm": ("protein",),
     "timm": ("image",),
-    "sentence-transformers": ("caption", "image"),  # images: some of its models, and only their weights say which
+    "sentence-transformers": ("text", "image"),  # images: some of its models, and only their weights say which
+    "vector": ("vector",),
 }
 POOLINGS: dict[Kind, tuple[str, ...]] = {
     "esm": ("mean", "cls", "attention"),  # the first is the default
     "timm": ("default", "avg", "cls", "attention"),
     "sentence-transformers": ("default", "mean", "cls", "attention"),
+    "vector": ("default",),
 }
 
 
-def check_backbone(spec: str, *, modality: Modality, pooling: str = "default") -> Spec:
-    """Checks a backbone's name, modality and pooling; needs neither weights nor torch.
+def check_backbone(spec: str, *, modality: Modality, kind: RowKind | None = None, pooling: str = "default") -> Spec:
+    """Checks a backbone's name, the rows that it reads, and its pooling; needs neither weights nor torch.
+
+    Args:
+        kind: Of the modality's rows; None if its name says it, or the backbone does.
 
     Raises:
-        SetClipError: there is no such kind or name, it reads another modality, or it does not have this pooling.
+        SetClipError: there is no such kind or name, it reads other rows, or it does not have this pooling.
     """
     parsed = parse_spec(spec)
-    reads = MODALITIES_OF[parsed.kind]
-    if modality not in reads:
-        kind = next(kind for kind, kinds in MODALITIES_OF.items() if modality in kinds)
+    reads = ROWS_READ_BY[parsed.kind]
+    kind = kind or KINDS_OF_NAMES.get(modality, reads[0])
+    if kind not in reads:
+        other = next(other for other in KINDS if kind in ROWS_READ_BY[other])
         raise UsageError(
-            f"towers.{modality}.backbone {spec!r}: reads {' or '.join(reads)} rows, not {modality} rows",
-            fix=f"give the {modality} tower a {kind}: backbone",
+            f"towers.{modality}.backbone {spec!r}: reads {' or '.join(map(plural, reads))}, not {plural(kind)}",
+            fix=f"give the {modality} tower "
+            + ('backbone = "vector"' if other == "vector" else f"a {other}: backbone"),
         )
     if pooling != "default" and pooling not in POOLINGS[parsed.kind]:
         raise UsageError(
@@ -94,6 +106,7 @@ def load_backbone(
     spec: str,
     *,
     modality: Modality,
+    info: ModalityInfo | None = None,
     weights: str = "auto",
     pooling: str = "default",
     layer: int = -1,
@@ -104,6 +117,9 @@ def load_backbone(
     """Loads a backbone, in evaluation mode and float32.
 
     Args:
+        modality: The name of the modality whose rows it is to read.
+        info: The kind of these rows, and the width of vectors; None if the name of the modality says the kind, or the
+            backbone reads one kind only.
         weights: ``auto``, ``hub``, ``package:NAME`` or a path; see `locate_weights`.
         pooling: ``default`` or one of ``POOLINGS`` of its kind.
         layer: The block whose features are taken: counted from 1, or back from the last, which is -1.
@@ -116,26 +132,46 @@ def load_backbone(
     """
     import torch
 
-    backbone = _load(spec, modality=modality, weights=weights, pooling=pooling, joint=joint, bands=bands)
+    backbone = _load(spec, modality=modality, info=info, weights=weights, pooling=pooling, joint=joint, bands=bands)
+    backbone.modality = modality
     if layer != -1:
         backbone.cut(layer)
     return backbone.to(torch.device(device))
 
 
 def _load(
-    spec: str, *, modality: Modality, weights: str, pooling: str, joint: bool, bands: BandScale | None
+    spec: str,
+    *,
+    modality: Modality,
+    info: ModalityInfo | None,
+    weights: str,
+    pooling: str,
+    joint: bool,
+    bands: BandScale | None,
 ) -> Backbone:
     """The whole backbone, on the CPU."""
-    parsed = check_backbone(spec, modality=modality, pooling=pooling)
+    parsed = check_backbone(spec, modality=modality, kind=info.kind if info else None, pooling=pooling)
+    if parsed.kind == "vector":
+        from setclip_cli.backbones.vector import VectorBackbone
+
+        assert info is not None
+        return VectorBackbone(modality, info, joint=joint)
     if bands is not None:
         check_reads_bands(parsed, modality, len(bands.mean))
     if joint and parsed.kind != "sentence-transformers" and named_space(spec) is None:
         raise not_joint(spec, "is not known to share a space with a model of texts")
-    return _open(parsed, fetch_weights(locate_weights(parsed, weights)), modality, pooling, joint=joint, bands=bands)
+    path = fetch_weights(locate_weights(parsed, weights))
+    return _open(parsed, path, pooling, images=_reads_images(parsed, modality, info), joint=joint, bands=bands)
 
 
 def empty_backbone(
-    spec: str, *, modality: Modality, weights: str = "auto", pooling: str = "default", layer: int = -1
+    spec: str,
+    *,
+    modality: Modality,
+    info: ModalityInfo | None = None,
+    weights: str = "auto",
+    pooling: str = "default",
+    layer: int = -1,
 ) -> Backbone | None:
     """The backbone as `load_backbone` gives it, but with shapes in place of numbers: to see what it has.
 
@@ -147,22 +183,28 @@ def empty_backbone(
     Raises:
         SetClipError: as `load_backbone` does, apart from what only the weights show.
     """
-    parsed = check_backbone(spec, modality=modality, pooling=pooling)
-    path = locate_weights(parsed, weights).path
-    if parsed.kind == "sentence-transformers" and (path is None or modality == "image"):
+    parsed = check_backbone(spec, modality=modality, kind=info.kind if info else None, pooling=pooling)
+    path, images = locate_weights(parsed, weights).path, _reads_images(parsed, modality, info)
+    if parsed.kind == "vector" or (parsed.kind == "sentence-transformers" and (path is None or images)):
         return None
-    backbone = _open(parsed, path, modality, pooling, empty=True)
+    backbone = _open(parsed, path, pooling, images=images, empty=True)
+    backbone.modality = modality
     if layer != -1:
         backbone.cut(layer)
     return backbone
 
 
+def _reads_images(parsed: Spec, modality: Modality, info: ModalityInfo | None) -> bool:
+    """Whether a backbone is to read images: some sentence-transformers models read texts too."""
+    return (info.kind if info else KINDS_OF_NAMES.get(modality, ROWS_READ_BY[parsed.kind][0])) == "image"
+
+
 def _open(
     parsed: Spec,
     path: Path | None,
-    modality: Modality,
     pooling: str,
     *,
+    images: bool,
     joint: bool = False,
     empty: bool = False,
     bands: BandScale | None = None,
@@ -183,7 +225,7 @@ def _open(
 
         return load_timm(parsed, path, pooling=chosen, joint=joint, empty=empty, bands=bands)
     assert path is not None
-    if modality == "image":
+    if images:
         from setclip_cli.backbones.sentence_image import load_sentence_image
 
         return load_sentence_image(parsed, path, pooling=chosen, joint=joint)

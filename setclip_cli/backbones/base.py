@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from setclip_cli.backbones.batching import Budget
-    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.modality import Modality, RowKind
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ class Backbone(Protocol):
     """A pretrained feature extractor.
 
     Attributes:
-        spec: The name a recipe gives it: ``esm:NAME``, ``timm:NAME`` or ``sentence-transformers:NAME``.
-        modality: The kind of rows it reads.
+        spec: The name a recipe gives it: ``esm:NAME``, ``timm:NAME``, ``sentence-transformers:NAME`` or ``vector``.
+        modality: The name of the modality whose rows it reads here.
+        kind: The kind of rows that it can read.
         dim: Width of the features.
-        column: The shard column it reads: ``sequence``, ``image`` or ``text``.
+        column: The shard column it reads: ``sequence``, ``image``, ``text`` or ``vector``.
         layers: Number of blocks (of a convolutional model: stages) that the features pass.
         pooling: How token features become one vector: one of ``POOLINGS`` of its kind.
         identity: sha256 over weights, preprocessing, layer and pooling. Equal identities mean equal features.
@@ -56,6 +57,7 @@ class Backbone(Protocol):
 
     spec: str
     modality: Modality
+    kind: RowKind
     dim: int
     column: str
     layers: int

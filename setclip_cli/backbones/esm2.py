@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.weights import Spec
-    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.modality import Modality, RowKind
 
 ALPHABET = Alphabet.from_architecture("ESM-1b")  # of every ESM-2 model too
 UNKNOWN = "X"  # a residue outside the alphabet (of the letters A to Z, that is J) is read as this one
@@ -156,6 +156,7 @@ class Esm2Backbone:
     """
 
     modality: Modality = "protein"
+    kind: RowKind = "protein"
     column = "sequence"
     space: str | None = None  # no model of proteins shares one with captions
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Self
 
-    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.modality import Modality, RowKind
     from setclip_cli.pixels.bands import BandScale
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class ImageBackbone:
     """
 
     modality: Modality = "image"
+    kind: RowKind = "image"
     column = "image"
     spec: str
     dim: int

@@ -53,6 +53,8 @@ def not_joint(spec: str, why: str) -> UsageError:
 
 def strangers_by_name(left: str, right: str) -> str | None:
     """What is wrong with two backbones as halves of a joint model, as far as their names tell; None if nothing is."""
+    if left == right == "vector":
+        return None
     for spec in (left, right):
         if not spec.startswith("sentence-transformers:") and named_space(spec) is None:
             return (

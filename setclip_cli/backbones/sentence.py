@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setclip_cli.backbones.weights import Spec
-    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.modality import Modality, RowKind
 
 SETTINGS_FILES = (
     "modules.json",
@@ -53,6 +53,7 @@ class SentenceBackbone:
     """
 
     modality: Modality = "caption"
+    kind: RowKind = "text"
     column = "text"
     space: str | None = None
 

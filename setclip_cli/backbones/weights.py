@@ -14,8 +14,8 @@ from typing import Literal, get_args
 from setclip_cli.errors import SetClipError, UsageError, nearest, translated
 from setclip_cli.files.what_is import what_is
 
-Kind = Literal["esm", "timm", "sentence-transformers"]
-Origin = Literal["path", "package", "cache", "hub"]
+Kind = Literal["esm", "timm", "sentence-transformers", "vector"]
+Origin = Literal["path", "package", "cache", "hub", "rows"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ESM2_NAMES = (
@@ -43,13 +43,13 @@ _CHECKPOINT_SUFFIXES: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Spec:
-    """``kind:name``, as a recipe writes a backbone."""
+    """``kind:name``, as a recipe writes a backbone; ``vector`` has no name."""
 
     kind: Kind
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.name}"
+        return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Location:
     """Where the weights of a spec are.
 
     Attributes:
-        origin: The place: one of four.
+        origin: The place; "rows" for vectors, which need no weights.
         path: The file or folder; None if the weights are only on the hub.
         tried: The places that were looked at before, each with what was found there.
         ways: The ways to get the weights, each in a few words.
@@ -72,21 +72,24 @@ class Location:
     @property
     def offline(self) -> bool:
         """Whether they load without a network."""
-        return self.path is not None
+        return self.path is not None or self.origin == "rows"
 
 
 def parse_spec(text: str) -> Spec:
-    """Reads ``esm:NAME``, ``timm:NAME`` or ``sentence-transformers:NAME``.
+    """Reads ``esm:NAME``, ``timm:NAME``, ``sentence-transformers:NAME`` or ``vector``.
 
     Raises:
         SetClipError: there is no such kind, the name is missing, or no ESM-2 model has it.
     """
     kind, _, name = text.partition(":")
-    if kind not in KINDS or not name:
+    if text == "vector":
+        return Spec("vector", "")
+    if kind not in KINDS or not name or kind == "vector":
         raise UsageError(
-            f"backbone {text!r}: is not KIND:NAME with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS)}",
-            fix="write it like esm:esm2_t6_8M_UR50D, timm:vit_small_patch14_dinov2.lvd142m or "
-            "sentence-transformers:all-MiniLM-L6-v2",
+            f"backbone {text!r}: is not KIND:NAME with KIND one of {', '.join(KINDS[:-1])}, and not vector"
+            f"{nearest(kind, KINDS)}",
+            fix="write it like esm:esm2_t6_8M_UR50D, timm:vit_small_patch14_dinov2.lvd142m, "
+            "sentence-transformers:all-MiniLM-L6-v2 or vector",
         )
     if kind == "esm" and name not in ESM2_NAMES:
         raise UsageError(
@@ -106,6 +109,8 @@ def locate_weights(spec: str | Spec, weights: str = "auto") -> Location:
         SetClipError: the path or package that was asked for does not exist, or does not contain such weights.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
+    if spec.kind == "vector":
+        return Location(spec, "rows", None)
     if weights.startswith("package:"):
         name = weights.removeprefix("package:")
         return Location(spec, "package", _package_path(spec, name))

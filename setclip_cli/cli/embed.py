@@ -9,7 +9,7 @@ import typer
 
 from setclip_cli.cli.flags import with_options
 from setclip_cli.cli.output import AsJson, show
-from setclip_cli.embedding.options import EmbedOptions, modality_of_backbone
+from setclip_cli.embedding.options import EmbedOptions, check_raw_features
 from setclip_cli.errors import UsageError
 
 
@@ -56,7 +56,7 @@ def embed(
         if given and not backbone:
             raise UsageError(f"{flag}: works only with --backbone; a RUN has its own", fix=f"leave {flag} out")
     if backbone:
-        modality_of_backbone(backbone, pooling, options.modality)  # a slip in a name fails before torch is imported
+        check_raw_features(backbone, pooling, options.modality)  # a slip in a name fails before torch is imported
     from setclip_cli.embedding import embed as embedding
 
     if backbone:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from setclip_cli.dataset.dataset import SCHEMAS, Dataset, open_dataset
+from setclip_cli.dataset.dataset import Dataset, open_dataset, schema_of
 from setclip_cli.dataset.modality import Modality
 from setclip_cli.files import atomic
 
@@ -54,7 +54,7 @@ _CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-_TYPES = {pa.string(): "sc:Text", pa.int32(): "sc:Integer", pa.binary(): "sc:ImageObject"}
+_TYPES = {pa.string(): "sc:Text", pa.int32(): "sc:Integer", pa.binary(): "sc:ImageObject"}  # of vectors: sc:Float
 
 
 def write_croissant(root: Path) -> Path:
@@ -88,7 +88,7 @@ def croissant(dataset: Dataset) -> dict[str, Any]:
         description["citeAs"] = "; ".join(manifest["paper"] for manifest in manifests)
     for modality in dataset.modalities():
         description["distribution"].append(_file_set(modality))
-        description["recordSet"].append(_record_set(modality))
+        description["recordSet"].append(_record_set(dataset, modality))
     return description
 
 
@@ -114,7 +114,8 @@ def _file_set(modality: Modality) -> dict[str, Any]:
     }
 
 
-def _record_set(modality: Modality) -> dict[str, Any]:
+def _record_set(dataset: Dataset, modality: Modality) -> dict[str, Any]:
+    about = dataset.about(modality)
     return {
         "@type": "cr:RecordSet",
         "@id": modality,
@@ -126,9 +127,10 @@ def _record_set(modality: Modality) -> dict[str, Any]:
                 "@type": "cr:Field",
                 "@id": f"{modality}/{column.name}",
                 "name": f"{modality}/{column.name}",
-                "dataType": _TYPES[column.type],
+                "dataType": _TYPES.get(column.type, "sc:Float"),
                 "source": {"fileSet": {"@id": f"{modality}-shards"}, "extract": {"column": column.name}},
+                **({"repeated": True} if pa.types.is_fixed_size_list(column.type) else {}),
             }
-            for column in SCHEMAS[modality]
+            for column in schema_of(about.kind, about)
         ],
     }

@@ -1,7 +1,7 @@
 """The DATASET: Parquet shards of unpaired rows, one folder for each modality, and an index that is written last.
 
     DATASET/dataset.json                       DatasetIndex
-    DATASET/<modality>/<split>-00000.parquet   SCHEMAS[modality]
+    DATASET/<modality>/<split>-00000.parquet   schema_of(the kind of the modality)
     DATASET/pairs.parquet                      PAIRS_SCHEMA, the few known pairs
     DATASET/rejects.parquet                    REJECTS_SCHEMA, every record that was not taken
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, why_not_a_name
 from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import parse_json
@@ -30,6 +30,9 @@ from setclip_cli.options import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
 
 INDEX_NAME = "dataset.json"
 PAIRS_NAME: Final = "pairs.parquet"
@@ -40,10 +43,10 @@ _COMMON = [
     pa.field("id", pa.string(), nullable=False),
     pa.field("split", pa.string(), nullable=False),
     pa.field("source", pa.string(), nullable=False),
-    pa.field("sha256", pa.string(), nullable=False),  # of the payload: residues, image bytes, text
+    pa.field("sha256", pa.string(), nullable=False),  # of the payload: residues, image bytes, text, the vector's bytes
     pa.field("label", pa.string()),
 ]
-SCHEMAS: dict[Modality, pa.Schema] = {
+_SCHEMAS: dict[RowKind, pa.Schema] = {
     "protein": pa.schema(
         [
             *_COMMON,
@@ -60,8 +63,9 @@ SCHEMAS: dict[Modality, pa.Schema] = {
             pa.field("height", pa.int32(), nullable=False),
         ]
     ),
-    "caption": pa.schema([*_COMMON, pa.field("text", pa.string(), nullable=False), pa.field("group", pa.string())]),
+    "text": pa.schema([*_COMMON, pa.field("text", pa.string(), nullable=False), pa.field("group", pa.string())]),
 }
+GROUPED: tuple[RowKind, ...] = ("text", "vector")  # kinds whose rows can say what they describe, in the column group
 OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards where a row has a value
     "crs": pa.string(),  # GeoTIFF tiles: coordinate reference system
     "transform": pa.list_(pa.float64()),  # GeoTIFF tiles: affine map from pixels to the ground
@@ -79,6 +83,42 @@ PAIRS_SCHEMA = pa.schema(
     ]
 )
 REJECTS_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("source", "location", "reason")])
+
+
+def schema_of(kind: RowKind, about: ModalityInfo | None = None) -> pa.Schema:
+    """The columns of a shard; the first five are those of every kind, the sixth is the payload.
+
+    Args:
+        about: Of a modality of vectors: their width and type.
+    """
+    if kind != "vector":
+        return _SCHEMAS[kind]
+    assert about is not None
+    assert about.width is not None
+    values = pa.list_(pa.float16() if about.dtype == "float16" else pa.float32(), about.width)
+    return pa.schema([*_COMMON, pa.field("vector", values, nullable=False), pa.field("group", pa.string())])
+
+
+def payload_column(kind: RowKind) -> str:
+    """The column that holds what a row is."""
+    return {"protein": "sequence", "image": "image", "text": "text", "vector": "vector"}[kind]
+
+
+class ModalityInfo(BaseModel):
+    """What dataset.json says about a modality whose name does not say its kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: RowKind
+    width: int | None = Field(default=None, ge=1)  # values of a vector
+    dtype: Literal["float32", "float16"] | None = None  # of vectors
+    encoder: str | None = None  # what computed the vectors, as the user stated it
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "vector") != (self.width is not None) or (self.width is None) != (self.dtype is None):
+            raise ValueError("vectors, and only they, have a width and a dtype")
+        return self
 
 
 class Shard(BaseModel):
@@ -100,6 +140,8 @@ class Shard(BaseModel):
     def _check(self) -> Self:
         if not SPLIT_NAME.fullmatch(self.split):
             raise ValueError(f"split {self.split!r} is not the name of a split")
+        if reason := why_not_a_name(self.modality):
+            raise ValueError(f"modality {self.modality!r} {reason}")
         if not re.fullmatch(rf"{self.modality}/{self.split}-[0-9]{{5,}}\.parquet", self.path, re.ASCII):
             raise ValueError(f"path {self.path!r} is not {self.modality}/{self.split}-NNNNN.parquet")
         return self
@@ -124,6 +166,7 @@ class DatasetIndex(BaseModel):
     manifests: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []  # where the rows of pairs.parquet came from
     files: dict[Literal["pairs.parquet", "rejects.parquet"], str] = {}  # their sha256
+    modalities: dict[Modality, ModalityInfo] = {}  # those whose names do not say their kind
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -136,6 +179,10 @@ class DatasetIndex(BaseModel):
             if unknown := sorted(set(named) - listed):
                 raise ValueError(f"sources.{number}.shards: {unknown[0]!r} is not one of the shards")
         return self
+
+    def as_json(self) -> dict[str, Any]:
+        """What dataset.json holds. Modalities that an early version knows are not described."""
+        return self.model_dump(mode="json", exclude=None if self.modalities else {"modalities"})
 
 
 class Pair(NamedTuple):
@@ -168,8 +215,54 @@ class Dataset:
         return self.sha256 or atomic.sha256_file(self.root / INDEX_NAME)
 
     def modalities(self) -> list[Modality]:
-        """The modalities with rows, in the order of ``MODALITIES``."""
-        return [modality for modality in MODALITIES if any(shard.modality == modality for shard in self.index.shards)]
+        """The modalities with rows: protein, image, caption, then others by their names."""
+        return in_order(shard.modality for shard in self.index.shards)
+
+    def kind(self, modality: Modality) -> RowKind:
+        """The kind of a modality's rows.
+
+        Raises:
+            SetClipError: the dataset has no such rows.
+        """
+        if modality in self.index.modalities:
+            return self.index.modalities[modality].kind
+        if modality not in KINDS_OF_NAMES:
+            self.shards(modality)
+        return KINDS_OF_NAMES[modality]
+
+    def about(self, modality: Modality) -> ModalityInfo:
+        """The kind of a modality's rows, and what is known about vectors. Raises SetClipError as ``kind`` does."""
+        return self.index.modalities.get(modality) or ModalityInfo(kind=self.kind(modality))
+
+    def of_kind(self, *kinds: RowKind) -> list[Modality]:
+        """The modalities with rows of these kinds."""
+        return [modality for modality in self.modalities() if self.kind(modality) in kinds]
+
+    def require_rows(self, modality: Modality, wanted: ModalityInfo) -> None:
+        """Checks that the rows of a modality are such as a tower reads.
+
+        Raises:
+            SetClipError: there are none, they are of another kind, or they are vectors of another width or of another
+                encoder, as far as the user stated it.
+        """
+        found = self.about(modality)
+        again = "give a DATASET with such rows as the tower was aligned with, or align again with these"
+        for name, has, wants in (("kind", found.kind, wanted.kind), ("width", found.width, wanted.width)):
+            if has != wants:
+                raise SetClipError(
+                    f"{self.root}: its {modality} rows have the {name} {has}, and the tower reads rows of the {name} "
+                    f"{wants}",
+                    fix=again,
+                )
+        if None not in (found.encoder, wanted.encoder) and found.encoder != wanted.encoder:
+            raise SetClipError(
+                f"{self.root}: its {modality} vectors are stated to be of the encoder {found.encoder!r}, and the tower "
+                f"was aligned with those of {wanted.encoder!r}",
+                fix=again,
+            )
+
+    def payload_column(self, modality: Modality) -> str:
+        return payload_column(self.kind(modality))
 
     def splits(self, modality: Modality) -> list[str]:
         return sorted({shard.split for shard in self.index.shards if shard.modality == modality})
@@ -183,8 +276,11 @@ class Dataset:
         of_modality = [shard for shard in self.index.shards if shard.modality == modality]
         if not of_modality:
             raise SetClipError(
-                f"{self.root}: holds no {modality} rows, only {', '.join(self.modalities()) or 'nothing'}",
-                fix=f"setclip ingest SOURCE --modality {modality} --out {self.root}",
+                f"{self.root}: holds no {modality} rows, only {', '.join(self.modalities()) or 'nothing'}"
+                f"{nearest(modality, self.modalities())}",
+                fix=f"setclip ingest SOURCE --modality {modality} "
+                + ("" if modality in KINDS_OF_NAMES else "--kind KIND ")
+                + f"--out {self.root}",
             )
         found = [shard for shard in of_modality if split in (None, shard.split)]
         if not found:
@@ -286,6 +382,14 @@ class Dataset:
         return [pair for pair in (Pair(**row) for row in rows) if split in (None, pair.split)]
 
 
+def matrix_of(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """(rows, width) float32: a copy of a column of vectors."""
+    import numpy as np
+
+    parts = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in column.chunks if len(chunk)]
+    return np.concatenate(parts, dtype=np.float32) if parts else np.zeros((0, column.type.list_size), np.float32)
+
+
 def open_dataset(root: str | Path) -> Dataset:
     """Opens a DATASET.
 
@@ -303,6 +407,12 @@ def open_dataset(root: str | Path) -> Dataset:
     with translated(path, OSError, found="cannot be read", fix="check the path"):
         text = path.read_bytes()
     index = parse_json(path, text, DatasetIndex, fix="ingest again into a new folder with this version of setclip")
+    kinds = {*KINDS_OF_NAMES, *index.modalities}
+    if unknown := sorted({shard.modality for shard in index.shards} - kinds):
+        raise SetClipError(
+            f"{path}: does not say what kind of rows {unknown[0]} rows are",
+            fix="ingest again into a new folder with this version of setclip",
+        )
     return Dataset(root, index, atomic.sha256_bytes(text))
 
 

@@ -1,8 +1,45 @@
-"""The kinds of rows that setclip aligns."""
+"""Modalities: a name that the user chooses, and the kind of its rows."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import re
+from typing import TYPE_CHECKING, Literal, get_args
 
-Modality = Literal["protein", "image", "caption"]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)  # also the order of towers: the earlier one is the left
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Modality = str  # a name: "protein", "sar", "abstract", "audio"
+RowKind = Literal["protein", "image", "text", "vector"]
+ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
+KINDS_OF_NAMES: dict[Modality, RowKind] = {"protein": "protein", "image": "image", "caption": "text"}
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+NAMES_OF_KINDS: dict[RowKind, Modality] = {kind: name for name, kind in KINDS_OF_NAMES.items()} | {"vector": "vector"}
+_PLURALS = {"protein": "proteins", "image": "images", "caption": "captions", "text": "texts", "vector": "vectors"}
+_RESERVED = {"both", "checkpoints", "geometry", "pairs", "retrieval", "validation", "zero_shot"}  # of metrics, folders
+
+
+def why_not_a_name(name: str) -> str | None:
+    """Why a string cannot be the name of a modality, or None if it can. It becomes a folder and part of metric keys."""
+    if not _NAME.fullmatch(name):
+        return "is not a small letter and then at most 31 small letters, digits, '-' and '_'"
+    if "_to_" in name:
+        return "holds '_to_', which stands between the two names in metric keys"
+    if name in _RESERVED:
+        return "means something else in reports"
+    return None
+
+
+def in_order(names: Iterable[Modality]) -> list[Modality]:
+    """Names in the order in which files list them: protein, image, caption, then all others by their letters."""
+    return sorted(set(names), key=place_in_order)
+
+
+def place_in_order(name: Modality) -> tuple[int, str]:
+    """The sorting key of `in_order`."""
+    first = [*KINDS_OF_NAMES]
+    return (first.index(name) if name in first else len(first)), name
+
+
+def plural(name: Modality | RowKind) -> str:
+    """``images``; ``sar rows`` for a name that has no plural of its own."""
+    return _PLURALS.get(name, f"{name} rows")

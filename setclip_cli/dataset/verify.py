@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from setclip_cli import console
 from setclip_cli.console import visible
-from setclip_cli.dataset.dataset import SCHEMAS, WORK_NAME, Shard, open_dataset
+from setclip_cli.dataset.dataset import WORK_NAME, Shard, open_dataset
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 
@@ -49,7 +49,7 @@ def verify(root: str | Path) -> VerifyResult:
     root = dataset.root
     faults: list[str] = []
     for shard in console.progress(dataset.index.shards, label="verify", unit="shards"):
-        faults += _faults(root, shard)
+        faults += _faults(root, shard, dataset.payload_column(shard.modality))
     for name, digest in dataset.index.files.items():
         places = [path for path in (root / name, root / WORK_NAME / name) if path.is_file()]
         if not places:
@@ -66,7 +66,7 @@ def verify(root: str | Path) -> VerifyResult:
     return VerifyResult(root, len(shards), sum(s.rows for s in shards), sum(s.bytes for s in shards))
 
 
-def _faults(root: Path, shard: Shard) -> Iterator[str]:
+def _faults(root: Path, shard: Shard, payload: str) -> Iterator[str]:
     path = root / shard.path
     if not path.is_file():
         yield f"{shard.path}: missing"
@@ -77,18 +77,26 @@ def _faults(root: Path, shard: Shard) -> Iterator[str]:
     if atomic.sha256_file(path) != shard.sha256:
         yield f"{shard.path}: its sha256 differs"
         return
-    payload = SCHEMAS[shard.modality].names[5]
     rows = 0
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=["id", "sha256", payload]):
                 rows += batch.num_rows
-                for identifier, digest, content in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    found = hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
-                    if found != digest:
+                ids, digests = (batch.column(place).to_pylist() for place in (0, 1))
+                for identifier, digest, content in zip(ids, digests, _payloads(batch.column(2)), strict=True):
+                    if hashlib.sha256(content).hexdigest() != digest:
                         yield f"{shard.path}: row {identifier}: its payload does not have its sha256"
     except (pa.ArrowException, OSError) as error:
         yield f"{shard.path}: is not a readable Parquet file ({error})"
         return
     if rows != shard.rows:
         yield f"{shard.path}: {rows:,} rows, not {shard.rows:,}"
+
+
+def _payloads(column: pa.Array) -> Iterator[bytes | memoryview]:
+    """The bytes that each row's hash is of; those of a vector are its values, little-endian."""
+    if pa.types.is_fixed_size_list(column.type):
+        values = column.flatten().to_numpy().reshape(len(column), -1)
+        yield from (memoryview(row).cast("B") for row in values)
+    else:
+        yield from (each if isinstance(each, bytes) else each.encode() for each in column.to_pylist())

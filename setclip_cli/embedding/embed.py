@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.console import progress, text_of_lines
 from setclip_cli.dataset.band_scale import band_scale, bands_of_rows
 from setclip_cli.dataset.dataset import Dataset, open_dataset
-from setclip_cli.dataset.modality import MODALITIES
+from setclip_cli.dataset.modality import place_in_order
 from setclip_cli.embedding import engines
 from setclip_cli.embedding.embeddings import FINISHED, INDEX_NAME, EmbeddedShard, Embeddings, EmbeddingsIndex
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
-from setclip_cli.embedding.options import EmbedOptions, modality_of_backbone
+from setclip_cli.embedding.options import EmbedOptions, check_raw_features, modality_for_backbone
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
 from setclip_cli.embedding.writing import finished_shards, is_whole, write_index
 from setclip_cli.errors import SetClipError, UsageError, argument
@@ -107,7 +107,7 @@ def embed(
         )
     dataset = _opened(dataset)
     config = load_config(run)
-    towers = [tower for tower in MODALITIES if tower in config.towers]
+    towers = config.modalities()
     modality = options.modality
     if modality is not None and modality not in towers:
         raise UsageError(
@@ -120,7 +120,9 @@ def embed(
             f"{dataset.root}: holds no {' or '.join(towers)} rows, which {run} embeds",
             fix=f"setclip ingest SOURCE --modality {towers[0]} --out {dataset.root}",
         )
-    return _embed_towers([TowerSource(tower, run=run) for tower in wanted], dataset, out, options)
+    for tower in wanted:
+        dataset.require_rows(tower, config.towers[tower].info(tower))
+    return _embed_towers([TowerSource(tower, dataset.about(tower), run=run) for tower in wanted], dataset, out, options)
 
 
 def embed_backbone(
@@ -140,17 +142,19 @@ def embed_backbone(
         out: The EMBEDDINGS folder to write.
         weights: ``auto``, a path, ``package:NAME`` or ``hub``.
         pooling: ``default``, or one that the backbone has.
-        options: What to embed, and how. ``modality`` is for sentence-transformers: captions, or images if it reads
-            them.
+        options: What to embed, and how. ``modality`` is needed if the backbone could read several of the DATASET.
 
     Raises:
         SetClipError: as `embed` and `load_backbone` do.
     """
     out = path_of(out, "out")
-    modality = modality_of_backbone(backbone, pooling, options.modality)
+    check_raw_features(backbone, pooling, options.modality)
     dataset = _opened(dataset)
+    modality = modality_for_backbone(backbone, dataset, options.modality)
     bands = None if bands_of_rows(dataset, modality, None) is None else band_scale(dataset, modality, None)
-    source = TowerSource(modality, backbone=backbone, weights=weights, pooling=pooling, bands=bands)
+    source = TowerSource(
+        modality, info=dataset.about(modality), backbone=backbone, weights=weights, pooling=pooling, bands=bands
+    )
     return _embed_towers([source], dataset, out, options)
 
 
@@ -193,7 +197,7 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
             run=None if sources[0].run is None else str(sources[0].run.resolve()),
             dataset=str(dataset.root.resolve()),
             towers={modality: tower.description for modality, tower in towers.items()},
-            shards=sorted(shards.values(), key=lambda shard: (MODALITIES.index(shard.modality), shard.path)),
+            shards=sorted(shards.values(), key=lambda shard: (place_in_order(shard.modality), shard.path)),
         )
         indexes = write_faiss(Embeddings(out, index)) if options.faiss else {}
         write_index(out, index, indexes)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli.dataset.dataset import Shard, require_distinct_paths
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order
 from setclip_cli.embedding.options import Dtype, Precision
 from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import hashes
@@ -52,6 +52,7 @@ class EmbeddedTower(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: RowKind | None = None  # of its rows; None if the name of the modality says it
     spec: str
     weights: str = "auto"
     pooling: str
@@ -85,10 +86,21 @@ class EmbeddingsIndex(EmbeddingSettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         require_distinct_paths(self.shards)
+        for name, tower in self.towers.items():
+            if tower.kind is None and name not in KINDS_OF_NAMES:
+                raise ValueError(f"towers.{name}: does not say what kind of rows it reads")
         known = {f"{shard.modality}/{shard.split}.faiss" for shard in self.shards}
         if unknown := sorted(set(self.files) - known):
             raise ValueError(f"files: {unknown[0]!r} is not the FAISS index of a modality and split of the shards")
         return self
+
+    def as_json(self) -> dict[str, Any]:
+        """What embeddings.json holds: the kind of a tower only if its name does not say it, as in earlier versions."""
+        content = self.model_dump(mode="json")
+        for tower in content["towers"].values():
+            if tower["kind"] is None:
+                del tower["kind"]
+        return content
 
     def settings(self) -> EmbeddingSettings:
         return EmbeddingSettings(**{name: getattr(self, name) for name in EmbeddingSettings.model_fields})
@@ -116,8 +128,12 @@ class Embeddings:
     root: Path
     index: EmbeddingsIndex
 
+    def kinds(self) -> dict[Modality, RowKind]:
+        """The kind of rows of each tower."""
+        return {name: tower.kind or KINDS_OF_NAMES[name] for name, tower in self.index.towers.items()}
+
     def modalities(self) -> list[Modality]:
-        return [modality for modality in MODALITIES if any(shard.modality == modality for shard in self.index.shards)]
+        return in_order(shard.modality for shard in self.index.shards)
 
     def shards(self, modality: Modality, split: str | None = None) -> list[EmbeddedShard]:
         """The shards of one modality and split (all splits if None), in the order of their names.

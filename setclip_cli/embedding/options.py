@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from setclip_cli.dataset.modality import Modality
-from setclip_cli.errors import UsageError, argument, nearest
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, plural
+from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.options import Flag, Options
+
+if TYPE_CHECKING:
+    from setclip_cli.dataset.dataset import Dataset
 
 Dtype = Literal["float32", "float16"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -24,14 +27,14 @@ def count_or_auto(text: str) -> int | None:
     return int(text)
 
 
-def modality_of_backbone(backbone: str, pooling: str, modality: Modality | None = None) -> Modality:
-    """The modality that a backbone reads: the one that is asked for, if it may read several.
+def check_raw_features(backbone: str, pooling: str, modality: Modality | None = None) -> None:
+    """Checks what can be checked of a backbone whose raw features are asked for, before the DATASET is opened.
 
     Raises:
         SetClipError: exit code 2; there is no such backbone, without training it has no such pooling, or it does not
             read what is asked for.
     """
-    from setclip_cli.backbones import MODALITIES_OF, POOLINGS
+    from setclip_cli.backbones import POOLINGS, ROWS_READ_BY
     from setclip_cli.backbones.weights import parse_spec
 
     kind = parse_spec(backbone).kind
@@ -43,19 +46,49 @@ def modality_of_backbone(backbone: str, pooling: str, modality: Modality | None 
             f"{argument('pooling')} {pooling!r}: {learned if pooling == 'attention' else absent}",
             fix=f"choose one of: {', '.join(choices)}",
         )
-    reads = MODALITIES_OF[kind]
-    if modality is not None and len(reads) == 1:
+    if kind == "vector":
         raise UsageError(
-            f"{argument('modality')}: works only with a RUN, whose towers it chooses from, or with a "
-            "sentence-transformers: backbone",
-            fix=f"leave {argument('modality')} out",
+            f"{argument('backbone')} vector: the vectors of a DATASET are features already",
+            fix="give a RUN that was aligned with them",
         )
-    if modality is not None and modality not in reads:
+    reads = ROWS_READ_BY[kind]
+    if modality is not None and KINDS_OF_NAMES.get(modality, reads[0]) not in reads:
         raise UsageError(
-            f"{argument('modality')} {modality}: {kind} backbones read {' or '.join(f'{each}s' for each in reads)}",
-            fix=f"give {' or '.join(reads)}",
+            f"{argument('modality')} {modality}: {kind} backbones read {' or '.join(map(plural, reads))}",
+            fix=f"give a modality of such rows, or leave {argument('modality')} out",
         )
-    return modality or reads[0]
+
+
+def modality_for_backbone(backbone: str, dataset: Dataset, modality: Modality | None) -> Modality:
+    """The modality of a DATASET that a backbone reads: the one that is asked for, else the only one of its kind.
+
+    Raises:
+        SetClipError: the DATASET has no such rows, several modalities of them, or what is asked for is of another kind.
+    """
+    from setclip_cli.backbones import ROWS_READ_BY
+    from setclip_cli.backbones.weights import parse_spec
+
+    reads, shown = ROWS_READ_BY[parse_spec(backbone).kind], argument("modality")
+    if modality is not None:
+        if (kind := dataset.kind(modality)) not in reads:
+            raise UsageError(
+                f"{shown} {modality}: {backbone} reads {' or '.join(map(plural, reads))}, not {plural(kind)}",
+                fix=f"choose one of: {', '.join(dataset.of_kind(*reads)) or 'another backbone'}",
+            )
+        return modality
+    found = next((names for kind in reads if (names := dataset.of_kind(kind))), [])
+    if len(found) > 1:
+        raise UsageError(
+            f"{dataset.root}: {backbone} could read its rows of {' and of '.join(found)}",
+            fix=f"say which with {shown}",
+        )
+    if not found:
+        raise SetClipError(
+            f"{dataset.root}: holds no {' or '.join(map(plural, reads))}, which {backbone} reads, only "
+            f"{', '.join(dataset.modalities()) or 'nothing'}",
+            fix="give another DATASET, or another backbone",
+        )
+    return found[0]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.console import note, text_of_lines, visible
-from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.dataset import Dataset, ModalityInfo, Shard, open_dataset
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.embedding.embeddings import INDEX_NAME, EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
@@ -28,11 +28,15 @@ from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from setclip_cli.dataset.modality import RowKind
     from setclip_cli.embedding.vectors import Vectors
 
+_VECTOR_NAME = re.compile(r".+\.npy", re.IGNORECASE | re.DOTALL)
 _SEQUENCE = re.compile(r"[A-Z]{12,}")  # shorter capitals may be a word
 _IMAGE_NAME = re.compile(r".+\.(?:jpe?g|jfif|png|webp|avif|gif|bmp|tiff?|jp2)", re.IGNORECASE | re.DOTALL)
-_SHOWN = {"caption": "text", "protein": "description", "image": None}
+_SHOWN = {"text": "text", "protein": "description", "image": None, "vector": None}
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
     asked = options.query_modality or guess_modality(query, opened)
     wanted = options.modality or _other_modality(opened, asked)
     run, data, sheet = (None if path is None else Path(path) for path in (options.run, options.data, options.sheet))
-    if sheet and wanted != "image":
+    if sheet and opened.kinds().get(wanted) != "image":
         flag = argument("sheet")
         raise UsageError(
             f"{flag}: {wanted} rows have no images to show", fix=f"leave {flag} out" + _search_images_instead(opened)
@@ -123,31 +127,49 @@ def _require_png(sheet: Path) -> None:
 
 
 def _search_images_instead(embeddings: Embeddings) -> str:
-    return f", or search images with {argument('modality', '--in')} image" if "image" in embeddings.modalities() else ""
+    images = next((name for name in embeddings.modalities() if embeddings.kinds()[name] == "image"), None)
+    return f", or search images with {argument('modality', '--in')} {images}" if images else ""
 
 
 def guess_modality(query: str, embeddings: Embeddings) -> Modality:
-    """What a query is: the path of a file is an image, twelve or more capitals alone are a sequence, the rest is text.
-
-    If there is only one tower, the query is of its modality.
+    """What a query is: the path of a file is an image, or a vector if it ends in .npy; twelve or more capitals alone
+    are a sequence; the rest is text. If there is only one tower, the query is of its modality.
 
     Raises:
-        SetClipError: the query is the name of an image file that is not there, or the path of a folder.
+        SetClipError: the query is the name of a file that is not there, or the path of a folder; or it could be of
+            either modality.
     """
-    towers = list(embeddings.index.towers)
-    if len(towers) == 1:
-        return towers[0]
-    if "image" in towers and _is_there(query):
-        return "image"
-    if "image" in towers and _IMAGE_NAME.fullmatch(query):
-        shown = argument("query_modality", "--as")
+    towers: dict[RowKind, list[Modality]] = {}
+    for name, kind in embeddings.kinds().items():
+        towers.setdefault(kind, []).append(name)
+    shown = argument("query_modality", "--as")
+    if len(embeddings.index.towers) == 1:
+        return next(iter(embeddings.index.towers))
+    guessed = _kind_of_query(query, towers)
+    names = towers[guessed] if guessed else [*embeddings.index.towers]
+    if len(names) > 1:
         raise UsageError(
-            f"query {query[:60]!r}: no such file",
-            fix=f"check the path; if these are words to search for, say so with {shown} caption",
+            f"query {query[:60]!r}: could be of {' or '.join(names)}", fix=f"say which it is with {shown} {names[0]}"
         )
+    if guessed in ("image", "vector") and not _is_there(query):
+        words = (
+            f"; if these are words to search for, say so with {shown} {towers['text'][0]}" if "text" in towers else ""
+        )
+        raise UsageError(f"query {query[:60]!r}: no such file", fix=f"check the path{words}")
+    return names[0]
+
+
+def _kind_of_query(query: str, towers: Mapping[RowKind, object]) -> RowKind | None:
+    """The kind of towers that a query is for; None if several could take it."""
+    if "vector" in towers and _VECTOR_NAME.fullmatch(query):
+        return "vector"
+    if "image" in towers and (_is_there(query) or _IMAGE_NAME.fullmatch(query)):
+        return "image"
     if "protein" in towers and _SEQUENCE.fullmatch(query):
         return "protein"
-    return "caption" if "caption" in towers else "protein"
+    if "text" in towers:
+        return "text"
+    return "protein" if "protein" in towers else next(iter(towers)) if len(towers) == 1 else None
 
 
 def _is_there(query: str) -> bool:
@@ -178,14 +200,15 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
                 fix=f"search with a {' or '.join(index.towers)}, or embed with a RUN that has both towers",
             )
         bands = BandScale.of_preprocessing(tower.preprocessing or {})
+        info = ModalityInfo(kind=embeddings.kinds()[modality])
         backbone = load_backbone(
-            tower.spec, modality=modality, weights=tower.weights, pooling=tower.pooling, bands=bands
+            tower.spec, modality=modality, info=info, weights=tower.weights, pooling=tower.pooling, bands=bands
         )
         found, encoder = backbone.identity, None
     else:
         model = load_model(run or _run_of(embeddings, Path(index.run)))
         if modality not in model.encoders:
-            towers = [name for name in MODALITIES if name in model.encoders]
+            towers = [*model.encoders]
             raise UsageError(
                 f"{run or index.run}: has no {modality} tower, only {' and '.join(towers)}",
                 fix=f"search with a query of its own, {argument('query_modality', '--as')} {' or '.join(towers)}",
@@ -196,8 +219,7 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
             f"{embeddings.root}: was not made by {run or index.run or 'these weights'}",
             fix=f"name the RUN that made it with {argument('run')}, or embed again",
         )
-    asked = _residues(query) if modality == "protein" else query
-    encoded = backbone.encode([_image_at(query)] if modality == "image" else [asked])
+    encoded = backbone.encode([_item_of(query, backbone.kind)])
     for reason in encoded.failed.values():
         raise UsageError(
             f"query {query[:60]!r}: {reason}",
@@ -213,6 +235,34 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
     for reason in unusable_rows(vector.numpy()).values():
         raise SetClipError(f"query {query[:60]!r}: its embedding {reason}", fix="search with another query")
     return torch.nn.functional.normalize(vector[0], dim=0).numpy()
+
+
+def _item_of(query: str, kind: RowKind) -> Any:
+    """What a backbone of this kind reads."""
+    if kind == "protein":
+        return _residues(query)
+    if kind == "vector":
+        return _vector_at(query)
+    return _image_at(query) if kind == "image" else query
+
+
+def _vector_at(path: str) -> Vectors:
+    """The one vector in a .npy file."""
+    with translated(
+        f"query {path[:60]!r}",
+        OSError,
+        ValueError,
+        found="cannot be read as a .npy file",
+        fix="give the path of a .npy file with one vector, as numpy.save writes it",
+        exit_code=ExitCode.USAGE,
+    ):
+        found = np.load(path, allow_pickle=False)
+        values = np.asarray(found, np.float32)
+    if values.ndim == 2 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 1:
+        raise UsageError(f"query {path[:60]!r}: has the shape {values.shape}", fix="give a file with one vector")
+    return values
 
 
 def _residues(query: str) -> str:
@@ -264,7 +314,7 @@ def _look_up(
     """Ids and labels of rows by number, and their texts or images if the DATASET is still there."""
     shards = embeddings.shards(modality, split)
     ends = np.cumsum([shard.rows for shard in shards])
-    column = "image" if images else _SHOWN[modality]
+    column = "image" if images else _SHOWN[embeddings.kinds()[modality]]
     dataset = _dataset_of(embeddings, data, needed=images) if column else None
     tables: dict[int, Any] = {}
     payloads: dict[int, dict[str, Any]] = {}

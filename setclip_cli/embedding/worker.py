@@ -14,8 +14,8 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.compiling import compile_blocks
 from setclip_cli.backbones.devices import resolve_precision
 from setclip_cli.console import note
-from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
-from setclip_cli.dataset.modality import Modality
+from setclip_cli.dataset.dataset import Dataset, DatasetIndex, ModalityInfo, Shard, matrix_of
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality
 from setclip_cli.embedding import engines
 from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingSettings
 from setclip_cli.embedding.options import EmbedOptions
@@ -36,6 +36,7 @@ class TowerSource:
     """Where a process loads a tower from: a RUN, or a backbone with its weights."""
 
     modality: Modality
+    info: ModalityInfo | None = None  # what the DATASET says about it, if the name does not say the kind
     run: Path | None = None
     backbone: str = ""
     weights: str = "auto"
@@ -77,6 +78,7 @@ def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
         backbone = load_backbone(
             source.backbone,
             modality=source.modality,
+            info=source.info,
             weights=source.weights,
             pooling=source.pooling,
             bands=source.bands,
@@ -100,6 +102,7 @@ def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
         model=identity, method=method, dim=dim, dtype=options.dtype, precision=options.precision
     )
     description = EmbeddedTower(
+        kind=None if source.modality in KINDS_OF_NAMES else backbone.kind,
         spec=backbone.spec,
         weights=weights,
         pooling=backbone.pooling,
@@ -126,7 +129,9 @@ def embed_shard(job: ShardToEmbed) -> EmbeddedShard:
     bad: dict[int, str] = {}
     truncated = replaced_letters = 0
     for start in range(0, max(1, len(ids)), ROWS_PER_CALL):
-        encoded = backbone.encode(table[backbone.column].slice(start, ROWS_PER_CALL).to_pylist())
+        column = table[backbone.column].slice(start, ROWS_PER_CALL)
+        items: Any = matrix_of(column) if backbone.kind == "vector" else column.to_pylist()
+        encoded = backbone.encode(items)
         with torch.inference_mode():
             values = encoded.features if tower.encoder is None else tower.encoder(encoded.features)
         parts.append(values.numpy())

@@ -137,7 +137,7 @@ def write_index(root: Path, index: EmbeddingsIndex, faiss: Mapping[str, str] | N
         files = {**{name: sha256 for name, sha256 in earlier.files.items() if (root / name).is_file()}, **files}
     index = index.model_copy(update={"files": files})
     if index != earlier:
-        write_document(path, index.model_dump(mode="json"))
+        write_document(path, index.as_json())
     for shard in index.shards:
         atomic.remove_file(_record_path(root, shard.path))
     for folder in [*sorted((root / FINISHED).rglob("*"), reverse=True), root / FINISHED]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from setclip_cli.dataset.modality import plural
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.evaluation.evaluation_set import read_sides, with_rows_of_groups
 from setclip_cli.recipe.presets import GOAL_METHODS
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.evaluation_set import Side
     from setclip_cli.evaluation.model_folders import ModelFolder
     from setclip_cli.evaluation.options import EvaluateOptions, RelevanceRule
-
-_HAS: dict[RelevanceRule, str] = {
-    "label": "both sides have labels in common",
-    "group": "captions have groups",
-    "pairs": "there are known pairs",
-}
 
 
 def relevance_of_models(
@@ -74,7 +69,7 @@ def choose_relevance(
         lack = _lack(rule, dataset, sides, split)
         if not lack:
             goal = [f"method {method} is for partners"] if partners else []
-            return rule, _in_words([*goal, _HAS[rule], *lacks.values()])
+            return rule, _in_words([*goal, _has(rule, sides), *lacks.values()])
         lacks[rule] = lack
     raise SetClipError(
         f"{dataset.root}: split {split!r} does not say which {left} and {right} rows belong together: "
@@ -107,17 +102,18 @@ def _lack_of_labels(left: Side, right: Side) -> str:
 
 
 def _lack_of_groups(dataset: Dataset, sides: Sequence[Side]) -> str:
-    captions = next((side for side in sides if side.modality == "caption"), None)
-    if captions is None:
+    describing = [side for side in sides if side.describes]
+    if not describing:
         return "there are no captions, which could have groups"
+    captions = next((side for side in describing if any(side.groups)), describing[0])
     example = next((group for group in captions.groups if group is not None), None)
     if example is None:
-        return "captions have no groups"
+        return f"{plural(captions.modality)} have no groups"
     left, right = (set(side.groups) - {None} for side in with_rows_of_groups(dataset, sides, {}))
     if left & right:
         return ""
     other = next(side.modality for side in sides if side is not captions)
-    return f"no caption has a group that is the id of one {other} of the split, for example {example!r}"
+    return f"no {captions.modality} has a group that is the id of one {other} of the split, for example {example!r}"
 
 
 def _lack_of_pairs(dataset: Dataset, left: Side, right: Side, split: str) -> str:
@@ -127,6 +123,13 @@ def _lack_of_pairs(dataset: Dataset, left: Side, right: Side, split: str) -> str
         if ends.keys() == rows.keys() and all(name in rows[modality] for modality, name in ends.items()):
             return ""
     return f"there are no known {left.modality}-{right.modality} pairs"
+
+
+def _has(rule: RelevanceRule, sides: Sequence[Side]) -> str:
+    """What the split has for this rule, in words."""
+    if rule == "group":
+        return f"{' and '.join(plural(side.modality) for side in sides if side.describes)} have groups"
+    return "both sides have labels in common" if rule == "label" else "there are known pairs"
 
 
 def _in_words(parts: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import note, progress, warning
 from setclip_cli.dataset.dataset import Dataset, open_dataset
+from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.evaluation.auto_relevance import relevance_of_models
 from setclip_cli.evaluation.baselines import align_baselines
@@ -135,7 +136,7 @@ def _refuse_wrong_order(paths: Sequence[Path], dataset: Path, out: Path) -> None
 def _check_task_set(task: TaskSet, rows: EvaluationSet, models: Sequence[ModelFolder]) -> None:
     """Raises SetClipError unless the task set fits; counts classes without rows and rows without a class."""
     shown = argument("task_set")
-    if task.modality != rows.left.modality or rows.right.modality != "caption":
+    if KINDS_OF_NAMES.get(task.modality) != rows.left.kind or rows.right.kind != "text":
         raise UsageError(
             f"{shown}: classifies {task.modality} rows by captions, but the models embed {rows.left.modality} and "
             f"{rows.right.modality} rows",
@@ -144,7 +145,7 @@ def _check_task_set(task: TaskSet, rows: EvaluationSet, models: Sequence[ModelFo
     for model in models:
         if model.kind == "embeddings":
             raise UsageError(
-                f"{model.path}: holds embeddings only, and prompts need the caption tower",
+                f"{model.path}: holds embeddings only, and prompts need the {rows.right.modality} tower",
                 fix=f"evaluate the RUN itself, or leave {shown} out",
             )
     labels = sorted({label for label in rows.left.labels if label is not None})
@@ -183,6 +184,7 @@ def _score_model(
     prompted = None
     if task:
         spelled, towers = task.matching(rows.left.labels), load_model(model.path)
-        backbone = backbones[towers.config.towers["caption"].trained_identity]
-        prompted = list(spelled), prompt_prototypes(task, spelled.values(), towers, backbone)
+        backbone = backbones[towers.config.towers[rows.right.modality].trained_identity]
+        encoder = towers.encoders[rows.right.modality]
+        prompted = list(spelled), prompt_prototypes(task, spelled.values(), encoder, backbone)
     return ScoredModel(model, averaged_name, sides, untrained, score(*sides, rows, prompted), before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from setclip_cli.dataset.dataset import GROUPED
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.evaluation.relevance import relevance_by_key, relevance_by_pairs
 from setclip_cli.ingest.pairing import described
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.modality import Modality, RowKind
     from setclip_cli.evaluation.options import RelevanceRule
     from setclip_cli.evaluation.relevance import Relevance
 
@@ -28,22 +29,24 @@ class Side:
     """The rows of one modality of the split, in the order of its shards."""
 
     modality: Modality
+    kind: RowKind
     ids: list[str]
     labels: list[str | None]
     groups: list[str | None]  # of a caption: the item that it describes; of other rows: their own id
-    payloads: list[str]  # sha256 of the text, image or residues
+    payloads: list[str]  # sha256 of the text, image, residues or vector
+    describes: bool = False  # whether the groups say what the rows describe, as those of captions do
 
     def row_of_id(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.ids)}
 
     def only(self, rows: list[int]) -> Side:
         """The given rows only."""
-        return Side(
-            self.modality,
-            [self.ids[row] for row in rows],
-            [self.labels[row] for row in rows],
-            [self.groups[row] for row in rows],
-            [self.payloads[row] for row in rows],
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            groups=[self.groups[row] for row in rows],
+            payloads=[self.payloads[row] for row in rows],
         )
 
     def first_copies(self) -> list[int]:
@@ -156,22 +159,27 @@ def read_sides(
     excluded: dict[str, int],
 ) -> list[Side]:
     """Both sides of the split without the rows that have no embedding; these are counted in ``excluded``."""
-    return [
+    sides = [
         _leave_out(_read_side(dataset, modality, split), missing.get(modality, set()), excluded)
         for modality in (left, right)
     ]
+    if sum(side.describes for side in sides) == 2:  # of two such sides, one without groups is described by the other
+        without = [side for side in sides if not any(side.groups)]
+        if len(without) == 1:
+            sides = [replace(side, groups=[*side.ids], describes=False) if side in without else side for side in sides]
+    return sides
 
 
 def with_rows_of_groups(dataset: Dataset, sides: Sequence[Side], excluded: dict[str, int]) -> list[Side]:
     """The sides with each caption's group as the id of the row that it means; none if several could be meant."""
-    captions = next((side for side in sides if side.modality == "caption"), None)
-    other = next((side for side in sides if side.modality != "caption"), None)
+    captions = next((side for side in sides if side.describes), None)
+    other = next((side for side in sides if not side.describes), None)
     if captions is None or other is None:
         return list(sides)
-    means = described(dataset, other.modality)
+    means = described(dataset, captions.modality, other.modality)
     groups = [means.get(name, group) for name, group in zip(captions.ids, captions.groups, strict=True)]
     if several := sum(name in means and means[name] is None for name in captions.ids):
-        excluded[f"caption groups that several {other.modality} rows could be"] = several
+        excluded[f"{captions.modality} groups that several {other.modality} rows could be"] = several
     return [replace(side, groups=groups) if side is captions else side for side in sides]
 
 
@@ -180,7 +188,7 @@ def _join(found: EvaluationSet) -> Join:
     left, right = _keys(found)
     names = []
     for side in (found.left, found.right):
-        what = "classes" if found.rule == "label" else "groups" if side.modality == "caption" else "ids"
+        what = "classes" if found.rule == "label" else "groups" if side.describes else "ids"
         names.append(f"{side.modality} {what if found.rule != 'pairs' else 'rows in pairs'} of split {found.split}")
     return Join(
         JoinSide.of(names[0], left, set(right)),
@@ -210,11 +218,12 @@ def _examples(found: EvaluationSet) -> str:
 
 
 def _read_side(dataset: Dataset, modality: Modality, split: str) -> Side:
-    grouped = modality == "caption"
+    kind = dataset.kind(modality)
+    grouped = kind in GROUPED
     rows = dataset.table(modality, split, ["id", "label", "sha256", *(["group"] if grouped else [])])
     columns = {name: rows[name].to_pylist() for name in rows.column_names}
     groups = columns["group"] if grouped else list(columns["id"])
-    return Side(modality, columns["id"], columns["label"], groups, columns["sha256"])
+    return Side(modality, kind, columns["id"], columns["label"], groups, columns["sha256"], grouped)
 
 
 def _leave_out(side: Side, ids: set[str], excluded: dict[str, int]) -> Side:

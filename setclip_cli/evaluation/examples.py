@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.modality import RowKind
     from setclip_cli.evaluation.arrays import Embeddings
     from setclip_cli.evaluation.evaluation_set import Side
     from setclip_cli.evaluation.metrics import Retrieval
@@ -128,26 +128,29 @@ def frequent_confusions(found: ZeroShot) -> list[Confusion]:
 
 def displayed_rows(dataset: Dataset, side: Side, split: str, rows: set[int]) -> dict[int, dict[str, Any]]:
     """What a reader sees of some rows: a thumbnail, the first residues or the text, with id and label."""
-    columns: dict[Modality, list[str]] = {
+    columns: dict[RowKind, list[str]] = {
         "protein": ["id", "sequence", "length", "description"],
         "image": ["id", "image"],
-        "caption": ["id", "text"],
+        "text": ["id", "text"],
+        "vector": ["id"],
     }
     wanted = {side.ids[row]: row for row in rows}
     shown: dict[int, dict[str, Any]] = {}
     for shard in dataset.shards(side.modality, split):
-        table = dataset.read(shard, columns[side.modality])
+        table = dataset.read(shard, columns[side.kind])
         for place, name in enumerate(table["id"].to_pylist()):
             if name in wanted:
                 row = wanted[name]
-                shown[row] = {"id": name, "label": side.labels[row], **_displayed(side.modality, table, place)}
+                shown[row] = {"id": name, "label": side.labels[row], **_displayed(side.kind, table, place)}
     return shown
 
 
-def _displayed(modality: Modality, table: pa.Table, place: int) -> dict[str, Any]:
-    if modality == "image":
+def _displayed(kind: RowKind, table: pa.Table, place: int) -> dict[str, Any]:
+    if kind == "vector":
+        return {}
+    if kind == "image":
         return {"image": _thumbnail(table["image"][place].as_py())}
-    if modality == "caption":
+    if kind == "text":
         text = table["text"][place].as_py()
         return {"text": text if len(text) <= _LETTERS_SHOWN else text[: _LETTERS_SHOWN - 1].rstrip() + "…"}
     sequence = table["sequence"][place].as_py()

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import UsageError, argument
-from setclip_cli.evaluation.metric_names import all_metric_keys, is_share, nearest_metric
+from setclip_cli.evaluation.metric_names import is_share, metric_keys_between, nearest_metric, possible_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,13 +32,12 @@ def parse_thresholds(gates: Sequence[str]) -> dict[str, float]:
         if key in thresholds:
             raise UsageError(f"{shown}: {key} has a threshold already", fix="give each metric once")
         thresholds[key] = wanted
-    known = all_metric_keys()
     for key, wanted in thresholds.items():
         shown = f"{argument('fail_under')} {key}"
-        if key not in known:
+        if not possible_metric(key):
             names = "map, mrr, recall_at_1, median_rank, zero_shot/top1 and others, as in report.json"
             raise UsageError(
-                f"{shown}: no report has such a metric{nearest_metric(key, known)}",
+                f"{shown}: no report has such a metric{nearest_metric(key, metric_keys_between())}",
                 fix=f"write for example image_to_caption/map; there are {names}",
             )
         if is_share(key) and wanted > 1:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import TYPE_CHECKING
 
-from setclip_cli.dataset.modality import MODALITIES
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, why_not_a_name
 from setclip_cli.errors import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 RECALL_AT = (1, 5, 10)
 RETRIEVAL_METRICS = (*(f"recall_at_{k}" for k in RECALL_AT), "map", "mrr", "ndcg_at_10", "precision_at_1",
@@ -31,9 +35,17 @@ def is_share(key: str) -> bool:
     return key.rpartition("/")[2].startswith(_SHARES)
 
 
-def all_metric_keys() -> list[str]:
-    """Every key that a report of some two modalities can have."""
-    directions = [f"{left}_to_{right}" for left, right in permutations(MODALITIES, 2)]
+def possible_metric(key: str) -> bool:
+    """Whether a report of some two modalities can have this key."""
+    direction, _, name = key.rpartition("/")
+    left, between, right = direction.partition("_to_")
+    between_names = between and left != right and not why_not_a_name(left) and not why_not_a_name(right)
+    return (name in RETRIEVAL_METRICS) if between_names else key in metric_keys_between(())
+
+
+def metric_keys_between(modalities: Iterable[Modality] = KINDS_OF_NAMES) -> list[str]:
+    """The keys of reports of two of these modalities, in each direction, and those of every report."""
+    directions = [f"{left}_to_{right}" for left, right in permutations(modalities, 2)]
     keys = [f"{direction}/{name}" for direction in directions for name in RETRIEVAL_METRICS]
     keys += [MEAN_RECALL, *(f"zero_shot/{name}" for name in ZERO_SHOT)]
     return keys + [f"geometry/{name}" for name in (*GEOMETRY, *UNIFORMITY, *PAIRED_GEOMETRY)]

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.documents import read_toml
@@ -53,6 +52,10 @@ def open_model_folders(paths: Sequence[Path]) -> list[ModelFolder]:
     if repeated:
         raise UsageError(f"{repeated[0]}: is given more than once", fix="give each folder once")
     models = [_open_folder(path) for path in paths]
+    order = next((model.modalities for model in models if model.kind == "run"), models[0].modalities)
+    for number, model in enumerate(models):  # EMBEDDINGS do not say which side is the left one
+        if model.kind == "embeddings" and {*model.modalities} == {*order}:
+            models[number] = replace(model, modalities=order)
     for model in models:
         if model.modalities != models[0].modalities:
             these, first = (" and ".join(one.modalities) for one in (model, models[0]))
@@ -79,13 +82,13 @@ def _open_folder(path: Path) -> ModelFolder:
     config = load_config(path)
     require_file(path, config, RECIPE_NAME)
     recipe = read_toml(path / RECIPE_NAME)
-    left, right = (modality for modality in MODALITIES if modality in config.towers)
+    left, right = config.modalities()
     return ModelFolder(name, path, "run", config.method, config.seed, recipe, (left, right))
 
 
 def _open_embeddings_folder(path: Path, name: str) -> ModelFolder:
     opened = open_embeddings(path)
-    found = [modality for modality in MODALITIES if modality in opened.modalities()]
+    found = opened.modalities()
     if len(found) != 2:
         raise SetClipError(
             f"{path}: holds embeddings of {' and '.join(found) or 'nothing'}, and a report compares two modalities",

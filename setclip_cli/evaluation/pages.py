@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from setclip_cli.console import code_in_markdown, in_markdown, visible
+from setclip_cli.dataset.modality import plural
 from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_interval, format_metric, format_spread, metric_title
 from setclip_cli.evaluation.report import write_files
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.report import ReportFile
 
 TEMPLATES = Path(__file__).parent / "templates"
-_PLURALS = {"protein": "proteins", "image": "images", "caption": "captions"}
 
 Content = dict[str, Any]
 
@@ -45,7 +45,7 @@ def summary_sentences(content: Content) -> str:
     score = first["metrics"][key]
     low, high = score["interval"]
     runs = f", mean of {len(first['runs'])} seeds," if len(first["runs"]) > 1 else ""
-    match = {"label": f"{_PLURALS[right]} of its class", "group": f"its {right}", "pairs": f"its {right}"}
+    match = {"label": f"{plural(right)} of its class", "group": f"its {right}", "pairs": f"its {right}"}
     sentences = [
         f"For {'an' if left[0] in 'aeiou' else 'a'} {left}, {visible(first['name'])}{runs} ranks "
         f"{match[content['relevance']]} with a mean average precision of {score['mean']:.3f} (95% interval {low:.3f} "
@@ -54,7 +54,7 @@ def summary_sentences(content: Content) -> str:
     if "zero_shot/top1" in first["metrics"]:
         top = first["metrics"]["zero_shot/top1"]
         sentences.append(
-            f"In zero-shot classification it finds the class of {top['mean']:.1%} of the {_PLURALS[left]} "
+            f"In zero-shot classification it finds the class of {top['mean']:.1%} of the {plural(left)} "
             f"(chance {top['chance']:.1%})."
         )
     if others:
@@ -91,7 +91,7 @@ def markdown_note(content: Content) -> str:
         ]
         lines.append(f"| {' | '.join([in_markdown(method['name']), str(len(method['runs'])), *cells])} |")
     chance = [format_metric(first["metrics"][key]["chance"], key) for key in keys]
-    rows = ", ".join(f"{count:,} {_PLURALS[modality]}" for modality, count in content["rows"].items())
+    rows = ", ".join(f"{count:,} {plural(modality)}" for modality, count in content["rows"].items())
     split, path = (code_in_markdown(value) for value in (content["split"], content["dataset"]["path"]))
     lines += [
         f"| {' | '.join(['chance', '', *chance])} |",
@@ -147,7 +147,7 @@ def html_page(content: Content, details: PageDetails) -> str:
         "metric": format_metric,
         "interval": format_interval,
         "metric_title": metric_title,
-        "plural": _PLURALS.__getitem__,
+        "plural": plural,
     }
     names = tuple(content["modalities"])
     colours = {label: place for place, label in enumerate(_coloured_classes(details.map_labels))}

@@ -128,7 +128,10 @@ def _method_entry(name: str, members: Sequence[ScoredModel], rows: EvaluationSet
             "lower_is_better": lower_is_better(key),
         }
     rankings = [(one.scores.left_to_right, one.scores.right_to_left) for one in members]
-    images_and_captions = (rows.left.modality, rows.right.modality) == ("image", "caption")
+    images_and_captions = (rows.left.modality, rows.right.modality) == (
+        "image",
+        "caption",
+    )  # as that project names them
     return {
         "name": name,
         "method": members[0].model.method,

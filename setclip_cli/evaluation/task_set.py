@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from setclip_cli.dataset.modality import Modality
 from setclip_cli.files.documents import read_settings
 from setclip_cli.files.shipped import find
 
@@ -24,7 +23,7 @@ class TaskSet(BaseModel):
     """A task set file.
 
     Attributes:
-        modality: The modality that is classified.
+        modality: The kind of rows that are classified.
         templates: Sentences with one ``{}``; their embeddings are averaged.
         classes: Label -> one or several names; the report shows the classes in this order.
     """
@@ -32,7 +31,7 @@ class TaskSet(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1]
-    modality: Modality
+    modality: Literal["protein", "image"]
     source: str
     templates: Annotated[list[Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]], Field(min_length=1)]
     classes: Annotated[dict[str, Name | Annotated[list[Name], Field(min_length=1)]], Field(min_length=2)]

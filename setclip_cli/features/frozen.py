@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from setclip_cli.backbones.vector import VectorBackbone, rows_read_by
 from setclip_cli.console import progress
+from setclip_cli.dataset.dataset import matrix_of
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it
@@ -60,6 +62,9 @@ def frozen_features(
     Raises:
         SetClipError: a shard is damaged, or a row cannot be read by the backbone.
     """
+    dataset.require_rows(modality, rows_read_by(backbone))
+    if isinstance(backbone, VectorBackbone):
+        return _stored_vectors(backbone, dataset, modality, split)
     tables, parts, counts = [], [], [0, 0, 0]
     shards = dataset.shards(modality, split)
     for shard in progress(shards, label=f"{modality} features", unit="shard"):
@@ -75,6 +80,18 @@ def frozen_features(
     ids = [value for table in tables for value in table["id"].to_pylist()]
     features = torch.cat(parts) if parts else torch.zeros(0, backbone.dim)
     return FeatureTable(ids, features, *counts)
+
+
+def _stored_vectors(backbone: VectorBackbone, dataset: Dataset, modality: Modality, split: str | None) -> FeatureTable:
+    """The vectors of a DATASET as features. They are not cached: they are in the shards."""
+    shards = dataset.shards(modality, split)
+    ids: list[str] = []
+    features = torch.empty(sum(shard.rows for shard in shards), backbone.dim)
+    for shard in progress(shards, label=f"{modality} vectors", unit="shard"):
+        table = dataset.read(shard, ["id", backbone.column])
+        features[len(ids) : len(ids) + shard.rows] = torch.from_numpy(matrix_of(table[backbone.column]))
+        ids += table["id"].to_pylist()
+    return FeatureTable(ids, features)
 
 
 def augmented_features(

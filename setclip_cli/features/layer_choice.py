@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.dataset.dataset import Dataset, Pair
+    from setclip_cli.dataset.dataset import Dataset, ModalityInfo, Pair
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.pixels.bands import BandScale
     from setclip_cli.recipe.recipe import Recipe
@@ -133,7 +133,10 @@ def choose_layers(
     chosen = layer_pairs(recipe, pairs, items)
     ids = ([pair.left_id for pair in chosen], [pair.right_id for pair in chosen])
     scales = bands or {}
-    backbones = [load_tower_backbone(recipe, modality, device, bands=scales.get(modality)) for modality in modalities]
+    backbones = [
+        load_tower_backbone(recipe, modality, dataset.about(modality), device, bands=scales.get(modality))
+        for modality in modalities
+    ]
     shards = [shard.sha256 for modality in modalities for shard in dataset.shards(modality, recipe.train.split)]
     ways = [recipe.towers[modality].layer for modality in modalities]
     known = [[backbone.identity for backbone in backbones], ways, shards, ids, NEIGHBOURS]
@@ -169,6 +172,7 @@ def choose_layers(
 def load_tower_backbone(
     recipe: Recipe,
     modality: Modality,
+    info: ModalityInfo,
     device: torch.device,
     *,
     layer: int | None = None,
@@ -178,6 +182,7 @@ def load_tower_backbone(
     """The backbone of a tower as the recipe describes it.
 
     Args:
+        info: What the DATASET says about the modality.
         layer: The last layer to load; None for the recipe's, which is the last of all for ``best``.
         joint: Load it as half of a joint model.
         bands: How the bands of its images are scaled; None for pictures and other rows.
@@ -191,6 +196,7 @@ def load_tower_backbone(
     return load_backbone(
         tower.backbone,
         modality=modality,
+        info=info,
         weights=tower.weights,
         pooling=tower.pooling,
         layer=layer,

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, in_order, place_in_order
 from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.files.recognize import EMPTY, head_of, recognize, refuse_stand_in
 from setclip_cli.ingest.sources.fields import WHOLE_FLOAT
 from setclip_cli.ingest.sources.tables import declared_separator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*[\[{\"])")
 _ID_COLUMNS = ("id", "filename", "file_name", "file", "filepath", "path", "image", "image_id", "image_path", "name")
@@ -60,34 +60,34 @@ def whole_numbers(labels: Mapping[str, str]) -> dict[str, str] | None:
     return numbers if numbers and len(numbers) == len(labels) else None
 
 
-def read_pairs(path: Path) -> list[UnresolvedPair]:
+def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPair]:
     """Reads a CSV with the columns ``left_modality,left_id,right_modality,right_id``, in either order of modality.
+
+    Args:
+        path: The file.
+        named: The modalities with names of the user's own.
 
     Raises:
         SetClipError: the file cannot be read, a column is missing, a modality is unknown, or both sides have the same.
     """
-    pairs = []
+    pairs, modalities = [], in_order([*KINDS_OF_NAMES, *named])
     for line, row in _rows(path, tuple((name,) for name in _PAIR_COLUMNS)):
         left, left_id, right, right_id = row[0].lower(), row[1], row[2].lower(), row[3]
         for modality in (left, right):
-            if modality not in MODALITIES:
+            if modality not in modalities:
                 raise SetClipError(
-                    f"{path}: line {line}: {modality!r} is not a modality{nearest(modality, MODALITIES)}",
-                    fix=f"write one of: {', '.join(MODALITIES)}",
+                    f"{path}: line {line}: {modality!r} is not a modality{nearest(modality, modalities)}",
+                    fix=f"write one of: {', '.join(modalities)}",
                 )
         if left == right:
             raise SetClipError(f"{path}: line {line}: both sides are {left}", fix="pair two modalities")
-        pairs.append(_ordered(f"line {line}", (_modality(left), left_id), (_modality(right), right_id)))
+        pairs.append(_ordered(f"line {line}", (left, left_id), (right, right_id)))
     return pairs
 
 
-def _modality(name: str) -> Modality:
-    return next(modality for modality in MODALITIES if modality == name)
-
-
 def _ordered(location: str, one: tuple[Modality, str], other: tuple[Modality, str]) -> UnresolvedPair:
-    """Puts the two sides in the order of the towers."""
-    left, right = sorted((one, other), key=lambda side: MODALITIES.index(side[0]))
+    """Puts the two sides in the order of files, so that a pair is the same pair either way."""
+    left, right = sorted((one, other), key=lambda side: place_in_order(side[0]))
     return UnresolvedPair(location, *left, *right)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli.console import visible
-from setclip_cli.dataset.dataset import OPTIONAL_COLUMNS, REJECTS_SCHEMA, SCHEMAS, Shard, write_shard
+from setclip_cli.dataset.dataset import OPTIONAL_COLUMNS, REJECTS_SCHEMA, Shard, schema_of, write_shard
 from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
@@ -18,9 +18,10 @@ from setclip_cli.ingest.result import count_rows
 from setclip_cli.ingest.sources.base import Record, Reject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from setclip_cli.dataset.dataset import ModalityInfo
     from setclip_cli.ingest.dedup import Kept
 
 MAX_SPLITS = 16
@@ -128,9 +129,12 @@ def _check_splits(source: Path, known: set[str]) -> None:
 
 
 def write_batch(
-    batch: RowBatch, names: ShardNames, source: str, out: Path, rejects: Path
+    batch: RowBatch, names: ShardNames, source: str, out: Path, rejects: Path, about: Mapping[Modality, ModalityInfo]
 ) -> tuple[list[Shard], dict[str, Any]]:
     """Writes the shards of a batch below ``out``, and its rejects, if any, to the file ``rejects``.
+
+    Args:
+        about: What the DATASET says about the modalities of the rows.
 
     Returns:
         The shards, and the counts of the batch, which ``result.add_counts`` adds up.
@@ -147,7 +151,7 @@ def write_batch(
         "rows": {},
     }
     for (modality, split), relative in names.items():
-        table = _table(batch.columns[modality, split], modality)
+        table = _table(batch.columns[modality, split], schema_of(about[modality].kind, about[modality]))
         shards.append(write_shard(out, relative, table, modality=modality, split=split))
         counts["rows"].setdefault(modality, {})[split] = count_rows(table)
     if batch.rejects:
@@ -155,9 +159,8 @@ def write_batch(
     return shards, counts
 
 
-def _table(columns: list[list[Any]], modality: Modality) -> pa.Table:
-    """A table with the schema of the modality, and with the optional columns that any of the rows has."""
-    schema = SCHEMAS[modality]
+def _table(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
+    """A table with the schema, and with the optional columns that any of the rows has."""
     *columns, extras = columns
     arrays = [pa.array(column, part.type) for column, part in zip(columns, schema, strict=True)]
     if any(extras):

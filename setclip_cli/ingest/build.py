@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.dataset import INDEX_NAME, open_dataset
 from setclip_cli.ingest.annotations import read_pairs
 from setclip_cli.ingest.contents import Contents
 from setclip_cli.ingest.labels import Labels
-from setclip_cli.ingest.options import IngestOptions, SourceSettings, sha256_of
+from setclip_cli.ingest.options import IngestOptions, SourceSettings, sha256_of, with_known_kind
 from setclip_cli.ingest.own_folders import refuse_own_folders
 from setclip_cli.ingest.pairing import PairTable
 from setclip_cli.ingest.progress import Progress, locked
@@ -48,8 +48,11 @@ def build_dataset(
     the options, if they are joined to more than these paths.
     """
     paths = list({path.resolve(): path for path in paths}.values())  # each once
+    known = open_dataset(out).index.modalities if (out / INDEX_NAME).exists() else {}
+    options = with_known_kind(options, known, out)
     parse_split(options.split)
-    file_pairs = read_pairs(Path(options.pairs)) if isinstance(options.pairs, str | Path) else []
+    named = [*known, *([] if options.modality is None else [options.modality])]
+    file_pairs = read_pairs(Path(options.pairs), named) if isinstance(options.pairs, str | Path) else []
     sources = [open_source(path, options) for path in paths]  # a bad path fails before anything is written
     for source in sources:
         refuse_own_folders(source, out)

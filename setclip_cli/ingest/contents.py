@@ -21,10 +21,12 @@ from setclip_cli.dataset.dataset import (
     WORK_NAME,
     Dataset,
     DatasetIndex,
+    ModalityInfo,
     Shard,
     open_dataset,
 )
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic, hashes, leftovers
 from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.batches import rejects_table, write_table
@@ -56,6 +58,7 @@ class Contents:
         self.index = open_dataset(out).index if (out / INDEX_NAME).exists() else DatasetIndex(shards=[])
         self.shards = list(self.index.shards)
         self.sources = [dict(entry) for entry in self.index.sources]
+        self._modalities = dict(self.index.modalities)
         self.earlier = EarlierSources(self.sources)
         self._listed: dict[str, Shard] = {}  # path -> shard
         self._numbers: Counter[tuple[Modality, str]] = Counter()  # of the next shard of a modality and split
@@ -68,7 +71,29 @@ class Contents:
 
     def dataset(self) -> Dataset:
         """The DATASET with all rows so far."""
-        return Dataset(self.out, DatasetIndex(shards=self.shards, sources=self.sources, files=self._files))
+        index = DatasetIndex(shards=self.shards, sources=self.sources, files=self._files, modalities=self._modalities)
+        return Dataset(self.out, index)
+
+    def know(self, modality: Modality, info: ModalityInfo) -> None:
+        """Takes up a modality of the next source.
+
+        Raises:
+            SetClipError: its earlier rows are of another kind, or vectors of another width, type or encoder.
+        """
+        known = self._modalities.get(modality)
+        if known is not None and known != info:
+            key = next(key for key, value in known if value != getattr(info, key))
+            raise SetClipError(
+                f"{self.out}: its {modality} rows have {key} = {getattr(known, key)}, and those of the source have "
+                f"{getattr(info, key)}",
+                fix=f"choose another name for these rows with {argument('modality')}",
+            )
+        if modality not in KINDS_OF_NAMES:
+            self._modalities[modality] = info
+
+    def about(self, modality: Modality) -> ModalityInfo:
+        """What is known about a modality that was taken up, or whose name says its kind."""
+        return self._modalities.get(modality) or ModalityInfo(kind=KINDS_OF_NAMES[modality])
 
     def in_order(self, paths: list[Path]) -> list[Path]:
         """The paths with those first that are sources of the DATASET, in its order."""
@@ -113,6 +138,7 @@ class Contents:
         self.shards = [shard for shard in self.shards if shard.path in paths]
         self.rows_removed = True
         self.earlier = EarlierSources(self.sources)
+        self._modalities = _modalities_of(self.sources)
         self._listed.clear()
         self._numbers.clear()
         self._know_shards(self.shards)
@@ -151,7 +177,12 @@ class Contents:
         kept_rejects = of_sources.slice(0, _reject_counts(kept).total())
         self._replace(REJECTS_NAME, pa.concat_tables([kept_rejects, of_pairs]))
         shards = [shard for shard in self.shards if shard.path in paths]
-        self._write_index(shards=shards, sources=kept, rejects=dict(sorted((+counts).items())))
+        self._write_index(
+            shards=shards,
+            sources=kept,
+            rejects=dict(sorted((+counts).items())),
+            modalities=_modalities_of(kept),
+        )
 
     def _kept(self) -> list[dict[str, Any]]:
         """The sources that are not read by this ingest."""
@@ -196,6 +227,7 @@ class Contents:
             shards=sorted(self.shards, key=lambda shard: shard.path),
             rejects=dict(sorted(counts.items())),
             sources=self.sources,
+            modalities=dict(sorted(self._modalities.items())),
             manifests=manifests,
             pairs=pairs.origins,
         )
@@ -220,7 +252,7 @@ class Contents:
     def _write_index(self, **changes: Any) -> None:
         """Writes dataset.json with the changes, and with the hashes of the two files beside it."""
         self.index = self.index.model_copy(update={**changes, "files": dict(self._files)})
-        write_document(self.out / INDEX_NAME, self.index.model_dump(mode="json"))
+        write_document(self.out / INDEX_NAME, self.index.as_json())
         self._publish()
 
     def _not_listed(self, of_pairs: Iterable[Reject]) -> list[Reject]:
@@ -280,10 +312,15 @@ class Contents:
         for half_written in [*self.out.glob(".*.tmp"), *self.out.glob("*/.*.tmp")]:
             if leftovers.is_temporary(half_written.name):
                 leftovers.remove(half_written)
-        for modality in MODALITIES:
+        for modality in {*KINDS_OF_NAMES, *self._modalities, *self.index.modalities}:
             for path in (self.out / modality).glob("*-[0-9][0-9][0-9][0-9][0-9].parquet"):
                 if f"{modality}/{path.name}" not in listed:
                     atomic.remove_file(path)
+
+
+def _modalities_of(entries: Iterable[dict[str, Any]]) -> dict[Modality, ModalityInfo]:
+    """The modalities whose names do not say their kind, as the entries of dataset.json describe them."""
+    return {entry["modality"]: ModalityInfo(**entry["about"]) for entry in entries if "about" in entry}
 
 
 def _number(shard: Shard) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.dataset.dataset import SPLIT_NAME
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.ingest.known_vectors import KnownVectors, grouped_key
 from setclip_cli.ingest.sources.base import ORIGINAL, Record, Reject, usable_id
 from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit
@@ -83,7 +84,7 @@ class Dedup:
     """
 
     def __init__(self, look_alikes: LookAlikes | None = None) -> None:
-        self._rows: dict[str, _KnownRows | KnownVectors] = {modality: _KnownRows() for modality in MODALITIES}
+        self._rows: dict[Modality, _KnownRows | KnownVectors] = defaultdict(_KnownRows)
         self._splits: dict[str, str] = {}  # lower case -> the first spelling
         self._spellings: set[str] = set()  # an older DATASET may have several of one split
         self.look_alikes = look_alikes
@@ -178,7 +179,7 @@ class Dedup:
                 extra={**(record.extra or {}), "id_in_source": short.id},
                 repairs=(*record.repairs, LONGER_ID),
             )
-        if record.modality == "image" and record.made_up and record.split is not None and rules.rule.as_source:
+        if isinstance(record.payload, bytes) and record.made_up and record.split is not None and rules.rule.as_source:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, as a folder's name says"))
         elif by_file.why:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, {by_file.why}"))

@@ -58,7 +58,7 @@ def offered_by(record: Record, source: str) -> Offered:
     own = _made_up(record.id, source) if record.made_up else Name(record.id)
     if record.group is not None:
         return Offered(own, _made_up(record.group, source) if record.made_up_group else Name(record.group))
-    tile = _TILE.fullmatch(record.id) if record.modality == "image" else None
+    tile = _TILE.fullmatch(record.id) if isinstance(record.payload, bytes) else None
     return Offered(own, own._replace(id=tile[1]) if tile else None)
 
 

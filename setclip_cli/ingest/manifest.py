@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli import console
-from setclip_cli.dataset.modality import Modality  # pydantic reads the annotation when the class is made
-from setclip_cli.errors import SetClipError, argument
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, why_not_a_name
+from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_folder
 from setclip_cli.files.documents import read_settings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from setclip_cli.ingest.result import IngestResult
 
 MAX_MEMBER_BYTES = 2 << 30
-_PART_OPTIONS = {field.name for field in fields(ReadOptions)} - {"modality"}
+_PART_OPTIONS = {field.name for field in fields(ReadOptions)} - {"modality", "kind"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -73,6 +73,7 @@ class Part(_Section):
     file: str  # the name of one of the files
     member: str | None = None  # of a zip: read this one member
     modality: Modality
+    kind: RowKind | None = None  # if the name of the modality does not say it
     options: dict[str, Any] = {}  # fields of ReadOptions
     split: str | None = None  # of this part only
     rows: int | None = Field(default=None, ge=1)  # expected number of records, bad ones and repeats included
@@ -81,6 +82,11 @@ class Part(_Section):
     def _check(self) -> Self:
         if unknown := sorted(set(self.options) - _PART_OPTIONS):
             raise ValueError(f"there is no option {', '.join(unknown)}")
+        if reason := why_not_a_name(self.modality):
+            raise ValueError(f"modality {self.modality!r} {reason}")
+        if self.kind is None and self.modality not in KINDS_OF_NAMES:
+            near = nearest(self.modality, KINDS_OF_NAMES)
+            raise ValueError(f"modality {self.modality!r}: there must be a key kind for this name{near}")
         return self
 
 
@@ -176,6 +182,7 @@ def _steps(path: Path, options: IngestOptions) -> Iterator[_Step]:
         part_options = replace(
             options,
             modality=part.modality,
+            kind=part.kind,
             split=options.split or part.split or manifest.split,
             pairs=options.pairs if last else None,
             pairs_from_group=last and (options.pairs_from_group or manifest.pairs_from_group),

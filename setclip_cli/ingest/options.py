@@ -6,15 +6,21 @@ dataset.json. `IngestOptions` add what concerns the whole command.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from setclip_cli.dataset.modality import Modality
-from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, ROW_KINDS, Modality, RowKind, why_not_a_name
+from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.files import atomic
 from setclip_cli.options import Flag, Options, options_of
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from setclip_cli.dataset.dataset import ModalityInfo
+
+LATER_OPTIONS = ("kind",)  # dataset.json has these only where they were given: earlier versions did not know them
 SplitBy = Literal["auto", "id", "label", "group", "cluster"]
 NearDuplicates = Literal["keep", "flag", "drop"]
 
@@ -29,7 +35,15 @@ class ReadOptions(Options):
     """How a source is read, if its name and its content do not say it."""
 
     modality: Annotated[
-        Modality | None, Flag("What the sources hold: protein, image or caption. A manifest says it itself.")
+        Modality | None,
+        Flag(
+            "What the sources hold: protein, image or caption, or a name of your own with --kind. A manifest says it "
+            "itself.",
+            metavar="NAME",
+        ),
+    ] = None
+    kind: Annotated[
+        RowKind | None, Flag("Kind of the rows of a modality with a name of your own, such as sar or abstract.")
     ] = None
     text_column: Annotated[str | None, Flag("Captions: the column or field that holds the text.")] = None
     sequence_column: Annotated[str | None, Flag("Proteins: the column that holds the residues.")] = None
@@ -61,8 +75,28 @@ class ReadOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.modality is not None:
+            _check_name(self.modality, self.kind)
         if self.layout is not None:  # csv, .csv and .CSV are the same
             object.__setattr__(self, "layout", f".{self.layout.lower().lstrip('.')}")
+
+    @property
+    def row_kind(self) -> RowKind:
+        """The kind of the rows.
+
+        Raises:
+            SetClipError: exit code 2; neither the name of the modality nor an option says it.
+        """
+        kind = self.kind or KINDS_OF_NAMES.get(str(self.modality))
+        if kind is None:
+            shown, name = argument("kind"), argument("modality")
+            raise UsageError(
+                f"{name} {self.modality}: the kind of its rows is not known"
+                f"{nearest(str(self.modality), KINDS_OF_NAMES)}",
+                fix=f"{shown} {', '.join(ROW_KINDS[:-1])} or {ROW_KINDS[-1]}; or {name} {', '.join(KINDS_OF_NAMES)}, "
+                "which need none",
+            )
+        return kind
 
 
 @dataclass(frozen=True)
@@ -97,12 +131,13 @@ class SourceSettings(ReadOptions):
     @staticmethod
     def of_entry(entry: dict[str, Any]) -> SourceSettings:
         """The settings with which a source in dataset.json was read."""
-        known = {**entry["options"], "modality": entry["modality"]}
+        known = dict.fromkeys(LATER_OPTIONS) | entry["options"] | {"modality": entry["modality"]}
         return SourceSettings(**{part.name: known[part.name] for part in fields(SourceSettings)})
 
     def identity(self) -> dict[str, Any]:
         """JSON for dataset.json, with the labels by their content."""
         settings = {part.name: getattr(self, part.name) for part in fields(SourceSettings) if part.name != "modality"}
+        settings = {name: value for name, value in settings.items() if name not in LATER_OPTIONS or value is not None}
         labels = None if self.labels is None else Path(self.labels)
         return {
             **settings,
@@ -157,6 +192,39 @@ class IngestOptions(SourceSettings):
     ] = False
 
 
+def _check_name(name: Modality, kind: RowKind | None) -> None:
+    """Raises SetClipError if a modality cannot have this name, or its name says another kind."""
+    shown = argument("modality")
+    if reason := why_not_a_name(name):
+        lower = name.lower()
+        fix = f"{shown} {lower}" if why_not_a_name(lower) is None else f"choose another name, such as {shown} radar"
+        raise UsageError(f"{shown} {name!r}: {reason}", fix=fix)
+    said = KINDS_OF_NAMES.get(name)
+    if said is not None and kind not in (None, said):
+        raise UsageError(
+            f"{argument('kind')} {kind}: {name} rows are of the kind {said}",
+            fix=f"choose another name, such as {shown} {name}_{kind}s, or leave {argument('kind')} out",
+        )
+
+
+def with_known_kind(options: IngestOptions, known: Mapping[Modality, ModalityInfo], out: Path) -> IngestOptions:
+    """The options with the kind that the DATASET has for this name.
+
+    Raises:
+        SetClipError: exit code 2; the options say another kind.
+    """
+    info = known.get(str(options.modality))
+    if info is None or info.kind == options.kind:
+        return options
+    if options.kind is not None:
+        shown = argument("kind")
+        raise UsageError(
+            f"{shown} {options.kind}: {out} has {options.modality} rows of the kind {info.kind}",
+            fix=f"{shown} {info.kind}, or choose another name with {argument('modality')}",
+        )
+    return replace(options, kind=info.kind)
+
+
 def sha256_of(path: Path) -> str:
     """The hash of a file that the user gave. Raises SetClipError if it cannot be read."""
     try:
@@ -165,10 +233,10 @@ def sha256_of(path: Path) -> str:
         raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error
 
 
-_OF_MODALITY: dict[str, Modality] = {
+_OF_KIND: dict[str, RowKind] = {
     "captions_from": "protein",
     "sequence_column": "protein",
-    "text_column": "caption",
+    "text_column": "text",
     "image_column": "image",
     "tile": "image",
     "stride": "image",
@@ -184,9 +252,9 @@ def refuse_unused(options: IngestOptions, paths: list[Path]) -> None:
         SetClipError: exit code 2.
     """
     why = {
-        name: f"is for {modality} rows, and these are {options.modality} rows"
-        for name, modality in _OF_MODALITY.items()
-        if options.modality not in (None, modality) and getattr(options, name) is not None
+        name: f"is for {kind} rows, and these are {options.modality} rows"
+        for name, kind in _OF_KIND.items()
+        if getattr(options, name) is not None and options.modality is not None and options.row_kind != kind
     }
     for name in ("from_folder", "max_bytes"):
         if getattr(options, name) is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import Dataset, Pair
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.dataset import GROUPED, Dataset, Pair
+from setclip_cli.dataset.modality import Modality, in_order, place_in_order, plural
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest import names
 from setclip_cli.ingest.annotations import UnresolvedPair
@@ -79,7 +79,9 @@ class PairTable:
         self.joins += joins
 
     def add_groups(self, dataset: Dataset, *, count: int | None, seed: int | None, again: bool) -> None:
-        """Adds (what a caption describes, the caption) for every caption, or for ``count`` that ``seed`` draws.
+        """Adds (what a row with a group describes, that row) for every such row, or for ``count`` that ``seed`` draws.
+
+        Rows with a group are captions and other texts, and vectors.
 
         Args:
             dataset: The rows.
@@ -93,7 +95,7 @@ class PairTable:
         origin = {"from": "group", "count": count, "seed": seed}
         if self.has(origin) and not again:
             return
-        found, join = _group_pairs(dataset)
+        found, joins = _group_pairs(dataset)
         if count is not None:
             pairs = sorted(pair for pair in found if isinstance(pair, Pair))
             random.Random(seed).shuffle(pairs)
@@ -106,8 +108,8 @@ class PairTable:
             found = [*sorted(pairs[:count])]
             if all(known["from"] == "group" and known["count"] is not None for known in self.origins):
                 self.pairs, self.origins = [], []  # else the draws of two ingests would add up
-        self._add(found, {**origin, "joins": [join.as_json()]})
-        self.joins.append(join)
+        self._add(found, {**origin, "joins": [join.as_json() for join in joins]})
+        self.joins += joins
 
     def draw_again(self, dataset: Dataset) -> None:
         """Takes the pairs of groups anew, after rows were removed; says so if they cannot be taken."""
@@ -122,11 +124,12 @@ class PairTable:
     def drop_unknown(self, dataset: Dataset) -> None:
         """Drops the pairs whose rows are not there any more; they become rejects."""
         sides = {modality for pair in self.pairs for modality in (pair.left_modality, pair.right_modality)}
-        present = {modality: _Rows(dataset, modality).splits() for modality in MODALITIES if modality in sides}
+        held = dataset.modalities()
+        present = {modality: _Rows(dataset, modality).splits() for modality in in_order(sides) if modality in held}
         kept = []
         for pair in self.pairs:
-            left = present[_modality(pair.left_modality)].get(pair.left_id)
-            right = present[_modality(pair.right_modality)].get(pair.right_id)
+            left = present.get(pair.left_modality, {}).get(pair.left_id)
+            right = present.get(pair.right_modality, {}).get(pair.right_id)
             place = f"pairs.parquet: {pair.left_id}, {pair.right_id}"
             if left is None or right is None:
                 gone = (pair.left_modality, pair.left_id) if left is None else (pair.right_modality, pair.right_id)
@@ -286,26 +289,46 @@ def _crossing(left: str, right: str) -> str:
     return f"pair joins split {left} with split {right}"
 
 
-def _modality(name: str) -> Modality:
-    return next(modality for modality in MODALITIES if modality == name)
-
-
-def _group_pairs(dataset: Dataset) -> tuple[list[Pair | Reject], Join]:
-    """A pair, or the reason why there is none, for each caption that has a group."""
+def _group_pairs(dataset: Dataset) -> tuple[list[Pair | Reject], list[Join]]:
+    """A pair, or the reason why there is none, for each row that has a group; and how the groups matched."""
     present = dataset.modalities()
-    if "caption" not in present or len(present) < 2:
+    if not dataset.of_kind(*GROUPED) or len(present) < 2:
         raise SetClipError(
             f"{dataset.root}: pairs from groups need captions and what they describe; it has {', '.join(present)} only",
             fix=f"ingest the other modality first, then this source with {argument('pairs_from_group')}",
         )
-    captions = _Rows(dataset, "caption")
-    groups = dict.fromkeys(row.group for _, row in captions.rows() if row.group)
-    if not groups:
+    describing = grouped_modalities(dataset)
+    if not describing:
         raise SetClipError(
             f"{dataset.root}: no caption has a group",
             fix="give each caption the id of its image or protein in a field 'group', or give the pairs as a file",
         )
-    rows = {modality: _Rows(dataset, modality) for modality in present if modality != "caption"}
+    answers: list[Pair | Reject] = []
+    joins = []
+    for modality in describing:
+        others = [other for other in present if other != modality]
+        found, join = _pairs_of_groups(dataset, modality, others)
+        answers += found
+        joins.append(join)
+    return answers, joins
+
+
+def grouped_modalities(dataset: Dataset) -> list[Modality]:
+    """The modalities of which any row has a group, which says what the row describes."""
+    return [
+        modality
+        for modality in dataset.of_kind(*GROUPED)
+        if any(row.group for _, row in _Rows(dataset, modality).rows())
+    ]
+
+
+def _pairs_of_groups(
+    dataset: Dataset, describing: Modality, others: Sequence[Modality]
+) -> tuple[list[Pair | Reject], Join]:
+    """The same for the rows of one modality."""
+    captions = _Rows(dataset, describing)
+    groups = dict.fromkeys(row.group for _, row in captions.rows() if row.group)
+    rows = {modality: _Rows(dataset, modality) for modality in others}
     found = {modality: names.find(map(str, groups), rows[modality].names) for modality in rows}
     known = {group for meant in found.values() for group in meant}
     answers: list[Pair | Reject] = []
@@ -328,18 +351,18 @@ def _group_pairs(dataset: Dataset) -> tuple[list[Pair | Reject], Join]:
             if splits[name.id] != row.split:
                 answers.append(Reject(location, _crossing(splits[name.id], row.split)))
             else:
-                answers.append(_pair((modality, name.id), ("caption", row.id), row.split))
-    others = " or ".join(rows)
+                answers.append(_pair((modality, name.id), (describing, row.id), row.split))
+    told = " or ".join(rows)
     answers += [
-        Reject(f"group of {row.id}", _unknown(others, row.group))
+        Reject(f"group of {row.id}", _unknown(told, row.group))
         for _, row in captions.rows()
         if row.group and row.group not in known
     ]
     lone = ((modality, row.id) for modality in rows for _, row in rows[modality].rows())
     join = Join(
-        Side.of("groups of captions", map(str, groups), steps.keys()),
+        Side.of(f"groups of {plural(describing)}", map(str, groups), steps.keys()),
         Side(
-            f"{others} rows",
+            f"{told} rows",
             sum(map(len, rows.values())),
             len(met),
             next((i for m, i in lone if (m, i) not in met), None),
@@ -350,13 +373,14 @@ def _group_pairs(dataset: Dataset) -> tuple[list[Pair | Reject], Join]:
     )
     every = (name for modality in rows for name in rows[modality].names())
     near = names.suggestion(str(join.left.example), every) if not steps else None
-    fix = f"give each caption the id of its {others} as its group{f', such as {near!r}' if near else ''}"
+    one = describing if plural(describing) != f"{describing} rows" else f"{describing} row"
+    fix = f"give each {one} the id of its {told} as its group{f', such as {near!r}' if near else ''}"
     return answers, check(join, fix=fix, tried=names.TRIED)
 
 
 def _pair(one: tuple[Modality, str], other: tuple[Modality, str], split: str) -> Pair:
-    """The pair with its two sides in the order of the towers."""
-    left, right = sorted((one, other), key=lambda side: MODALITIES.index(side[0]))
+    """The pair with its two sides in the order of files."""
+    left, right = sorted((one, other), key=lambda side: place_in_order(side[0]))
     return Pair(*left, *right, split)
 
 
@@ -383,9 +407,14 @@ def _within(inner: Path, outer: Path) -> bool:
     return inner == outer or outer in inner.parents
 
 
-def described(dataset: Dataset, modality: Modality) -> dict[str, str | None]:
-    """Caption id -> id of the row that its group means; None if several rows could be meant. Others are left out."""
-    captions, rows = _Rows(dataset, "caption"), _Rows(dataset, modality)
+def described(dataset: Dataset, describing: Modality, modality: Modality) -> dict[str, str | None]:
+    """Id of a describing row -> id of the row that its group means; None if several could be. Others are left out.
+
+    Args:
+        describing: The modality with groups, such as captions.
+        modality: The one that they describe.
+    """
+    captions, rows = _Rows(dataset, describing), _Rows(dataset, modality)
     found = names.find((row.group for _, row in captions.rows() if row.group), rows.names)
     splits = rows.splits({name.id for meant in found.values() for name in meant.names})
     means: dict[str, str | None] = {}
@@ -403,9 +432,15 @@ def splits_of_groups(dataset: Dataset) -> dict[str, set[str]]:
         SetClipError: the dataset has no captions, or no caption has a group.
     """
     found: dict[str, set[str]] = {}
-    for _, row in _Rows(dataset, "caption").rows():
-        if row.group:
-            found.setdefault(row.group, set()).add(row.split)
+    if not dataset.of_kind(*GROUPED):
+        raise SetClipError(
+            f"{dataset.root}: holds no captions, from which images could take their split",
+            fix=f"ingest the captions first, or {argument('split')} train=0.8,test=0.2",
+        )
+    for modality in dataset.of_kind(*GROUPED):
+        for _, row in _Rows(dataset, modality).rows():
+            if row.group:
+                found.setdefault(row.group, set()).add(row.split)
     if not found:
         raise SetClipError(
             f"{dataset.root}: no caption has a group, so images cannot take their split from captions",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from setclip_cli.dataset.modality import NAMES_OF_KINDS
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest import names
 from setclip_cli.ingest.labels import offered, offered_by
@@ -44,7 +45,12 @@ def prepared(
         splits: The splits of the captions, if these decide.
         workers: Threads that hash images.
     """
-    path = str(source.path.resolve())
+    path, name, read_as = str(source.path.resolve()), settings.modality, NAMES_OF_KINDS[settings.row_kind]
+    if name is not None and name != read_as:  # a reader knows the kind of its rows, and not their name
+        records = (
+            each._replace(modality=name) if isinstance(each, Record) and each.modality == read_as else each
+            for each in records
+        )
     if settings.near_duplicates != "keep":
         records = ordered_map(_with_hash, records, workers)
     if len(labels):
@@ -110,7 +116,7 @@ def clusters_of(
     """
     if settings.split_by != "cluster" or not rule.drawn:
         return None, None
-    if settings.modality != "protein":
+    if settings.row_kind != "protein":
         raise SetClipError(
             f"{argument('split_by')} cluster: {source.path} holds {settings.modality} rows, not proteins",
             fix=f"{argument('split_by')} group",

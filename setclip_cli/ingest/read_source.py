@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli import console
+from setclip_cli.dataset.dataset import GROUPED, ModalityInfo
+from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
@@ -66,7 +68,8 @@ class SourceReader:
             SetClipError: the source cannot be read, or holds nothing usable or too many bad records.
         """
         source = open_source(path, settings)
-        described = _described(source, settings)
+        info = _info_of(settings)
+        described = _described(source, settings, info)
         self._progress.to_read_again.pop(source_key(described), None)
         position = self._contents.position_of(described)
         if position is not None:
@@ -77,6 +80,7 @@ class SourceReader:
                 return
             console.note(f"{change}; this source and all after it are read again")
             self._forget_from(position)
+        self._contents.know(str(settings.modality), info)
         entry = {**described, **self._read(source, described, settings, labels)}
         self._contents.add_source(entry)
         self._check(path, entry, max_bad_fraction)
@@ -176,7 +180,8 @@ class SourceReader:
         """Writes the shards and rejects of a batch, then records it as written."""
         rejects = f"rejects-{source[:16]}-{records:012d}.parquet"
         rejects_path = self._progress.folder / rejects
-        shards, counts = write_batch(batch, names, source_name, self._contents.out, rejects_path)
+        rows = {modality: self._contents.about(modality) for modality, _ in names}
+        shards, counts = write_batch(batch, names, source_name, self._contents.out, rejects_path, rows)
         written = WrittenBatch(
             source=source,
             base=base,
@@ -217,13 +222,14 @@ class SourceReader:
         look_alikes = LookAlikes() if settings.near_duplicates != "keep" else None
         dedup, dataset = Dedup(look_alikes), self._contents.dataset()
         for shard in dataset.index.shards:
-            if look_alikes is not None and shard.modality == "image":
+            kind = dataset.kind(shard.modality)
+            if look_alikes is not None and kind == "image":
                 for row in dataset.read(shard, ["id", "split", "image"]).to_pylist():
                     value = perceptual_hash(row["image"])
                     if value is not None and look_alikes.find(value) is None:
                         look_alikes.add(value, row["id"], row["split"])
-            columns = ["id", "split", "sha256", *(["group"] if shard.modality == "caption" else [])]
-            if shard.modality == "image" and ORIGINAL in dataset.columns(shard):
+            columns = ["id", "split", "sha256", *(["group"] if kind in GROUPED else [])]
+            if kind == "image" and ORIGINAL in dataset.columns(shard):
                 columns.append(ORIGINAL)
             dedup.remember(shard.modality, dataset.read(shard, columns))
         return dedup
@@ -266,10 +272,16 @@ def _file_split(source: Source) -> FileSplit:
     return NO_SPLIT if path.is_dir() else split_of_file(path, by_name=not isinstance(source, ImageFolder))
 
 
-def _described(source: Source, settings: SourceSettings) -> dict[str, Any]:
+def _info_of(settings: SourceSettings) -> ModalityInfo:
+    return ModalityInfo(kind=settings.row_kind)
+
+
+def _described(source: Source, settings: SourceSettings, info: ModalityInfo) -> dict[str, Any]:
     """The part of a source's entry in dataset.json that is known before it is read."""
     files = source.files()
+    named = {} if settings.modality in KINDS_OF_NAMES else {"about": info.model_dump(exclude_none=True)}
     return {
+        **named,
         "path": str(source.path.resolve()),
         "modality": settings.modality,
         "options": settings.identity(),

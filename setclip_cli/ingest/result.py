@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import text_of_lines
 from setclip_cli.dataset.band_scale import BandSums, add_band_sums, band_sums, scale_of_sums
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, RowKind
 from setclip_cli.errors import AccountingError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_LABELS_LISTED = 200
 _SIZE_COLUMN = {"sequence": "length", "image": "width", "text": "text"}
-_SIZE_UNIT = {"protein": "residues", "image": "px wide", "caption": "characters"}
+_SIZE_UNIT: dict[RowKind, str] = {"protein": "residues", "image": "px wide", "text": "characters"}
 
 
 def count_rows(table: pa.Table) -> dict[str, Any]:
@@ -194,9 +195,8 @@ def _entry_lines(entry: dict[str, Any]) -> list[str]:
         lines.append(f"  {bands['rows']:,} with {bands['bands']} bands, whose numbers are kept; scale of the source:")
         lines += [f"    {name} {', '.join(f'{value:.4g}' for value in bands[name])}" for name in ("mean", "std")]
     for modality, sizes in entry["sizes"].items():
-        lines.append(
-            f"  {_SIZE_UNIT[modality]}: " + ", ".join(f"{_bin(edge)} {count:,}" for edge, count in sizes.items())
-        )
+        kind = entry["about"]["kind"] if modality not in KINDS_OF_NAMES else KINDS_OF_NAMES[modality]
+        lines.append(f"  {_SIZE_UNIT[kind]}: " + ", ".join(f"{_bin(edge)} {count:,}" for edge, count in sizes.items()))
     return lines
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setclip_cli.backbones import MODALITIES_OF
+from setclip_cli.backbones import ROWS_READ_BY
 from setclip_cli.backbones.joint import strangers_by_name
+from setclip_cli.backbones.weights import parse_spec
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, plural, why_not_a_name
 from setclip_cli.recipe.presets import STARTING_METHODS, TRAINED_METHODS, TRAINING_FREE_METHODS, pairs_needed
-from setclip_cli.recipe.sections import TermWithForms
+from setclip_cli.recipe.sections import TermWithForms, Tower
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +28,13 @@ def _of_towers(recipe: Settings) -> Iterator[str]:
         yield f"towers: two modalities are aligned, found {len(recipe.towers)} ({names})"
     for modality, tower in recipe.towers.items():
         key = f"towers.{modality}"
-        reads = next(read for kind, read in MODALITIES_OF.items() if tower.backbone.startswith(f"{kind}:"))
-        if modality not in reads:
-            told = " or ".join(f"{each}s" for each in reads)
-            yield f"{key}.backbone: {tower.backbone!r} reads {told}, not {modality}s"
+        if reason := why_not_a_name(modality):
+            yield f"{key}: the name of a modality {reason}"
+        reads = ROWS_READ_BY[parse_spec(tower.backbone).kind]
+        if modality in KINDS_OF_NAMES and KINDS_OF_NAMES[modality] not in reads:
+            yield f"{key}.backbone: {tower.backbone!r} reads {' or '.join(map(plural, reads))}, not {modality}s"
+        if tower.backbone == "vector":
+            yield from _of_vector_tower(recipe, key, tower)
         if tower.in_chans is not None and not tower.backbone.startswith("timm:"):
             yield f"{key}.in_chans: {tower.backbone!r} does not read images of bands; timm: backbones do"
         if tower.band_scale is not None and tower.in_chans is None:
@@ -40,6 +45,18 @@ def _of_towers(recipe: Settings) -> Iterator[str]:
             yield f"{key}.layer = 'best': this is measured on known pairs, and pairs = 0"
         if tower.frozen and tower.pooling == "attention":
             yield f"{key}.pooling = 'attention': its query has to be trained, and the tower is frozen"
+
+
+def _of_vector_tower(recipe: Settings, key: str, tower: Tower) -> Iterator[str]:
+    """Settings of a backbone have no meaning for stored vectors."""
+    unread = ("weights", "pooling", "layer", "trainable", "gradient_checkpointing")
+    for name in unread:
+        if (value := getattr(tower, name)) != Tower.model_fields[name].default:
+            yield f"{key}.{name} = {value!r}: the features are stored vectors, so there is no model; leave {name} out"
+    if recipe.objective.self_supervised.views:
+        yield f"objective.self_supervised.views: {key} has stored vectors, which have no augmented views; leave it out"
+    if any(other.layer == "best" for other in recipe.towers.values()):
+        yield f"{key}: layer = 'best' compares the layers of two models, and stored vectors have none; give a number"
 
 
 def _of_joint_towers(recipe: Settings) -> Iterator[str]:

@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from setclip_cli.dataset.modality import MODALITIES
 from setclip_cli.errors import nearest
 from setclip_cli.recipe.kinds import choices_of, kind_of
 from setclip_cli.recipe.sections import Section, Tower
@@ -40,9 +39,7 @@ def _in_words(details: Any, recipe: type[Section], document: dict[str, Any]) -> 
     if details["type"] == "extra_forbidden":
         *parents, key = location
         table = _table_at(recipe, parents)
-        return f"unknown key {'.'.join(location)!r}{nearest(key, table.model_fields if table else MODALITIES)}"
-    if location[-1] == "[key]":
-        return f"unknown key 'towers.{details['input']}'{nearest(str(details['input']), MODALITIES)}"
+        return f"unknown key {'.'.join(location)!r}{nearest(key, table.model_fields) if table else ''}"
     if details["type"] == "missing":
         return f"missing key {'.'.join(location)!r}"
     path, field = _leaf(recipe, location)

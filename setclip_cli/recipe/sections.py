@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from setclip_cli import defaults
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.modality import Modality, in_order
 from setclip_cli.recipe.presets import DEFAULT_METHOD, Method
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -35,9 +35,11 @@ def text(form: str, pattern: str, **options: Any) -> Any:
 class Tower(Section):
     """One modality's backbone and how it is used."""
 
-    backbone: str = text("esm:NAME, timm:NAME or sentence-transformers:NAME", r"^(esm|timm|sentence-transformers):.+")
-    """The pretrained model: esm reads proteins, timm images, sentence-transformers captions; some of the last, such
-    as clip-ViT-B-32, read images too."""
+    backbone: str = text(
+        "esm:NAME, timm:NAME, sentence-transformers:NAME or vector", r"^((esm|timm|sentence-transformers):.+|vector)$"
+    )
+    """The pretrained model: esm reads proteins, timm images, sentence-transformers texts; some of the last, such as
+    clip-ViT-B-32, read images too. vector takes the vectors of the DATASET as they are, without a model."""
     weights: PathText = "auto"
     """Where its weights come from: auto, a path, package:NAME or hub. auto tries all of them."""
     pooling: str = "default"
@@ -308,7 +310,7 @@ class Settings(Section):
     ensemble_distil: bool = False
     """Train one head to have the ensemble's cosines: embedding then costs as much as one."""
     towers: dict[Modality, Tower]
-    """The two modalities to align: protein, image or caption."""
+    """The two modalities to align, by the names that they have in the DATASET; the first is the left side."""
     projection: Projection = Projection()
     objective: Objective = Objective()
     extra_encoders: ExtraEncoders = ExtraEncoders()
@@ -327,6 +329,6 @@ class Settings(Section):
         return not self.joint and self.init_from is None
 
     def modalities(self) -> tuple[Modality, Modality]:
-        """(left, right): the two towers in the order of ``MODALITIES``."""
-        left, right = (modality for modality in MODALITIES if modality in self.towers)
+        """(left, right): the two towers as the recipe names them; in version 1 always protein, image, caption."""
+        left, right = self.towers if self.schema_version > 1 else in_order(self.towers)
         return left, right

@@ -12,12 +12,13 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from setclip_cli.dataset.modality import MODALITIES, Modality
+from setclip_cli.dataset.dataset import ModalityInfo
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, plural
 from setclip_cli.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic, hashes
@@ -51,11 +52,17 @@ RunFile = Literal["model.safetensors", "initial.safetensors", "recipe.toml", "me
 RESTORE = "restore the file from a copy of this RUN, or train again with `setclip align` into another folder"
 
 
+_LATER_KEYS = ("known_items", "left")  # that earlier versions do not know
+_LATER_TOWER_KEYS = ("kind", "vectors_of")
+
+
 class TowerConfig(BaseModel):
     """Where a tower's features come from and which encoder maps them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: RowKind | None = None  # of its rows; None if the name of the modality says it
+    vectors_of: str | None = None  # of stored vectors: the encoder that the user stated
     spec: str
     weights: str
     pooling: str
@@ -69,6 +76,13 @@ class TowerConfig(BaseModel):
     dim: int  # width of the features
     encoder: dict[str, Any]
     initial: dict[str, Any]
+
+    def info(self, modality: Modality) -> ModalityInfo:
+        """The rows that the tower reads."""
+        kind = self.kind or KINDS_OF_NAMES[modality]
+        if kind != "vector":
+            return ModalityInfo(kind=kind)
+        return ModalityInfo(kind=kind, width=self.dim, dtype="float32", encoder=self.vectors_of)
 
     @property
     def bands(self) -> BandScale | None:
@@ -94,12 +108,39 @@ class ModelConfig(BaseModel):
     known_items: int | None = None  # items that these pairs belong to, if the recipe counts items
     dataset_sha256: str  # of the DATASET's index, as training opened it
     layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
+    left: Modality | None = None  # the left tower, if it does not come first in the order of files
     towers: dict[Modality, TowerConfig]
     files: dict[RunFile, str] = {}  # sha256; empty in a RUN of an early version
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for modality, tower in self.towers.items():
+            if tower.kind is None and modality not in KINDS_OF_NAMES:
+                raise ValueError(f"towers.{modality}: does not say what kind of rows it reads")
+        return self
+
+    def modalities(self) -> list[Modality]:
+        """The towers, the left one first."""
+        ordered = in_order(self.towers)
+        return ordered if self.left is None else sorted(ordered, key=lambda modality: modality != self.left)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of config.json. A key that earlier versions do not know is there only if it says something."""
+        described = self.model_dump(mode="json")
+        for owner, keys in [
+            (described, _LATER_KEYS),
+            *((tower, _LATER_TOWER_KEYS) for tower in described["towers"].values()),
+        ]:
+            for key in keys:
+                if owner[key] is None:
+                    del owner[key]
+        return described
+
     def identity(self, model_sha256: str) -> str:
         """sha256 of the configuration and of model.safetensors: equal identity means equal embeddings."""
-        described = self.model_dump(mode="json", exclude={"files", "known_items"})
+        described = self.as_json()
+        del described["files"]
+        described.pop("known_items", None)
         for tower in described["towers"].values():  # a key that earlier RUNs lack changes no identity
             if not tower["joint"]:
                 del tower["joint"]
@@ -111,7 +152,7 @@ class Model:
     """Two towers, ready to encode features.
 
     Attributes:
-        encoders: By modality: features (n, p) to unit-norm embeddings (n, d).
+        encoders: By modality, the left one first: features (n, p) to unit-norm embeddings (n, d).
         initial: The same encoders as they were before training.
     """
 
@@ -129,34 +170,37 @@ class Model:
         images: Sequence[ImageLike] | None = None,
         captions: Sequence[str] | None = None,
         device: torch.device | str = "cpu",
+        **others: Sequence[Any] | npt.NDArray[Any] | None,
     ) -> npt.NDArray[np.float32]:
-        """(n, d) embeddings, rows of length 1, of items of one kind. Its backbone is loaded once.
+        """(n, d) embeddings, rows of length 1, of items of one modality. Its backbone is loaded once.
 
         Args:
             proteins: Residues, one letter each.
             images: Paths, bytes of image files, or Pillow images.
             captions: Texts.
             device: Where to compute.
+            others: The same for a modality with another name, such as ``sar=["a.tif"]``; vectors as rows of a matrix.
 
         Raises:
             SetClipError: not exactly one kind of items, a kind that the RUN has no tower for, an item that cannot be
                 read, or weights that are missing or have changed.
         """
-        given = {"protein": proteins, "image": images, "caption": captions}
-        kinds = [modality for modality in MODALITIES if given[modality] is not None]
-        if len(kinds) != 1 or kinds[0] not in self.encoders:
+        given = {"protein": proteins, "image": images, "caption": captions, **others}
+        names = [modality for modality, items in given.items() if items is not None]
+        if len(names) != 1 or names[0] not in self.encoders:
             raise UsageError(
-                f"embed: needs items of one kind, {' or '.join(f'{kind}s' for kind in self.encoders)}; "
-                f"got {' and '.join(f'{kind}s' for kind in kinds) or 'none'}",
-                fix="call it once for each kind",
+                f"embed: needs items of one modality, {' or '.join(map(keyword, self.encoders))}; "
+                f"got {' and '.join(map(keyword, names)) or 'none'}",
+                fix="call it once for each modality",
             )
-        items = given[kinds[0]]
-        if not isinstance(items, list | tuple):
+        items = given[names[0]]
+        kind = self.config.towers[names[0]].info(names[0]).kind
+        if not isinstance(items, list | tuple) and not (kind == "vector" and isinstance(items, np.ndarray)):
             raise UsageError(
-                f"{argument(kinds[0] + 's')}: is a {type(items).__name__}, not a list",
-                fix="put it into a list",
+                f"{argument(keyword(names[0]))}: is a {type(items).__name__}, not a list",
+                fix="give a list of vectors, or a matrix" if kind == "vector" else "put it into a list",
             )
-        return self._embedded(kinds[0], items, device)
+        return self._embedded(names[0], items, device)
 
     def similarity(self, left: Sequence[Any], right: Sequence[Any]) -> npt.NDArray[np.float32]:
         """(n, m) cosines between items of the left and of the right tower, in the order of `encoders`.
@@ -171,19 +215,18 @@ class Model:
         of_left, of_right = sides
         return np.asarray(of_left @ of_right.T, dtype=np.float32)
 
-    def _embedded(
-        self, modality: Modality, items: Sequence[Any], device: torch.device | str
-    ) -> npt.NDArray[np.float32]:
+    def _embedded(self, modality: Modality, items: Any, device: torch.device | str) -> npt.NDArray[np.float32]:
         import torch
 
         if modality not in self._backbones:
             self._backbones[modality] = self.load_backbone(modality, device)
-        for item in items if modality != "image" else ():
+        kind = self._backbones[modality].kind
+        for item in items if kind in ("protein", "text") else ():
             if not isinstance(item, str):
                 raise UsageError(f"embed: {item!r} is not a {modality}", fix="give text, one string for each item")
-        encoded = self._backbones[modality].encode(
-            [_file_bytes(item) for item in items] if modality == "image" else list(items)
-        )
+        if kind == "vector":
+            items = _matrix(items, modality)
+        encoded = self._backbones[modality].encode([_file_bytes(item) for item in items] if kind == "image" else items)
         for place, reason in encoded.failed.items():
             raise SetClipError(f"embed: {modality} {place} {reason}", fix="leave it out, or repair it")
         with torch.inference_mode():
@@ -209,6 +252,7 @@ class Model:
         backbone = load_backbone(
             tower.spec,
             modality=modality,
+            info=tower.info(modality),
             weights=tower.weights,
             pooling=tower.pooling,
             layer=tower.layer,
@@ -259,6 +303,21 @@ def _file_bytes(image: ImageLike) -> bytes:
     return written.getvalue()
 
 
+def keyword(modality: Modality) -> str:
+    """The argument of `Model.embed` for a modality: ``images``, or the name itself if it is the user's own."""
+    return plural(modality) if modality in KINDS_OF_NAMES else modality
+
+
+def _matrix(items: Any, modality: Modality) -> npt.NDArray[np.float32]:
+    with translated(
+        f"embed: {modality}", ValueError, TypeError, found="is not a matrix of numbers", fix="give one vector a row"
+    ):
+        values = np.asarray(items, np.float32)
+    if values.ndim != 2:
+        raise UsageError(f"embed: {modality} has the shape {values.shape}", fix="give a matrix, one vector a row")
+    return values
+
+
 def _require_same_preprocessing(run: Path, modality: Modality, tower: TowerConfig, backbone: Backbone) -> None:
     """Raises SetClipError if items would be prepared in another way than at training, such as in another size."""
     then, now = tower.preprocessing, json.loads(json.dumps(backbone.preprocessing))
@@ -292,9 +351,7 @@ def save_model(
     for name, tensors in both.items():
         checkpoint.save_tensors(run / name, tensors)
     files = {name: atomic.sha256_file(run / name) for name in get_args(RunFile) if (run / name).exists()}
-    written = config.model_copy(update={"files": files})
-    without = {"known_items"} if config.known_items is None else set()  # as an earlier version wrote it
-    write_document(run / CONFIG_NAME, written.model_dump(mode="json", exclude=without))
+    write_document(run / CONFIG_NAME, config.model_copy(update={"files": files}).as_json())
 
 
 def _named_tensors(encoders: dict[Modality, Encoder]) -> dict[str, torch.Tensor]:
@@ -315,8 +372,9 @@ def load_model(run: Path | str) -> Model:
     config = load_config(run)
     for name in (MODEL_NAME, INITIAL_NAME):
         require_file(run, config, name)
-    encoders = _encoders(run / MODEL_NAME, {name: tower.encoder for name, tower in config.towers.items()})
-    initial = _encoders(run / INITIAL_NAME, {name: tower.initial for name, tower in config.towers.items()})
+    towers = {name: config.towers[name] for name in config.modalities()}
+    encoders = _encoders(run / MODEL_NAME, {name: tower.encoder for name, tower in towers.items()})
+    initial = _encoders(run / INITIAL_NAME, {name: tower.initial for name, tower in towers.items()})
     model_sha256 = config.files.get(MODEL_NAME) or atomic.sha256_file(run / MODEL_NAME)
     return Model(config, encoders, initial, config.identity(model_sha256), run)
 
@@ -380,7 +438,7 @@ def _not_a_run(run: Path, found: Found) -> SetClipError:
 def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[Modality, Encoder]:
     tensors, _ = checkpoint.load_tensors(path, fix=RESTORE)
     encoders: dict[Modality, Encoder] = {}
-    for modality in (modality for modality in MODALITIES if modality in descriptions):
+    for modality in descriptions:
         prefix = f"{modality}."
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         with translated(

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from setclip_cli.console import code_in_markdown, in_markdown
 from setclip_cli.dataset.dataset import pairs_in_words
+from setclip_cli.dataset.modality import plural
+from setclip_cli.run.model import keyword
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.dataset import Dataset, ModalityInfo
+    from setclip_cli.dataset.modality import Modality, RowKind
     from setclip_cli.recipe.presets import Method
     from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.run.model import ModelConfig
@@ -33,10 +35,10 @@ BACKBONE_PAPERS = {
     "timm": "PyTorch Image Models: Wightman 2019, doi:10.5281/zenodo.4414861, and the paper of the model named above",
     "sentence-transformers": "Sentence-BERT: Reimers and Gurevych 2019, arXiv:1908.10084",
 }
-EXAMPLES: dict[Modality, str] = {
+EXAMPLES: dict[RowKind, str] = {
     "protein": '["MKTAYIAKQRQISFVKSHFSRQ"]',
     "image": '["image.jpg"]',
-    "caption": '["many boats in a harbour"]',
+    "text": '["many boats in a harbour"]',
 }
 
 
@@ -58,8 +60,8 @@ def model_card(
     lines = [
         f"# {left} - {right} alignment by {config.method}",
         "",
-        f"Two towers that map {left}s and {right}s into one space of unit vectors, trained by setclip {__version__} "
-        f"on unpaired rows and {pairs_in_words(config.pairs, config.known_items, noun='known pair')}.",
+        f"Two towers that map {plural(left)} and {plural(right)} into one space of unit vectors, trained by setclip "
+        f"{__version__} on unpaired rows and {pairs_in_words(config.pairs, config.known_items, noun='known pair')}.",
         "",
         "| modality | backbone | trainable | features | unpaired rows |",
         "| --- | --- | --- | --- | --- |",
@@ -83,7 +85,7 @@ def model_card(
         "From Python, with this folder as the working folder:",
         "",
         "```python",
-        *_snippet(left, right),
+        *_snippet(config),
         "```",
         "",
         "## Limits",
@@ -187,21 +189,28 @@ def _link(homepage: str) -> str:
     return homepage if re.fullmatch(r"https?://[\w.~%/?&=+,:#-]+", homepage, re.ASCII) else in_markdown(homepage)
 
 
-def _snippet(left: Modality, right: Modality) -> list[str]:
+def _snippet(config: ModelConfig) -> list[str]:
+    left, right = config.modalities()
+    of_left, of_right = (_example(config.towers[name].info(name)) for name in (left, right))
     return [
+        *(["import numpy as np"] if "np." in of_left + of_right else []),
         "import setclip_cli as setclip",
         "",
         'model = setclip.load_model(".")',
-        f"embeddings = model.embed({left}s={EXAMPLES[left]})",
-        f"cosines = model.similarity(embeddings, {EXAMPLES[right]})",
+        f"embeddings = model.embed({keyword(left)}={of_left})",
+        f"cosines = model.similarity(embeddings, {of_right})",
     ]
+
+
+def _example(rows: ModalityInfo) -> str:
+    return f"[np.ones({rows.width})]" if rows.kind == "vector" else EXAMPLES[rows.kind]
 
 
 def _citations(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:
     """The papers of the method, the backbones and the data, as far as they are known."""
     found = [PAPERS[recipe.method]] if recipe.method in PAPERS else []
     kinds = dict.fromkeys(tower.spec.partition(":")[0] for tower in config.towers.values())
-    found += [BACKBONE_PAPERS[kind] for kind in kinds]
+    found += [BACKBONE_PAPERS[kind] for kind in kinds if kind in BACKBONE_PAPERS]
     if recipe.joint and recipe.init_from is None and PAPERS["clip"] not in found:
         found.append(PAPERS["clip"])
     found += [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from setclip_cli.evaluation.metric_names import all_metric_keys, nearest_metric
+from setclip_cli.evaluation.metric_names import metric_keys_between, nearest_metric, possible_metric
 from setclip_cli.evaluation.options import RelevanceChoice
 from setclip_cli.files.documents import read_settings
 
@@ -62,10 +62,9 @@ class Study(BaseModel):
     @field_validator("metrics")
     @classmethod
     def _are_metrics(cls, value: list[str]) -> list[str]:
-        known = all_metric_keys()
         for key in value:
-            if key not in known:
-                raise ValueError(f"{key!r} is not a metric of a report{nearest_metric(key, known)}")
+            if not possible_metric(key):
+                raise ValueError(f"{key!r} is not a metric of a report{nearest_metric(key, metric_keys_between())}")
         return value
 
     @model_validator(mode="after")

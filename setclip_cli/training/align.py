@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from setclip_cli.backbones.joint import require_one_space
+from setclip_cli.backbones.vector import VectorBackbone
 from setclip_cli.console import note, visible
 from setclip_cli.dataset.dataset import Dataset, open_dataset, pairs_in_words
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, in_order
 from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.errors import argument, translated
 from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_layers, load_tower_backbone, wants_best
@@ -125,7 +127,13 @@ def align(
             note(best.summary(recipe.modalities()))
         backbones = [
             load_tower_backbone(
-                recipe, modality, device, layer=layer, joint=loads_half(recipe, modality), bands=bands[modality]
+                recipe,
+                modality,
+                dataset.about(modality),
+                device,
+                layer=layer,
+                joint=loads_half(recipe, modality),
+                bands=bands[modality],
             )
             for modality, layer in zip(recipe.modalities(), best.layers if best else fixed_layers(recipe), strict=True)
         ]
@@ -203,6 +211,7 @@ def _save(
         known_items=known.item_count,
         dataset_sha256=dataset.identity(),
         layer_choice=layer_choice.as_json() if layer_choice else None,
+        left=None if [*recipe.modalities()] == in_order(recipe.towers) else recipe.modalities()[0],
         towers={
             side.modality: _tower_config(recipe, side, encoder, initial, _save_tuned(out, side, weights))
             for side, encoder, initial, weights in zip(sides, fitted.encoders, fitted.initial, tuned, strict=True)
@@ -243,6 +252,8 @@ def _tower_config(
 ) -> TowerConfig:
     tower = recipe.towers[side.modality]
     return TowerConfig(
+        kind=None if side.modality in KINDS_OF_NAMES else side.backbone.kind,
+        vectors_of=side.backbone.info.encoder if isinstance(side.backbone, VectorBackbone) else None,
         spec=tower.backbone,
         weights=_as_found(tower.weights),
         pooling=tower.pooling,

@@ -24,7 +24,7 @@ from setclip_cli.training.tower_bands import tower_bands
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.dataset import Dataset, ModalityInfo
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.recipe.recipe import Recipe
 
@@ -65,8 +65,9 @@ class AlignPlan:
         fitted = self.choice.recipe if self.choice else self.recipe
         train = fitted.train
         towers = [
-            f"  {modality}: {self.rows[modality]} rows through {found['spec']}, "
-            + (f"weights from {found['origin']}" if found["offline"] else "weights to be downloaded from the hub")
+            f"  {modality}: {self.rows[modality]} rows "
+            + ("of stored vectors" if found["origin"] == "rows" else f"through {found['spec']}, ")
+            + _weights_in_words(found)
             + (f", layer {layer}" if (layer := self.recipe.towers[modality].layer) != -1 else "")
             for modality, found in self.weights.items()
         ]
@@ -115,12 +116,20 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
     known, choice = KnownPairs([], [], by_item=False), None
     for modality in recipe.modalities():
         tower = recipe.towers[modality]
+        info: ModalityInfo | None = None
         try:
-            check_backbone(tower.backbone, modality=modality, pooling=tower.pooling)
-            weights[modality] = describe_weights(tower.backbone, tower.weights)
-            check_tower(recipe, modality)
+            info = dataset.about(modality)
         except SetClipError as error:
             problems.append(error)
+        try:
+            check_backbone(tower.backbone, modality=modality, kind=info.kind if info else None, pooling=tower.pooling)
+            weights[modality] = describe_weights(tower.backbone, tower.weights)
+            if info:
+                check_tower(recipe, modality, info)
+        except SetClipError as error:
+            problems.append(error)
+        if info is None:
+            continue
         try:
             ids[modality] = dataset.table(modality, recipe.train.split, ["id"])["id"].to_pylist()
             rows[modality] = len(ids[modality])
@@ -166,6 +175,12 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         )
     notes = _notes(choice.recipe if choice else recipe, rows, by_auto=choice is not None)
     return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, notes, weights, choice)
+
+
+def _weights_in_words(found: dict[str, Any]) -> str:
+    if found["origin"] == "rows":
+        return ""
+    return f"weights from {found['origin']}" if found["offline"] else "weights to be downloaded from the hub"
 
 
 def _check_validation(recipe: Recipe, dataset: Dataset) -> None:

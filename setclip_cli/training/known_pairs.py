@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from setclip_cli.dataset.dataset import GROUPED
+from setclip_cli.dataset.modality import plural
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.methods.pairs_needed import require_pairs_of
 from setclip_cli.sampling import generator
-from setclip_cli.training.pair_items import groups_of, items_of, require_one_split
+from setclip_cli.training.pair_items import describing_right, groups_of, items_of, require_one_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,20 +93,25 @@ def pairs_in_items(dataset: Dataset, split: str, recipe: Recipe) -> KnownPairs:
     single = KnownPairs(pairs, list(range(len(pairs))), by_item=False)
     if unit == "row" or not pairs:
         return single
-    everywhere = [*pairs, *(pair for pair in pairs_between(dataset, None, modalities) if pair.split != split)]
-    groups = groups_of(dataset, everywhere, modalities[0])
+    elsewhere = (pair for pair in pairs_between(dataset, None, modalities) if pair.split != split)
+    everywhere = describing_right(dataset, [*pairs, *elsewhere])
+    groups = groups_of(dataset, everywhere)
     items = items_of(everywhere, groups)
     require_one_split(everywhere, items, split, setting=f"pairs_unit = {unit!r}")
     items = items[: len(pairs)]
-    if any(pair.right_id in groups for pair in pairs) or len(set(items)) < len(pairs):
+    if any(pair.right_id in groups for pair in everywhere[: len(pairs)]) or len(set(items)) < len(pairs):
         return KnownPairs(pairs, items, by_item=True)
     if unit == "group":
-        left, right = modalities
+        left, right = everywhere[0].left_modality, everywhere[0].right_modality
         raise SetClipError(
             f"pairs_unit = 'group': no {right} in the {len(pairs):,} {left}-{right} pairs of split {split!r} has a "
             f"group, and no {left} is in two of them",
             fix="--set pairs_unit=row"
-            + (f", or ingest captions that have the id of their {left} as their group" if right == "caption" else ""),
+            + (
+                f", or ingest {plural(right)} that have the id of their {left} as their group"
+                if dataset.kind(right) in GROUPED
+                else ""
+            ),
         )
     return single
 

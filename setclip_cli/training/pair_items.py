@@ -13,23 +13,31 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from setclip_cli.dataset.dataset import GROUPED
 from setclip_cli.errors import SetClipError
-from setclip_cli.ingest.pairing import described
+from setclip_cli.ingest.pairing import described, grouped_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from setclip_cli.dataset.dataset import Dataset, Pair
-    from setclip_cli.dataset.modality import Modality
 
 Key = tuple[str, str]  # "item" and the id of a left side, or "group" and the name of a group
 
 
-def groups_of(dataset: Dataset, pairs: Sequence[Pair], left: Modality) -> dict[str, Key]:
-    """Caption id -> what its group is, for the captions in these pairs that have a group."""
-    if not pairs or pairs[0].right_modality != "caption":  # captions are always the right side
+def describing_right(dataset: Dataset, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with the side that has groups, such as captions, on the right; as they are if both or none have."""
+    grouped = grouped_modalities(dataset) if pairs else []
+    turn = bool(pairs) and pairs[0].left_modality in grouped and pairs[0].right_modality not in grouped
+    return [pair.swapped() for pair in pairs] if turn else list(pairs)
+
+
+def groups_of(dataset: Dataset, pairs: Sequence[Pair]) -> dict[str, Key]:
+    """Id of a right row -> what its group is, for the right rows in these pairs that have a group."""
+    if not pairs or dataset.kind(pairs[0].right_modality) not in GROUPED:
         return {}
-    captions = dataset.table("caption", None, ["id", "group"])
+    left, right = pairs[0].left_modality, pairs[0].right_modality
+    captions = dataset.table(right, None, ["id", "group"])
     wanted = pa.array({pair.right_id for pair in pairs}, pa.string())
     captions = captions.filter(pc.is_in(captions["id"], value_set=wanted))
     named = {
@@ -40,7 +48,7 @@ def groups_of(dataset: Dataset, pairs: Sequence[Pair], left: Modality) -> dict[s
     if all(named.get(pair.right_id, pair.left_id) == pair.left_id for pair in pairs):
         return {name: ("item", group) for name, group in named.items()}
     # A group may be another spelling of an id, and in two sources it may mean two rows: as in evaluation.
-    means = described(dataset, left)
+    means = described(dataset, right, left)
     found: dict[str, Key] = {}
     for name, group in named.items():
         if name not in means:
@@ -55,7 +63,7 @@ def items_of(pairs: Sequence[Pair], groups: Mapping[str, Key]) -> list[int]:
 
     Args:
         pairs: Each with its left side first.
-        groups: Caption id -> what its group is.
+        groups: Id of a right row, such as a caption, -> what its group is.
     """
     parent: dict[Key, Key] = {}
 
@@ -87,7 +95,8 @@ def require_one_split(pairs: Sequence[Pair], items: Sequence[int], split: str, *
         own, other = spread[0].pop(split), next(iter(spread[0].values()))
         raise SetClipError(
             f"{setting}: {len(spread)} item{'' if len(spread) == 1 else 's'} of split {split!r} "
-            f"{'has' if len(spread) == 1 else 'have'} pairs in another split too: the captions of {own.left_modality} "
+            f"{'has' if len(spread) == 1 else 'have'} pairs in another split too: the {own.right_modality} rows of "
+            f"{own.left_modality} "
             f"{own.left_id!r} ({split}) and {other.left_modality} {other.left_id!r} ({other.split}) have one group",
             fix="ingest again with each group in one split, as a drawn split does it, or count single pairs: "
             "--set pairs_unit=row",

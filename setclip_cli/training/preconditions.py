@@ -14,11 +14,12 @@ from setclip_cli.run.model import TowerConfig, load_config
 if TYPE_CHECKING:
     import torch
 
+    from setclip_cli.dataset.dataset import ModalityInfo
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.recipe.recipe import Recipe
 
 
-def check_tower(recipe: Recipe, modality: Modality) -> None:
+def check_tower(recipe: Recipe, modality: Modality, info: ModalityInfo) -> None:
     """Tries on an empty backbone what the recipe will do to the real one: take a layer, pool, make weights trainable.
 
     Raises:
@@ -30,7 +31,7 @@ def check_tower(recipe: Recipe, modality: Modality) -> None:
     if tower.joint or (tower.frozen and layer == -1 and tower.pooling == "default"):
         return  # only its weights show what half of a joint model has; every backbone has the rest
     backbone = empty_backbone(
-        tower.backbone, modality=modality, weights=tower.weights, pooling=tower.pooling, layer=layer
+        tower.backbone, modality=modality, info=info, weights=tower.weights, pooling=tower.pooling, layer=layer
     )
     if backbone is not None and not tower.frozen:
         make_trainable(backbone, tower.trainable, lora_rank=tower.lora_rank, checkpointing=tower.gradient_checkpointing)
@@ -43,7 +44,7 @@ def check_init_from(recipe: Recipe) -> None:
     config = load_config(Path(recipe.init_from))
     for modality in recipe.modalities():
         tower, wanted = config.towers.get(modality), recipe.towers[modality]
-        if tower is None or (modality == "image" and tower.spec != wanted.backbone):
+        if tower is None or (tower.info(modality).kind == "image" and tower.spec != wanted.backbone):
             raise other_tower(recipe, modality, tower)
 
 

@@ -14,7 +14,7 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.augment import augment_protein, augment_text
 from setclip_cli.backbones.base import Backbone
 from setclip_cli.backbones.tuning import apply_tuned, make_trainable
-from setclip_cli.dataset.dataset import SCHEMAS, Dataset, DatasetIndex, write_shard
+from setclip_cli.dataset.dataset import Dataset, DatasetIndex, schema_of, write_shard
 from setclip_cli.errors import SetClipError
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.build import build_training
@@ -248,7 +248,7 @@ def test_items_come_back_by_row_without_reading_all(tmp_path: Path) -> None:
     shards = [
         write_shard(tmp_path, f"protein/train-{number:05d}.parquet", table, modality="protein", split="train")
         for number, table in enumerate(
-            pa.Table.from_pylist(part, schema=SCHEMAS["protein"]) for part in (rows[:5], rows[5:])
+            pa.Table.from_pylist(part, schema=schema_of("protein")) for part in (rows[:5], rows[5:])
         )
     ]
     dataset = Dataset(tmp_path, DatasetIndex(shards=shards))

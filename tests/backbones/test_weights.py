@@ -43,7 +43,7 @@ def test_a_misspelt_backbone_is_a_usage_error_that_names_the_nearest(spec: str, 
 
 
 def test_a_tower_of_the_wrong_modality_or_pooling_is_a_usage_error() -> None:
-    with pytest.raises(SetClipError, match="reads protein rows, not image rows"):
+    with pytest.raises(SetClipError, match="reads proteins, not images"):
         check_backbone(ESM, modality="image")
     with pytest.raises(SetClipError, match="pooling 'max'"):
         check_backbone(ESM, modality="protein", pooling="max")

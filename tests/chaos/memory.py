@@ -135,7 +135,8 @@ def make_embeddings(root: Path, rows: int, dim: int, draw: Any, *, sides: tuple[
     """A DATASET of one-word rows with ten labels, and EMBEDDINGS of it: a direction for each label, and noise."""
     import pyarrow as pa
 
-    from setclip_cli.dataset.dataset import SCHEMAS, DatasetIndex, write_shard
+    from setclip_cli.dataset.dataset import DatasetIndex, schema_of, write_shard
+    from setclip_cli.dataset.modality import KINDS_OF_NAMES
     from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingsIndex
     from setclip_cli.embedding.writing import write_embedding_shard, write_index
     from setclip_cli.files import atomic
@@ -155,7 +156,7 @@ def make_embeddings(root: Path, rows: int, dim: int, draw: Any, *, sides: tuple[
                 table["text"] = texts
             else:
                 table |= {"sequence": texts, "length": [len(text) for text in texts]}
-            schema = SCHEMAS[side]
+            schema = schema_of(KINDS_OF_NAMES[side])
             columns = [pa.array(table.get(name) or [None] * len(ids), schema.field(name).type) for name in schema.names]
             path = f"{side}/test-{start // 50_000:05}.parquet"
             shard = write_shard(

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from setclip_cli.dataset.dataset import (
     INDEX_NAME,
     OPTIONAL_COLUMNS,
-    SCHEMAS,
     Dataset,
     DatasetIndex,
     Shard,
     open_dataset,
+    schema_of,
     write_shard,
 )
 from setclip_cli.errors import SetClipError
@@ -31,7 +31,7 @@ def caption_shard(root: Path, split: str, ids: list[str]) -> None:
         {"id": name, "split": split, "source": "c", "sha256": "0", "label": None, "text": name, "group": None}
         for name in ids
     ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMAS["caption"])
+    table = pa.Table.from_pylist(rows, schema=schema_of("text"))
     if split == "test":
         table = table.append_column(pa.field("crs", OPTIONAL_COLUMNS["crs"]), [["x"] * len(ids)])
     shard = write_shard(root, f"caption/{split}-00000.parquet", table, modality="caption", split=split)

@@ -277,7 +277,7 @@ def test_a_modality_the_run_or_the_dataset_lacks_is_named(run: Path, tmp_path: P
         (["--backbone", ESM, "--pooling", "max"], "error: --pooling 'max': esm backbones do not have it"),
         (["--backbone", ESM, "--pooling", "clss"], "do not have it (did you mean 'cls'?)"),
         (["--backbone", ESM, "--pooling", "attention"], "error: --pooling 'attention': is learned"),
-        (["--backbone", ESM, "--modality", "protein"], "--modality: works only with a RUN"),
+        (["--backbone", ESM, "--modality", "image"], "--modality image: esm backbones read proteins"),
         (["{data}", "--weights", "hub"], "--weights: works only with --backbone"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from setclip_cli.dataset.dataset import INDEX_NAME, SCHEMAS, DatasetIndex, open_dataset, write_shard
+from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, open_dataset, schema_of, write_shard
 from setclip_cli.evaluation import examples
 from setclip_cli.evaluation.evaluation_set import Side
 from setclip_cli.evaluation.formatting import format_interval, format_metric
@@ -19,10 +19,10 @@ def test_a_protein_shows_its_name_its_length_and_its_first_residues(tmp_path):
          "length": len(residues), "description": described}
         for name, residues, described in rows
     ]  # fmt: skip
-    table = pa.Table.from_pylist(records, schema=SCHEMAS["protein"])
+    table = pa.Table.from_pylist(records, schema=schema_of("protein"))
     shard = write_shard(tmp_path, "protein/test-00000.parquet", table, modality="protein", split="test")
     atomic.write_json(tmp_path / INDEX_NAME, DatasetIndex(shards=[shard]).model_dump())
-    side = Side("protein", ["P1", "P2"], [None, None], ["P1", "P2"], ["a", "b"])
+    side = Side("protein", "protein", ["P1", "P2"], [None, None], ["P1", "P2"], ["a", "b"])
     shown = examples.displayed_rows(open_dataset(tmp_path), side, "test", {0, 1})
     assert (shown[0]["text"], shown[0]["length"]) == ("Probable kinase (EC 2.7.1.-)", 120)
     assert shown[0]["residues"] == "MKV" * 10 + "…"

@@ -11,6 +11,7 @@ from scipy.stats import skew
 
 from evaluation import worlds
 from evaluation.test_metrics import unit
+from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.writing import write_index
 from setclip_cli.errors import SetClipError
@@ -29,7 +30,7 @@ LABELS = ["a"] * 20 + ["b"] * 6 + ["c"] * 4  # classes of unequal size
 
 def side(modality: str, labels: list[str | None], payloads: list[str] | None = None) -> Side:
     ids = [f"{modality}{row}" for row in range(len(labels))]
-    return Side(modality, ids, labels, list(ids), payloads or ids)
+    return Side(modality, KINDS_OF_NAMES[modality], ids, labels, list(ids), payloads or ids)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def test_a_prototype_is_the_unit_mean_of_the_unit_embeddings_of_its_prompts():
         schema_version=1, modality="image", source="", templates=["a {}.", "the {}."], classes={"1": "dog", "2": "cat"}
     )
     backbone = SimpleNamespace(encode=lambda texts: SimpleNamespace(features=torch.tensor([lengths[t] for t in texts])))
-    found = prompt_prototypes(task, ["1", "2"], SimpleNamespace(encoders={"caption": lambda rows: rows}), backbone)
+    found = prompt_prototypes(task, ["1", "2"], lambda rows: rows, backbone)
     np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5], [0, 1]], atol=1e-6)
 
 

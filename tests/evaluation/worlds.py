@@ -14,12 +14,13 @@ from PIL import Image
 
 from setclip_cli.dataset.dataset import (
     PAIRS_SCHEMA,
-    SCHEMAS,
     Dataset,
     DatasetIndex,
     open_dataset,
+    schema_of,
     write_shard,
 )
+from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.embedding.embeddings import (
     EmbeddedShard,
     EmbeddedTower,
@@ -48,7 +49,7 @@ def dataset(root: Path, *, images: int = 48, captions: int = 60, pairs: list[tup
         write_shard(
             root,
             f"{modality}/test-00000.parquet",
-            pa.Table.from_pylist(rows, schema=SCHEMAS[modality]),
+            pa.Table.from_pylist(rows, schema=schema_of(KINDS_OF_NAMES[modality])),
             modality=modality,
             split="test",
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from setclip_cli.dataset.dataset import ModalityInfo
 from setclip_cli.ingest import batches
 from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
 from setclip_cli.ingest.dedup import Kept
@@ -46,7 +47,9 @@ def test_rows_without_an_optional_value_have_null_there_and_only_bad_rejects_are
         batch.add(Kept(record, "train", True, False), "in")
     batch.rejects += [Reject("x", "no image: 1"), Reject("y", "a repeat", bad=False)]
     names: ShardNames = {("image", "train"): "image/train-00000.parquet"}
-    shards, counts = write_batch(batch, names, "in", tmp_path, tmp_path / "r.parquet")
+    shards, counts = write_batch(
+        batch, names, "in", tmp_path, tmp_path / "r.parquet", {"image": ModalityInfo(kind="image")}
+    )
     table = pq.read_table(tmp_path / shards[0].path)
     assert table["crs"].to_pylist() == ["EPSG:4326", None]
     assert "transform" not in table.column_names

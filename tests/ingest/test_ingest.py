@@ -18,7 +18,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from setclip_cli.cli.app import app
-from setclip_cli.dataset.dataset import SCHEMAS, Pair, open_dataset
+from setclip_cli.dataset.dataset import Pair, open_dataset, schema_of
+from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.dataset.verify import verify
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.ingest import ingest
@@ -44,7 +45,7 @@ def captions(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def table(out: Path, modality: Any) -> list[dict[str, Any]]:
-    return open_dataset(out).table(modality, None, SCHEMAS[modality].names).to_pylist()  # type: ignore[no-any-return]
+    return open_dataset(out).table(modality, None, schema_of(KINDS_OF_NAMES[modality]).names).to_pylist()  # type: ignore[no-any-return]
 
 
 def rejects(out: Path) -> list[tuple[str, str]]:
@@ -131,7 +132,7 @@ def test_the_splits_that_a_source_states_are_taken_unless_told_otherwise(tmp_pat
 def test_images_can_take_the_split_of_the_captions_that_describe_them(tmp_path: Path) -> None:
     root = images(tmp_path / "in", ["deep/a.png", "deep/b.png", "deep/c.png"])
     rows = [{"text": "one", "group": "a.png", "split": "test"}, {"text": "two", "group": "deep/b.png", "split": "val"}]
-    with pytest.raises(SetClipError, match="holds no caption rows"):
+    with pytest.raises(SetClipError, match="holds no captions"):
         ingest([root], tmp_path / "out", IngestOptions(modality="image", split="as-captions"))
     ingest([captions(tmp_path / "c.jsonl", rows)], tmp_path / "out", IngestOptions(modality="caption"))
     ingest([root], tmp_path / "out", IngestOptions(modality="image", split="as-captions", pairs_from_group=True))
@@ -369,7 +370,7 @@ def test_what_cannot_be_ingested_is_named_with_exit_code_3(
 def test_an_unknown_modality_is_a_usage_error(tmp_path: Path) -> None:
     result = run(fasta(tmp_path / "a.fasta", {"a": "M"}), "--modality", "protien", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "'protein', 'image', 'caption'" in result.stderr
+    assert "--modality protien: the kind of its rows is not known (did you mean 'protein'?)" in result.stderr
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:

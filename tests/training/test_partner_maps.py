@@ -76,7 +76,12 @@ def test_tuned_towers_choose_the_shares_on_the_features_before_training(
     recipe, dataset = load_recipe(tmp_path / "run" / "recipe.toml"), open_dataset(made / "data")
     assert len(asked[0]["items"]) == len(asked[0]["given"][2])
     for side, modality in enumerate(recipe.modalities()):
-        before = frozen_features(load_tower_backbone(recipe, modality, torch.device("cpu")), dataset, modality, "train")
+        before = frozen_features(
+            load_tower_backbone(recipe, modality, dataset.about(modality), torch.device("cpu")),
+            dataset,
+            modality,
+            "train",
+        )
         torch.testing.assert_close(asked[0]["chosen_on"][side], before.features, atol=1e-6, rtol=0)
         assert not torch.allclose(asked[0]["given"][side], before.features, atol=1e-6)
     assert "transport/kernel_weight" in (tmp_path / "run" / "README.md").read_text()

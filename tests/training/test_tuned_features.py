@@ -47,7 +47,11 @@ def by_hand(run: Path, data: Path) -> tuple[dict[str, Encoder], dict[str, torch.
         backbone = model.load_backbone(modality)
         table = dataset.table(modality, "train", ["id", backbone.column])
         features[modality] = backbone.encode(table[backbone.column].to_pylist()).features
-        found.append(frozen_features(load_tower_backbone(recipe, modality, CPU), dataset, modality, "train").features)
+        found.append(
+            frozen_features(
+                load_tower_backbone(recipe, modality, dataset.about(modality), CPU), dataset, modality, "train"
+            ).features
+        )
         encoder = without_extra_encoders(model.encoders[modality])
         assert isinstance(encoder, Composed)
         ids.append(table["id"].to_pylist())

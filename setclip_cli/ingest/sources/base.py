@@ -28,7 +28,7 @@ _NOT_IN_IDS = frozenset({"Cc", "Zl", "Zp"})  # control characters, line breaks
 class Record(NamedTuple):
     """One row that a source offers. Ingest decides whether it is kept: it may be a repeat."""
 
-    modality: Modality
+    modality: Modality  # as its kind is called; ingest gives it the name that the user chose
     id: str
     payload: str | bytes  # residues, image bytes or text
     sha256: str  # of the payload; of its UTF-8 if it is text

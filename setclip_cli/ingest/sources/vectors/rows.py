@@ -74,7 +74,7 @@ class Rows:
         """What is known of a row beside its vector: enough to find its label or its split."""
         group = None if self.groups is None else self.groups[row]
         return Record(
-            self.modality,  # type: ignore[arg-type]
+            self.modality,
             self.ids[row],
             b"",
             "",
