@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S = 2.0
+_SLOWER_BY_S = 60.0  # than another process of a group; a busy machine takes long to import torch
 _ended = False  # whether the command has ended by itself
 
 
@@ -34,6 +35,7 @@ def main() -> None:
     started, code = False, 0
     try:
         from setclip_cli.cli.app import main as run
+        from setclip_cli.cli.json_object import is_first_process
 
         started = True
         code = _code_of(run)
@@ -45,6 +47,8 @@ def main() -> None:
         if not received.signal_number:
             raise
         code = 128 + received.signal_number
+    if started and code and code - 128 not in _SIGNALS and not is_first_process():
+        _let_the_first_process_tell()
     if code - 128 in _SIGNALS:
         received.signal_number = code - 128  # a further signal ends it at once
         _tell(code, started)
@@ -65,6 +69,16 @@ def _code_of(run: Callable[[], None]) -> int:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     _ended = code - 128 not in _SIGNALS
     return code
+
+
+def _let_the_first_process_tell() -> None:
+    """Waits until torchrun ends this process, which is not the first of a group and prints nothing on stdout.
+
+    All processes of a group meet the same error, and torchrun ends the others when one of them is gone. If this was
+    the first to meet it, that would be before process 0 could say what is wrong.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.sigtimedwait(_SIGNALS, _SLOWER_BY_S)
 
 
 def _open_standard_streams() -> None:

@@ -191,3 +191,17 @@ def test_torchrun_gives_one_object_for_an_error(tmp_path: Path) -> None:
     command += ["quickstart", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert the_one_object(done.stdout)["error"]["exit_code"] == ExitCode.DATA
+
+
+def test_another_process_than_the_first_of_a_group_waits_until_it_is_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "setclip_cli", "align", "quickstart", "--data", str(tmp_path / "none")]
+    command += ["--out", str(tmp_path / "run")]
+    second = os.environ | {"WORLD_SIZE": "2", "RANK": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=second) as process:
+        assert process.stderr is not None
+        assert "no such folder" in process.stderr.readline()
+        assert process.stderr.readline().startswith("  fix:")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.0)  # torchrun would end the first process now, before that could tell the same
+        process.terminate()
+        assert process.wait(60) == ExitCode.DATA
