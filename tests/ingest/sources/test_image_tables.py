@@ -143,7 +143,7 @@ def test_too_few_bands_small_scenes_and_broken_files_are_rejected(tmp_path: Path
     assert small == Reject("one.tif", "smaller than a tile: 8 x 8")
 
 
-@pytest.mark.parametrize("options", [{"bands": "1,2"}, {"bands": "x"}, {"stretch": "98,2"}, {"tile": 0, "bands": "1"}])
+@pytest.mark.parametrize("options", [{"bands": "0,1"}, {"bands": "x"}, {"stretch": "98,2"}, {"tile": 0, "bands": "1"}])
 def test_bad_geo_options_are_usage_errors(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(SetClipError, match=r"^(bands|stretch|tile) "):
         open_source(
