@@ -83,6 +83,8 @@ def band_scale(dataset: Dataset, modality: Modality, split: str | None) -> BandS
 def _sums(dataset: Dataset, modality: Modality, split: str | None) -> dict[str, Any] | None:
     sums: BandSums = {}
     pictures = 0
+    if dataset.kind(modality) != "image":
+        return None
     for shard in dataset.shards(modality, split):
         held = 0
         if BAND_MEANS in dataset.columns(shard):

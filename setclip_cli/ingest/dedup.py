@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.dataset.dataset import SPLIT_NAME
-from setclip_cli.dataset.modality import Modality
+from setclip_cli.dataset.modality import Modality, RowKind
 from setclip_cli.ingest.known_vectors import KnownVectors, grouped_key
 from setclip_cli.ingest.sources.base import ORIGINAL, Record, Reject, usable_id
 from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit
@@ -37,6 +37,7 @@ class KeepRules:
     """What the settings of one source say about its records."""
 
     rule: SplitRule
+    kind: RowKind | None = None  # of the source's rows
     split_by: SplitBy = "auto"
     clusters: Mapping[str, str] | None = None  # protein id -> the first id of its cluster
     keep_duplicates: bool = False
@@ -179,7 +180,7 @@ class Dedup:
                 extra={**(record.extra or {}), "id_in_source": short.id},
                 repairs=(*record.repairs, LONGER_ID),
             )
-        if isinstance(record.payload, bytes) and record.made_up and record.split is not None and rules.rule.as_source:
+        if rules.kind == "image" and record.made_up and record.split is not None and rules.rule.as_source:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, as a folder's name says"))
         elif by_file.why:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, {by_file.why}"))

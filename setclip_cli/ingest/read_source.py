@@ -204,6 +204,7 @@ class SourceReader:
         path, earlier = source.path.resolve(), self._contents.earlier
         rules = KeepRules(
             rule,
+            kind=settings.row_kind,
             split_by=settings.split_by,
             clusters=clusters,
             keep_duplicates=settings.keep_duplicates,
