@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SCENE_SUFFIXES = (".tif", ".tiff", ".jp2")
 ALL_BANDS = "all"
+GDAL_CACHE_MB = 128
 logging.getLogger("rasterio").addHandler(logging.NullHandler())  # what it logs is in the reason of the reject
 
 
@@ -92,7 +93,8 @@ class GeoFolder(ImageFolder):
             _check_header(path)
             with quiet():  # a scene without georeference warns, and is fine
                 scene = rasterio.open(path)
-            with scene:
+            # of GDAL's own cache of decoded blocks, whose default is a part of the machine's memory
+            with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), scene:
                 yield from self._tiles(scene, name)
         except BadTiffError as error:
             yield Reject(name, f"damaged TIFF: {error}")
@@ -131,13 +133,16 @@ class GeoFolder(ImageFolder):
                 identifier = f"{name}#{left}_{top}" if self._tile else name
                 window = Window(left, top, width, height)
                 with quiet():
-                    samples = scene.read(bands, window=window, masked=True)
-                if np.logical_or.reduce(missing_samples(samples), axis=0).mean() > 0.5:
+                    read = scene.read(bands, window=window, masked=True)
+                samples, missing = np.ma.getdata(read), missing_samples(read)
+                if np.logical_or.reduce(missing, axis=0).mean() > 0.5:
                     yield Reject(identifier, "more than half of the tile is nodata", bad=False)
                     continue
                 crs = scene.crs.to_string() if scene.crs else None
                 place = {"crs": crs, "transform": _shifted(scene.get_transform(), left, top)}
-                yield maker.record(identifier, samples, place)
+                record = maker.record(identifier, samples, missing, place)
+                del read, samples, missing  # a batch is written while this waits
+                yield record
 
 
 def _check_header(path: Path) -> None:

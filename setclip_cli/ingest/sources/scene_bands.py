@@ -14,11 +14,13 @@ import numpy as np
 
 from setclip_cli.dataset.band_scale import BAND_DEVIATIONS, BAND_MEANS
 from setclip_cli.ingest.sources.base import Record, Reject, usable_id
-from setclip_cli.pixels.bands import missing_samples, over_a_cap, write_bands
+from setclip_cli.pixels.bands import over_a_cap, write_bands
 from setclip_cli.pixels.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 NOT_APPLIED = "the scale and offset that the file gives its bands kept beside them and not applied"
 
@@ -44,22 +46,27 @@ class SceneBands:
         cap = over_a_cap(width, height, dtypes)
         return cap and f"{cap}; cut it with --tile"
 
-    def record(self, identifier: str, samples: Any, place: dict[str, Any]) -> Record | Reject:
+    def record(
+        self, identifier: str, samples: NDArray[Any], missing: NDArray[np.bool_], place: dict[str, Any]
+    ) -> Record | Reject:
         """A record of a tile.
 
         Args:
-            samples: (bands, height, width), masked where they are missing.
+            samples, missing: (bands, height, width).
             place: Its columns ``crs`` and ``transform``.
         """
         if unusable := usable_id(identifier):
             return Reject(identifier, unusable)
-        valid = np.ma.array(np.ma.getdata(samples), mask=missing_samples(samples))
-        if all(band.min() == band.max() for band in valid):
+        means, deviations, is_empty = [], [], True
+        for band, gone in zip(samples, missing, strict=True):
+            values = band[~gone] if gone.any() else band
+            is_empty = is_empty and bool(values.min() == values.max())
+            means.append(float(values.mean(dtype=np.float64)))
+            deviations.append(float(values.std(dtype=np.float64)))
+        if is_empty:
             return Reject(identifier, "empty tile: each band holds one value only", bad=False)
         with quiet():
-            content = write_bands(np.ma.getdata(samples), self._scene, self._bands, place["transform"])
-        means = [float(band.mean(dtype=np.float64)) for band in valid]
-        deviations = [float(band.std(dtype=np.float64)) for band in valid]
+            content = write_bands(samples, self._scene, self._bands, place["transform"])
         _, height, width = samples.shape
         return Record(
             "image",

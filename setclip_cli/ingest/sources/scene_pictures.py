@@ -15,7 +15,6 @@ from PIL import Image
 from setclip_cli.ingest.sources.base import ORIGINAL, Record, Reject
 from setclip_cli.ingest.sources.image import image_record
 from setclip_cli.ingest.sources.re_encode import sha256_of_samples
-from setclip_cli.pixels.bands import missing_samples
 from setclip_cli.pixels.eight_bits import PERCENTILES
 from setclip_cli.pixels.quiet import quiet
 
@@ -43,19 +42,23 @@ class ScenePictures:
         self._stretched = self._palette is None and (stretch is not None or dtypes != {"uint8"})
         self._repairs = _told(scene, bands, (stretch or PERCENTILES) if self._stretched else None)
 
-    def record(self, identifier: str, samples: Any, place: dict[str, Any]) -> Record | Reject:
+    def record(
+        self, identifier: str, samples: NDArray[Any], missing: NDArray[np.bool_], place: dict[str, Any]
+    ) -> Record | Reject:
         """A record of a tile.
 
         Args:
-            samples: (bands, height, width), masked where they are missing.
+            samples, missing: (bands, height, width).
             place: Its columns ``crs`` and ``transform``.
         """
-        missing = np.logical_or.reduce(missing_samples(samples), axis=0)
-        encoded = _png(samples, missing, self._limits) if self._palette is None else _in_colours(samples, self._palette)
+        gone = np.logical_or.reduce(missing, axis=0)
+        encoded = (
+            _png(samples, gone, self._limits) if self._palette is None else _in_colours(samples[0], gone, self._palette)
+        )
         record = image_record(identifier, encoded, identifier, made_up=True)
         if isinstance(record, Reject):
             return record
-        original = {ORIGINAL: sha256_of_samples(encoded, np.ma.getdata(samples))} if self._stretched else {}
+        original = {ORIGINAL: sha256_of_samples(encoded, samples)} if self._stretched else {}
         return record._replace(repairs=(*record.repairs, *self._repairs), extra={**place, **original})
 
 
@@ -84,10 +87,10 @@ def _palette(scene: Any, bands: Sequence[int]) -> NDArray[np.uint8] | None:
     return table
 
 
-def _in_colours(samples: Any, palette: NDArray[np.uint8]) -> bytes:
-    """A PNG of the colours; nodata pixels are black."""
-    pixels = palette[np.ma.getdata(samples)[0]]
-    pixels[np.ma.getmaskarray(samples)[0]] = 0
+def _in_colours(numbers: NDArray[np.uint8], missing: NDArray[np.bool_], palette: NDArray[np.uint8]) -> bytes:
+    """A PNG of the colours; missing pixels are black."""
+    pixels = palette[numbers]
+    pixels[missing] = 0
     return _encoded(Image.fromarray(pixels))
 
 
@@ -106,9 +109,9 @@ def _stretch_limits(scene: Any, bands: Sequence[int], percentiles: tuple[float, 
     return np.array(limits, dtype=np.float64)
 
 
-def _png(samples: Any, missing: NDArray[np.bool_], limits: NDArray[np.float64]) -> bytes:
+def _png(samples: NDArray[Any], missing: NDArray[np.bool_], limits: NDArray[np.float64]) -> bytes:
     low, high = limits[:, 0, None, None], limits[:, 1, None, None]
-    scaled = (np.ma.getdata(samples).astype(np.float64) - low) / np.maximum(high - low, 1e-12)
+    scaled = (samples.astype(np.float64) - low) / np.maximum(high - low, 1e-12)
     pixels = np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 1) * 255).astype(np.uint8)
     pixels[:, missing] = 0
     return _encoded(Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)))
