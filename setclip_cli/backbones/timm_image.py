@@ -174,10 +174,12 @@ def _filled(spec: Spec, path: Path, in_chans: int | None) -> Any:
             break
     if path.name in SAME_ORDER:
         tensors = _in_timm_names(spec.name, tensors, path)
-    if in_chans is not None and _is_for_bands(spec.name, tensors, in_chans):
-        return _created(spec, path, tensors, in_chans=in_chans, **_as_it_is(spec.name, tensors))
-    module = _created(spec, path, tensors)
-    return module if in_chans is None else _adapted(spec, module, in_chans)
+    if in_chans is None:
+        return _created(spec, path, tensors)
+    of_bands = timm.create_model(spec.name, pretrained=False, in_chans=in_chans)
+    if _fits_first_layer(of_bands, tensors):
+        return _created(spec, path, tensors, in_chans=in_chans, **_as_it_is(of_bands, tensors))
+    return _adapted(spec, _created(spec, path, tensors), of_bands, in_chans)
 
 
 def _created(spec: Spec, path: Path, tensors: dict[str, Tensor], *, in_chans: int = 3, **config: Any) -> Any:
@@ -187,38 +189,35 @@ def _created(spec: Spec, path: Path, tensors: dict[str, Tensor], *, in_chans: in
         found=f"its tensors do not fit {spec}",
         fix=f"give the weights that timm publishes for {spec.name}",
     ):
+        # the configuration again: timm pops the classifier if that of the weights has another width
         return timm.create_model(
             spec.name,
             pretrained=True,
             in_chans=in_chans,
-            **({"num_classes": config["num_classes"]} if "num_classes" in config else {}),
-            pretrained_cfg_overlay={
-                "state_dict": tensors,
-                **config,
-            },  # timm's own renaming of published layouts applies
+            **{name: value for name, value in config.items() if name == "num_classes"},
+            pretrained_cfg_overlay={"state_dict": tensors, **config},  # timm's own renaming applies
         )
 
 
-def _is_for_bands(name: str, tensors: dict[str, Tensor], in_chans: int) -> bool:
-    """Whether the first layer of a checkpoint reads as many bands already."""
-    with torch.device("meta"):
-        wanted = timm.create_model(name, pretrained=False, in_chans=in_chans).state_dict()
-        pictures = timm.create_model(name, pretrained=False).state_dict()
-    first = [key for key, tensor in wanted.items() if tensor.shape != pictures[key].shape]
-    return bool(first) and all(key in tensors and tensors[key].shape == wanted[key].shape for key in first)
+def _fits_first_layer(module: Any, tensors: dict[str, Tensor]) -> bool:
+    """Whether the first layer of a checkpoint reads as many bands as the model."""
+    named = module.pretrained_cfg.get("first_conv") or ()
+    keys = [f"{name}.weight" for name in ((named,) if isinstance(named, str) else named)]
+    wanted = module.state_dict()
+    return bool(keys) and all(key in tensors and tensors[key].shape == wanted[key].shape for key in keys)
 
 
-def _as_it_is(name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _as_it_is(module: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """What keeps timm from adapting the first layer again, and from missing a classifier that self-supervised weights
     do not have."""
-    classifier = str(timm.get_pretrained_cfg_value(name, "classifier") or "")
+    classifier = module.pretrained_cfg.get("classifier")
     return {"first_conv": None} | ({} if f"{classifier}.weight" in tensors else {"num_classes": 0})
 
 
-def _adapted(spec: Spec, module: Any, in_chans: int) -> Any:
-    """The model for another number of bands: the first layer's weights are repeated and scaled, as timm does it."""
-    adapted = timm.create_model(spec.name, pretrained=False, in_chans=in_chans)
-    shapes = {key: tensor.shape for key, tensor in adapted.state_dict().items()}
+def _adapted(spec: Spec, module: Any, of_bands: Any, in_chans: int) -> Any:
+    """The model of bands with the weights of the one of pictures: those of the first layer are repeated and scaled, as
+    timm does it."""
+    shapes = {key: tensor.shape for key, tensor in of_bands.state_dict().items()}
     tensors = module.state_dict()
     with translated(
         spec,
@@ -229,8 +228,8 @@ def _adapted(spec: Spec, module: Any, in_chans: int) -> Any:
         for key, tensor in tensors.items():
             if tensor.shape != shapes[key]:
                 tensors[key] = adapt_input_conv(in_chans, tensor)
-        adapted.load_state_dict(tensors)
-    return adapted
+        of_bands.load_state_dict(tensors)
+    return of_bands
 
 
 def _in_timm_names(name: str, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
