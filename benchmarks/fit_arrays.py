@@ -7,7 +7,7 @@ Pools of 10,000 x 768 and 10,000 x 384 with 200 pairs. ``bare_s`` is the inner f
 there already; ``fit_s`` is `setclip.fit` on the same numbers as numpy arrays. They are measured in turn, and their
 medians are compared. ``added_s`` is the call without the training: it reads and checks the arrays. ``import_s`` is the
 median time of ``import setclip_cli; setclip_cli.fit`` in five fresh processes that have imported torch already;
-``import_with_torch_s`` counts torch too.
+``import_with_torch_s`` counts torch too. All are seconds of the processor, so that other programs do not count.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ WIDTHS = (768, 384)
 FACTORS = 100
 IMPORT = """
 import time
-before = time.perf_counter()
+before = time.process_time()
 import torch
-torch_s = time.perf_counter() - before
+torch_s = time.process_time() - before
 import setclip_cli
 setclip_cli.fit
-print(torch_s, time.perf_counter() - before)
+print(torch_s, time.process_time() - before)
 """
 
 
@@ -87,9 +87,9 @@ def main() -> None:
     fitted: Fitted | None = None
 
     def timed(call: Any, *args: Any) -> tuple[Any, float]:
-        started = time.perf_counter()
+        started = time.process_time()
         result = call(*args)
-        return result, time.perf_counter() - started
+        return result, time.process_time() - started
 
     for _ in range(given.repeats):
         fitted, seconds = timed(bare_fit, recipe, left, right, pairs)
