@@ -1,32 +1,26 @@
-"""`Aligned`: what `setclip.fit` returns. It maps rows of both sides into one space, and scores itself."""
+"""`Aligned`: what `setclip.fit` returns. It maps rows of both sides into one space, scores itself and is saved."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from setclip_cli.arrays.errors import InputError
-from setclip_cli.arrays.matrix import Matrix
-from setclip_cli.errors import SetClipError, argument
-from setclip_cli.vectors import unusable_rows
+from setclip_cli.arrays.sides import FittedSides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
 
     from setclip_cli.arrays.matrix import MatrixLike
     from setclip_cli.arrays.pairs import PairsLike
-    from setclip_cli.encoders import Encoder
+    from setclip_cli.evaluation.report import Report
 
     Embeddings = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Aligned:
+class Aligned(FittedSides):
     """Two encoders into one space.
 
     Attributes:
@@ -34,23 +28,17 @@ class Aligned:
         widths: Columns of the features of either side.
         findings: What the method learned about its own result, by metric key.
         warnings: The same in words, where there is a reason to be careful.
-        names: What the two sides are called, in metric keys.
+        names: What the two sides are called: in metric keys, and as modalities of the RUN.
+        origin: What it was fitted with.
     """
-
-    method: str
-    encoders: tuple[Encoder, Encoder]
-    widths: tuple[int, int]
-    findings: dict[str, float]
-    warnings: list[str]
-    names: tuple[str, str] = ("left", "right")
 
     def left(self, x: MatrixLike) -> Embeddings:
         """(n, d) embeddings, rows of length 1, of (n, p) features of the left side."""
-        return self._embed(0, x, "x")
+        return self.embed(0, x, "x")
 
     def right(self, y: MatrixLike) -> Embeddings:
         """(m, d) embeddings, rows of length 1, of (m, q) features of the right side."""
-        return self._embed(1, y, "y")
+        return self.embed(1, y, "y")
 
     def transform(self, x: MatrixLike, y: MatrixLike | None = None) -> Embeddings | tuple[Embeddings, Embeddings]:
         """`left` of x; with y, the pair of `left` of x and `right` of y."""
@@ -84,22 +72,42 @@ class Aligned:
 
         return score_arrays(self.left(x), self.right(y), self.names, pairs, labels)
 
-    def _embed(self, side: int, features: MatrixLike, name: str) -> Embeddings:
-        rows = Matrix(features, name)
-        if rows.width != self.widths[side]:
-            fix = "give features of the same kind as those that were fitted"
-            if rows.width == self.widths[1 - side]:
-                fix = "the other side has that many columns: x is for `left`, y for `right`"
-            raise InputError(
-                f"{argument(name)}: has {rows.width} columns, and {self.widths[side]} were fitted", fix=fix
-            )
-        embedded = []
-        for start, block in rows.blocks():
-            with torch.inference_mode():
-                embeddings = self.encoders[side](block).numpy()
-            for place, reason in unusable_rows(embeddings).items():
-                raise SetClipError(
-                    f"{argument(name)}: row {start + place}: its embedding {reason}", fix="leave this row out"
-                )
-            embedded.append(embeddings)
-        return embedded[0] if len(embedded) == 1 else np.concatenate(embedded)
+    def save(self, out: Path | str, *, vectors_of: tuple[str | None, str | None] = (None, None)) -> Path:
+        """Writes a RUN, which `setclip embed`, `evaluate` and `search` and `setclip.load_model` open.
+
+        Its modalities are `names`, of the kind vector.
+
+        Args:
+            out: The folder. It may hold the same RUN already.
+            vectors_of: What computed the vectors of either side, such as ``("prot_t5_xl_half", None)``. The RUN then
+                refuses a DATASET that states another encoder.
+
+        Raises:
+            SetClipError: the folder holds something else, or cannot be written.
+        """
+        from setclip_cli.arrays.save import save_run
+
+        return save_run(self, out, vectors_of)
+
+    def report(
+        self,
+        out: Path | str,
+        x: MatrixLike,
+        y: MatrixLike,
+        pairs: PairsLike = None,
+        *,
+        labels: tuple[Sequence[object], Sequence[object]] | None = None,
+    ) -> Report:
+        """Writes the report of `setclip evaluate` about these rows.
+
+        Args:
+            out: A folder for ``report/report.html``, and for the RUN and the DATASET that the report is about: ``run/``
+                and ``dataset/``.
+            x, y, pairs, labels: As `score` takes them.
+
+        Raises:
+            SetClipError: as `score` and `save` do.
+        """
+        from setclip_cli.arrays.report import write_report
+
+        return write_report(self, out, x, y, pairs, labels)

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from setclip_cli.arrays.aligned import Aligned
 from setclip_cli.arrays.matrix import Matrix
+from setclip_cli.arrays.names import require_names
 from setclip_cli.arrays.pairs import rows_of_pairs
+from setclip_cli.arrays.sides import Origin
+from setclip_cli.encoders.graph import kept_graphs
+from setclip_cli.methods.auto import choose
+from setclip_cli.methods.pairs_needed import require_pairs_of
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.recipe.sections import Tower
-from setclip_cli.training.fit import fit as fit_recipe
+from setclip_cli.training.checks import require_pools
+from setclip_cli.training.fit import fit_method, without_start
+from setclip_cli.training.known_pairs import seeded_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from setclip_cli.arrays.matrix import MatrixLike
     from setclip_cli.arrays.pairs import PairsLike
-    from setclip_cli.dataset.modality import Modality
     from setclip_cli.recipe.presets import Method
 
-# A recipe names two towers; features that are given as arrays need no backbone, so these are never loaded.
-_TOWERS: dict[Modality, Tower] = {
-    "image": Tower(backbone="timm:array"),
-    "caption": Tower(backbone="sentence-transformers:array"),
-}
 
-
+@kept_graphs()
 def fit(
     x: MatrixLike,
     y: MatrixLike,
@@ -54,18 +60,35 @@ def fit(
         seed: Decides everything random.
         recipe: Where all other settings come from (default: those of the method): a recipe, its file, its name, or
             its tables as a dict, such as ``{"train": {"steps": 500}}``. Its own method and seed do not count.
-        names: What the two sides are called, in metric keys.
+        names: What the two sides are called: in metric keys, and as modalities of the RUN that `save` writes.
 
     Raises:
         SetClipError: a matrix that is not finite or not two-dimensional, or whose rows are all equal; pairs that name
             rows which are not there; a method that needs pairs where there are none.
     """
+    require_names(names)
     left, right = Matrix(x, "x").whole(), Matrix(y, "y").whole()
     known = rows_of_pairs(pairs, len(left), len(right))
-    asked = _recipe(recipe).with_settings(method=method, goal=goal, seed=seed, **({} if len(known) else {"pairs": 0}))
-    fitted = fit_recipe(asked, left, right, known)
+    settings = {"method": method, "goal": goal, "seed": seed, "pairs": "all" if len(known) else 0}
+    asked = _with_vector_towers(_recipe(recipe), names, settings)
+    order, items = _order_of_align(known, asked)
+    known = known[order]
+    ends = [(row, other) for row, other in known.tolist()]
+    require_pairs_of(asked, ends)
+    require_pools(asked, {"x": left, "y": right})
+    choice = choose(asked, ends, items) if asked.method == "auto" else None
+    fitted = fit_method(choice.recipe if choice else asked, left, right, known, torch.tensor(items, dtype=torch.int64))
+    origin = Origin(
+        asked,
+        choice,
+        fitted.initial,
+        rows=(len(left), len(right)),
+        pairs=len(known),
+        items=len(set(items)) if len(set(items)) < len(items) else None,
+        sha256=_sha256(left, right, known),
+    )
     widths = left.shape[1], right.shape[1]
-    return Aligned(fitted.method, fitted.encoders, widths, fitted.findings, fitted.warnings, names)
+    return Aligned(fitted.method, fitted.encoders, widths, fitted.findings, fitted.warnings, names, origin)
 
 
 def _recipe(given: Recipe | Mapping[str, Any] | Path | str | None) -> Recipe:
@@ -73,4 +96,31 @@ def _recipe(given: Recipe | Mapping[str, Any] | Path | str | None) -> Recipe:
         return given
     if isinstance(given, str | Path):
         return load_recipe(given)
-    return Recipe.model_validate({"towers": _TOWERS} | dict(given or {}))
+    towers = {"left": {"backbone": "vector"}, "right": {"backbone": "vector"}}
+    return Recipe.model_validate({"towers": towers} | dict(given or {}))
+
+
+def _with_vector_towers(base: Recipe, names: tuple[str, str], settings: dict[str, Any]) -> Recipe:
+    """The recipe of the RUN: its features are the vectors that were given, whatever its backbones were."""
+    towers = {
+        name: Tower(backbone="vector", joint=base.towers[modality].joint).model_dump()
+        for name, modality in zip(names, base.modalities(), strict=True)
+    }
+    return without_start(base).with_settings(towers=towers, **settings)
+
+
+def _order_of_align(known: Tensor, recipe: Recipe) -> tuple[list[int], list[int]]:
+    """The pairs in the order in which `align` has those of a DATASET, so that both fit the same; and their items."""
+    rows = known[:, 0].tolist()
+    numbers: dict[int, int] = {}
+    items = [numbers.setdefault(row, len(numbers)) for row in rows] if recipe.pairs_unit != "row" else range(len(rows))
+    return seeded_order(items, len(set(items)), recipe.seed)
+
+
+def _sha256(*arrays: Tensor) -> str:
+    """Of what was fitted; it stands for the hash of a DATASET."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{tuple(array.shape)}".encode())
+        digest.update(array.numpy().data if array.numel() else b"")
+    return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from setclip_cli.arrays.errors import InputError
 from setclip_cli.arrays.pairs import rows_of_pairs
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor
 
     from setclip_cli.arrays.pairs import PairsLike
+
+    Labels = tuple[Sequence[object], Sequence[object]]
 
 _SPLIT = "test"  # nothing shows it
 
@@ -24,9 +27,9 @@ _SPLIT = "test"  # nothing shows it
 def score_arrays(
     left: npt.NDArray[np.float32],
     right: npt.NDArray[np.float32],
-    names: tuple[Any, Any],
+    names: tuple[str, str],
     pairs: PairsLike,
-    labels: tuple[Sequence[object], Sequence[object]] | None,
+    labels: Labels | None,
 ) -> dict[str, float]:
     """The metrics of `Aligned.score`, by key.
 
@@ -40,13 +43,10 @@ def score_arrays(
     Raises:
         SetClipError: as `Aligned.score` says.
     """
-    known = [(row, other) for row, other in rows_of_pairs(pairs, len(left), len(right)).tolist()]
-    if not known and labels is None:
-        raise InputError(
-            "score: does not know the right answers",
-            fix=f"give {argument('pairs')}, such as [(0, 3), (1, 7)], or {argument('labels')}, such as (of_x, of_y)",
-        )
-    classes = _classes(labels, (len(left), len(right)))
+    rows_of_known = rows_of_pairs(pairs, len(left), len(right))
+    require_answers("score", rows_of_known, labels)
+    known = [(row, other) for row, other in rows_of_known.tolist()]
+    classes = classes_of(labels, len(left), len(right))
     sides = [
         Side(name, "vector", [str(row) for row in range(len(of))], of, [None] * len(of), [""] * len(of))
         for name, of in zip(names, classes, strict=True)
@@ -61,16 +61,31 @@ def score_arrays(
     return {key: metric.value for key, metric in score(left, right, rows).metrics.items()}
 
 
-def _classes(
-    labels: tuple[Sequence[object], Sequence[object]] | None, sizes: tuple[int, int]
-) -> tuple[list[str | None], list[str | None]]:
-    """The label of each row as text, None where there is none."""
+def require_answers(caller: str, known: Tensor, labels: Labels | None) -> None:
+    """Raises InputError if there are neither pairs nor labels."""
+    if not len(known) and labels is None:
+        raise InputError(
+            f"{caller}: does not know the right answers",
+            fix=f"give {argument('pairs')}, such as [(0, 3), (1, 7)], or {argument('labels')}, such as (of_x, of_y)",
+        )
+
+
+def classes_of(labels: Labels | None, left: int, right: int) -> tuple[list[str | None], list[str | None]]:
+    """The label of each row as text, None where there is none.
+
+    Args:
+        labels: As `Aligned.score` takes them.
+        left, right: Numbers of rows.
+
+    Raises:
+        InputError: there are not as many labels as rows.
+    """
     if labels is None:
-        return [None] * sizes[0], [None] * sizes[1]
+        return [None] * left, [None] * right
     if not isinstance(labels, tuple | list) or len(labels) != 2:
         raise InputError(f"{argument('labels')}: is not a pair", fix="give (labels of x, labels of y)")
     found = []
-    for name, of_side, size in zip("xy", labels, sizes, strict=True):
+    for name, of_side, size in zip("xy", labels, (left, right), strict=True):
         if len(of_side) != size:
             raise InputError(
                 f"{argument('labels')}: has {len(of_side)} labels for {name}, which has {size} rows",

@@ -69,13 +69,7 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
         SetClipError: the method needs more pairs, a pair names a row that is not there, there are too few rows or all
             of them are equal, or a step of the training is not finite.
     """
-    if recipe.joint and recipe.init_from is not None:
-        raise UsageError(
-            "init_from: the towers of a RUN read raw rows, and these are features",
-            fix="leave init_from out, or use `setclip align`",
-        )
-    if recipe.init_from is not None:
-        recipe = recipe.with_settings(init_from=None)
+    recipe = without_start(recipe)
     ends = [(row, other) for row, other in pairs.tolist()]
     require_pairs_of(recipe, ends)
     require_pools(recipe, {"left features": left, "right features": right})
@@ -83,6 +77,20 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
     if recipe.method == "auto":
         recipe = choose(recipe, ends, items.tolist()).recipe
     return fit_method(recipe, left, right, pairs, items)
+
+
+def without_start(recipe: Recipe) -> Recipe:
+    """The recipe without the RUN that it starts from: heads that are trained on features start from random weights.
+
+    Raises:
+        SetClipError: the towers are joint, so that they have to start from that RUN.
+    """
+    if recipe.joint and recipe.init_from is not None:
+        raise UsageError(
+            "init_from: the towers of a RUN read raw rows, and these are features",
+            fix="leave init_from out, or use `setclip align`",
+        )
+    return recipe if recipe.init_from is None else recipe.with_settings(init_from=None)
 
 
 def fit_method(

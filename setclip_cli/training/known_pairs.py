@@ -74,12 +74,26 @@ def known_pairs(dataset: Dataset, recipe: Recipe) -> KnownPairs:
             f"{recipe.train.split!r}",
             fix=f"--set pairs={available}, or add pairs with `setclip ingest --pairs`{row}",
         )
-    order = torch.randperm(available, generator=generator(recipe.seed, "pairs", "subset"))
-    place = {item: place for place, item in enumerate(order[:wanted].tolist())}
-    chosen = sorted((row for row, item in enumerate(found.items) if item in place), key=lambda r: place[found.items[r]])
+    chosen, items = seeded_order(found.items, wanted, recipe.seed)
     pairs = [found.pairs[row] for row in chosen]
     require_pairs_of(recipe, [(pair.left_id, pair.right_id) for pair in pairs])
-    return KnownPairs(pairs, [place[found.items[row]] for row in chosen], found.by_item)
+    return KnownPairs(pairs, items, found.by_item)
+
+
+def seeded_order(items: Sequence[int], wanted: int, seed: int) -> tuple[list[int], list[int]]:
+    """The first items of an order that the seed draws, so that more of them only add to fewer.
+
+    Args:
+        items: For each pair the number of its item, counted from 0.
+        wanted: How many items.
+
+    Returns:
+        The places of the pairs of these items, in that order, and for each the place of its item in the order.
+    """
+    order = torch.randperm(len(set(items)), generator=generator(seed, "pairs", "subset"))
+    place = {item: place for place, item in enumerate(order[:wanted].tolist())}
+    chosen = sorted((row for row, item in enumerate(items) if item in place), key=lambda row: place[items[row]])
+    return chosen, [place[items[row]] for row in chosen]
 
 
 def pairs_in_items(dataset: Dataset, split: str, recipe: Recipe) -> KnownPairs:
