@@ -182,7 +182,9 @@ class DatasetIndex(BaseModel):
 
     def as_json(self) -> dict[str, Any]:
         """What dataset.json holds. Modalities that an early version knows are not described."""
-        return self.model_dump(mode="json", exclude=None if self.modalities else {"modalities"})
+        content = self.model_dump(mode="json", exclude={"modalities"})
+        named = {name: info.model_dump(exclude_none=True) for name, info in self.modalities.items()}
+        return content | ({"modalities": named} if named else {})
 
 
 class Pair(NamedTuple):

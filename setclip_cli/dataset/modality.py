@@ -40,6 +40,11 @@ def place_in_order(name: Modality) -> tuple[int, str]:
     return (first.index(name) if name in first else len(first)), name
 
 
+def singular(name: Modality) -> str:
+    """``image``; ``sar row`` for a name of the user's own."""
+    return name if name in KINDS_OF_NAMES else f"{name} row"
+
+
 def plural(name: Modality | RowKind) -> str:
     """``images``; ``sar rows`` for a name that has no plural of its own."""
     return _PLURALS.get(name, f"{name} rows")

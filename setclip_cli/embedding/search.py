@@ -15,7 +15,7 @@ import torch
 from setclip_cli.backbones import load_backbone
 from setclip_cli.console import note, text_of_lines, visible
 from setclip_cli.dataset.dataset import Dataset, ModalityInfo, Shard, open_dataset
-from setclip_cli.dataset.modality import Modality
+from setclip_cli.dataset.modality import Modality, singular
 from setclip_cli.embedding.embeddings import INDEX_NAME, EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
@@ -73,7 +73,9 @@ class SearchResult:
         return {**asdict(self), "sheet": None if self.sheet is None else str(self.sheet)}
 
     def summary(self) -> str:
-        lines = [f"{len(self.hits)} of {self.searched:,} {self.modality} rows nearest to the {self.query_modality}"]
+        lines = [
+            f"{len(self.hits)} of {self.searched:,} {self.modality} rows nearest to the {singular(self.query_modality)}"
+        ]
         for hit in self.hits:
             notes = "  ".join(note for note in (hit.label and f"[{hit.label}]", hit.shown) if note)
             lines.append(f"{hit.rank:>3}  {hit.score:.4f}  {hit.id}  {notes}".rstrip())

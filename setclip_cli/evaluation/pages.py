@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from setclip_cli.console import code_in_markdown, in_markdown, visible
-from setclip_cli.dataset.modality import plural
+from setclip_cli.dataset.modality import plural, singular
 from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_interval, format_metric, format_spread, metric_title
 from setclip_cli.evaluation.report import write_files
@@ -45,9 +45,13 @@ def summary_sentences(content: Content) -> str:
     score = first["metrics"][key]
     low, high = score["interval"]
     runs = f", mean of {len(first['runs'])} seeds," if len(first["runs"]) > 1 else ""
-    match = {"label": f"{plural(right)} of its class", "group": f"its {right}", "pairs": f"its {right}"}
+    match = {
+        "label": f"{plural(right)} of its class",
+        "group": f"its {singular(right)}",
+        "pairs": f"its {singular(right)}",
+    }
     sentences = [
-        f"For {'an' if left[0] in 'aeiou' else 'a'} {left}, {visible(first['name'])}{runs} ranks "
+        f"For {'an' if left[0] in 'aeiou' else 'a'} {singular(left)}, {visible(first['name'])}{runs} ranks "
         f"{match[content['relevance']]} with a mean average precision of {score['mean']:.3f} (95% interval {low:.3f} "
         f"to {high:.3f}). This is {score['mean'] / score['chance']:.1f} times chance."
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from setclip_cli import console
 from setclip_cli.dataset.dataset import GROUPED, Dataset, Pair
-from setclip_cli.dataset.modality import Modality, in_order, place_in_order, plural
+from setclip_cli.dataset.modality import Modality, in_order, place_in_order, plural, singular
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest import names
 from setclip_cli.ingest.annotations import UnresolvedPair
@@ -373,8 +373,7 @@ def _pairs_of_groups(
     )
     every = (name for modality in rows for name in rows[modality].names())
     near = names.suggestion(str(join.left.example), every) if not steps else None
-    one = describing if plural(describing) != f"{describing} rows" else f"{describing} row"
-    fix = f"give each {one} the id of its {told} as its group{f', such as {near!r}' if near else ''}"
+    fix = f"give each {singular(describing)} the id of its {told} as its group{f', such as {near!r}' if near else ''}"
     return answers, check(join, fix=fix, tried=names.TRIED)
 
 
