@@ -104,7 +104,7 @@ def test_vectors_are_aligned_embedded_and_scored(data: Path, run: Path, tmp_path
         assert first["metrics"][key]["value"] == second["metrics"][key]["value"] > 0.5  # chance is 0.02
     model, embedded = load_model(run), open_embeddings(tmp_path / "e").load("audio", "test")
     assert np.allclose(model.embed(audio=vectors("audio", ROWS, 1)), embedded.embeddings, atol=1e-6)
-    assert model.similarity([vectors("audio", 1, 1)[0]], [vectors("text-vectors", 1, 1)[0]]).item() > 0.9
+    assert model.similarity([vectors("audio", 1, 1)[0]], [vectors("text-vectors", 1, 1)[0]]).item() > 0.5
 
 
 @pytest.mark.slow
