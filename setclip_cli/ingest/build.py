@@ -7,10 +7,12 @@ only on the records before it. So a killed ingest that is run again gives the sa
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.dataset.dataset import INDEX_NAME, open_dataset
+from setclip_cli.dataset.dataset import INDEX_NAME, ModalityInfo, open_dataset
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.ingest.annotations import read_pairs
 from setclip_cli.ingest.contents import Contents
 from setclip_cli.ingest.labels import Labels
@@ -48,7 +50,9 @@ def build_dataset(
     the options, if they are joined to more than these paths.
     """
     paths = list({path.resolve(): path for path in paths}.values())  # each once
-    known = open_dataset(out).index.modalities if (out / INDEX_NAME).exists() else {}
+    known: dict[Modality, ModalityInfo] = {}
+    with suppress(OSError):  # a path that cannot be looked at is refused where the folder is made
+        known = open_dataset(out).index.modalities if (out / INDEX_NAME).exists() else {}
     options = with_known_kind(options, known, out)
     parse_split(options.split)
     named = [*known, *([] if options.modality is None else [options.modality])]
