@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.pixels.bands import BandScale
 
@@ -27,10 +29,18 @@ def band_sums(table: pa.Table) -> BandSums:
     sums: BandSums = {}
     if BAND_MEANS not in table.column_names:
         return sums
-    for means, deviations in zip(table[BAND_MEANS].to_pylist(), table[BAND_DEVIATIONS].to_pylist(), strict=True):
-        if means is not None:
-            squares = [mean * mean + deviation * deviation for mean, deviation in zip(means, deviations, strict=True)]
-            add_band_sums(sums, {str(len(means)): {"rows": 1, "values": means, "squares": squares}})
+    columns = [table[name].combine_chunks() for name in (BAND_MEANS, BAND_DEVIATIONS)]
+    counted = pc.list_value_length(columns[0])
+    for bands in pc.unique(counted.drop_null()).to_pylist():
+        rows = pc.equal(counted, bands)
+        means, deviations = (
+            pc.list_flatten(column.filter(rows)).to_numpy(zero_copy_only=False).reshape(-1, bands) for column in columns
+        )
+        sums[str(bands)] = {
+            "rows": len(means),
+            "values": means.sum(0).tolist(),
+            "squares": (means**2 + deviations**2).sum(0).tolist(),
+        }
     return sums
 
 

@@ -40,6 +40,12 @@ class BandScale(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def in_words(self) -> str:
+        if not any(self.mean) and len(set(self.std)) == 1:
+            return f"{len(self.mean)} bands, whose numbers are divided by {self.std[0]:g}"
+        means, deviations = (", ".join(f"{value:.4g}" for value in values) for values in self)
+        return f"{len(self.mean)} bands, each as (value - mean) / deviation: means {means}; deviations {deviations}"
+
     @staticmethod
     def of_preprocessing(preprocessing: Mapping[str, Any]) -> BandScale | None:
         """The scale that a backbone states in its preprocessing; None if it reads no images of bands."""

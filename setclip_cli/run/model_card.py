@@ -67,6 +67,7 @@ def model_card(
         "| --- | --- | --- | --- | --- |",
         *_towers(recipe, config, dataset),
         "",
+        *_bands(config),
         *_layers(config, recipe.modalities()),
         *_start(recipe),
         f"Objective, as weights of its terms: {_terms(recipe)}. Seed {config.seed}. The whole recipe is in "
@@ -107,6 +108,16 @@ def _towers(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:
         f"| {modality} | {code_in_markdown(tower.spec)} | {recipe.towers[modality].trainable} | {tower.dim} "
         f"| {sum(shard.rows for shard in dataset.shards(modality, recipe.train.split))} |"
         for modality, tower in config.towers.items()
+    ]
+
+
+def _bands(config: ModelConfig) -> list[str]:
+    """A paragraph for each tower of images of bands."""
+    return [
+        line
+        for modality, tower in config.towers.items()
+        if (scale := tower.bands) is not None
+        for line in (f"The {modality} tower reads images of {scale.in_words()}.", "")
     ]
 
 

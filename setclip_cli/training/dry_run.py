@@ -110,6 +110,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         SetClipError: everything that is wrong, in one message.
     """
     problems: list[SetClipError] = []
+    scales: list[str] = []  # of bands, for the notes
     rows: dict[Modality, int] = {}
     ids: dict[Modality, list[str]] = {}
     weights: dict[Modality, dict[str, Any]] = {}
@@ -133,7 +134,8 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
         try:
             ids[modality] = dataset.table(modality, recipe.train.split, ["id"])["id"].to_pylist()
             rows[modality] = len(ids[modality])
-            tower_bands(recipe, dataset, modality)
+            if scale := tower_bands(recipe, dataset, modality):
+                scales.append(f"the {modality} tower sees {scale.in_words()}")
         except SetClipError as error:
             problems.append(error)
     try:
@@ -173,7 +175,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = Fa
             fix="repair these, then check again with --dry-run",
             exit_code=problems[0].exit_code,
         )
-    notes = _notes(choice.recipe if choice else recipe, rows, by_auto=choice is not None)
+    notes = [*scales, *_notes(choice.recipe if choice else recipe, rows, by_auto=choice is not None)]
     return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, notes, weights, choice)
 
 

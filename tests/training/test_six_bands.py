@@ -59,6 +59,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path, tiny_senten
 def test_a_scene_goes_from_ingest_to_a_report_with_pictures(world: Path, tmp_path: Path) -> None:
     data, run = open_dataset(world / "data"), world / "run"
     tower = load_config(run).towers["image"]
+    assert tower.bands is not None
+    assert f"The image tower reads images of {tower.bands.in_words()}." in (run / "README.md").read_text()
     assert tower.bands == band_scale(data, "image", "train") != band_scale(data, "image", None)
     run_ok("embed", run, data.root, "--out", tmp_path / "emb")
     rows = data.table("image", None, ["id", "image"]).to_pylist()
