@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,22 @@ def test_a_recipe_whose_towers_do_not_fit_the_dataset(
     assert code in (2, 3)
     assert words in stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "words"), [("../up", "is not a small letter"), ("sar", "does not say what kind")])
+def test_a_run_whose_tower_has_a_name_that_cannot_be_is_not_opened(
+    data: Path, run: Path, tmp_path: Path, name: str, words: str
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    tiny.edit_document(tmp_path / "run" / "config.json", lambda config: _rename_tower(config, name))
+    code, _, stderr = invoke("embed", tmp_path / "run", data, "--out", tmp_path / "e")
+    assert code == 3
+    assert words in stderr
+
+
+def _rename_tower(config: dict[str, Any], name: str) -> None:
+    config["towers"][name] = config["towers"].pop("optical")
+    del config["towers"][name]["kind"]
 
 
 def test_version_1_keeps_the_order_of_before(data: Path, recipe: Path) -> None:

@@ -29,6 +29,18 @@ def why_not_a_name(name: str) -> str | None:
     return None
 
 
+def require_kind(name: Modality, kind: RowKind | None) -> None:
+    """Checks a tower of a document of ours: files are named after it.
+
+    Raises:
+        ValueError: it is not the name of a modality, or nothing says its kind.
+    """
+    if reason := why_not_a_name(name):
+        raise ValueError(f"towers.{name}: the name of a modality {reason}")
+    if kind is None and name not in KINDS_OF_NAMES:
+        raise ValueError(f"towers.{name}: does not say what kind of rows it reads")
+
+
 def in_order(names: Iterable[Modality]) -> list[Modality]:
     """Names in the order in which files list them: protein, image, caption, then all others by their letters."""
     return sorted(set(names), key=place_in_order)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli.dataset.dataset import Shard, require_distinct_paths
-from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, require_kind
 from setclip_cli.embedding.options import Dtype, Precision
 from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import hashes
@@ -87,8 +87,7 @@ class EmbeddingsIndex(EmbeddingSettings):
     def _check(self) -> Self:
         require_distinct_paths(self.shards)
         for name, tower in self.towers.items():
-            if tower.kind is None and name not in KINDS_OF_NAMES:
-                raise ValueError(f"towers.{name}: does not say what kind of rows it reads")
+            require_kind(name, tower.kind)
         known = {f"{shard.modality}/{shard.split}.faiss" for shard in self.shards}
         if unknown := sorted(set(self.files) - known):
             raise ValueError(f"files: {unknown[0]!r} is not the FAISS index of a modality and split of the shards")

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from setclip_cli.dataset.dataset import ModalityInfo
-from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, plural
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, plural, require_kind
 from setclip_cli.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic, hashes
@@ -115,8 +115,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for modality, tower in self.towers.items():
-            if tower.kind is None and modality not in KINDS_OF_NAMES:
-                raise ValueError(f"towers.{modality}: does not say what kind of rows it reads")
+            require_kind(modality, tower.kind)
         return self
 
     def modalities(self) -> list[Modality]:
