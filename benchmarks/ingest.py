@@ -1,7 +1,7 @@
 """Speed and memory of `setclip ingest` beside bare libraries. Prints one JSON line.
 
-    python benchmarks/ingest.py                       # all of it, some minutes and 3 GB of disk
-    python benchmarks/ingest.py --only second-run     # one part: proteins | images | second-run
+    python benchmarks/ingest.py                       # all of it, some minutes and 20 GB of disk
+    python benchmarks/ingest.py --only second-run     # one part: proteins | images | vectors | second-run
 
 Each measurement has its own process, so that its peak memory is its own. Ours and the bare one take turns, and the best
 of each is kept, because other work can only make a machine slower.
@@ -29,12 +29,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from setclip_cli.dataset.dataset import schema_of
+from setclip_cli.dataset.dataset import ModalityInfo, schema_of
 from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
 
-PARTS = ("proteins", "images", "second-run")
+PARTS = ("proteins", "images", "vectors", "second-run")
+BLOCK_ROWS = 1024
 
 
 def make_proteins(path: Path, count: int) -> None:
@@ -62,6 +63,17 @@ def make_images(root: Path, count: int) -> None:
     for number in range(count):  # a comment makes each one different
         comment = b"\xff\xfe" + (8 + 2).to_bytes(2) + number.to_bytes(8)
         (root / f"{number:06d}.jpg").write_bytes(content[:2] + comment + content[2:])
+
+
+def make_vectors(path: Path, count: int, width: int) -> None:
+    """float32 vectors of length 1, all different, as encoders give them."""
+    noise = np.random.default_rng(0)
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, count, BLOCK_ROWS):
+            block = noise.standard_normal((min(BLOCK_ROWS, count - start), width), dtype=np.float32)
+            file.write((block / np.linalg.norm(block, axis=1, keepdims=True)).data)
 
 
 def proteins_bare(source: Path, out: Path) -> None:
@@ -118,6 +130,37 @@ def images_bare(source: Path, out: Path) -> None:
         write()
 
 
+def vectors_bare(source: Path, out: Path) -> None:
+    """The same columns with NumPy and pyarrow, nothing checked, nothing remembered; shards are synced to disk."""
+    out.mkdir(parents=True)
+    array = np.load(source, mmap_mode="r")
+    count, width = array.shape
+    schema = schema_of("vector", ModalityInfo(kind="vector", width=width, dtype="float32"))
+    rows = max(1, SHARD_BYTES // (4 * width))
+    for shard, start in enumerate(range(0, count, rows)):
+        values = np.array(array[start : start + rows])
+        digests = [hashlib.sha256(row).hexdigest() for row in values]
+        columns = [
+            pa.array([f"{source.name}:{row}" for row in range(start, start + len(values))]),
+            pa.repeat("train", len(values)),
+            pa.repeat(source.name, len(values)),
+            pa.array(digests),
+            pa.nulls(len(values), pa.string()),
+            pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=schema.field("vector").type),
+            pa.nulls(len(values), pa.string()),
+        ]
+        with (out / f"{shard:05d}.parquet").open("wb") as file:
+            pq.write_table(
+                pa.Table.from_arrays(columns, schema=schema),
+                file,
+                compression={name: "none" if name == "vector" else "zstd" for name in schema.names},
+                write_statistics=[name for name in schema.names if name != "vector"],
+                use_dictionary=["split", "source", "label"],
+            )
+            file.flush()
+            os.fsync(file.fileno())
+
+
 def work(task: str, source: Path, out: Path) -> None:
     """One measurement, in a process of its own; prints seconds, processor seconds and peak memory."""
     started, cpu = time.perf_counter(), time.process_time()
@@ -125,6 +168,10 @@ def work(task: str, source: Path, out: Path) -> None:
         proteins_bare(source, out)
     elif task == "images_bare":
         images_bare(source, out)
+    elif task == "vectors_bare":
+        vectors_bare(source, out)
+    elif task == "vectors":
+        ingest(source, out, IngestOptions(modality="audio", kind="vector"))
     else:
         ingest(source, out, IngestOptions(modality="protein" if task == "proteins" else "image"))
     wall_s = time.perf_counter() - started
@@ -179,6 +226,8 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--proteins", type=int, default=1_000_000)
     parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--vectors", type=int, default=1_250_000, help="of --width numbers: 5 GB")
+    parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -195,6 +244,11 @@ def main() -> None:
             make_proteins(folder / "proteins.fasta", chosen.proteins)
             found = compare("proteins", folder / "proteins.fasta", folder, chosen.repeats)
             result["proteins"] = {"count": chosen.proteins, **found}
+        if chosen.only in (None, "vectors"):
+            make_vectors(folder / "vectors.npy", chosen.vectors, chosen.width)
+            found = compare("vectors", folder / "vectors.npy", folder, chosen.repeats)
+            per_s = round(chosen.vectors / found["ours_s"])
+            result["vectors"] = {"count": chosen.vectors, "width": chosen.width, "rows_per_s": per_s, **found}
         if chosen.only in (None, "images", "second-run"):
             make_images(folder / "images", chosen.images)
         if chosen.only in (None, "images"):

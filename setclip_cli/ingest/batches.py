@@ -1,10 +1,11 @@
-"""Batches of a source's records: decided one by one, written as whole shards."""
+"""Batches of a source's records: decided one by one, or in blocks of vectors; written as whole shards."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,15 +15,18 @@ from setclip_cli.dataset.dataset import OPTIONAL_COLUMNS, REJECTS_SCHEMA, Shard,
 from setclip_cli.dataset.modality import Modality
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
+from setclip_cli.ingest.dedup import Kept
 from setclip_cli.ingest.result import count_rows
 from setclip_cli.ingest.sources.base import Record, Reject
+from setclip_cli.ingest.sources.vectors.rows import Rows
+from setclip_cli.ingest.vector_columns import VectorColumns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from setclip_cli.dataset.dataset import ModalityInfo
-    from setclip_cli.ingest.dedup import Kept
+    from setclip_cli.ingest.vector_rows import Decided, KeptRows
 
 MAX_SPLITS = 16
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -30,17 +34,35 @@ MAX_BATCH_REJECTS = 100_000
 ShardNames = dict[tuple[Modality, str], str]  # (modality, split) -> the shard's path
 
 
+class VectorRules(NamedTuple):
+    """What is decided about blocks of vectors, and how a shard holds them."""
+
+    decide: Callable[[Rows], Iterator[Decided]]
+    schema: pa.Schema
+
+    @property
+    def row_bytes(self) -> int:
+        kind = self.schema.field("vector").type
+        return int(kind.list_size * kind.value_type.bit_width // 8)
+
+
 class RowBatch:
     """The rows and rejects that are written next.
 
+    Args:
+        new_vectors: Makes the columns of a shard, if the rows are vectors.
+
     Attributes:
         columns: (modality, split) -> the values of each column; the last holds the values of optional columns.
+        vectors: The same of rows that are vectors.
         rejects: Lines of rejects.parquet.
         left_out: What is only counted, by reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, new_vectors: Callable[[], VectorColumns] | None = None) -> None:
         self.columns: dict[tuple[Modality, str], list[list[Any]]] = {}
+        self.vectors: dict[tuple[Modality, str], VectorColumns] = {}
+        self._new_vectors = new_vectors
         self.rejects: list[Reject] = []
         self.left_out: Counter[str] = Counter()
         self.repairs: Counter[str] = Counter()
@@ -48,27 +70,59 @@ class RowBatch:
 
     def add(self, kept: Kept, source: str) -> None:
         record = kept.record
-        row = (
-            record.id,
-            kept.split,
-            source,
-            record.sha256,
-            record.label,
-            record.payload,
-            *record.columns,
-            record.extra,
-        )
-        columns = self.columns.get((record.modality, kept.split))
-        if columns is None:
-            columns = self.columns[record.modality, kept.split] = [[] for _ in row]
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
+        if self._new_vectors is not None:
+            self._vectors(record.modality, kept.split).add(kept)
+        else:
+            self._add(record, kept.split, source)
         self.count += 1
         self.distinct += kept.distinct
         self.crossing += kept.crossing
         self.payload_bytes += len(record.payload)
         if record.repairs:
             self.repairs.update(record.repairs)
+
+    def _add(self, record: Record, split: str, source: str) -> None:
+        row = (record.id, split, source, record.sha256, record.label, record.payload, *record.columns, record.extra)
+        columns = self.columns.get((record.modality, split))
+        if columns is None:
+            columns = self.columns[record.modality, split] = [[] for _ in row]
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+
+    def add_rows(self, kept: KeptRows) -> None:
+        """Adds vectors that are kept and are the first ones with their contents."""
+        splits = dict.fromkeys(kept.splits)
+        for split in splits:
+            places = None if len(splits) == 1 else [row for row, each in enumerate(kept.splits) if each == split]
+            self._vectors(kept.rows.modality, split).add_rows(kept, places)
+        self.count += len(kept.rows)
+        self.distinct += len(kept.rows)
+        self.payload_bytes += kept.rows.values.nbytes
+        self.repairs.update(kept.repairs)
+
+    def take(self, decided: Decided, source: str) -> None:
+        """Adds what was decided about one or several vectors."""
+        if isinstance(decided, Reject):
+            self.reject(decided)
+        elif isinstance(decided, Kept):
+            self.add(decided, source)
+        else:
+            self.add_rows(decided)
+
+    def _vectors(self, modality: Modality, split: str) -> VectorColumns:
+        columns = self.vectors.get((modality, split))
+        if columns is None:
+            assert self._new_vectors is not None
+            columns = self.vectors[modality, split] = self._new_vectors()
+        return columns
+
+    @property
+    def splits(self) -> set[str]:
+        return {split for _, split in self.parts()}
+
+    def parts(self) -> list[tuple[Modality, str]]:
+        """The modality and split of each shard."""
+        return sorted([*self.columns, *self.vectors])
 
     def reject(self, reject: Reject) -> None:
         if reject.listed:
@@ -78,7 +132,7 @@ class RowBatch:
 
 
 def cut_batches(
-    found: Iterable[Record | Reject],
+    found: Iterable[Record | Reject | Rows],
     decide: Callable[[Record], Kept | Reject],
     source: Path,
     *,
@@ -86,6 +140,7 @@ def cut_batches(
     splits: Iterable[str],
     max_rows: int,
     max_bytes: int,
+    vectors: VectorRules | None = None,
 ) -> Iterator[tuple[RowBatch, int, bool]]:
     """Yields (batch, records of the source up to its end, whether it is the last); rejects count as records.
 
@@ -97,15 +152,46 @@ def cut_batches(
         splits: The splits that the DATASET has.
         max_rows: A batch ends with this many rows,
         max_bytes: or with this many bytes of payload.
+        vectors: What rows of vectors need.
 
     Raises:
         SetClipError: more than ``MAX_SPLITS`` splits, so that each shard would hold very few rows.
     """
-    batch, records, name = RowBatch(), start, source.name
+    new_columns = None
+    if vectors is not None:
+        most = min(max_rows, -(-max_bytes // vectors.row_bytes))
+        new_columns = partial(VectorColumns, vectors.schema, most, spare=[])
+    batch, records, name = RowBatch(new_columns), start, source.name
     known = set(splits)
-    for record in found:
+
+    def is_full() -> bool:
+        full = batch.count >= max_rows or batch.payload_bytes >= max_bytes
+        return full or len(batch.rejects) >= MAX_BATCH_REJECTS
+
+    for one in found:
+        if isinstance(one, Rows):
+            assert vectors is not None
+            place = 0
+            while place < len(one):
+                # Not more than what fits for sure: so a batch ends at the same row wherever the blocks begin.
+                room = min(
+                    max_rows - batch.count,
+                    -(-(max_bytes - batch.payload_bytes) // vectors.row_bytes),
+                    MAX_BATCH_REJECTS - len(batch.rejects),
+                )
+                part = one.cut(place, min(place + room, len(one)))
+                place, records = place + len(part), records + len(part)
+                for each in vectors.decide(part):
+                    batch.take(each, name)
+                if not batch.splits <= known:
+                    known |= batch.splits
+                    _check_splits(source, known)
+                if is_full():
+                    yield batch, records, False
+                    batch = RowBatch(new_columns)
+            continue
         records += 1
-        decision = record if record.__class__ is Reject else decide(record)  # type: ignore[arg-type]
+        decision = one if one.__class__ is Reject else decide(one)  # type: ignore[arg-type]
         if isinstance(decision, Reject):
             batch.reject(decision)
         else:
@@ -113,9 +199,9 @@ def cut_batches(
             if decision.split not in known:
                 known.add(decision.split)
                 _check_splits(source, known)
-        if batch.count >= max_rows or batch.payload_bytes >= max_bytes or len(batch.rejects) >= MAX_BATCH_REJECTS:
+        if is_full():
             yield batch, records, False
-            batch = RowBatch()
+            batch = RowBatch(new_columns)
     yield batch, records, True
 
 
@@ -151,9 +237,15 @@ def write_batch(
         "rows": {},
     }
     for (modality, split), relative in names.items():
-        table = _table(batch.columns[modality, split], schema_of(about[modality].kind, about[modality]))
+        if (vectors := batch.vectors.pop((modality, split), None)) is not None:
+            table = vectors.table(split, source)
+        else:
+            table = _table(batch.columns[modality, split], schema_of(about[modality].kind, about[modality]))
         shards.append(write_shard(out, relative, table, modality=modality, split=split))
         counts["rows"].setdefault(modality, {})[split] = count_rows(table)
+        if vectors is not None:
+            del table
+            vectors.release()
     if batch.rejects:
         write_table(rejects, rejects_table(source, batch.rejects))
     return shards, counts

@@ -91,6 +91,10 @@ class Contents:
         if modality not in KINDS_OF_NAMES:
             self._modalities[modality] = info
 
+    def known(self, modality: Modality) -> ModalityInfo | None:
+        """What is known about a modality whose name does not say its kind, from the sources before the next one."""
+        return self._modalities.get(modality)
+
     def about(self, modality: Modality) -> ModalityInfo:
         """What is known about a modality that was taken up, or whose name says its kind."""
         return self._modalities.get(modality) or ModalityInfo(kind=KINDS_OF_NAMES[modality])

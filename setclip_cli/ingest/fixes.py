@@ -44,6 +44,16 @@ _FIXES: tuple[tuple[str, str], ...] = (
     (r"no image bytes in the row", "write the bytes of the images into the table, or give the folder of the images"),
     (r"empty id", "write an id after each '>'"),
     (r"holds what is no amino-acid code", "see in the list what it is: a '*' inside is a stop codon of a pseudogene"),
+    (
+        r"its vector is not finite",
+        "look for NaN or infinity where they are computed; float16 holds 65,504 at most",
+    ),
+    (r"its vector is zero", "check that this is the column or data set that holds the vectors"),
+    (r"its vector has a number that is too large", "divide the vectors by a number, or by their lengths"),
+    (r"other width than the first", "write vectors of one width; name the right ones if the source has several kinds"),
+    (r"array of several vectors", f"{argument('average')} takes the mean of the vectors of an id"),
+    (r"no number|empty field in place", f"name the columns of numbers with {argument('vector_column')} 'PREFIX*'"),
+    (r"list that was shortened", "write the lists as JSON: json.dumps(vector.tolist())"),
     (r"no readable image|an? .* (file|archive|database|pickle)", "see what these files are in the list"),
 )
 

@@ -20,7 +20,7 @@ Keys: TypeAlias = np.ndarray[Any, np.dtype[np.uint64]]  # (n, 2): keys of 128 bi
 Codes: TypeAlias = np.ndarray[Any, np.dtype[np.int16]]
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 _RECENT = 4096
-_FILTER_BITS = 24
+_FILTER_BITS = 23
 _BLOCK_ROWS = 65_536
 DIGEST_BYTES = 32
 
@@ -46,12 +46,12 @@ class KeyIndex:
     def __init__(self) -> None:
         self._runs: list[_Run] = []  # the largest first
         self._recent: dict[tuple[int, int], int] = {}  # those that came one by one
-        self._may_be_in = np.zeros(1 << _FILTER_BITS, bool)  # by the first bits of the keys in the runs
+        self._may_be_in = np.zeros(1 << _FILTER_BITS, bool)  # by the first bits of the keys
 
     def find(self, keys: Keys) -> Codes:
         """The number of each key; -1 for a key that is not there."""
         found = np.full(len(keys), -1, np.int16)
-        order = np.flatnonzero(self._may_be_in[keys[:, 0] >> np.uint64(64 - _FILTER_BITS)])  # few, if most are new
+        order = np.flatnonzero(self._may_be_in[_first_bits(keys)])  # few, if most are new
         order = order[np.argsort(keys[order, 0])]  # neighbours are looked up near each other
         high, low = keys[order, 0], keys[order, 1]
         for run in self._runs:
@@ -65,15 +65,16 @@ class KeyIndex:
                         break
                     place += 1
         if self._recent:
-            recent = [self._recent.get((one, other), -1) for one, other in keys.tolist()]
-            found = np.where(found < 0, np.array(recent, np.int16), found)
+            for place in order.tolist():
+                if found[place] < 0:
+                    found[place] = self._recent.get((int(keys[place, 0]), int(keys[place, 1])), -1)
         return found
 
     def add(self, keys: Keys, codes: Codes) -> None:
         """Adds keys that are not there yet, each once."""
         if not len(keys):
             return
-        self._may_be_in[keys[:, 0] >> np.uint64(64 - _FILTER_BITS)] = True
+        self._may_be_in[_first_bits(keys)] = True
         self._runs.append(_Run(keys[:, 0], keys[:, 1], codes).sorted())
         while len(self._runs) > 1 and len(self._runs[-1].high) * 2 > len(self._runs[-2].high):
             joined = zip(*self._runs[-2:], strict=True)
@@ -88,9 +89,14 @@ class KeyIndex:
         if self.find_one(key) >= 0:
             return
         self._recent[int(key[0, 0]), int(key[0, 1])] = code
+        self._may_be_in[_first_bits(key)] = True
         if len(self._recent) >= _RECENT:
             recent, self._recent = self._recent, {}
             self.add(np.array(list(recent), np.uint64), np.array(list(recent.values()), np.int16))
+
+
+def _first_bits(keys: Keys) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    return keys[:, 0] >> np.uint64(64 - _FILTER_BITS)
 
 
 def keys_of_ids(ids: Sequence[str]) -> Keys:

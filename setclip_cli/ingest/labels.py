@@ -15,6 +15,7 @@ from setclip_cli.ingest.sources.archive import ImageArchive
 from setclip_cli.ingest.sources.base import Record, Reject, usable_id
 from setclip_cli.ingest.sources.geotiff import GeoFolder
 from setclip_cli.ingest.sources.image import ImageFolder
+from setclip_cli.ingest.sources.vectors.source import VectorSource
 from setclip_cli.joins import Join, Side, check
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ def offered(source: Source) -> Iterator[Offered]:
             usable = not isinstance(item.content, Reject) and usable_id(item.location) is None
             if usable and _is_image(source, item):
                 yield Offered(_made_up(item.location, path))
+        return
+    if isinstance(source, VectorSource):
+        for rows in source.rows():
+            for row in range(len(rows)):
+                if row not in rows.reasons:
+                    yield offered_by(rows.without_vector(row), path)
         return
     for record in source.records(0, 1):
         if isinstance(record, Record):

@@ -6,6 +6,7 @@ dataset.json. `IngestOptions` add what concerns the whole command.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.dataset import ModalityInfo
 
-LATER_OPTIONS = ("kind",)  # dataset.json has these only where they were given: earlier versions did not know them
+LATER_OPTIONS = ("kind", "ids", "vector_column", "id_column", "encoder", "scale", "average")
+# dataset.json has these only where they were given: earlier versions did not know them
 SplitBy = Literal["auto", "id", "label", "group", "cluster"]
 NearDuplicates = Literal["keep", "flag", "drop"]
 
@@ -73,8 +75,39 @@ class ReadOptions(Options):
         Flag("GeoTIFF: percentiles that become black and white (default: 2,98 if not 8-bit).", metavar="LOW,HIGH"),
     ] = None
 
+    ids: Annotated[
+        Path | str | None,
+        Flag(
+            "Vectors: the id of each row: a text file with one id a line; or a table with a column id, and perhaps "
+            "group, label and split.",
+            metavar="FILE",
+            parse=Path,
+        ),
+    ] = None
+    vector_column: Annotated[
+        str | None,
+        Flag(
+            "Vectors: the column, array, tensor or data set that holds them; 'dim_*' for one column a dimension.",
+            metavar="NAME",
+        ),
+    ] = None
+    id_column: Annotated[
+        str | None, Flag("Vectors: the column or data set of the ids, also in --ids FILE.", metavar="NAME")
+    ] = None
+    encoder: Annotated[
+        str | None, Flag("Vectors: what computed them. A RUN then takes no vectors of another encoder.", metavar="NAME")
+    ] = None
+    scale: Annotated[float | None, Flag("Vectors as integers of 8 bits: the number that a 1 stands for.")] = None
+    average: Annotated[
+        bool,
+        Flag("Vectors: if an id has several, such as one for each residue, take their mean.", name="--average"),
+    ] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale != 0):
+            shown = argument("scale")
+            raise UsageError(f"{shown} {self.scale}: is not a number other than 0", fix=f"{shown} 1, or leave it out")
         if self.modality is not None:
             _check_name(self.modality, self.kind)
         if self.layout is not None:  # csv, .csv and .CSV are the same
@@ -131,13 +164,16 @@ class SourceSettings(ReadOptions):
     @staticmethod
     def of_entry(entry: dict[str, Any]) -> SourceSettings:
         """The settings with which a source in dataset.json was read."""
-        known = dict.fromkeys(LATER_OPTIONS) | entry["options"] | {"modality": entry["modality"]}
+        later = {part.name: part.default for part in fields(SourceSettings) if part.name in LATER_OPTIONS}
+        known = later | entry["options"] | {"modality": entry["modality"]}
         return SourceSettings(**{part.name: known[part.name] for part in fields(SourceSettings)})
 
     def identity(self) -> dict[str, Any]:
         """JSON for dataset.json, with the labels by their content."""
         settings = {part.name: getattr(self, part.name) for part in fields(SourceSettings) if part.name != "modality"}
-        settings = {name: value for name, value in settings.items() if name not in LATER_OPTIONS or value is not None}
+        if self.ids is not None:
+            settings["ids"] = str(Path(self.ids).resolve())
+        settings = {name: value for name, value in settings.items() if name not in LATER_OPTIONS or value}
         labels = None if self.labels is None else Path(self.labels)
         return {
             **settings,
@@ -242,6 +278,7 @@ _OF_KIND: dict[str, RowKind] = {
     "stride": "image",
     "bands": "image",
     "stretch": "image",
+    **dict.fromkeys(("ids", "vector_column", "id_column", "encoder", "scale", "average"), "vector"),
 }
 
 
@@ -254,12 +291,14 @@ def refuse_unused(options: IngestOptions, paths: list[Path]) -> None:
     why = {
         name: f"is for {kind} rows, and these are {options.modality} rows"
         for name, kind in _OF_KIND.items()
-        if getattr(options, name) is not None and options.modality is not None and options.row_kind != kind
+        if getattr(options, name) not in (None, False) and options.modality is not None and options.row_kind != kind
     }
     for name in ("from_folder", "max_bytes"):
         if getattr(options, name) is not None:
             why[name] = f"is for manifests, and {paths[0]} is not one"
     folder = next((path for path in paths if path.is_dir()), None)
+    if options.ids is not None and len(paths) > 1:
+        why.setdefault("ids", f"is for one SOURCE, and there are {len(paths)}; read them one by one, each with its ids")
     if options.layout is not None and folder is not None:
         why["layout"] = f"is for files, and {folder} is a folder"
     for name, reason in why.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from setclip_cli.errors import UsageError, argument
 from setclip_cli.files.cache import cache_root
+from setclip_cli.ingest.sources.vectors.source import VectorSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
 
     from setclip_cli.ingest.sources.base import Source
 
-_SHARD = re.compile(r"((?:.*/)?)(?:protein|image|caption)/[\w-]+-\d{5}\.parquet")
+_SHARD = re.compile(r"((?:.*/)?)[a-z][a-z0-9_-]*/[\w-]+-\d{5}\.parquet")
 _OF_SHARDS = (("dataset.json", "a DATASET"), ("embeddings.json", "an EMBEDDINGS folder"))
 _OF_TWO_FILES = (("recipe.toml", "model.safetensors", "a RUN"), ("report.json", "report.html", "a REPORT"))
 
 
 def refuse_own_folders(source: Source, out: Path) -> None:
     """Refuses a source around the DATASET that is written, in it, or around another folder of setclip.
+
+    The vectors of an EMBEDDINGS folder are data: the folder itself may be a source of them.
 
     Raises:
         UsageError: it is one; nothing was written.
@@ -40,7 +43,7 @@ def refuse_own_folders(source: Source, out: Path) -> None:
     folders = {(path / name).resolve() for name in _folders(names)}  # with those that links lead to
     if any(target.is_relative_to(folder) for folder in folders):
         raise UsageError(f"{_out()} {out}: is inside the SOURCE {source.path}", fix=beside)
-    found, cache = _own(names), cache_root().resolve()
+    found, cache = None if isinstance(source, VectorSource) else _own(names), cache_root().resolve()
     if found is None and cache in folders:
         found = str(cache), "the cache of setclip"
     if found is not None:

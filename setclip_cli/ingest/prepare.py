@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from setclip_cli.dataset.modality import NAMES_OF_KINDS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from setclip_cli.ingest.names import Name
     from setclip_cli.ingest.options import SourceSettings
     from setclip_cli.ingest.sources.base import Source
+    from setclip_cli.ingest.sources.vectors.rows import Rows
     from setclip_cli.ingest.splits import SplitRule
 
 
@@ -58,6 +60,24 @@ def prepared(
     if splits is not None:
         records = (splits.put(each, path) if isinstance(each, Record) else each for each in records)
     return records
+
+
+def prepared_rows(
+    blocks: Iterator[Rows], source: Source, labels: Labels, splits: CaptionSplits | None
+) -> Iterator[Rows]:
+    """The same for blocks of vectors."""
+    path = str(source.path.resolve())
+    for rows in blocks:
+        found = rows
+        if len(labels):
+            given = [labels.of(rows.without_vector(row), path) for row in range(len(rows))]
+            found = replace(found, labels=given)
+        if splits is not None:
+            put = [splits.put(rows.without_vector(row), path) for row in range(len(rows))]
+            why = {row: each.reason for row, each in enumerate(put) if isinstance(each, Reject)}
+            of_captions = [None if isinstance(each, Reject) else each.split for each in put]
+            found = replace(found, splits=of_captions, reasons={**why, **rows.reasons})
+        yield found
 
 
 def _with_hash(record: Record | Reject) -> Record | Reject:

@@ -8,19 +8,19 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import GROUPED, ModalityInfo
+from setclip_cli.dataset.dataset import GROUPED, ModalityInfo, schema_of
 from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
-from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
+from setclip_cli.ingest.batches import RowBatch, ShardNames, VectorRules, cut_batches, write_batch
 from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules
 from setclip_cli.ingest.earlier_sources import source_key
 from setclip_cli.ingest.fixes import fix_of
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
-from setclip_cli.ingest.prepare import CaptionSplits, clusters_of, prepared
+from setclip_cli.ingest.prepare import CaptionSplits, clusters_of, prepared, prepared_rows
 from setclip_cli.ingest.progress import WrittenBatch
 from setclip_cli.ingest.result import add_counts, check_sum
 from setclip_cli.ingest.sources import open_source
@@ -28,20 +28,20 @@ from setclip_cli.ingest.sources.base import ORIGINAL
 from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.ingest.sources.rows import not_utf8
 from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit, split_of_file
+from setclip_cli.ingest.sources.vectors.source import VectorSource
 from setclip_cli.ingest.splits import parse_split
+from setclip_cli.ingest.vector_rows import decide_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from setclip_cli.ingest.contents import Contents
-    from setclip_cli.ingest.dedup import Kept
     from setclip_cli.ingest.labels import Labels
     from setclip_cli.ingest.options import SourceSettings
     from setclip_cli.ingest.progress import Progress
     from setclip_cli.ingest.sources.base import Record, Reject, Source
+    from setclip_cli.ingest.sources.vectors.rows import Rows
     from setclip_cli.joins import Join
-
-    Decide = Callable[[Record], Kept | Reject]
 
 
 class SourceReader:
@@ -68,7 +68,7 @@ class SourceReader:
             SetClipError: the source cannot be read, or holds nothing usable or too many bad records.
         """
         source = open_source(path, settings)
-        info = _info_of(settings)
+        info = _info_of(source, settings, self._contents.known(str(settings.modality)))
         described = _described(source, settings, info)
         self._progress.to_read_again.pop(source_key(described), None)
         position = self._contents.position_of(described)
@@ -112,7 +112,7 @@ class SourceReader:
         start = finished[-1].records if finished else 0
         if not (finished and finished[-1].last):
             numbers = contents.next_numbers()
-            decide, about = self._decision(source, settings, labels)
+            dedup, rules, about = self._decision(source, settings, labels)
             labels.match()
             as_captions = parse_split(settings.split).as_captions
             splits = CaptionSplits(source, contents.dataset()) if as_captions else None
@@ -121,11 +121,11 @@ class SourceReader:
                 self.joins += [join for join in joins if join not in self.joins]
             with ThreadPoolExecutor(1) as writer:  # writes one batch while the next one is read
                 written: Future[WrittenBatch] | None = None
-                for batch, records, last in self._batches(source, start, decide, labels, splits, settings):
+                for batch, records, last in self._batches(source, start, dedup, rules, labels, splits, settings):
                     if written is not None:
                         finished.append(self._take(written.result()))
                     names: ShardNames = {}
-                    for modality, split in sorted(batch.columns):
+                    for modality, split in batch.parts():
                         names[modality, split] = f"{modality}/{split}-{numbers[modality, split]:05d}.parquet"
                         numbers[modality, split] += 1
                     write = partial(self._write, source=identity, base=base, records=records, last=last, about=about)
@@ -147,22 +147,32 @@ class SourceReader:
         self,
         source: Source,
         start: int,
-        decide: Decide,
+        dedup: Dedup,
+        rules: KeepRules,
         labels: Labels,
         splits: CaptionSplits | None,
         settings: SourceSettings,
     ) -> Iterator[tuple[RowBatch, int, bool]]:
-        found = source.records(start, self._workers)
-        records = prepared(found, source, settings, labels, splits, self._workers)
+        records: Iterator[Record | Reject | Rows]
+        vectors = None
+        if isinstance(source, VectorSource):
+            records = prepared_rows(source.rows(start), source, labels, splits)
+            modality = str(settings.modality)
+            decide_all = partial(decide_rows, dedup, dedup.vectors(modality), rules=rules)
+            vectors = VectorRules(decide_all, schema_of("vector", self._contents.about(modality)))
+        else:
+            found = source.records(start, self._workers)
+            records = prepared(found, source, settings, labels, splits, self._workers)
         with console.progress(records, label=source.path.name, unit="records") as shown:
             yield from cut_batches(
                 shown,
-                decide,
+                partial(dedup.decide, rules=rules),
                 source.path,
                 start=start,
                 splits=self._contents.splits(),
                 max_rows=self._shard_rows,
                 max_bytes=self._shard_bytes,
+                vectors=vectors,
             )
 
     def _write(
@@ -195,7 +205,9 @@ class SourceReader:
         self._progress.add(written)
         return written
 
-    def _decision(self, source: Source, settings: SourceSettings, labels: Labels) -> tuple[Decide, dict[str, Any]]:
+    def _decision(
+        self, source: Source, settings: SourceSettings, labels: Labels
+    ) -> tuple[Dedup, KeepRules, dict[str, Any]]:
         """What decides about each record, and what the entry says about clusters."""
         if self._dedup is None or (settings.near_duplicates != "keep" and self._dedup.look_alikes is None):
             self._dedup = self._dedup_of_rows(settings)
@@ -216,7 +228,7 @@ class SourceReader:
         about: dict[str, Any] = {"notes": notes} if (notes := [*source.notes(), *labels.notes]) else {}
         if clusters is not None:
             about |= {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
-        return partial(self._dedup.decide, rules=rules), about
+        return self._dedup, rules, about
 
     def _dedup_of_rows(self, settings: SourceSettings) -> Dedup:
         """A Dedup that knows all rows on disk."""
@@ -232,7 +244,8 @@ class SourceReader:
             columns = ["id", "split", "sha256", *(["group"] if kind in GROUPED else [])]
             if kind == "image" and ORIGINAL in dataset.columns(shard):
                 columns.append(ORIGINAL)
-            dedup.remember(shard.modality, dataset.read(shard, columns))
+            remember = dedup.remember_vectors if kind == "vector" else dedup.remember
+            remember(shard.modality, dataset.read(shard, columns))
         return dedup
 
     def _check(self, path: Path, entry: dict[str, Any], max_bad_fraction: float) -> None:
@@ -273,8 +286,13 @@ def _file_split(source: Source) -> FileSplit:
     return NO_SPLIT if path.is_dir() else split_of_file(path, by_name=not isinstance(source, ImageFolder))
 
 
-def _info_of(settings: SourceSettings) -> ModalityInfo:
-    return ModalityInfo(kind=settings.row_kind)
+def _info_of(source: Source, settings: SourceSettings, known: ModalityInfo | None) -> ModalityInfo:
+    """What dataset.json says about the modality of a source; the encoder of earlier rows, if it says none."""
+    if not isinstance(source, VectorSource):
+        return ModalityInfo(kind=settings.row_kind)
+    encoder = settings.encoder or source.encoder or (known.encoder if known is not None else None)
+    dtype: Literal["float16", "float32"] = "float16" if source.dtype.itemsize == 2 else "float32"
+    return ModalityInfo(kind="vector", width=source.width, dtype=dtype, encoder=encoder)
 
 
 def _described(source: Source, settings: SourceSettings, info: ModalityInfo) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from setclip_cli.console import text_of_lines
 from setclip_cli.dataset.band_scale import BandSums, add_band_sums, band_sums, scale_of_sums
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, RowKind
 from setclip_cli.errors import AccountingError
+from setclip_cli.ingest.vector_norms import add_norms, norm_counts, norm_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,10 +31,11 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
     The histogram's key is the lower edge of a bin from one power of two to the next, in residues, pixels of width, or
     characters.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc  # it takes 0.1 s, which a run without new rows saves
 
     payload = table.column_names[5]
-    sizes = table[_SIZE_COLUMN[payload]]
+    sizes = table[_SIZE_COLUMN[payload]] if payload in _SIZE_COLUMN else pa.array([], pa.int32())
     if payload == "text":
         sizes = pc.utf8_length(sizes)
     flagged = "near_duplicate_of" in table.column_names
@@ -45,6 +47,7 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
         "near_duplicates": table.num_rows - table["near_duplicate_of"].null_count if flagged else 0,
         "sizes": {str(count["values"]): count["counts"] for count in pc.value_counts(edges).to_pylist()},
         **({"bands": sums} if (sums := band_sums(table)) else {}),
+        **({"norms": norms} if (norms := norm_counts(table)) else {}),
     }
 
 
@@ -57,6 +60,7 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
     labels: dict[str, Counter[str]] = {}
     sizes: dict[str, Counter[str]] = {}
     bands: BandSums = {}
+    norms: list[dict[str, Any]] = []
     near_duplicates = 0
     for batch in batches:
         rejects.update(batch["rejects"])
@@ -68,8 +72,10 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
                 of_modality[split] = of_modality.get(split, 0) + counts["rows"]
                 near_duplicates += counts["near_duplicates"]
                 labels.setdefault(modality, Counter()).update(counts["labels"])
-                sizes.setdefault(modality, Counter()).update(counts["sizes"])
+                if counts["sizes"]:
+                    sizes.setdefault(modality, Counter()).update(counts["sizes"])
                 add_band_sums(bands, counts.get("bands", {}))
+                norms += [counts["norms"]] if "norms" in counts else []
     return {
         "read": sum(batch["read"] for batch in batches),
         "bad": sum(batch["bad"] for batch in batches),
@@ -84,6 +90,7 @@ def add_counts(batches: list[dict[str, Any]]) -> dict[str, Any]:
         "labels": {modality: _listed(counts) for modality, counts in sorted(labels.items()) if counts},
         "sizes": {modality: dict(sorted(counts.items(), key=_edge)) for modality, counts in sorted(sizes.items())},
         **({"bands": [_band_entry(sums) for sums in bands.values()]} if bands else {}),
+        **({"vectors": add_norms(norms)} if norms else {}),
     }
 
 
@@ -194,6 +201,8 @@ def _entry_lines(entry: dict[str, Any]) -> list[str]:
     for bands in entry.get("bands", []):
         lines.append(f"  {bands['rows']:,} with {bands['bands']} bands, whose numbers are kept; scale of the source:")
         lines += [f"    {name} {', '.join(f'{value:.4g}' for value in bands[name])}" for name in ("mean", "std")]
+    if "vectors" in entry:
+        lines.append(f"  {norm_line(entry['vectors'])}")
     for modality, sizes in entry["sizes"].items():
         kind = entry["about"]["kind"] if modality not in KINDS_OF_NAMES else KINDS_OF_NAMES[modality]
         lines.append(f"  {_SIZE_UNIT[kind]}: " + ", ".join(f"{_bin(edge)} {count:,}" for edge, count in sizes.items()))

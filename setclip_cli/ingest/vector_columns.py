@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,15 @@ class VectorColumns:
     """Rows of one modality and split.
 
     Args:
+        schema: Of the shards, without optional columns.
         most: A shard holds at most this many rows. Memory is used for those that there are.
+        spare: Memory for the vectors of a shard, which no shard uses.
     """
 
-    def __init__(self, width: int, dtype: np.dtype[Any], most: int) -> None:
-        self._values = np.empty((most, width), dtype)
+    def __init__(self, schema: pa.Schema, most: int, spare: list[Values]) -> None:
+        self._schema, self._spare, kind = schema, spare, schema.field("vector").type
+        # Memory that a written shard has used is used again: fresh memory must be filled with zeros by the system.
+        self._values = spare.pop() if spare else np.empty((most, kind.list_size), kind.value_type.to_pandas_dtype())
         self._digests = bytearray()
         self.ids: list[str] = []
         self._labels: list[str | None] = []
@@ -37,10 +41,14 @@ class VectorColumns:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def release(self) -> None:
+        """Gives the memory back. The table must not be used after that."""
+        self._spare.append(self._values)
+
     def add(self, kept: Kept) -> None:
         """Adds one row."""
         record, place = kept.record, len(self)
-        assert isinstance(record.payload, bytes)
+        assert isinstance(record.payload, memoryview)
         self._values[place] = np.frombuffer(record.payload, self._values.dtype)
         self._digests += bytes.fromhex(record.sha256)
         in_source = (record.extra or {}).get(ID_IN_SOURCE)
@@ -74,17 +82,19 @@ class VectorColumns:
         self._groups += groups
         self._ids_in_source += in_source
 
-    def table(self, schema: pa.Schema, split: str, source: str) -> pa.Table:
-        """The rows as a table; ``schema`` is that of the modality without optional columns."""
-        count = len(self)
-        values = self._values[:count]
+    def table(self, split: str, source: str) -> pa.Table:
+        """The rows as a table."""
+        schema, count = self._schema, len(self)
+        kind = schema.field("vector").type
+        buffers = [None, pa.py_buffer(self._values[:count])]
+        numbers = pa.Array.from_buffers(kind.value_type, count * kind.list_size, buffers)  # `pa.array` imports pandas
         columns: dict[str, pa.Array] = {
             "id": pa.array(self.ids, pa.string()),
             "split": pa.repeat(pa.scalar(split), count),
             "source": pa.repeat(pa.scalar(source), count),
             "sha256": _hexadecimal(bytes(self._digests)),
             "label": pa.array(self._labels, pa.string()),
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=schema.field("vector").type),
+            "vector": pa.FixedSizeListArray.from_arrays(numbers, type=kind),
             "group": pa.array(self._groups, pa.string()),
         }
         if any(self._ids_in_source):

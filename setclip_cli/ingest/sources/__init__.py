@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError, UsageError, argument
@@ -9,8 +10,6 @@ from setclip_cli.files.recognize import PARQUET, TAR, ZIP, head_of, recognize, s
 from setclip_cli.ingest.sources.streams import inner_suffix
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.ingest.options import ReadOptions
     from setclip_cli.ingest.sources.base import Source
@@ -33,13 +32,33 @@ def open_source(path: Path, options: ReadOptions) -> Source:
         raise SetClipError(f"{path}: no such file or folder", fix="check the path")
     if path.is_dir() and not any(path.iterdir()):
         raise SetClipError(f"{path}: the folder is empty", fix="check the path")
-    if path.is_dir() and kind != "image":
+    if path.is_dir() and kind not in ("image", "vector"):
         raise SetClipError(
             f"{path}: is a folder, but {options.modality} rows are read from files", fix=f"give its files: {path}/*"
         )
+    if kind == "vector":
+        return _open_vectors(path, options)
     suffix = options.layout or inner_suffix(path)
     opener = {"protein": _open_proteins, "image": _open_images, "text": _open_captions}[kind]
     return opener(path, suffix, options)
+
+
+def _open_vectors(path: Path, options: ReadOptions) -> Source:
+    from setclip_cli.ingest.sources.vectors import open_vectors
+    from setclip_cli.ingest.sources.vectors.ids import IdFile
+    from setclip_cli.ingest.sources.vectors.source import VectorSource
+
+    ids = None if options.ids is None else IdFile(Path(options.ids), id_column=options.id_column)
+    file = open_vectors(
+        path,
+        modality=str(options.modality),
+        layout=options.layout,
+        column=options.vector_column,
+        id_column=options.id_column if ids is None else None,
+        scale=options.scale,
+        average=options.average,
+    )
+    return VectorSource(file, modality=str(options.modality), ids=ids, scale=options.scale)
 
 
 def _open_images(path: Path, suffix: str, options: ReadOptions) -> Source:

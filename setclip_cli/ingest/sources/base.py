@@ -30,7 +30,7 @@ class Record(NamedTuple):
 
     modality: Modality  # as its kind is called; ingest gives it the name that the user chose
     id: str
-    payload: str | bytes  # residues, image bytes or text
+    payload: str | bytes | memoryview  # residues or text, image bytes, the bytes of a vector
     sha256: str  # of the payload; of its UTF-8 if it is text
     label: str | None = None
     split: str | None = None  # as the source says

@@ -66,7 +66,7 @@ class Rows:
         if (reason := self.reasons.get(row)) is not None:
             return Reject(self.places[row], reason)
         return self.without_vector(row)._replace(
-            payload=self.values[row].tobytes(),
+            payload=self.values[row].view(np.uint8).data,
             sha256=self.digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES].hex(),
         )
 
@@ -76,7 +76,7 @@ class Rows:
         return Record(
             self.modality,
             self.ids[row],
-            b"",
+            memoryview(b""),
             "",
             label=None if self.labels is None else self.labels[row],
             split=None if self.splits is None else self.splits[row],

@@ -17,7 +17,7 @@ from setclip_cli.vectors import unusable_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from setclip_cli.ingest.sources.base import FileStamp
+    from setclip_cli.ingest.sources.base import FileStamp, Record, Reject
     from setclip_cli.ingest.sources.vectors.blocks import Block, VectorFile
 
 
@@ -36,7 +36,7 @@ class VectorSource:
     ) -> None:
         self.path, self._file, self._modality = file.path, file, modality
         self._ids, self._scale = ids, scale
-        self.width, self.dtype = file.width, stored_dtype(file.dtype)
+        self.width, self.dtype, self.encoder = file.width, stored_dtype(file.dtype), file.encoder
 
     def files(self) -> Sequence[FileStamp]:
         if self.path.is_dir():
@@ -51,6 +51,11 @@ class VectorSource:
         if self._ids is None and not self._file.has_ids:
             notes.append(f"ids are row numbers, counted from 0: {self._made_up(0)!r} is the first row")
         return notes
+
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        """The rows one by one, as other sources give them."""
+        for rows in self.rows(start):
+            yield from map(rows.one, range(len(rows)))
 
     def rows(self, start: int = 0) -> Iterator[Rows]:
         """The rows from number ``start`` on, in blocks.

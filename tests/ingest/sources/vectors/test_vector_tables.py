@@ -74,7 +74,7 @@ def test_of_lists_of_any_length_those_of_the_first_width_are_rows(
     assert [isinstance(each, Record) for each in found] == usable[min(offset, len(lists)) :]
     for each, numbers in zip(found, lists[min(offset, len(lists)) :], strict=True):
         if isinstance(each, Record):
-            assert isinstance(each.payload, bytes)
+            assert isinstance(each.payload, memoryview)
             np.testing.assert_array_equal(np.frombuffer(each.payload, "<f4"), np.array(numbers, "<f4"))
 
 
