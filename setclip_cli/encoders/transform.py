@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_WIDE = 4096  # columns above which fewer rows decide the axes: a table of columns by columns takes 8 p² bytes
+
 
 class FeatureTransform(nn.Module):
     """L2-normalise, centre, project on principal axes, scale to a mean norm of 1: (n, p) -> (n, axes).
@@ -40,9 +42,8 @@ class FeatureTransform(nn.Module):
         centred /= centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
         mean = centred.mean(0)
         centred -= mean
-        _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
         largest = min(len(pool), pool.shape[1])
-        kept = vectors.flip(1)[:, : min(axes or largest, largest)]
+        kept = _principal_axes(centred)[:, : min(axes or largest, largest)]
         # An axis has no direction of its own: its largest entry is made positive, so that equal pools give equal axes.
         kept = kept * torch.sign(kept.gather(0, kept.abs().argmax(0, keepdim=True)))
         norm = (centred @ kept).norm(dim=1).mean()
@@ -55,3 +56,15 @@ class FeatureTransform(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         projected: Tensor = (F.normalize(features.to(self.mean.dtype), dim=1) - self.mean) @ self.axes * self.scale
         return projected
+
+
+def _principal_axes(centred: Tensor) -> Tensor:
+    """(p, k) unit columns of (n, p) centred rows, those along which the rows vary most first."""
+    rows, columns = centred.shape
+    if columns <= _WIDE or rows >= columns:
+        axes: Tensor = torch.linalg.eigh(centred.T @ centred)[1]
+        return axes.flip(1)  # eigh is ascending
+    values, vectors = (found.flip(-1) for found in torch.linalg.eigh(centred @ centred.T))
+    varied = values > 1e-12 * values[:1].clamp_min(1e-300)
+    varied[0] = True
+    return F.normalize(centred.T @ vectors[:, varied], dim=0)

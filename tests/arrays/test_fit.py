@@ -96,3 +96,48 @@ def test_what_is_fitted_can_be_copied() -> None:
     x, y, pairs = arrays()
     aligned = fitted(x, y, pairs, "transport")
     np.testing.assert_array_equal(copy.deepcopy(aligned).left(x), aligned.left(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "ccca"}, r"method: 'ccca' is not one of its choices \(did you mean 'cca'\?\)"),
+        ({"goal": "partners"}, r"goal: 'partners' is not one of its choices \(did you mean 'partner'\?\)"),
+        ({"seed": -1}, "seed: is -1"),
+        ({"seed": None}, "seed: is None"),
+        ({"seed": 0.5}, "seed: is 0.5"),
+        ({"recipe": [1]}, "recipe: is a list"),
+        ({"recipe": {"method": "cca"}}, "recipe: holds method\n  fix: give method to the function itself"),
+        ({"recipe": {"trian": {}}}, r"unknown key 'trian' \(did you mean 'train'\?\)"),
+        ({"method": "cca", "pairs": []}, "method 'cca': learns from known pairs alone .* there are none\n"),
+        ({"goal": "partner", "pairs": [(0, 0)]}, "method 'transport': learns from known pairs alone .* there is 1\n"),
+    ],
+)
+def test_what_is_wrong_with_an_argument_is_said_of_it(options: dict[str, Any], words: str) -> None:
+    x, y, pairs = arrays()
+    with pytest.raises(setclip.SetClipError, match=words) as caught:
+        setclip.fit(x, y, **{"pairs": pairs, **options})
+    assert "ingest" not in str(caught.value)
+
+
+def test_a_seed_may_be_a_number_of_numpy_and_a_recipe_one_of_other_towers() -> None:
+    x, y, pairs = arrays()
+    one = setclip.fit(
+        x, y, pairs, seed=np.int64(2), method="clip", recipe=setclip.load_recipe("quickstart", ["train.steps=2"])
+    )
+    assert one.origin.recipe.seed == 2
+    assert one.origin.recipe.train.steps == 2
+    assert {tower.backbone for tower in one.origin.recipe.towers.values()} == {"vector"}
+
+
+def test_very_wide_features_take_a_table_of_their_rows_not_of_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of zeros change nothing."""
+    x, y, pairs = arrays()
+    wide = np.zeros((len(x), 5000), np.float32)
+    wide[:, :12] = x
+    expected = setclip.fit(x, y, pairs, method="cca").similarity(x, y)
+    decompose, sizes = torch.linalg.eigh, []
+    monkeypatch.setattr(torch.linalg, "eigh", lambda table: sizes.append(len(table)) or decompose(table))
+    found = setclip.fit(wide, y, pairs, method="cca").similarity(wide, y)
+    assert max(sizes) <= 90
+    np.testing.assert_allclose(found, expected, atol=1e-4)
