@@ -112,7 +112,7 @@ def test_a_model_embeds_items_as_the_command_does(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(embedded, kept.load("image", "test").embeddings, atol=1e-5)
     np.testing.assert_allclose(model.embed(captions=texts), kept.load("caption", "test").embeddings, atol=1e-5)
     np.testing.assert_allclose(model.similarity(embedded, texts), embedded @ model.embed(captions=texts).T, atol=1e-6)
-    with pytest.raises(setclip.SetClipError, match="needs items of one kind, images or captions; got proteins"):
+    with pytest.raises(setclip.SetClipError, match="needs items of one modality, images or captions; got proteins"):
         model.embed(proteins=["MKV"])
     with pytest.raises(setclip.SetClipError, match="image 1 cannot be decoded"):
         model.embed(images=[contents[0], b"not an image"])
