@@ -23,6 +23,7 @@ from setclip_cli.evaluation.model_folders import averaged_names, open_model_fold
 from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.evaluation.page_details import page_details
 from setclip_cli.evaluation.pages import summary_sentences, write_report
+from setclip_cli.evaluation.pairs_of_training import without_pairs_of_training
 from setclip_cli.evaluation.prompts import prompt_prototypes
 from setclip_cli.evaluation.report import REPORT_NAME, Report
 from setclip_cli.evaluation.report_content import ScoredModel, command_line, report_content
@@ -77,6 +78,7 @@ def evaluate(
     rows = read_evaluation_set(
         dataset, *given[0].modalities, split=options.split, rule=rule, without_embedding=without
     )  # fmt: skip
+    rows = without_pairs_of_training(rows, given, dataset)
     if reason:
         note(f"relevance: {rule} ({reason})")
     if task:

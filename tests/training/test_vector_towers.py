@@ -23,8 +23,11 @@ from setclip_cli.dataset.dataset import (
 )
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import read_toml
 from setclip_cli.ingest.batches import write_table
+from setclip_cli.recipe.recipe import Recipe
 from setclip_cli.run.model import load_config, load_model
+from setclip_cli.training.known_pairs import known_pairs
 
 WIDTHS = {"audio": 12, "text-vectors": 7}
 ENCODERS = {"audio": "clap", "text-vectors": None}
@@ -205,3 +208,34 @@ def test_the_same_vectors_give_the_same_bytes(data: Path, run: Path, tmp_path: P
     run_ok("align", recipe_of(tmp_path, 'method = "cca"\npairs = 20'), "--data", data, "--out", tmp_path / "again")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_pairs_that_training_knew_are_not_asked_for(data: Path, run: Path, tmp_path: Path) -> None:
+    """Two pools without a test split: the other pairs are found among all rows."""
+    code, _, stderr = invoke("evaluate", run, data, "--out", tmp_path / "r", "--split", "train")
+    assert code == 0
+    content = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert content["excluded"] == {"known pairs that training used": 20}
+    assert content["queries"] == dict.fromkeys(("audio_to_text-vectors", "text-vectors_to_audio"), ROWS - 20)
+    assert content["rows"] == dict.fromkeys(WIDTHS, ROWS)
+    assert "left out: 20 known pairs that training used" in stderr
+    recipe = Recipe.read_back(read_toml(run / "recipe.toml"))
+    known = {pair.left_id for pair in known_pairs(open_dataset(data), recipe).pairs}
+    assert len(known) == 20
+    values = vectors("audio", ROWS), vectors("text-vectors", ROWS)
+    left, right = load_model(run).embed(audio=values[0]), load_model(run).embed(**{"text-vectors": values[1]})
+    asked = [row for row in range(ROWS) if f"train{row}" not in known]
+    ranks = [(left[row] @ right.T > left[row] @ right[row]).sum() for row in asked]
+    wanted = np.mean([rank == 0 for rank in ranks])
+    metric = content["targets"][0]["metrics"]["audio_to_text-vectors/recall_at_1"]["value"]
+    assert metric == pytest.approx(wanted, abs=1.5 / len(asked))  # ties of equal cosines share a rank
+
+
+def test_if_training_knew_all_pairs_all_are_scored(data: Path, tmp_path: Path) -> None:
+    run_ok("align", recipe_of(tmp_path, 'method = "cca"'), "--data", data, "--out", tmp_path / "run")
+    told = ["--split", "train", "--baselines", "none"]
+    code, _, stderr = invoke("evaluate", tmp_path / "run", data, "--out", tmp_path / "r", *told)
+    assert code == 0
+    assert "were used for training too" in stderr
+    content = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert (content["excluded"], content["queries"]["audio_to_text-vectors"]) == ({}, ROWS)
