@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.pixels.bands import BandScale
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.dataset import Dataset, Shard
     from setclip_cli.dataset.modality import Modality
 
 BAND_MEANS, BAND_DEVIATIONS = "band_means", "band_deviations"
@@ -90,6 +90,32 @@ def band_scale(dataset: Dataset, modality: Modality, split: str | None) -> BandS
     return scale_of_sums(sums)
 
 
+def require_bands(dataset: Dataset, modality: Modality, split: str | None, bands: BandScale | None) -> None:
+    """Checks that the rows of a split are what the tower of a RUN reads: images of as many bands, or pictures (None).
+
+    Raises:
+        SetClipError: they are not, or differ in their number of bands.
+    """
+    found, wanted = bands_of_rows(dataset, modality, split), None if bands is None else len(bands.mean)
+    if found != wanted:
+        of_rows, of_tower = (
+            "pictures of three colours" if count is None else f"images of {count} {'band' if count == 1 else 'bands'}"
+            for count in (found, wanted)
+        )
+        raise SetClipError(
+            f"{dataset.root}: its {modality} rows are {of_rows}, and the {modality} tower reads {of_tower}",
+            fix=f"give a DATASET of {of_tower}, or train a RUN on rows like these",
+        )
+
+
+def _has_bands(dataset: Dataset, shard: Shard) -> bool:
+    """From the end of the file alone: the hash of a shard is compared when its rows are read."""
+    try:
+        return BAND_MEANS in pq.read_schema(dataset.root / shard.path).names
+    except (OSError, pa.ArrowException):
+        return BAND_MEANS in dataset.columns(shard)  # says what is wrong with it
+
+
 def _sums(dataset: Dataset, modality: Modality, split: str | None) -> dict[str, Any] | None:
     sums: BandSums = {}
     pictures = 0
@@ -97,7 +123,7 @@ def _sums(dataset: Dataset, modality: Modality, split: str | None) -> dict[str, 
         return None
     for shard in dataset.shards(modality, split):
         held = 0
-        if BAND_MEANS in dataset.columns(shard):
+        if _has_bands(dataset, shard):
             table = dataset.read(shard, [BAND_MEANS, BAND_DEVIATIONS])
             held = table.num_rows - table[BAND_MEANS].null_count
             add_band_sums(sums, band_sums(table))

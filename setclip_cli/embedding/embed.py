@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import progress, text_of_lines
-from setclip_cli.dataset.band_scale import band_scale, bands_of_rows
+from setclip_cli.dataset.band_scale import band_scale, bands_of_rows, require_bands
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.dataset.modality import place_in_order
 from setclip_cli.embedding import engines
@@ -122,6 +122,7 @@ def embed(
         )
     for tower in wanted:
         dataset.require_rows(tower, config.towers[tower].info(tower))
+        require_bands(dataset, tower, options.split, config.towers[tower].bands)
     return _embed_towers([TowerSource(tower, dataset.about(tower), run=run) for tower in wanted], dataset, out, options)
 
 

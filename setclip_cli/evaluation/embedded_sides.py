@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from setclip_cli.dataset.band_scale import require_bands
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.similarity import unit_rows
@@ -81,6 +82,7 @@ def _of_run(
     after: list[Embeddings] = []
     for side in (rows.left, rows.right):
         tower = model.config.towers[side.modality]
+        require_bands(dataset, side.modality, rows.split, tower.bands)
         for identity, encoders, initial in (
             (tower.trained_identity, model.encoders, False),
             (tower.identity, model.initial, True),

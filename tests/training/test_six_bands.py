@@ -119,12 +119,19 @@ def test_rows_of_bands_without_in_chans_and_pictures_with_it_are_refused_with_th
     assert "are pictures of three colours, not images of bands" in errors
 
 
-def test_a_run_refuses_rows_and_queries_of_another_number_of_bands(world: Path, tmp_path: Path) -> None:
-    two = tmp_path / "two"
-    run_ok("ingest", SENTINEL, "--modality", "image", "--bands", "1,2", "--tile", 64, "--out", two)
-    code, _, errors = invoke("embed", world / "run", two, "--out", tmp_path / "emb")
-    assert code != 0
-    assert "images of 6 bands, and this is an image of 2 bands" in errors.replace("\n", " ")
+@pytest.mark.parametrize("bands", ["1,2", "3,2,1"])
+def test_a_run_refuses_rows_and_queries_of_another_number_of_bands(world: Path, tmp_path: Path, bands: str) -> None:
+    other = tmp_path / "other"
+    split = ("--split", "train=0.7,test=0.3")
+    run_ok("ingest", SENTINEL, "--modality", "image", "--bands", bands, "--tile", 32, *split, "--out", other)
+    captions = ("--modality", "caption", "--pairs-from-group", *split, "--out", other)
+    run_ok("ingest", world / "captions.jsonl", *captions)
+    found = "images of 2 bands" if bands == "1,2" else "pictures of three colours"
+    for command in (("embed", world / "run", other), ("evaluate", world / "run", other, "--split", "test")):
+        code, _, errors = invoke(*command, "--out", tmp_path / "out")
+        assert code != 0
+        said = f"its image rows are {found}, and the image tower reads images of 6 bands"
+        assert said in errors.replace("\n", " ")
     with pytest.raises(SetClipError, match="images of 6 bands, and this is a picture"):
         load_model(world / "run").embed(images=[tiny.jpeg(0)])
 
