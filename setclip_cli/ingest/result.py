@@ -199,7 +199,8 @@ def _entry_lines(entry: dict[str, Any]) -> list[str]:
     for labels in entry["labels"].values():
         lines.append(f"  {labels['rows']:,} labelled, {labels['distinct']:,} labels")
     for bands in entry.get("bands", []):
-        lines.append(f"  {bands['rows']:,} with {bands['bands']} bands, whose numbers are kept; scale of the source:")
+        noun = "band" if bands["bands"] == 1 else "bands"
+        lines.append(f"  {bands['rows']:,} with {bands['bands']} {noun}, whose numbers are kept; scale of the source:")
         lines += [f"    {name} {', '.join(f'{value:.4g}' for value in bands[name])}" for name in ("mean", "std")]
     if "vectors" in entry:
         lines.append(f"  {norm_line(entry['vectors'])}")

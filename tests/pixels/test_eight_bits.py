@@ -43,7 +43,7 @@ def tiff_of(**options: Any) -> Callable[[Samples], bytes]:
         count, height, width = bands.shape
         profile = {"driver": "GTiff", "width": width, "height": height, "count": count, "dtype": samples.dtype}
         with rasterio.MemoryFile() as file:
-            with file.open(**profile, transform=rasterio.Affine(10, 0, 0, 0, -10, 0), **options) as scene:
+            with file.open(**{**profile, **options}, transform=rasterio.Affine(10, 0, 0, 0, -10, 0)) as scene:
                 scene.write(bands)
             content: bytes = file.read()
         return content
@@ -134,6 +134,11 @@ def test_nodata_is_left_out_of_the_percentiles_and_black() -> None:
 def test_planes_of_sixteen_bits_which_pillow_reads_as_eight_are_a_reject() -> None:
     with pytest.raises(UnusableImageError, match="pass --bands R,G,B"):
         check_image(tiff_of(photometric="RGB", interleave="band")(COLOURS))
+
+
+def test_dark_jpeg_2000_of_sixteen_bit_colours_is_a_reject_that_names_the_option() -> None:
+    with pytest.raises(UnusableImageError, match="holds 3 bands of uint16: pass --bands R,G,B"):
+        check_image(tiff_of(driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")(COLOURS))
 
 
 def test_the_summary_counts_stretched_and_scaled_pictures_and_names_the_percentiles(tmp_path: Path) -> None:

@@ -23,20 +23,20 @@ import zlib
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from setclip_cli.files.recognize import HEAD_BYTES, is_text, recognize, starts_with
 from setclip_cli.ingest.sources.re_encode import EIGHT_BIT_MODES, OVER_EIGHT_BITS, CheckedImage, re_encoded
 from setclip_cli.pixels import tiff_header
 from setclip_cli.pixels.bands import MAX_IMAGE_BYTES, MAX_PIXELS
-from setclip_cli.pixels.eight_bits import dark_colours_to_eight_bits
+from setclip_cli.pixels.eight_bits import dark_colours_to_eight_bits, limits_of_a_dark_picture
 from setclip_cli.pixels.quiet import quiet
 from setclip_cli.pixels.rgb import has_deep_colours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
 MORE_BANDS = "bands after the colours of the picture not taken"
@@ -181,6 +181,8 @@ def _check_with_pillow(content: bytes, name: str) -> CheckedImage:
         bands, bits = _said_by_header(image, content)
         if bands > len(image.getbands()):
             raise UnusableImageError(_choose_bands(bands, f"uint{8 if bits <= 8 else 16}"))
+        if image.format == "JPEG2000" and bits > 8 and bands >= 3 and not _shows_something(image):
+            raise UnusableImageError(_choose_bands(bands, "uint16"))
         return _re_encoded(image, repairs, content, cut=bits > 8, dark=dark)
 
 
@@ -222,6 +224,15 @@ def _tiff_page(content: bytes, number: int) -> ImageFile.ImageFile:
     image = Image.open(io.BytesIO(content), formats=("TIFF",))
     image.seek(number)
     return image
+
+
+def _shows_something(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow decodes 16-bit colours, and their high bytes alone are not nearly black."""
+    try:
+        samples = np.asarray(image)
+    except OSError:
+        return False
+    return limits_of_a_dark_picture([samples[:, :, band] for band in range(3)], None, 0.0, 255.0) is None
 
 
 def _dark_colours(image: ImageFile.ImageFile, open_file: Callable[[], ImageFile.ImageFile]) -> NDArray[np.uint8] | None:
