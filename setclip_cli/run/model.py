@@ -175,7 +175,7 @@ class Model:
 
         Args:
             proteins: Residues, one letter each.
-            images: Paths, bytes of image files, or Pillow images.
+            images: Paths, bytes of image files, or Pillow images; TIFF files for a tower of images of bands.
             captions: Texts.
             device: Where to compute.
             others: The same for a modality with another name, such as ``sar=["a.tif"]``; vectors as rows of a matrix.
