@@ -19,8 +19,8 @@ def ingest(
         list[Path] | None,
         typer.Argument(
             metavar="[SOURCE...]",
-            help="Files, folders or archives of one modality; or data manifests, by path or name. Without a SOURCE, "
-            "the pairs are added to the DATASET.",
+            help="Files, folders or archives of one modality; or NAME=PATH for several modalities; or data manifests, "
+            "by path or name. Without a SOURCE, the pairs are added to the DATASET.",
             show_default=False,
         ),
     ] = None,
@@ -47,6 +47,10 @@ def ingest(
       setclip ingest dataset_rsicd.json --modality caption --out data/rs
 
       setclip ingest uniprot_sprot.dat.gz --modality protein --captions-from function --pairs 200 --out data/sprot
+
+      setclip ingest image=photos/ caption=captions.jsonl --pairs pairs.csv --split train=0.8,test=0.2 --out data/my
+
+      setclip ingest audio=clap.npy text=minilm.npy --kind vector --pairs pairs.csv --out data/vectors
 
       setclip ingest eurosat --out data/eurosat
 

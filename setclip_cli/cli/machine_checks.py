@@ -151,7 +151,8 @@ def recipe_weights() -> Iterator[Finding]:
     specs: dict[tuple[str, Modality], list[str]] = {}
     for name in names("recipes"):
         for modality, tower in load_recipe(name).towers.items():
-            specs.setdefault((tower.backbone, modality), []).append(name)
+            if tower.backbone != "vector":
+                specs.setdefault((tower.backbone, modality), []).append(name)
     for (spec, modality), recipes in sorted(specs.items()):
         used = f"for {', '.join(recipes)}"
         try:

@@ -23,7 +23,7 @@ from setclip_cli.evaluation.model_folders import averaged_names, open_model_fold
 from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.evaluation.page_details import page_details
 from setclip_cli.evaluation.pages import summary_sentences, write_report
-from setclip_cli.evaluation.pairs_of_training import without_pairs_of_training
+from setclip_cli.evaluation.pairs_of_training import LEFT_OUT, without_pairs_of_training
 from setclip_cli.evaluation.prompts import prompt_prototypes
 from setclip_cli.evaluation.report import REPORT_NAME, Report
 from setclip_cli.evaluation.report_content import ScoredModel, command_line, report_content
@@ -113,7 +113,12 @@ def evaluate(
 
 def _cautions(given: Sequence[ModelFolder], rows: EvaluationSet, split: str) -> Iterator[str]:
     """Why the figures may say less than they seem to."""
-    if known := dict.fromkeys(model.name for model in given if model.recipe.get("train", {}).get("split") == split):
+    known = dict.fromkeys(model.name for model in given if model.recipe.get("train", {}).get("split") == split)
+    if known and LEFT_OUT in rows.excluded:
+        yield (
+            f"{', '.join(known)}: training saw the rows of split {split}, but not the pairs that are asked for here."
+        )
+    elif known:
         yield (
             f"{', '.join(known)}: the rows of split {split} were used for training too, so these figures do not say "
             "how well it works on new rows."

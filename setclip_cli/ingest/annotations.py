@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +15,7 @@ from setclip_cli.ingest.sources.fields import WHOLE_FLOAT
 from setclip_cli.ingest.sources.tables import declared_separator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*[\[{\"])")
 _ID_COLUMNS = ("id", "filename", "file_name", "file", "filepath", "path", "image", "image_id", "image_path", "name")
@@ -61,7 +62,9 @@ def whole_numbers(labels: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPair]:
-    """Reads a CSV with the columns ``left_modality,left_id,right_modality,right_id``, in either order of modality.
+    """Reads a CSV of ids under the names of two modalities, such as ``image,caption``.
+
+    It may also have the columns ``left_modality,left_id,right_modality,right_id``, in either order of modality.
 
     Args:
         path: The file.
@@ -71,6 +74,10 @@ def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPai
         SetClipError: the file cannot be read, a column is missing, a modality is unknown, or both sides have the same.
     """
     pairs, modalities = [], in_order([*KINDS_OF_NAMES, *named])
+    if (two := _two_names(path, modalities)) is not None:
+        for line, ids in _rows(path, ((two[0],), (two[1],))):
+            pairs.append(_ordered(f"line {line}", (two[0], ids[0]), (two[1], ids[1])))
+        return pairs
     for line, row in _rows(path, tuple((name,) for name in _PAIR_COLUMNS)):
         left, left_id, right, right_id = row[0].lower(), row[1], row[2].lower(), row[3]
         for modality in (left, right):
@@ -83,6 +90,15 @@ def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPai
             raise SetClipError(f"{path}: line {line}: both sides are {left}", fix="pair two modalities")
         pairs.append(_ordered(f"line {line}", (left, left_id), (right, right_id)))
     return pairs
+
+
+def _two_names(path: Path, modalities: Sequence[Modality]) -> tuple[Modality, Modality] | None:
+    """The modalities that the header names, if it has the names of two and nothing else."""
+    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8-sig", newline="") as file:
+        names = [name.strip().strip('"').lower() for name in re.split(r"[,;\t|]", file.readline())]
+        if len(names) == 2 and names[0] != names[1] and {*names} <= {*modalities}:
+            return names[0], names[1]
+    return None
 
 
 def _ordered(location: str, one: tuple[Modality, str], other: tuple[Modality, str]) -> UnresolvedPair:

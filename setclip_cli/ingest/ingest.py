@@ -9,6 +9,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.shipped import named
 from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS, build_dataset
+from setclip_cli.ingest.named_sources import ingest_named, split_by_name
 from setclip_cli.ingest.options import IngestOptions, refuse_unused
 from setclip_cli.options import path_of
 
@@ -32,8 +33,9 @@ def ingest(
     options, is read again together with all sources after it: the result is that of a fresh ingest.
 
     Args:
-        sources: Files, folders or archives of one modality; or data manifests: .toml files, or names of those that come
-            with setclip. Without sources, the pairs of the options are added to the DATASET in ``out``.
+        sources: Files, folders or archives of one modality; or ``NAME=PATH`` for several; or data manifests: .toml
+            files, or names of those that come with setclip. Without sources, the pairs of the options are added to the
+            DATASET in ``out``.
         out: The DATASET folder.
         options: All else that the command takes; its fields say what they do.
         shard_rows: A shard holds at most this many rows.
@@ -44,7 +46,12 @@ def ingest(
             bad records; ``out`` that is not a DATASET folder, cannot be written or is in use; pairs that are not there.
     """
     options, out = options or IngestOptions(), path_of(out, "out")
-    given = [sources] if isinstance(sources, str | Path) else sources
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    groups = split_by_name(given) if options.modality is None else {}
+    if groups:
+        result = ingest_named(groups, out, options, shard_rows=shard_rows, shard_bytes=shard_bytes)
+        _describe(out, options)
+        return result
     paths = [named("manifests", path_of(source, "sources")) for source in given]
     manifests = [path for path in paths if path.suffix == ".toml"]
     if not paths and options.pairs is None and not options.pairs_from_group:
@@ -62,12 +69,16 @@ def ingest(
         result = ingest_manifests(manifests, out, options)
     else:
         result = build_dataset(paths, out, options, shard_rows=shard_rows, shard_bytes=shard_bytes)
+    _describe(out, options)
+    return result
+
+
+def _describe(out: Path, options: IngestOptions) -> None:
     if options.croissant:
         from setclip_cli.dataset.croissant import write_croissant
 
         with exclusive(out):
             write_croissant(out)
-    return result
 
 
 def _usage(problem: str, fix: str) -> SetClipError:

@@ -19,8 +19,9 @@ from setclip_cli.ingest.sources.vectors.source import VectorSource
 from setclip_cli.joins import Join, Side, check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from setclip_cli.dataset.modality import Modality
     from setclip_cli.ingest.sources.base import Item, Source
 
 
@@ -72,6 +73,16 @@ def offered_by(record: Record, source: str) -> Offered:
 def _made_up(identifier: str, source: str) -> Name:
     folder, _, name = source.rpartition("/")
     return Name(identifier, folder if identifier == name else source)
+
+
+def labels_by_modality(path: str | Path | None, sources: Mapping[Modality, Sequence[Source]]) -> dict[Modality, Labels]:
+    """The same labels for the sources of several modalities: it is enough if those of one of them match."""
+    if path is None:
+        return {}
+    labels = {modality: Labels(path, opened) for modality, opened in sources.items()}
+    for each in labels.values():
+        each.others = [other for other in labels.values() if other is not each]
+    return labels
 
 
 class Labels:

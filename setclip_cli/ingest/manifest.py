@@ -22,7 +22,7 @@ from setclip_cli.files.cache import cache_folder
 from setclip_cli.files.documents import read_settings
 from setclip_cli.files.download import Wanted, fetch_all, verify
 from setclip_cli.ingest.build import build_dataset
-from setclip_cli.ingest.labels import Labels
+from setclip_cli.ingest.labels import Labels, labels_by_modality
 from setclip_cli.ingest.options import IngestOptions, ReadOptions, sha256_of
 from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.sources.members import unsafe_name
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from setclip_cli.ingest.result import IngestResult
+    from setclip_cli.ingest.sources.base import Source
 
 MAX_MEMBER_BYTES = 2 << 30
 _PART_OPTIONS = {field.name for field in fields(ReadOptions)} - {"modality", "kind"}
@@ -160,11 +161,10 @@ def ingest_manifests(paths: Sequence[Path], out: Path, options: IngestOptions) -
     labels: dict[Modality, Labels] = {}
     if options.labels is not None:
         steps = list(steps)
-        for modality in dict.fromkeys(step.part.modality for step in steps):
-            sources = [open_source(step.source, step.options) for step in steps if step.part.modality == modality]
-            labels[modality] = Labels(options.labels, sources)
-        for each in labels.values():
-            each.others = [other for other in labels.values() if other is not each]
+        sources: dict[Modality, list[Source]] = {}
+        for step in steps:
+            sources.setdefault(step.part.modality, []).append(open_source(step.source, step.options))
+        labels = labels_by_modality(options.labels, sources)
     for part, source, part_options, record in steps:
         result = build_dataset([source], out, part_options, manifest=record, labels=labels.get(part.modality))
         for entry in result.new:

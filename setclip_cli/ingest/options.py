@@ -190,8 +190,9 @@ class IngestOptions(SourceSettings):
     pairs: Annotated[
         Path | str | int | None,
         Flag(
-            "The known pairs: a CSV left_modality,left_id,right_modality,right_id; or how many to draw from the "
-            "pairs that the captions' groups give.",
+            "The known pairs: a CSV of ids under the names of two modalities (image,caption), or with the columns "
+            "left_modality,left_id,right_modality,right_id; or how many to draw from the pairs that the captions' "
+            "groups give.",
             metavar="FILE|N",
             parse=file_or_count,
         ),
@@ -282,6 +283,18 @@ _OF_KIND: dict[str, RowKind] = {
 }
 
 
+def options_of_other_kinds(options: IngestOptions) -> dict[str, Any]:
+    """The options that are given and are for rows of another kind, with their default values."""
+    return {
+        part.name: part.default
+        for part in fields(IngestOptions)
+        if part.name in _OF_KIND
+        and getattr(options, part.name) != part.default
+        and options.modality is not None
+        and options.row_kind != _OF_KIND[part.name]
+    }
+
+
 def refuse_unused(options: IngestOptions, paths: list[Path]) -> None:
     """Refuses an option that has no meaning for these sources: it may be a slip, and it would do nothing in silence.
 
@@ -289,9 +302,8 @@ def refuse_unused(options: IngestOptions, paths: list[Path]) -> None:
         SetClipError: exit code 2.
     """
     why = {
-        name: f"is for {kind} rows, and these are {options.modality} rows"
-        for name, kind in _OF_KIND.items()
-        if getattr(options, name) not in (None, False) and options.modality is not None and options.row_kind != kind
+        name: f"is for {_OF_KIND[name]} rows, and these are {options.modality} rows"
+        for name in options_of_other_kinds(options)
     }
     for name in ("from_folder", "max_bytes"):
         if getattr(options, name) is not None:

@@ -180,6 +180,10 @@ class Origin(NamedTuple):
     path: str  # of its source
     states_split: bool  # whether the user or the source said the split, so that it can tell two images apart
 
+    @property
+    def file_name(self) -> str:
+        return self.path.rpartition("/")[2]
+
     @staticmethod
     def of(entry: Mapping[str, Any] | None, modality: Modality) -> Origin:
         if entry is None:
@@ -196,6 +200,7 @@ class _Rows:
 
     def __init__(self, dataset: Dataset, modality: Modality) -> None:
         of_shard = {path: entry for entry in dataset.index.sources for path in entry.get("shards", ())}
+        self._vectors = dataset.kind(modality) == "vector"
         self._tables: list[tuple[Origin, pa.Table]] = []
         for shard in dataset.shards(modality):
             present = dataset.columns(shard)
@@ -215,8 +220,11 @@ class _Rows:
                 yield origin, _Row(*row)
 
     def names(self) -> Iterator[Name]:
+        """The ids; a vector that has a row number as its id is also meant by the number alone."""
         for origin, row in self.rows():
-            yield Name(row.id, origin.path, row.also)
+            file, _, number = row.id.rpartition(":")
+            numbered = self._vectors and number.isdecimal() and file == origin.file_name
+            yield Name(row.id, origin.path, row.also or (number if numbered else None))
 
     def splits(self, ids: Collection[str] | None = None) -> dict[str, str]:
         """id -> split, of these ids or of all."""
