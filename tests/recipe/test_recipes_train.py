@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from small_world import invoke, run_ok
@@ -19,7 +20,7 @@ COLOURS = {"forest": (30, 90, 40), "water": (20, 40, 120), "desert": (200, 170, 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DATASET with all three modalities and pairs of both kinds, and weights for each."""
+    """A DATASET with images, proteins, captions and vectors, pairs of each kind, and weights."""
     folder = tmp_path_factory.mktemp("shapes")
     (folder / "images").mkdir()
     fasta, captions = [], []
@@ -44,6 +45,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_ok("ingest", folder / "proteins.fasta", "--modality", "protein", "--out", folder / "data")
         captions_of = ("ingest", folder / "captions.jsonl", "--modality", "caption", "--out", folder / "data")
         run_ok(*captions_of, "--pairs", folder / "pairs.csv")
+        draw = np.random.default_rng(0)
+        for side in ("left", "right"):
+            np.save(folder / f"{side}.npy", draw.normal(size=(24, 8)).astype(np.float32))
+        (folder / "rows.csv").write_text("left,right\n" + "".join(f"{row},{row}\n" for row in range(12)))
+        sides = [f"{side}={folder / side}.npy" for side in ("left", "right")]
+        run_ok("ingest", *sides, "--kind", "vector", "--pairs", folder / "rows.csv", "--out", folder / "data")
     esm2_checkpoint(folder / "esm")
     sentence_folder(folder / "text")
     timm_weights(folder / "timm")
@@ -61,6 +68,8 @@ def test_it_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     }
     settings = ["train.steps=2", "validation.every=0"]
     for modality, tower in load_recipe(recipe).towers.items():
+        if tower.backbone == "vector":
+            continue
         backbone, weights = (tower.backbone, data / "tiny-clip-0") if tower.joint else tiny[modality]
         settings += [f"towers.{modality}.backbone={backbone}", f"towers.{modality}.weights={weights}"]
         if tower.trainable.startswith("last-"):
