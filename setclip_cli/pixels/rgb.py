@@ -5,23 +5,25 @@ from __future__ import annotations
 import io
 import warnings
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from setclip_cli.pixels.bands import shown_bands
 from setclip_cli.pixels.eight_bits import dark_colours_to_eight_bits, grey_to_eight_bits
-from setclip_cli.pixels.tiff_header import MAGICS
+from setclip_cli.pixels.tiff_header import MAGICS, BadTiffError, read_tiff_header
 
 
 def open_rgb(content: bytes) -> Image.Image:
     """Decodes to 8-bit RGB, upright as its EXIF orientation says; samples of more bits as `eight_bits` says.
 
     Raises:
+        UnidentifiedImageError: a TIFF of more bands than Pillow reads of it.
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: not decodable, or over Pillow's pixel cap.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             opened = Image.open(io.BytesIO(content))
+            _require_all_bands(opened, content)
             if has_deep_colours(opened):
                 pixels = dark_colours_to_eight_bits(lambda: Image.open(io.BytesIO(content)))
                 if pixels is not None:
@@ -42,6 +44,19 @@ def open_shown(content: bytes) -> Image.Image:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: as `open_rgb` does.
     """
     return shown_bands(content) if content.startswith(MAGICS) else open_rgb(content)
+
+
+def _require_all_bands(image: ImageFile.ImageFile, content: bytes) -> None:
+    """Pillow reads the first band of a TIFF that has its bands in planes, and says nothing about the others."""
+    if content.startswith(MAGICS):
+        try:
+            page = read_tiff_header(content, sparse=True).page
+        except BadTiffError as error:
+            raise OSError(f"damaged TIFF: {error}") from error
+        if page.lacks_bands(len(image.getbands())):
+            raise UnidentifiedImageError(f"{page.layout}, of which {len(image.getbands())} can be read")
+        if max(page.bits) > 8 and image.mode in ("RGB", "RGBA") and not has_deep_colours(image):
+            raise OSError("16-bit colours in planes, which are read as 8 bits")
 
 
 def has_deep_colours(image: ImageFile.ImageFile) -> bool:

@@ -60,6 +60,10 @@ class TiffPage(NamedTuple):
             return 4  # many programs leave ExtraSamples out for RGBA
         return colours + (self.bands > colours and bool(self.extra) and self.extra[0] in _ALPHA)
 
+    def lacks_bands(self, taken: int) -> bool:
+        """Whether the first ``taken`` bands are not the whole picture."""
+        return taken < self.visible_bands or (taken < self.bands and self.photometric in (0, 1))
+
     @property
     def layout(self) -> str:
         """Such as ``13 bands of uint16``."""

@@ -121,6 +121,8 @@ def test_the_identity_and_the_preprocessing_say_how_many_bands_and_their_scale(t
     [
         (None, scene(13)[1], "reads pictures of three colours, and this is an image of 13 bands"),
         (None, scene(2)[1], "and this is an image of 2 bands"),
+        (None, scene(13, interleave="band")[1], "and this is an image of 13 bands"),
+        (None, scene(3, interleave="band")[1], "and this is an image of 3 bands"),
         (scale(13), scene(6)[1], "was loaded for images of 13 bands, and this is an image of 6 bands"),
         (scale(13), tiny.jpeg(0), "was loaded for images of 13 bands, and this is a picture"),
         (scale(3), tiny.jpeg(0, kind="PNG"), "was loaded for images of 3 bands, and this is a picture"),

@@ -134,6 +134,8 @@ def test_nodata_is_left_out_of_the_percentiles_and_black() -> None:
 def test_planes_of_sixteen_bits_which_pillow_reads_as_eight_are_a_reject() -> None:
     with pytest.raises(UnusableImageError, match="pass --bands R,G,B"):
         check_image(tiff_of(photometric="RGB", interleave="band")(COLOURS))
+    with pytest.raises(OSError, match="16-bit colours in planes"):
+        open_rgb(tiff_of(photometric="RGB", interleave="band")(COLOURS))
 
 
 def test_dark_jpeg_2000_of_sixteen_bit_colours_is_a_reject_that_names_the_option() -> None:

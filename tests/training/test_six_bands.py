@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 from small_world import invoke, run_ok
 
 from setclip_cli.dataset.band_scale import band_scale
@@ -76,7 +79,12 @@ def test_a_scene_goes_from_ingest_to_a_report_with_pictures(world: Path, tmp_pat
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
     assert (tmp_path / "found.png").is_file()
     run_ok("evaluate", run, data.root, "--split", "test", "--relevance", "group", "--out", tmp_path / "report")
-    assert "data:image/jpeg" in (tmp_path / "report" / "report.html").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    first = re.search(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert first
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first[1]))), dtype=float)
+    assert 50 < shown.mean() < 200
+    assert np.abs(shown[:, :, 0] - shown[:, :, 2]).mean() > 5  # colours, not one band in grey
 
 
 @pytest.mark.parametrize(

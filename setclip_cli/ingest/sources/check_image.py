@@ -208,7 +208,7 @@ def _check_tiff(content: bytes) -> CheckedImage:
         if image.size != (page.width, page.height) and image.size != (page.height, page.width):
             raise UnusableImageError(f"damaged TIFF: {image.size} pixels, not {(page.width, page.height)}")
         taken = len(image.getbands())
-        if taken < page.visible_bands or (taken < page.bands and page.photometric in (0, 1)):
+        if page.lacks_bands(taken):
             raise UnusableImageError(_choose_bands(page.bands, page.dtype))
         repairs: tuple[str, ...] = (_SEVERAL["TIFF"],) if header.others else ()
         if taken < page.bands:
