@@ -12,7 +12,7 @@ from setclip_cli.backbones.fetch import fetch_weights
 from setclip_cli.backbones.joint import named_space, not_joint
 from setclip_cli.backbones.weights import KINDS, Spec, locate_weights, parse_spec
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, plural
-from setclip_cli.errors import SetClipError, UsageError, first_line
+from setclip_cli.errors import SetClipError, UsageError, argument, first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,12 +76,13 @@ def check_backbone(spec: str, *, modality: Modality, kind: RowKind | None = None
     return parsed
 
 
-def check_reads_bands(spec: Spec, modality: Modality, bands: int | str) -> None:
+def check_reads_bands(spec: Spec, modality: Modality, bands: int) -> None:
     """Raises SetClipError if a backbone cannot read images of any number of bands: only timm models can."""
     if spec.kind != "timm":
         raise UsageError(
-            f"towers.{modality}.in_chans = {bands!r}: {spec} does not read images of bands; timm: backbones do",
-            fix=f"give the {modality} tower a timm: backbone; for pictures, leave in_chans out",
+            f"{spec} reads no images of bands, and the {modality} rows have {bands} of them; timm: backbones read them",
+            fix=f"choose a timm: backbone for the {modality} rows, or ingest three of the bands as pictures with "
+            f"{argument('bands')} R,G,B",
         )
 
 

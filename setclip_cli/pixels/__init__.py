@@ -1,1 +1,1 @@
-"""Samples of pictures: from more than 8 bits to 8, image files to RGB."""
+"""Image files as samples: 8-bit pictures of any file, images of many bands, and what a TIFF says about itself."""

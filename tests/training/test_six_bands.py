@@ -155,6 +155,7 @@ def test_features_without_a_run_take_the_bands_and_the_scale_of_the_rows(
     assert (hits[0]["id"], hits[0]["score"]) == (rows[3]["id"], pytest.approx(1, abs=1e-5))
 
 
+@pytest.mark.slow
 def test_a_tuned_tower_reads_bands_and_a_later_run_starts_from_it_with_its_scale(world: Path, tmp_path: Path) -> None:
     settings = ("--set", "towers.image.trainable=last-1", "--set", "train.steps=2")
     recipe = ("align", world / "recipe.toml", "--data", world / "data")
@@ -167,3 +168,47 @@ def test_a_tuned_tower_reads_bands_and_a_later_run_starts_from_it_with_its_scale
     tuned, later = (load_config(tmp_path / name).towers["image"] for name in ("tuned", "later"))
     assert tuned.bands == later.bands != band_scale(open_dataset(tmp_path / "other"), "image", "train")
     assert load_model(tmp_path / "later").embed(images=[SENTINEL]).shape == (1, 8)
+
+
+@pytest.mark.slow
+def test_the_best_layer_adapters_and_views_work_with_bands(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    weights = tiny.timm_weights(tmp_path_factory.mktemp("vit"), "test_vit.r160_in1k")
+    data = tmp_path / "data"
+    lines = ["left_modality,left_id,right_modality,right_id"]
+    for modality, bands in (("optical", "1,2,3,4"), ("infrared", "5,6")):
+        kind = ("--modality", modality, "--kind", "image", "--bands", bands)
+        run_ok("ingest", SENTINEL, *kind, "--tile", 16, "--out", data)
+    ids = open_dataset(data).table("optical", None, ["id"])["id"].to_pylist()
+    (tmp_path / "pairs.csv").write_text("\n".join([*lines, *(f"optical,{each},infrared,{each}" for each in ids)]))
+    run_ok("ingest", "--pairs", tmp_path / "pairs.csv", "--out", data)
+    towers = "".join(
+        f"""
+        [towers.{modality}]
+        backbone = "timm:test_vit.r160_in1k"
+        weights = {str(weights)!r}
+        in_chans = "auto"
+        {more}
+        """
+        for modality, more in (
+            ("optical", 'layer = "best"'),
+            ("infrared", 'trainable = "lora"\n        pooling = "avg"'),
+        )
+    )
+    (tmp_path / "recipe.toml").write_text(
+        f"""
+        schema_version = 2
+        method = "set-clip"
+        train = {{ steps = 2, batch = 8, pairs_per_batch = 4 }}
+        objective = {{ self_supervised = {{ views = 1 }} }}
+        {towers}
+        """
+    )
+    run_ok("align", tmp_path / "recipe.toml", "--data", data, "--out", tmp_path / "run")
+    config = load_config(tmp_path / "run")
+    assert config.layer_choice is not None
+    model = load_model(tmp_path / "run")
+    rows = open_dataset(data).table("infrared", None, ["image"])["image"].to_pylist()[:2]
+    found = model.embed(infrared=rows)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)

@@ -31,6 +31,7 @@ def write_radar(path: Path) -> None:
         out.descriptions = ("VV", "VH")
 
 
+@pytest.mark.slow
 def test_optical_and_radar_tiles_are_aligned_and_find_each_other(tmp_path: Path, tiny_timm: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     (tmp_path / "radar").mkdir()
