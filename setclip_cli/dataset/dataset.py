@@ -65,7 +65,7 @@ _SCHEMAS: dict[RowKind, pa.Schema] = {
     ),
     "text": pa.schema([*_COMMON, pa.field("text", pa.string(), nullable=False), pa.field("group", pa.string())]),
 }
-_VECTOR_GROUP_NUMBERS = 4 << 20  # 16 MiB of float32
+_VECTOR_GROUP_NUMBERS = 2 << 20  # 8 MiB of float32
 GROUPED: tuple[RowKind, ...] = ("text", "vector")  # kinds whose rows can say what they describe, in the column group
 OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards where a row has a value
     "crs": pa.string(),  # GeoTIFF tiles: coordinate reference system

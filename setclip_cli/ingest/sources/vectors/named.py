@@ -20,7 +20,7 @@ class NamedArrays(VectorFile):
     """An array for each id.
 
     Args:
-        names: The names of the arrays, in the order of the rows.
+        count: How many there are.
         average: Whether an array (L, d), such as one vector for each residue, becomes the mean of its L vectors.
         scale: Of integers.
     """
@@ -28,7 +28,7 @@ class NamedArrays(VectorFile):
     def __init__(
         self,
         path: Path,
-        names: list[str],
+        count: int,
         *,
         width: int,
         dtype: np.dtype[Any],
@@ -36,11 +36,13 @@ class NamedArrays(VectorFile):
         scale: float | None,
     ) -> None:
         whole_means = average and dtype.kind in "iu"  # the mean of whole numbers is none
-        super().__init__(
-            path, width=width, dtype=np.dtype("<f8") if whole_means else dtype, rows=len(names), has_ids=True
-        )
-        self.names, self.average, self.read_dtype = names, average, dtype
+        super().__init__(path, width=width, dtype=np.dtype("<f8") if whole_means else dtype, rows=count, has_ids=True)
+        self.average, self.read_dtype = average, dtype
         self._factor = scale if whole_means and scale is not None else 1
+
+    def names(self) -> list[str]:
+        """The names of the arrays, in the order of the rows."""
+        raise NotImplementedError
 
     def vectors(self, names: list[str]) -> Iterator[Values | str]:
         """The vector of each name, or why there is none."""
@@ -51,8 +53,9 @@ class NamedArrays(VectorFile):
         return names
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
-        for first in range(start, len(self.names), self.block_rows):
-            names = self.names[first : first + self.block_rows]
+        every = self.names()
+        for first in range(start, len(every), self.block_rows):
+            names = every[first : first + self.block_rows]
             values = np.zeros((len(names), self.width), self.dtype)
             unread: dict[int, str] = {}
             for place, vector in enumerate(self.vectors(names)):

@@ -112,7 +112,10 @@ class NpzNames(NamedArrays):
         for name, header in headers.items():
             checked_dtype(path, header.dtype, scale=scale, what=f"the array {name!r}")
         dtype = np.result_type(*{header.dtype for header in headers.values()})
-        super().__init__(path, list(headers), width=first.shape[-1], dtype=dtype, average=average, scale=scale)
+        super().__init__(path, len(headers), width=first.shape[-1], dtype=dtype, average=average, scale=scale)
+
+    def names(self) -> list[str]:
+        return list(self._headers)
 
     def vectors(self, names: list[str]) -> Iterator[Any]:
         with _archive(self.path) as archive:

@@ -102,7 +102,10 @@ class SafetensorsNames(NamedArrays):
             checked_dtype(path, each.given, scale=scale, what=f"the tensor {each.name!r}")
         first = next(iter(tensors.values()))
         dtype = np.result_type(*{each.given for each in tensors.values()})
-        super().__init__(path, list(tensors), width=first.shape[-1], dtype=dtype, average=average, scale=scale)
+        super().__init__(path, len(tensors), width=first.shape[-1], dtype=dtype, average=average, scale=scale)
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
 
     def vectors(self, names: list[str]) -> Iterator[Values | str]:
         with translated(self.path, OSError, found="cannot be read", fix="check the disk"), self.path.open("rb") as file:

@@ -262,3 +262,13 @@ def test_text_that_is_no_table_of_numbers_is_refused(tmp_path: Path) -> None:
     assert "its columns have no names" in error_of(tmp_path / "x.csv", column="a")
     (tmp_path / "x.csv").write_bytes("id,a,b\nx,1,2\n".encode("utf-16"))
     assert "UTF-16" in error_of(tmp_path / "x.csv")
+
+
+def test_rows_that_were_deleted_from_lance_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 5 * 4 * 3)
+    names = [f"n{n}" for n in range(20)]
+    lance.write_dataset(pa.table({"id": names, "v": fixed(noise(20))}), tmp_path / "x.lance", max_rows_per_file=7)
+    lance.dataset(tmp_path / "x.lance").delete("id IN ('n3', 'n8', 'n19')")
+    found, values = matrix(tmp_path / "x.lance")
+    assert found == [name for name in names if name not in ("n3", "n8", "n19")]
+    np.testing.assert_array_equal(values, np.delete(noise(20), [3, 8, 19], axis=0))
