@@ -101,6 +101,7 @@ class Recipe(Settings):
         """
         document = self.model_dump(exclude_none=True)
         if settings.get("method", self.method) != self.method:
+            settings = {"goal": "auto"} | settings  # a goal is for the choice of a method
             version = {"schema_version": self.schema_version}
             document = version | _difference(document, self._untouched().model_dump(exclude=STARTING_KEYS))
             document["objective"] = {

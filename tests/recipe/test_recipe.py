@@ -67,6 +67,12 @@ def test_a_weight_of_the_user_stands_over_the_preset_and_its_schedule(base: Path
     assert recipe.objective.sdd.weight == PRESETS["set-clip-plus"]["sdd"]["weight"]
 
 
+def test_another_method_needs_no_goal(base: Path) -> None:
+    asked = load_recipe(base, ["method=auto", "goal=partner", "schema_version=2"])
+    assert (asked.goal, asked.with_settings(method="cca").goal) == ("partner", "auto")
+    assert asked.with_settings(seed=3).goal == "partner"
+
+
 def test_changing_the_method_brings_its_preset_and_keeps_other_settings(base: Path) -> None:
     changed = load_recipe(base, ["objective.sdd.bandwidth=0.1"]).with_settings(method="clip", seed=3)
     assert list(changed.objective.active()) == ["clip"]
