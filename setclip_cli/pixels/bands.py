@@ -73,6 +73,17 @@ def has_bands(content: bytes) -> bool:
     return content.startswith((*MAGICS, *_JPEG2000))
 
 
+def driver_of(head: bytes) -> str:
+    """GDAL's driver for a TIFF or a JPEG 2000. Others, such as VRT, open files and addresses that a file names.
+
+    Raises:
+        ValueError: the bytes begin neither of them.
+    """
+    if not has_bands(head):
+        raise ValueError("is not a TIFF or JPEG 2000")
+    return "GTiff" if head.startswith(MAGICS) else "JP2OpenJPEG"
+
+
 def rasterio_needed(what: str) -> Any:
     """The package rasterio. Raises SetClipError if it is not installed."""
     try:
@@ -142,7 +153,7 @@ def read_bands(content: bytes) -> Bands:
     if not has_bands(content):
         raise UnreadableBandsError("is not a TIFF or JPEG 2000")
     try:
-        with quiet(), rasterio.MemoryFile(content) as file, file.open(driver=_drivers(content)) as scene:
+        with quiet(), rasterio.MemoryFile(content) as file, file.open(driver=driver_of(content)) as scene:
             if reason := over_a_cap(scene.width, scene.height, scene.dtypes):
                 raise UnreadableBandsError(reason)
             read = scene.read(masked=True)
@@ -150,10 +161,6 @@ def read_bands(content: bytes) -> Bands:
     except rasterio.errors.RasterioError as error:
         raise UnreadableBandsError("is damaged, or not a TIFF or JPEG 2000") from error
     return Bands(np.ma.getdata(read), missing_samples(read), shown)
-
-
-def _drivers(content: bytes) -> str | None:
-    return "GTiff" if content.startswith(MAGICS) else None
 
 
 def missing_samples(read: Any) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ from setclip_cli.ingest.sources.check_image import image_format
 from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.ingest.sources.scene_bands import SceneBands
 from setclip_cli.ingest.sources.scene_pictures import ScenePictures
-from setclip_cli.pixels.bands import MAX_PIXELS, missing_samples, rasterio_needed
+from setclip_cli.pixels.bands import MAX_PIXELS, driver_of, missing_samples, rasterio_needed
 from setclip_cli.pixels.quiet import quiet
 from setclip_cli.pixels.tiff_header import MAGICS, BadTiffError, read_tiff_header
 
@@ -92,7 +92,7 @@ class GeoFolder(ImageFolder):
         try:
             _check_header(path)
             with quiet():  # a scene without georeference warns, and is fine
-                scene = rasterio.open(path)
+                scene = rasterio.open(path, driver=driver_of(head_of(path)))
             # of GDAL's own cache of decoded blocks, whose default is a part of the machine's memory
             with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), scene:
                 yield from self._tiles(scene, name)

@@ -149,3 +149,17 @@ def test_bad_geo_options_are_usage_errors(tmp_path: Path, options: dict[str, Any
         open_source(
             scene(tmp_path / "s.tif", np.zeros((1, 8, 8), dtype=np.uint8)), ReadOptions(modality="image", **options)
         )
+
+
+def test_a_scene_that_only_names_another_file_is_not_followed(tmp_path: Path) -> None:
+    secret = scene(tmp_path / "elsewhere.tif", np.full((1, 8, 8), 7, dtype=np.uint8))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").write_text(
+        '<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f'<SourceFilename relativeToVRT="0">{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    for options in ({"tile": 8}, {"bands": "all"}):
+        (found,) = open_source(tmp_path / "in", ReadOptions(modality="image", **options)).records(0, 1)
+        assert isinstance(found, Reject)
+        assert found.reason.startswith("no readable scene")
