@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from setclip_cli.dataset.dataset import GROUPED
+from setclip_cli.dataset.modality import plural
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.pairing import described, grouped_modalities
 
@@ -95,7 +96,7 @@ def require_one_split(pairs: Sequence[Pair], items: Sequence[int], split: str, *
         own, other = spread[0].pop(split), next(iter(spread[0].values()))
         raise SetClipError(
             f"{setting}: {len(spread)} item{'' if len(spread) == 1 else 's'} of split {split!r} "
-            f"{'has' if len(spread) == 1 else 'have'} pairs in another split too: the {own.right_modality} rows of "
+            f"{'has' if len(spread) == 1 else 'have'} pairs in another split too: the {plural(own.right_modality)} of "
             f"{own.left_modality} "
             f"{own.left_id!r} ({split}) and {other.left_modality} {other.left_id!r} ({other.split}) have one group",
             fix="ingest again with each group in one split, as a drawn split does it, or count single pairs: "

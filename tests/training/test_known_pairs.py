@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from setclip_cli.dataset.dataset import Pair
+from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.errors import SetClipError
 from setclip_cli.recipe.recipe import Recipe
 from setclip_cli.training import pair_items
@@ -32,11 +33,23 @@ def dataset(joined: dict[str, str], groups: dict[str, str] | None = None, splits
     pairs = [Pair("image", i, "caption", c, splits.get(i, "train")) for c, i in joined.items()]
     pairs = [pair.swapped() if place % 2 else pair for place, pair in enumerate(pairs)]
     pairs.append(Pair("protein", "p", "caption", "c0", "train"))
-    names = {"id": list(joined), "group": [(groups or {}).get(name) for name in joined]}
+    captions = pa.table(
+        {
+            "id": pa.array(joined, pa.string()),
+            "split": ["train"] * len(joined),
+            "group": pa.array([(groups or {}).get(name) for name in joined], pa.string()),
+        }
+    )
     return SimpleNamespace(
         root=Path("data"),
+        index=SimpleNamespace(sources=[]),
         pairs=lambda split: [pair for pair in pairs if split in (None, pair.split)],
-        table=lambda *_: pa.table(names, pa.schema({"id": pa.string(), "group": pa.string()})),
+        kind=lambda modality: KINDS_OF_NAMES[modality],
+        of_kind=lambda *kinds: ["caption"] if "text" in kinds else [],
+        shards=lambda *_: [SimpleNamespace(path="caption/train-00000.parquet")],
+        columns=lambda *_: captions.column_names,
+        read=lambda _, columns: captions.select(columns),
+        table=lambda *_: captions,
     )
 
 
