@@ -229,6 +229,36 @@ def test_an_embeddings_folder_is_a_source(tmp_path: Path) -> None:
         ingest(folder, tmp_path / "other", AUDIO)
 
 
+def test_vectors_take_the_split_of_the_captions_that_describe_them(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("a\nb\nc\nd\n")
+    rows = [("a", "train"), ("b", "test"), ("c", "train"), ("c", "test")]
+    lines = "".join(json.dumps({"text": f"{n}", "group": g, "split": s}) + "\n" for n, (g, s) in enumerate(rows))
+    (tmp_path / "text.jsonl").write_text(lines)
+    ingest(tmp_path / "text.jsonl", tmp_path / "data", IngestOptions(modality="caption"))
+    options = IngestOptions(modality="audio", kind="vector", ids=tmp_path / "ids.txt", split="as-captions")
+    result = ingest(saved(tmp_path / "x.npy", noise(4)), tmp_path / "data", options)
+    table = open_dataset(tmp_path / "data").table("audio")
+    splits = dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    assert splits == {"a": "train", "b": "test", "d": "train"}
+    assert result.new[0]["rejects"] == {"its captions are in several splits": 1}
+
+
+def test_repeats_are_kept_if_asked_and_a_matrix_of_no_rows_is_an_error(tmp_path: Path) -> None:
+    array = noise(6)
+    array[3:] = array[0]
+    options = IngestOptions(modality="audio", kind="vector", keep_duplicates=True)
+    result = ingest(saved(tmp_path / "x.npy", array), tmp_path / "data", options)
+    assert (result.new[0]["distinct"], result.rows) == (3, {"audio": {"train": 6}})
+    with pytest.raises(SetClipError, match="there are no audio records in it"):
+        ingest(saved(tmp_path / "none.npy", array[:0]), tmp_path / "other", AUDIO)
+
+
+def test_what_describes_a_dataset_to_other_programs_knows_vectors(tmp_path: Path) -> None:
+    options = IngestOptions(modality="audio", kind="vector", croissant=True)
+    ingest(saved(tmp_path / "x.npy", noise(3)), tmp_path / "data", options)
+    assert "vector" in (tmp_path / "data/croissant.json").read_text()
+
+
 def test_a_batch_ends_at_the_same_row_wherever_the_blocks_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

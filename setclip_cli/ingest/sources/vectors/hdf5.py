@@ -21,7 +21,7 @@ from setclip_cli.ingest.sources.vectors.blocks import (
     checked_shape,
     missing_package,
 )
-from setclip_cli.ingest.sources.vectors.named import NamedArrays, id_column_of, vector_of
+from setclip_cli.ingest.sources.vectors.named import NamedArrays, id_column_of, why_no_vector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,12 @@ class Hdf5Names(NamedArrays):
 
     def __init__(self, path: Path, place: Any, names: list[str], *, scale: float | None, average: bool) -> None:
         self._place = place.name
-        first = next(place[name] for name in names if _what_is(place, name) == "data set")
+        first = next((place[name] for name in names if _what_is(place, name) == "data set"), None)
+        if first is None:
+            raise SetClipError(
+                f"{path}: {_shown(place)} holds no data sets, only links or types",
+                fix="write the vectors into this file; links to other files are not followed",
+            )
         shown = f"the data set {first.name!r}"
         dtype = checked_dtype(path, first.dtype, scale=scale, what=shown)
         self._has_original_ids = _ORIGINAL_ID in first.attrs
@@ -190,18 +195,16 @@ class Hdf5Names(NamedArrays):
                 if self._has_original_ids and h5.h5a.exists(found, _ORIGINAL_ID.encode()):
                     self._ids[-1] = _text(h5.Dataset(found).attrs[_ORIGINAL_ID])
                 shape = found.shape
-                if len(shape) == 2 and shape[0] > 1 and shape[1] == self.width and self.average:
-                    yield _mean(h5.Dataset(found))
-                elif shape == (self.width,) or shape == (1, self.width):
-                    array = np.empty(shape, self.read_dtype)
-                    found.read(whole, whole, array)
-                    yield array.reshape(self.width)
+                if why := why_no_vector(shape, self.width, average=self.average):
+                    yield why
+                elif len(shape) == 2 and shape[0] > 1:
+                    dataset = h5.Dataset(found)
+                    why = _not_written(dataset)
+                    yield f"array that was not written to its end: {why}" if why else _mean(dataset)
                 else:
-                    yield vector_of(
-                        np.empty(shape, "u1") if len(shape) != 2 else np.empty((2, shape[1]), "u1"),
-                        self.width,
-                        average=False,
-                    )
+                    array = np.empty(self.width, self.read_dtype)
+                    found.read(whole, whole, array.reshape(shape))
+                    yield array
             except _DAMAGE as error:
                 yield f"cannot be read: {first_line(error)}"
 
@@ -318,20 +321,20 @@ def _refuse_outside(path: Path, dataset: Any) -> None:
         )
 
 
-def _refuse_missing(path: Path, dataset: Any) -> None:
-    """Refuses a data set of which parts were never written: the library would give zeros in their place."""
+def _not_written(dataset: Any) -> str | None:
+    """What of a data set was never written, for which the library would give zeros; None if it is whole."""
     if dataset.chunks is None:
         needed = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
         there = dataset.id.get_storage_size()
-        missing = there < needed
-        told = f"needs {needed:,} bytes, but {there:,} were written"
-    else:
-        pairs = zip(dataset.shape, dataset.chunks, strict=True)
-        expected = int(np.prod([-(-size // chunk) for size, chunk in pairs], dtype=object))
-        there = dataset.id.get_num_chunks()
-        missing = there < expected
-        told = f"has {expected:,} pieces, but {there:,} were written"
-    if missing:
+        return f"needs {needed:,} bytes, but {there:,} were written" if there < needed else None
+    pairs = zip(dataset.shape, dataset.chunks, strict=True)
+    needed = int(np.prod([-(-size // chunk) for size, chunk in pairs], dtype=object))
+    there = dataset.id.get_num_chunks()
+    return f"has {needed:,} pieces, but {there:,} were written" if there < needed else None
+
+
+def _refuse_missing(path: Path, dataset: Any) -> None:
+    if (told := _not_written(dataset)) is not None:
         raise SetClipError(
             f"{path}: the data set {dataset.name!r} of {dataset.shape[0]:,} x {dataset.shape[1]:,} {told}",
             fix="write it to its end; if it is larger than its content, resize it first",

@@ -69,22 +69,26 @@ class NamedArrays(VectorFile):
 
 def vector_of(array: Values, width: int, *, average: bool) -> Values | str:
     """The vector of an array: itself, its only row, or the mean of its rows if that is asked for."""
-    if array.ndim == 1:
-        return array if len(array) == width else other_width(len(array), width)
-    if array.ndim != 2:
-        return f"array with other axes than (width) or (length, width): its shape is {array.shape}"
-    if array.shape[1] != width:
-        return other_width(array.shape[1], width)
-    if len(array) == 1:
-        row: Values = array[0]
-        return row
-    if not average:
-        return f"array of several vectors: its shape is {array.shape}"
-    if not len(array):
-        return "array without vectors"
+    if why := why_no_vector(array.shape, width, average=average):
+        return why
+    if array.size == width:
+        return array.reshape(width)
     # float64 sums: the mean of many float16 would lose its last digits
     mean: Values = array.mean(axis=0, dtype=np.float64)
     return mean
+
+
+def why_no_vector(shape: tuple[int, ...], width: int, *, average: bool) -> str | None:
+    """Why an array of this shape gives no vector; None if it gives one. Nothing is read or allocated for it."""
+    if len(shape) not in (1, 2):
+        return f"array with other axes than (width) or (length, width): its shape is {shape}"
+    if shape[-1] != width:
+        return other_width(shape[-1], width)
+    if len(shape) == 2 and shape[0] == 0:
+        return "array without vectors"
+    if len(shape) == 2 and shape[0] > 1 and not average:
+        return f"array of several vectors: its shape is {shape}"
+    return None
 
 
 def other_width(found: int, width: int) -> str:

@@ -153,3 +153,26 @@ def test_without_h5py_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         file["m"] = noise(10)
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     assert "pip install 'setclip[hdf5]'" in error_of(tmp_path / "x.h5")
+
+
+def test_shapes_that_claim_too_much_are_rejects_and_nothing_is_allocated_for_them(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for name in "abc":
+            file[name] = noise(3, seed=ord(name))
+        file.create_dataset("d", (1 << 50,), "f4", chunks=(1024,))
+        file.create_dataset("e", (1 << 50, 5), "f4", chunks=(1024, 5))
+        file.create_dataset("f", (1 << 40, 5), "f4")
+    found = read(tmp_path / "x.h5", average=True)
+    assert ids(found) == ["a", "b", "c"]
+    assert [reason.partition(":")[0] for reason in rejects(found).values()] == [
+        "other width than the first vector of the file",
+        "array that was not written to its end",
+        "array that was not written to its end",
+    ]
+
+
+def test_a_file_of_links_alone_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a"] = h5py.ExternalLink("other.h5", "/a")
+        file["b"] = h5py.SoftLink("/nothing")
+    assert "no data sets, only links or types" in error_of(tmp_path / "x.h5")
