@@ -41,6 +41,8 @@ EXTRAS = {  # extra -> distribution, what is imported
     "ray": ("ray", "ray"),
     "maps": ("umap-learn", "umap"),
     "lora": ("peft", "peft"),
+    "hdf5": ("h5py", "h5py"),
+    "lance": ("pylance", "lance"),
     "wandb": ("wandb", "wandb"),
     "mlflow": ("mlflow", "mlflow"),
 }
