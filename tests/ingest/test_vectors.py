@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -97,10 +98,12 @@ def test_a_matrix_becomes_rows_and_what_has_no_direction_is_listed(tmp_path: Pat
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_other_programs_read_the_shards(tmp_path: Path, dtype: str) -> None:
     array = noise(300, 8, dtype=dtype)
-    ingest(saved(tmp_path / "x.npy", array), tmp_path / "data", AUDIO, shard_rows=200)
+    options = IngestOptions(modality="audio", kind="vector", split=SPLIT)
+    ingest(saved(tmp_path / "x.npy", array), tmp_path / "data", options, shard_rows=200)
     files = f"{tmp_path}/data/audio/*.parquet"
     frame = pl.read_parquet(files).sort(pl.col("id").str.split(":").list.last().cast(pl.Int32))
     np.testing.assert_array_equal(frame["vector"].to_numpy(), array)
+    assert frame["sha256"].to_list() == [hashlib.sha256(row.tobytes()).hexdigest() for row in array]
     found = duckdb.sql(f"SELECT id, vector FROM '{files}' ORDER BY split_part(id, ':', 2)::INT").fetchall()
     assert [each[0] for each in found] == [f"x.npy:{row}" for row in range(300)]
     np.testing.assert_array_equal(np.array([each[1] for each in found], dtype), array)

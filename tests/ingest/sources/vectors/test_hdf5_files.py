@@ -90,6 +90,7 @@ def test_groups_of_groups_are_refused_and_a_group_can_be_named(tmp_path: Path) -
 
 
 def test_what_is_no_vector_is_a_reject_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(noise(1).tobytes())
     with h5py.File(tmp_path / "x.h5", "w") as file:
         for name in "abc":
             file[name] = noise(1, seed=ord(name))[0]
@@ -100,6 +101,7 @@ def test_what_is_no_vector_is_a_reject_with_its_place(tmp_path: Path) -> None:
         file["h"] = h5py.ExternalLink("other.h5", "/a")
         file["i"] = np.zeros((2, 2, 5))
         file["j"] = np.full(5, np.nan)
+        file.create_dataset("k", (5,), "f4", external=[(str(tmp_path / "secret.bin"), 0, 20)])
     found = read(tmp_path / "x.h5")
     assert ids(found) == ["a", "b", "c"]
     assert {reason.partition(":")[0] for reason in rejects(found).values()} == {
@@ -109,6 +111,7 @@ def test_what_is_no_vector_is_a_reject_with_its_place(tmp_path: Path) -> None:
         "link, not a data set",
         "array with other axes than (width) or (length, width)",
         "its vector is not finite",
+        "data set whose content is in another file",
     }
 
 
