@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from setclip_cli.dataset.dataset import ModalityInfo, schema_of
+from setclip_cli.dataset.schemas import ModalityInfo, schema_of
 from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions

@@ -252,7 +252,7 @@ def test_an_ingest_while_align_runs_is_not_what_the_run_claims(
 ) -> None:
     """Either the RUN is that of the DATASET as it was opened, byte for byte, or the command stops and says why."""
     from setclip_cli.dataset.dataset import open_dataset
-    from setclip_cli.run.model import load_config
+    from setclip_cli.run.config import load_config
     from setclip_cli.training import align as training
 
     monkeypatch.chdir(world)

@@ -17,7 +17,8 @@ from small_world import invoke, run_ok
 
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.dataset.modality import why_not_a_name
-from setclip_cli.run.model import load_config, load_model
+from setclip_cli.run.config import load_config
+from setclip_cli.run.model import load_model
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, schema_of, write_shard
+from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, write_shard
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality
+from setclip_cli.dataset.schemas import schema_of
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import unsigned, write_document
 

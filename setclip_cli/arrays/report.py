@@ -13,16 +13,8 @@ from setclip_cli.arrays.matrix import Matrix
 from setclip_cli.arrays.pairs import rows_of_pairs
 from setclip_cli.arrays.save import save_run
 from setclip_cli.arrays.score import classes_of, require_answers
-from setclip_cli.dataset.dataset import (
-    INDEX_NAME,
-    PAIRS_NAME,
-    PAIRS_SCHEMA,
-    DatasetIndex,
-    ModalityInfo,
-    open_dataset,
-    schema_of,
-    write_shard,
-)
+from setclip_cli.dataset.dataset import INDEX_NAME, PAIRS_NAME, DatasetIndex, open_dataset, write_shard
+from setclip_cli.dataset.schemas import PAIRS_SCHEMA, ModalityInfo, schema_of
 from setclip_cli.errors import UsageError, argument
 from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.evaluation.options import EvaluateOptions

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.backbones.vector import SPEC, VectorBackbone
-from setclip_cli.dataset.dataset import Dataset, DatasetIndex, ModalityInfo, Shard
+from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
 from setclip_cli.dataset.modality import in_order
+from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.files import atomic
 from setclip_cli.files.lock import exclusive
 from setclip_cli.options import path_of
+from setclip_cli.run.config import METRICS_NAME, RECIPE_NAME, ModelConfig, TowerConfig
 from setclip_cli.run.folder import SELECTION_NAME, check_out
-from setclip_cli.run.model import METRICS_NAME, RECIPE_NAME, ModelConfig, TowerConfig, save_model
+from setclip_cli.run.model import save_model
 from setclip_cli.run.model_card import model_card
 
 if TYPE_CHECKING:

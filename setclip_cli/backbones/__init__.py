@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.backbones.weights import Kind
-    from setclip_cli.dataset.dataset import ModalityInfo
     from setclip_cli.dataset.modality import Modality, RowKind
+    from setclip_cli.dataset.schemas import ModalityInfo
     from setclip_cli.pixels.bands import BandScale
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import nn
 
 from setclip_cli.backbones.base import Encoded
 from setclip_cli.backbones.batching import Budget
-from setclip_cli.dataset.dataset import ModalityInfo
+from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.errors import UsageError
 from setclip_cli.vectors import unusable_rows
 

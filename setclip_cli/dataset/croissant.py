@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from setclip_cli.dataset.dataset import Dataset, open_dataset, schema_of
+from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.dataset.modality import Modality
+from setclip_cli.dataset.schemas import schema_of
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
-from setclip_cli.run.model import load_config
+from setclip_cli.run.config import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable

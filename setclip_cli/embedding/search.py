@@ -14,8 +14,9 @@ import torch
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.console import note, text_of_lines, visible
-from setclip_cli.dataset.dataset import Dataset, ModalityInfo, Shard, open_dataset
+from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
 from setclip_cli.dataset.modality import Modality, singular
+from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.embedding.embeddings import INDEX_NAME, EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors

@@ -14,8 +14,9 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.compiling import compile_blocks
 from setclip_cli.backbones.devices import resolve_precision
 from setclip_cli.console import note
-from setclip_cli.dataset.dataset import Dataset, DatasetIndex, ModalityInfo, Shard, matrix_of
+from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality
+from setclip_cli.dataset.schemas import ModalityInfo, matrix_of
 from setclip_cli.embedding import engines
 from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingSettings
 from setclip_cli.embedding.options import EmbedOptions

@@ -11,7 +11,7 @@ from setclip_cli.evaluation.model_folders import averaged_names, open_model_fold
 from setclip_cli.files.write_errors import WriteError
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.recipe.recipe import load_recipe
-from setclip_cli.run.model import RECIPE_NAME, load_config
+from setclip_cli.run.config import RECIPE_NAME, load_config
 from setclip_cli.training.own_run import align_own
 
 if TYPE_CHECKING:

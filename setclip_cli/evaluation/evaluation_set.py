@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from setclip_cli.dataset.dataset import GROUPED
+from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.evaluation.relevance import relevance_by_key, relevance_by_pairs
 from setclip_cli.ingest.pairing import described

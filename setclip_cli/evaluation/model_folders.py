@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.documents import read_toml
-from setclip_cli.run.model import RECIPE_NAME, load_config, require_file
+from setclip_cli.run.config import RECIPE_NAME, load_config, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

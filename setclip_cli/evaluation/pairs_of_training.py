@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from setclip_cli.recipe.recipe import Recipe
-from setclip_cli.run.model import load_config
+from setclip_cli.run.config import load_config
 from setclip_cli.training.known_pairs import known_pairs
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from setclip_cli.backbones.vector import VectorBackbone, rows_read_by
 from setclip_cli.console import progress
-from setclip_cli.dataset.dataset import matrix_of
+from setclip_cli.dataset.schemas import matrix_of
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it

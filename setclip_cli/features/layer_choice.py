@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.dataset.dataset import Dataset, ModalityInfo, Pair
+    from setclip_cli.dataset.dataset import Dataset, Pair
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.schemas import ModalityInfo
     from setclip_cli.pixels.bands import BandScale
     from setclip_cli.recipe.recipe import Recipe
 

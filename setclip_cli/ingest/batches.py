@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from setclip_cli.console import visible
-from setclip_cli.dataset.dataset import OPTIONAL_COLUMNS, REJECTS_SCHEMA, Shard, schema_of, write_shard
+from setclip_cli.dataset.dataset import Shard, write_shard
 from setclip_cli.dataset.modality import Modality
+from setclip_cli.dataset.schemas import OPTIONAL_COLUMNS, REJECTS_SCHEMA, schema_of
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.ingest.dedup import Kept
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from setclip_cli.dataset.dataset import ModalityInfo
+    from setclip_cli.dataset.schemas import ModalityInfo
     from setclip_cli.ingest.vector_rows import Decided, KeptRows
 
 MAX_SPLITS = 16

@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.dataset.dataset import INDEX_NAME, ModalityInfo, open_dataset
+from setclip_cli.dataset.dataset import INDEX_NAME, open_dataset
 from setclip_cli.dataset.modality import Modality
+from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.ingest.annotations import read_pairs
 from setclip_cli.ingest.contents import Contents
 from setclip_cli.ingest.labels import Labels

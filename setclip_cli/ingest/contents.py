@@ -16,16 +16,15 @@ import pyarrow.parquet as pq
 from setclip_cli.dataset.dataset import (
     INDEX_NAME,
     PAIRS_NAME,
-    PAIRS_SCHEMA,
     REJECTS_NAME,
     WORK_NAME,
     Dataset,
     DatasetIndex,
-    ModalityInfo,
     Shard,
     open_dataset,
 )
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality
+from setclip_cli.dataset.schemas import PAIRS_SCHEMA, ModalityInfo
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic, hashes, leftovers
 from setclip_cli.files.documents import write_document

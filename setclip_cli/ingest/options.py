@@ -19,7 +19,7 @@ from setclip_cli.options import Flag, Options, options_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from setclip_cli.dataset.dataset import ModalityInfo
+    from setclip_cli.dataset.schemas import ModalityInfo
 
 LATER_OPTIONS = ("kind", "ids", "vector_column", "id_column", "encoder", "scale", "average")
 # dataset.json has these only where they were given: earlier versions did not know them

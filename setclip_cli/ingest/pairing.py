@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import GROUPED, Dataset, Pair
+from setclip_cli.dataset.dataset import Dataset, Pair
 from setclip_cli.dataset.modality import Modality, in_order, place_in_order, plural, singular
+from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest import names
 from setclip_cli.ingest.annotations import UnresolvedPair

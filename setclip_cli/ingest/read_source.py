@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import GROUPED, ModalityInfo, schema_of
 from setclip_cli.dataset.modality import KINDS_OF_NAMES
+from setclip_cli.dataset.schemas import GROUPED, ModalityInfo, schema_of
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.ingest.batches import RowBatch, ShardNames, VectorRules, cut_batches, write_batch

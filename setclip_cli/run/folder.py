@@ -12,8 +12,8 @@ from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_toml
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.run import checkpoint
+from setclip_cli.run.config import CONFIG_NAME, RECIPE_NAME, load_config, require_whole
 from setclip_cli.run.metrics import kept_lines
-from setclip_cli.run.model import CONFIG_NAME, RECIPE_NAME, load_config, require_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

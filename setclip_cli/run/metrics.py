@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from setclip_cli.errors import SetClipError, translated
 from setclip_cli.files import atomic
-from setclip_cli.run.model import METRICS_NAME
+from setclip_cli.run.config import METRICS_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,23 +12,31 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
 
-from setclip_cli.dataset.dataset import ModalityInfo
-from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, plural, require_kind
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, plural
 from setclip_cli.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import SetClipError, UsageError, argument, translated
-from setclip_cli.files import atomic, hashes
-from setclip_cli.files.documents import read_json, write_document
-from setclip_cli.files.what_is import what_is
+from setclip_cli.files import atomic
+from setclip_cli.files.documents import write_document
 from setclip_cli.options import path_of
-from setclip_cli.pixels.bands import BandScale
 from setclip_cli.run import checkpoint
+from setclip_cli.run.config import (
+    CONFIG_NAME,
+    INITIAL_NAME,
+    MODEL_NAME,
+    RESTORE,
+    TUNED_NAME,
+    ModelConfig,
+    RunFile,
+    TowerConfig,
+    load_config,
+    require_file,
+    require_unchanged,
+)
 from setclip_cli.vectors import unusable_rows
-from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,112 +46,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from setclip_cli.backbones.base import Backbone
-    from setclip_cli.files.what_is import Found, Kind
 
     ImageLike = str | Path | bytes | Image.Image
-
-CONFIG_NAME = "config.json"
-MODEL_NAME: Final = "model.safetensors"
-INITIAL_NAME: Final = "initial.safetensors"
-TUNED_NAME = "tuned-{modality}.safetensors"
-RECIPE_NAME: Final = "recipe.toml"
-METRICS_NAME: Final = "metrics.jsonl"
-RunFile = Literal["model.safetensors", "initial.safetensors", "recipe.toml", "metrics.jsonl"]
-RESTORE = "restore the file from a copy of this RUN, or train again with `setclip align` into another folder"
-
-
-_LATER_KEYS = ("known_items", "left")  # that earlier versions do not know
-_LATER_TOWER_KEYS = ("kind", "vectors_of")
-
-
-class TowerConfig(BaseModel):
-    """Where a tower's features come from and which encoder maps them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: RowKind | None = None  # of its rows; None if the name of the modality says it
-    vectors_of: str | None = None  # of stored vectors: the encoder that the user stated
-    spec: str
-    weights: str
-    pooling: str
-    layer: int = -1  # the layer that gives the features, counted from 1
-    joint: bool = False  # whether the backbone is half of a joint model, with its projection
-    preprocessing: dict[str, Any] | None = None  # of the backbone at training; None in a RUN of an early version
-    identity: str  # of the backbone before training: embedding needs the same weights again
-    trainable: str = "frozen"
-    lora_rank: int = 8
-    tuned_sha256: str | None = None  # of TUNED_NAME, where training changed the backbone
-    dim: int  # width of the features
-    encoder: dict[str, Any]
-    initial: dict[str, Any]
-
-    def info(self, modality: Modality) -> ModalityInfo:
-        """The rows that the tower reads."""
-        kind = self.kind or KINDS_OF_NAMES[modality]
-        if kind != "vector":
-            return ModalityInfo(kind=kind)
-        return ModalityInfo(kind=kind, width=self.dim, dtype="float32", encoder=self.vectors_of)
-
-    @property
-    def bands(self) -> BandScale | None:
-        """How the bands of its images are scaled; None for pictures and other rows."""
-        return BandScale.of_preprocessing(self.preprocessing or {})
-
-    @property
-    def trained_identity(self) -> str:
-        """The identity of the backbone after training; ``identity`` itself for a frozen one."""
-        return self.identity if self.tuned_sha256 is None else f"{self.identity}+{self.tuned_sha256}"
-
-
-class ModelConfig(BaseModel):
-    """RUN/config.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    setclip_version: str = __version__
-    method: str
-    seed: int
-    pairs: int  # known pairs that training used
-    known_items: int | None = None  # items that these pairs belong to, if the recipe counts items
-    dataset_sha256: str  # of the DATASET's index, as training opened it
-    layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
-    left: Modality | None = None  # the left tower, if it does not come first in the order of files
-    towers: dict[Modality, TowerConfig]
-    files: dict[RunFile, str] = {}  # sha256; empty in a RUN of an early version
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for modality, tower in self.towers.items():
-            require_kind(modality, tower.kind)
-        return self
-
-    def modalities(self) -> list[Modality]:
-        """The towers, the left one first."""
-        ordered = in_order(self.towers)
-        return ordered if self.left is None else sorted(ordered, key=lambda modality: modality != self.left)
-
-    def as_json(self) -> dict[str, Any]:
-        """The content of config.json. A key that earlier versions do not know is there only if it says something."""
-        described = self.model_dump(mode="json")
-        for owner, keys in [
-            (described, _LATER_KEYS),
-            *((tower, _LATER_TOWER_KEYS) for tower in described["towers"].values()),
-        ]:
-            for key in keys:
-                if owner[key] is None:
-                    del owner[key]
-        return described
-
-    def identity(self, model_sha256: str) -> str:
-        """sha256 of the configuration and of model.safetensors: equal identity means equal embeddings."""
-        described = self.as_json()
-        del described["files"]
-        described.pop("known_items", None)
-        for tower in described["towers"].values():  # a key that earlier RUNs lack changes no identity
-            if not tower["joint"]:
-                del tower["joint"]
-        return atomic.sha256_bytes(json.dumps([described, model_sha256], sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
@@ -281,7 +185,7 @@ class Model:
         if expected is None:
             return {}
         path = self.run / TUNED_NAME.format(modality=modality)
-        _require_unchanged(path, expected)
+        require_unchanged(path, expected)
         return checkpoint.load_tensors(path, fix=RESTORE)[0]
 
 
@@ -376,62 +280,6 @@ def load_model(run: Path | str) -> Model:
     initial = _encoders(run / INITIAL_NAME, {name: tower.initial for name, tower in towers.items()})
     model_sha256 = config.files.get(MODEL_NAME) or atomic.sha256_file(run / MODEL_NAME)
     return Model(config, encoders, initial, config.identity(model_sha256), run)
-
-
-def require_file(run: Path, config: ModelConfig, name: RunFile) -> None:
-    """Checks a file of a RUN before it is used, if config.json knows its hash.
-
-    Raises:
-        SetClipError: it is missing or has changed.
-    """
-    if name in config.files:
-        _require_unchanged(run / name, config.files[name])
-
-
-def require_whole(run: Path, config: ModelConfig) -> None:
-    """Checks every file of a RUN whose hash config.json knows.
-
-    Raises:
-        SetClipError: one is missing or has changed.
-    """
-    for name in config.files:
-        require_file(run, config, name)
-    for modality, tower in config.towers.items():
-        if tower.tuned_sha256 is not None:
-            _require_unchanged(run / TUNED_NAME.format(modality=modality), tower.tuned_sha256)
-
-
-def _require_unchanged(path: Path, sha256: str) -> None:
-    hashes.require_unchanged(path, sha256, since="align", listed_in=CONFIG_NAME, fix=RESTORE)
-
-
-def load_config(run: Path) -> ModelConfig:
-    """Reads config.json of a finished RUN, without its tensors."""
-    path = run / CONFIG_NAME
-    with translated(run, found="cannot be looked at", fix="check the path"):
-        there = path.exists()
-    found = what_is(run)
-    if not there or found.kind == "model folder":
-        raise _not_a_run(run, found)
-    return read_json(path, ModelConfig, fix="train again with this version of setclip")
-
-
-def _not_a_run(run: Path, found: Found) -> SetClipError:
-    """The error of a folder without the config.json of a RUN, which says what the folder is."""
-    again = f"setclip align RECIPE --data DATASET --out {run}"
-    if found.kind == "run":
-        return SetClipError(f"{run}: its training has not finished", fix=f"{again} --resume")
-    fixes: dict[Kind, str] = {
-        "missing": again,
-        "empty": again,
-        "dataset": "give the folder that `setclip align` wrote; in `setclip embed RUN DATASET` the RUN comes first",
-        "embeddings": "give the folder that `setclip align` wrote",
-        "checkpoints": f"give the RUN itself: {run.parent}",
-        "quickstart": f"give one of the RUNs in {run / 'runs'}",
-        "study": f"give one of the RUNs in {run / 'runs'}",
-    }
-    fix = fixes.get(found.kind, "give the folder that `setclip align` wrote")
-    return SetClipError(f"{run}: is not a RUN (it has no {CONFIG_NAME} of a RUN): it {found.words}", fix=fix)
 
 
 def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[Modality, Encoder]:

@@ -14,11 +14,12 @@ from setclip_cli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from setclip_cli.dataset.dataset import Dataset, ModalityInfo
+    from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality, RowKind
+    from setclip_cli.dataset.schemas import ModalityInfo
     from setclip_cli.recipe.presets import Method
     from setclip_cli.recipe.recipe import Recipe
-    from setclip_cli.run.model import ModelConfig
+    from setclip_cli.run.config import ModelConfig
 
 SET_CLIP = "Set-CLIP: Song et al. 2024, arXiv:2406.05766"
 PAPERS: dict[Method, str] = {

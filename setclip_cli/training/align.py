@@ -25,16 +25,9 @@ from setclip_cli.files.write_errors import InUseError, WriteError
 from setclip_cli.options import path_of
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run import checkpoint
+from setclip_cli.run.config import METRICS_NAME, RECIPE_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME, is_finished
-from setclip_cli.run.model import (
-    METRICS_NAME,
-    RECIPE_NAME,
-    TUNED_NAME,
-    ModelConfig,
-    TowerConfig,
-    load_config,
-    save_model,
-)
+from setclip_cli.run.model import save_model
 from setclip_cli.run.model_card import model_card
 from setclip_cli.training.build import build_training
 from setclip_cli.training.checks import require_pools

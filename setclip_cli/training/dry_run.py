@@ -24,8 +24,9 @@ from setclip_cli.training.tower_bands import tower_bands
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from setclip_cli.dataset.dataset import Dataset, ModalityInfo
+    from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.schemas import ModalityInfo
     from setclip_cli.recipe.recipe import Recipe
 
 

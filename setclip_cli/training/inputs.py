@@ -14,7 +14,8 @@ from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.console import note
 from setclip_cli.features.frozen import augmented_features, frozen_features
 from setclip_cli.features.raw_rows import open_raw_rows
-from setclip_cli.run.model import load_config, load_model
+from setclip_cli.run.config import load_config
+from setclip_cli.run.model import load_model
 from setclip_cli.training.early_stopping import EarlyStopping, Validation, ValidationRows
 from setclip_cli.training.known_pairs import pair_rows, pairs_in_items
 from setclip_cli.training.preconditions import other_tower

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from setclip_cli.dataset.dataset import GROUPED
 from setclip_cli.dataset.modality import plural
+from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.methods.pairs_needed import require_pairs_of
 from setclip_cli.sampling import generator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.files.write_errors import writing
-from setclip_cli.run.model import METRICS_NAME
+from setclip_cli.run.config import METRICS_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

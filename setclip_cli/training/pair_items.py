@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from setclip_cli.dataset.dataset import GROUPED
 from setclip_cli.dataset.modality import plural
+from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.pairing import described, grouped_modalities
 

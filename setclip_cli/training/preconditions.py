@@ -9,13 +9,13 @@ from setclip_cli.backbones import empty_backbone
 from setclip_cli.backbones.devices import resolve_device, resolve_training_precision
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.errors import UsageError
-from setclip_cli.run.model import TowerConfig, load_config
+from setclip_cli.run.config import TowerConfig, load_config
 
 if TYPE_CHECKING:
     import torch
 
-    from setclip_cli.dataset.dataset import ModalityInfo
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.dataset.schemas import ModalityInfo
     from setclip_cli.recipe.recipe import Recipe
 
 

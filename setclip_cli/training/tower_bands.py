@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from setclip_cli.dataset.band_scale import band_scale, bands_of_rows
 from setclip_cli.errors import UsageError
 from setclip_cli.pixels.bands import BandScale
-from setclip_cli.run.model import load_config
+from setclip_cli.run.config import load_config
 
 if TYPE_CHECKING:
     from setclip_cli.dataset.dataset import Dataset

@@ -21,8 +21,8 @@ from setclip_cli.files.lock import LOCK_NAME
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
 from setclip_cli.run import checkpoint
+from setclip_cli.run.config import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, TUNED_NAME, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME
-from setclip_cli.run.model import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, TUNED_NAME, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

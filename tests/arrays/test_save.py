@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import setclip_cli as setclip
 from setclip_cli.cli.app import app
-from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, ModalityInfo, schema_of, write_shard
+from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, write_shard
+from setclip_cli.dataset.schemas import ModalityInfo, schema_of
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import write_document

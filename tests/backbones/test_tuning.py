@@ -14,7 +14,8 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.backbones.augment import augment_protein, augment_text
 from setclip_cli.backbones.base import Backbone
 from setclip_cli.backbones.tuning import apply_tuned, make_trainable
-from setclip_cli.dataset.dataset import Dataset, DatasetIndex, schema_of, write_shard
+from setclip_cli.dataset.dataset import Dataset, DatasetIndex, write_shard
+from setclip_cli.dataset.schemas import schema_of
 from setclip_cli.errors import SetClipError
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.training.build import build_training

@@ -300,7 +300,7 @@ def _inside(name: str) -> None:
 
 
 def _config(path: Path, _: random.Random) -> None:
-    from setclip_cli.run.model import load_config
+    from setclip_cli.run.config import load_config
 
     load_config(path.parent)
 

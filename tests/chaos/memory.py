@@ -135,8 +135,9 @@ def make_embeddings(root: Path, rows: int, dim: int, draw: Any, *, sides: tuple[
     """A DATASET of one-word rows with ten labels, and EMBEDDINGS of it: a direction for each label, and noise."""
     import pyarrow as pa
 
-    from setclip_cli.dataset.dataset import DatasetIndex, schema_of, write_shard
+    from setclip_cli.dataset.dataset import DatasetIndex, write_shard
     from setclip_cli.dataset.modality import KINDS_OF_NAMES
+    from setclip_cli.dataset.schemas import schema_of
     from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingsIndex
     from setclip_cli.embedding.writing import write_embedding_shard, write_index
     from setclip_cli.files import atomic

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from setclip_cli.cli.app import app
 from setclip_cli.dataset.croissant import write_croissant
-from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, ModalityInfo, schema_of, write_shard
+from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, write_shard
+from setclip_cli.dataset.schemas import ModalityInfo, schema_of
 from setclip_cli.files import atomic
 
 

@@ -11,16 +11,8 @@ import pytest
 import tiny
 from pydantic import ValidationError
 
-from setclip_cli.dataset.dataset import (
-    INDEX_NAME,
-    OPTIONAL_COLUMNS,
-    Dataset,
-    DatasetIndex,
-    Shard,
-    open_dataset,
-    schema_of,
-    write_shard,
-)
+from setclip_cli.dataset.dataset import INDEX_NAME, Dataset, DatasetIndex, Shard, open_dataset, write_shard
+from setclip_cli.dataset.schemas import OPTIONAL_COLUMNS, schema_of
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions

@@ -27,7 +27,8 @@ from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.encoders import ProjectionHead
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
-from setclip_cli.run.model import ModelConfig, TowerConfig, save_model
+from setclip_cli.run.config import ModelConfig, TowerConfig
+from setclip_cli.run.model import save_model
 
 ESM = "esm:esm2_t6_8M_UR50D"
 TEXT = "sentence-transformers:all-MiniLM-L6-v2"

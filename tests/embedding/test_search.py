@@ -27,7 +27,8 @@ from setclip_cli.embedding.search import search
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.encoders import ProjectionHead
 from setclip_cli.errors import SetClipError
-from setclip_cli.run.model import ModelConfig, TowerConfig, save_model
+from setclip_cli.run.config import ModelConfig, TowerConfig
+from setclip_cli.run.model import save_model
 
 CAPTIONS = ["a harbour", "boats in a harbour", "forest", "a long meadow", "sea and sand", "two runways"]
 

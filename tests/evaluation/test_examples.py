@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, open_dataset, schema_of, write_shard
+from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, open_dataset, write_shard
+from setclip_cli.dataset.schemas import schema_of
 from setclip_cli.evaluation import examples
 from setclip_cli.evaluation.evaluation_set import Side
 from setclip_cli.evaluation.formatting import format_interval, format_metric

@@ -12,15 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from setclip_cli.dataset.dataset import (
-    PAIRS_SCHEMA,
-    Dataset,
-    DatasetIndex,
-    open_dataset,
-    schema_of,
-    write_shard,
-)
+from setclip_cli.dataset.dataset import Dataset, DatasetIndex, open_dataset, write_shard
 from setclip_cli.dataset.modality import KINDS_OF_NAMES
+from setclip_cli.dataset.schemas import PAIRS_SCHEMA, schema_of
 from setclip_cli.embedding.embeddings import (
     EmbeddedShard,
     EmbeddedTower,

@@ -16,7 +16,8 @@ from setclip_cli.backbones import load_backbone
 from setclip_cli.cli.app import app
 from setclip_cli.evaluation.geometry import mutual_knn
 from setclip_cli.features.layer_choice import NEIGHBOURS, PAIRS_NEEDED, _agreement, nearest_mask
-from setclip_cli.run.model import load_config, load_model
+from setclip_cli.run.config import load_config
+from setclip_cli.run.model import load_model
 
 MOTIFS = ("GKKLV", "LLIFA", "HDSCW", "MNPQR", "TTYYE")
 WORDS = ("kinase", "transporter", "protease", "receptor", "ligase")

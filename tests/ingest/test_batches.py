@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from setclip_cli.dataset.dataset import ModalityInfo
+from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.ingest import batches
 from setclip_cli.ingest.batches import RowBatch, ShardNames, cut_batches, write_batch
 from setclip_cli.ingest.dedup import Kept

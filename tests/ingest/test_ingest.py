@@ -18,8 +18,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from setclip_cli.cli.app import app
-from setclip_cli.dataset.dataset import Pair, open_dataset, schema_of
+from setclip_cli.dataset.dataset import Pair, open_dataset
 from setclip_cli.dataset.modality import KINDS_OF_NAMES
+from setclip_cli.dataset.schemas import schema_of
 from setclip_cli.dataset.verify import verify
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.ingest import ingest

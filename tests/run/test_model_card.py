@@ -15,7 +15,7 @@ from small_world import align, invoke, make_world, run_ok
 
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.recipe.recipe import load_recipe
-from setclip_cli.run.model import load_config
+from setclip_cli.run.config import load_config
 from setclip_cli.run.model_card import model_card
 
 MANIFEST = """

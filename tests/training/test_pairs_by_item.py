@@ -16,7 +16,7 @@ from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.evaluation import baselines
 from setclip_cli.features import layer_choice
 from setclip_cli.recipe.recipe import Recipe, load_recipe
-from setclip_cli.run.model import load_config
+from setclip_cli.run.config import load_config
 from setclip_cli.training.early_stopping import _recall
 from setclip_cli.training.known_pairs import known_pairs
 

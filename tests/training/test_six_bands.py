@@ -18,7 +18,8 @@ from setclip_cli.dataset.band_scale import band_scale
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.errors import SetClipError
-from setclip_cli.run.model import load_config, load_model
+from setclip_cli.run.config import load_config
+from setclip_cli.run.model import load_model
 
 rasterio = pytest.importorskip("rasterio", reason="the extra [geo] is not installed")
 

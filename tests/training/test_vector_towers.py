@@ -10,23 +10,15 @@ import pyarrow as pa
 import pytest
 from small_world import invoke, run_ok
 
-from setclip_cli.dataset.dataset import (
-    INDEX_NAME,
-    PAIRS_NAME,
-    PAIRS_SCHEMA,
-    DatasetIndex,
-    ModalityInfo,
-    matrix_of,
-    open_dataset,
-    schema_of,
-    write_shard,
-)
+from setclip_cli.dataset.dataset import INDEX_NAME, PAIRS_NAME, DatasetIndex, open_dataset, write_shard
+from setclip_cli.dataset.schemas import PAIRS_SCHEMA, ModalityInfo, matrix_of, schema_of
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_toml
 from setclip_cli.ingest.batches import write_table
 from setclip_cli.recipe.recipe import Recipe
-from setclip_cli.run.model import load_config, load_model
+from setclip_cli.run.config import load_config
+from setclip_cli.run.model import load_model
 from setclip_cli.training.known_pairs import known_pairs
 
 WIDTHS = {"audio": 12, "text-vectors": 7}
