@@ -23,6 +23,10 @@ class Recognized(NamedTuple):
     fix: str
 
 
+_VECTORS = (
+    "if it holds vectors, let its name end in {} and read it with --kind vector; else write its content as Parquet, or "
+    "as image files"
+)
 LFS_POINTER = Recognized(
     "a Git LFS pointer, not the file itself", "git lfs pull   (in the clone that the file belongs to)"
 )
@@ -49,8 +53,8 @@ _MAGICS: tuple[tuple[bytes, Recognized], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", OFFICE),
     (b"PAR1", PARQUET),
     (b"ARROW1", Recognized("an Arrow file", "write it as Parquet with pyarrow")),
-    (b"\x89HDF\r\n\x1a\n", Recognized("an HDF5 file", "write its content as Parquet, or as image files")),
-    (b"\x93NUMPY", Recognized("a NumPy file", "write its content as Parquet, or as image files")),
+    (b"\x89HDF\r\n\x1a\n", Recognized("an HDF5 file", _VECTORS.format(".h5"))),
+    (b"\x93NUMPY", Recognized("a NumPy file", _VECTORS.format(".npy"))),
     (b"SQLite format 3\0", Recognized("an SQLite database", "export the table as CSV")),
     (b"%PDF", Recognized("a PDF file", "extract the pictures or the text from it")),
     (b"\x80\x02", Recognized("a Python pickle", "write its content as Parquet; setclip runs no code from data")),

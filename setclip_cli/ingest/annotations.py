@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,12 +15,15 @@ from setclip_cli.ingest.sources.fields import WHOLE_FLOAT
 from setclip_cli.ingest.sources.tables import declared_separator
 
 if TYPE_CHECKING:
+    from _csv import Reader as _Reader
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*[\[{\"])")
 _ID_COLUMNS = ("id", "filename", "file_name", "file", "filepath", "path", "image", "image_id", "image_path", "name")
 _LABEL_COLUMNS = ("label", "class", "category", "class_name", "labels", "target")
 _PAIR_COLUMNS = ("left_modality", "left_id", "right_modality", "right_id")
+_Columns = tuple[tuple[str, ...], ...]  # each with the names that it may have
+_PAIRS: _Columns = tuple((name,) for name in _PAIR_COLUMNS)
 
 
 class UnresolvedPair(NamedTuple):
@@ -73,12 +76,13 @@ def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPai
     Raises:
         SetClipError: the file cannot be read, a column is missing, a modality is unknown, or both sides have the same.
     """
+    named = list(named)
     pairs, modalities = [], in_order([*KINDS_OF_NAMES, *named])
-    if (two := _two_names(path, modalities)) is not None:
+    if (two := _two_names(path, modalities, named)) is not None:
         for line, ids in _rows(path, ((two[0],), (two[1],))):
             pairs.append(_ordered(f"line {line}", (two[0], ids[0]), (two[1], ids[1])))
         return pairs
-    for line, row in _rows(path, tuple((name,) for name in _PAIR_COLUMNS)):
+    for line, row in _rows(path, _PAIRS):
         left, left_id, right, right_id = row[0].lower(), row[1], row[2].lower(), row[3]
         for modality in (left, right):
             if modality not in modalities:
@@ -92,13 +96,27 @@ def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPai
     return pairs
 
 
-def _two_names(path: Path, modalities: Sequence[Modality]) -> tuple[Modality, Modality] | None:
-    """The modalities that the header names, if it has the names of two and nothing else."""
-    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8-sig", newline="") as file:
-        names = [name.strip().strip('"').lower() for name in re.split(r"[,;\t|]", file.readline())]
-        if len(names) == 2 and names[0] != names[1] and {*names} <= {*modalities}:
-            return names[0], names[1]
-    return None
+def _two_names(
+    path: Path, modalities: Sequence[Modality], named: Sequence[Modality]
+) -> tuple[Modality, Modality] | None:
+    """The two modalities that columns of the file are named after; None if it has columns such as ``left_id``.
+
+    Raises:
+        SetClipError: it has neither.
+    """
+    with _table(path, _PAIRS, also=tuple((name,) for name in modalities)) as table:
+        header = table.header
+    if {*header} & {*_PAIR_COLUMNS}:
+        return None
+    found = [name for name in header if name in modalities]
+    if len(found) == len({*found}) == 2:
+        return found[0], found[1]
+    first, second = (*named, *KINDS_OF_NAMES)[:2] if len(named) > 1 else (*named, "image", "caption")[:2]
+    raise SetClipError(
+        f"{path}: line 1 must name two modalities, and it is {', '.join(header) or 'empty'}",
+        fix=f"write {first},{second} in the first line if the file holds ids of these; the names can be: "
+        f"{', '.join(modalities)}",
+    )
 
 
 def _ordered(location: str, one: tuple[Modality, str], other: tuple[Modality, str]) -> UnresolvedPair:
@@ -107,30 +125,32 @@ def _ordered(location: str, one: tuple[Modality, str], other: tuple[Modality, st
     return UnresolvedPair(location, *left, *right)
 
 
-def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line number, values of the wanted columns) of a CSV with a header, whichever separator it has."""
+class _Table(NamedTuple):
+    """An open CSV, of which the header has been read."""
+
+    header: list[str]  # in small letters
+    reader: _Reader
+    before: int  # lines before the header
+
+
+@contextmanager
+def _table(path: Path, columns: _Columns, also: _Columns = ()) -> Iterator[_Table]:
+    """Opens a CSV with a header, whichever separator it has; ``also`` are further columns that it may have."""
     try:
         refuse_stand_in(path)
         _refuse_other_formats(path, columns)
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             separator = declared_separator(first)
-            before = 0 if separator is None else 1  # lines before the header
+            before = 0 if separator is None else 1
             if separator is None:
                 file.seek(0)
-                separator = _separator(first, columns)
+                separator = _separator(first, (*columns, *also))
             reader = csv.reader(file, delimiter=separator)
             header = [name.strip().lower() for name in next(reader, [])]
-            places = [_place(path, header, names, columns) for names in columns]
-            for row in reader:
-                if not any(row):
-                    continue
-                if len(row) <= max(places):
-                    raise SetClipError(
-                        f"{path}: line {before + reader.line_num}: has {len(row)} fields, but needs {max(places) + 1}",
-                        fix="write a value for every column of the header",
-                    )
-                yield before + reader.line_num, [row[place].strip() for place in places]
+            if header:
+                header[0] = header[0].removeprefix("#").strip()  # as numpy.savetxt writes it
+            yield _Table(header, reader, before)
     except UnicodeDecodeError as error:
         raise SetClipError(f"{path}: not UTF-8 ({error.reason})", fix="save it as UTF-8") from error
     except csv.Error as error:
@@ -139,7 +159,22 @@ def _rows(path: Path, columns: tuple[tuple[str, ...], ...]) -> Iterator[tuple[in
         raise SetClipError(f"{path}: {error.strerror}", fix="check the path") from error
 
 
-def _refuse_other_formats(path: Path, columns: tuple[tuple[str, ...], ...]) -> None:
+def _rows(path: Path, columns: _Columns) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line number, values of the wanted columns) of a CSV with a header."""
+    with _table(path, columns) as (header, reader, before):
+        places = [_place(path, header, names, columns) for names in columns]
+        for row in reader:
+            if not any(row):
+                continue
+            if len(row) <= max(places):
+                raise SetClipError(
+                    f"{path}: line {before + reader.line_num}: has {len(row)} fields, but needs {max(places) + 1}",
+                    fix="write a value for every column of the header",
+                )
+            yield before + reader.line_num, [row[place].strip() for place in places]
+
+
+def _refuse_other_formats(path: Path, columns: _Columns) -> None:
     """Raises SetClipError for a file that is known and is not CSV, such as JSON or Parquet."""
     head = head_of(path)
     found = recognize(head)
@@ -151,7 +186,7 @@ def _refuse_other_formats(path: Path, columns: tuple[tuple[str, ...], ...]) -> N
         )
 
 
-def _separator(header: str, columns: tuple[tuple[str, ...], ...]) -> str:
+def _separator(header: str, columns: _Columns) -> str:
     """The separator with which the header has the most of the wanted columns; a comma if none has any."""
 
     def known(separator: str) -> int:
@@ -161,7 +196,7 @@ def _separator(header: str, columns: tuple[tuple[str, ...], ...]) -> str:
     return max((",", ";", "\t", "|"), key=known)
 
 
-def _place(path: Path, header: list[str], names: tuple[str, ...], columns: tuple[tuple[str, ...], ...]) -> int:
+def _place(path: Path, header: list[str], names: tuple[str, ...], columns: _Columns) -> int:
     place = next((header.index(name) for name in names if name in header), None)
     if place is not None:
         if header.count(header[place]) > 1:

@@ -73,7 +73,7 @@ class Contents:
         index = DatasetIndex(shards=self.shards, sources=self.sources, files=self._files, modalities=self._modalities)
         return Dataset(self.out, index)
 
-    def know(self, modality: Modality, info: ModalityInfo) -> None:
+    def know(self, modality: Modality, info: ModalityInfo, source: Path) -> None:
         """Takes up a modality of the next source.
 
         Raises:
@@ -82,10 +82,12 @@ class Contents:
         known = self._modalities.get(modality)
         if known is not None and known != info:
             key = next(key for key, value in known if value != getattr(info, key))
+            before, now = getattr(known, key), getattr(info, key)
+            fixes = {"dtype": f"write it with array.astype({before!r})", "encoder": "state the same one if it is"}
+            another = f"choose another name for these rows with {argument('modality')}"
             raise SetClipError(
-                f"{self.out}: its {modality} rows have {key} = {getattr(known, key)}, and those of the source have "
-                f"{getattr(info, key)}",
-                fix=f"choose another name for these rows with {argument('modality')}",
+                f"{source}: its rows have {key} = {now}, and the {modality} rows before it in {self.out} have {before}",
+                fix=f"{fixes[key]}; or {another}" if key in fixes else another,
             )
         if modality not in KINDS_OF_NAMES:
             self._modalities[modality] = info

@@ -47,7 +47,7 @@ def ingest(
     """
     options, out = options or IngestOptions(), path_of(out, "out")
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    groups = split_by_name(given) if options.modality is None else {}
+    groups = split_by_name(given, options.modality)
     if groups:
         result = ingest_named(groups, out, options, shard_rows=shard_rows, shard_bytes=shard_bytes)
         _describe(out, options)

@@ -25,19 +25,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def split_by_name(sources: Sequence[str | Path]) -> dict[Modality, list[Path]]:
+def split_by_name(sources: Sequence[str | Path], modality: Modality | None = None) -> dict[Modality, list[Path]]:
     """``NAME=PATH`` sources by their names, in the order of the command; empty if none has a name.
 
     Something that is there under its whole name, ``=`` included, is no such source.
 
+    Args:
+        sources: Those of the command.
+        modality: The one name of all sources, if the command says it.
+
     Raises:
-        SetClipError: exit code 2; some sources have a name, and others have none.
+        SetClipError: exit code 2; some sources have a name, and others have none; a name cannot be one, or ``modality``
+            is there too.
     """
     found: dict[Modality, list[Path]] = {}
     without: list[str] = []
     for source in map(str, sources):
         name, equals, path = source.partition("=")
-        if equals and path and why_not_a_name(name) is None and not Path(source).exists():
+        if not equals or not path or Path(source).exists():
+            without.append(source)
+            continue
+        reason = why_not_a_name(name)
+        if Path(path).exists():
+            _refuse_name(name, path, reason, modality)
+        if reason is None and modality is None:
             found.setdefault(name, []).append(Path(path))
         else:
             without.append(source)
@@ -47,6 +58,21 @@ def split_by_name(sources: Sequence[str | Path]) -> dict[Modality, list[Path]]:
             fix=f"name all of them, such as {next(iter(found))}={without[0]}, or give one modality a command",
         )
     return found
+
+
+def _refuse_name(name: str, path: str, reason: str | None, modality: Modality | None) -> None:
+    """Refuses the name in front of a path that is there, if it cannot be a name, or if there is ``--modality`` too."""
+    if reason is not None:
+        lower = name.lower() if why_not_a_name(name.lower()) is None else "radar"
+        raise UsageError(
+            f"{name}={path}: the name {name!r} {reason}", fix=f"choose another name, such as {lower}={path}"
+        )
+    if modality is not None:
+        shown = argument("modality")
+        raise UsageError(
+            f"{name}={path}: has a name in front, and {shown} {modality} is there too",
+            fix=f"leave out {shown} {modality}, or write the path alone: {path}",
+        )
 
 
 def ingest_named(

@@ -80,7 +80,7 @@ class SourceReader:
                 return
             console.note(f"{change}; this source and all after it are read again")
             self._forget_from(position)
-        self._contents.know(str(settings.modality), info)
+        self._contents.know(str(settings.modality), info, path)
         entry = {**described, **self._read(source, described, settings, labels)}
         self._contents.add_source(entry)
         self._check(path, entry, max_bad_fraction)

@@ -109,5 +109,7 @@ def _suffix_of(path: Path, layout: str | None) -> str:
     raise SetClipError(
         f"{path}: vectors are not read from files with {f'the suffix {suffix!r}' if suffix else 'no suffix'}, and the "
         f"file starts with {starts_with(head)}",
-        fix=f"say what it is with {argument('layout', '--format')}; known are: {' '.join(VECTOR_SUFFIXES)}",
+        fix=f"if it holds vectors, say how with {argument('layout', '--format')}; known are: "
+        f"{' '.join(VECTOR_SUFFIXES)}. If not, give it a command of its own, with another name and "
+        f"{argument('kind')} protein, image or text",
     )

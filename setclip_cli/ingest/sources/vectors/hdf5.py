@@ -151,7 +151,8 @@ class Hdf5Names(NamedArrays):
             raise SetClipError(
                 f"{path}: the data set {long.name!r} has the shape {long.shape}: several vectors, such as one for each "
                 "residue",
-                fix=f"{argument('average')} takes the mean of them; or get the file with one vector for each protein",
+                fix=f"{argument('average')} takes the mean of them; if its rows are the vectors of different things, "
+                f"{argument('vector_column')} {long.name.lstrip('/')}; or get the file with one vector for each id",
             )
         if first.ndim not in (1, 2):
             checked_shape(path, first.shape, what=shown)

@@ -41,6 +41,11 @@ class IdFile:
         if not path.is_file():
             raise SetClipError(f"{path}: no such file", fix="check the path")
         self._suffix = inner_suffix(path)
+        if self._suffix in (".npy", ".npz"):
+            raise SetClipError(
+                f"{path}: is a NumPy file, but ids are read from text or a table",
+                fix="write one id a line: np.savetxt('ids.txt', ids, fmt='%s', encoding='utf-8')",
+            )
         self._is_table = self._suffix in ROW_SUFFIXES
         self._id = id_column or "id"
         self._names = Names(frozenset({self._id, "group", "label", "split"}), (self._id,), "id_column", id_column)

@@ -75,11 +75,21 @@ class NpyFile(VectorFile):
             file.seek(0)
             self._header = header = read_header(path, file)
             size = file.seek(0, 2)
-        rows, width = checked_shape(path, header.shape)
-        dtype = checked_dtype(path, header.dtype, scale=scale)
+            dtype = checked_dtype(path, header.dtype, scale=scale)
+            rows, width = checked_shape(path, header.shape)
+            needed = header.bytes + rows * width * dtype.itemsize
+            file.seek(min(needed, size))
+            behind = file.read(6)
         super().__init__(path, width=width, dtype=dtype, rows=rows)
-        if (needed := header.bytes + rows * width * dtype.itemsize) > size:
+        if needed > size:
             raise cut_short(path, f"an array of {rows:,} x {width:,} {dtype.name}", needed, size)
+        if behind == b"\x93NUMPY":  # np.save was given an open file again
+            raise SetClipError(
+                f"{path}: another array follows the first one, of {rows:,} x {width:,}",
+                fix="write each of them into a file of its own; np.load(file) again and again reads them one by one",
+            )
+        if size > needed:
+            self.notes.append(f"{size - needed:,} bytes behind the array are not read")
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         with translated(self.path, OSError, found="cannot be read", fix="check the disk"), self.path.open("rb") as file:

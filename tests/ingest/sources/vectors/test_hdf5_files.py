@@ -45,6 +45,7 @@ def test_arrays_of_residues_are_averaged_only_if_asked(tmp_path: Path, monkeypat
     message = error_of(tmp_path / "per-residue.h5")
     assert "several vectors, such as one for each residue" in message
     assert "average" in message
+    assert "vector_column" in message
     found, values = matrix(tmp_path / "per-residue.h5", average=True)
     for name, value in zip(found, values, strict=True):
         np.testing.assert_allclose(value, arrays[name].astype("f8").mean(0), rtol=1e-3)

@@ -98,7 +98,7 @@ def test_what_is_no_matrix_of_numbers_is_refused_in_one_message(tmp_path: Path) 
     structured = np.zeros(3, [("a", "f4"), ("b", "i4")])
     for array, words in [
         (np.array([[1, "a"], [{}, 2]], object), "Python objects (pickle)"),
-        (structured, "shape (3,)"),
+        (structured, "'a', 'b'"),
         (structured[None], "'a', 'b'"),
         (noise(4, 3)[0], "shape (3,)"),
         (np.zeros((2, 3, 4), "f4"), "array.mean(axis=1)"),
@@ -123,6 +123,20 @@ def test_a_header_that_claims_more_than_the_file_holds_is_refused_before_anythin
     whole = saved(tmp_path / "x.npy", noise(100, 8)).read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:-5])
     assert "3,328 bytes, but 3,323 are there" in error_of(tmp_path / "cut.npy")
+
+
+def test_what_follows_the_array_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    with path.open("wb") as file:
+        np.save(file, noise(5))
+        np.save(file, noise(3, seed=1))
+    assert "another array follows the first one, of 5 x 5" in error_of(path)
+    with path.open("wb") as file:
+        np.save(file, noise(5))
+        file.write(b"\0" * 1024)  # as a file that was made larger than its array
+    assert len(read(path)) == 5
+    assert "1,024 bytes behind the array are not read" in source_of(path).notes()
+    assert not any("behind" in note for note in source_of(saved(path, noise(5))).notes())
 
 
 def test_a_file_that_is_something_else_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from reading import error_of, ids, matrix, noise, read, rejects
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.sources.base import Record
 from setclip_cli.ingest.sources.vectors import blocks
 
@@ -112,6 +113,13 @@ def test_ids_that_differ_in_number_from_the_rows_are_refused(tmp_path: Path) -> 
     (tmp_path / "ids.csv").write_text("name\na\nb\nc\n")
     with pytest.raises(Exception, match="no column 'id'"):
         read(tmp_path / "x.npy", ids=tmp_path / "ids.csv")
+
+
+def test_ids_in_a_numpy_file_say_how_they_become_lines(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", noise(3))
+    np.save(tmp_path / "ids.npy", np.array(["a", "b", "c"]))
+    with pytest.raises(SetClipError, match=r"ids\.npy: is a NumPy file(.|\n)*np\.savetxt\('ids\.txt'"):
+        read(tmp_path / "x.npy", ids=tmp_path / "ids.npy")
 
 
 def test_a_line_without_an_id_is_a_reject_and_shifts_no_other(tmp_path: Path) -> None:
