@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -99,3 +100,9 @@ def _siblings(path: Path, prefix: str) -> set[str]:
             elif node.module.startswith(f"{prefix}."):
                 found.add(node.module.removeprefix(f"{prefix}.").split(".")[0])
     return found
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by their names alone, so two of one name stop the whole run, but no run of one room."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
