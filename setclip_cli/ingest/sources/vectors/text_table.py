@@ -35,6 +35,7 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 _SEPARATORS = (",", "\t", ";", "|", " ")
 _OTHERS = ("group", "label", "split")
 _BLOCK_LINES = 8192
+_SAMPLE_ROWS = 10  # that say which columns hold numbers
 _NUMBER_IN_LIST = re.compile(r"[^\s,\[\]()]+")
 
 
@@ -262,25 +263,27 @@ def _find_layout(path: Path, column: str | None, id_column: str | None) -> _Layo
             skipped += 1
         else:
             sample.append(text)
-        if len(sample) == 2:
+        if len(sample) > _SAMPLE_ROWS:
             break
     if not sample:
         raise SetClipError(f"{path}: holds no rows", fix="check that this is the file you meant")
     counts = {separator: len(_split(sample[0], separator) or []) for separator in separators}
-    separator = max(separators, key=lambda each: counts[each])
+    # A space separates numbers only if nothing else does: names of columns have spaces in them.
+    separator = max(separators, key=lambda each: counts[each] if each != " " else 1.5 * (counts[each] > 1))
     first = _split(sample[0], separator) or []
     numbers = [_number(cell) is not None and not _counts_up(first) for cell in first]
-    if all(numbers):
+    mostly = 2 * sum(numbers) > len(first)  # a field of a row may be empty
+    if mostly and (numbers[0] or not first[0].strip()):
         if column is not None or id_column is not None:
             raise _no_header(path, first, "vector_column" if column is not None else "id_column")
         header = [f"column {place + 1}" for place in range(len(first))]
         return _Layout(separator, header, skipped, list(range(len(first))), False, len(first), None, {})
-    if len(first) > 2 and first[0].strip() and not numbers[0] and all(numbers[1:]) and column is None:
+    if mostly and len(first) > 2 and column is None:
         header = ["id", *(f"column {place + 1}" for place in range(1, len(first)))]
         return _Layout(separator, header, skipped, list(range(1, len(first))), False, len(first) - 1, 0, {})
     if len(sample) < 2:
         raise SetClipError(f"{path}: has a header line, but no rows", fix="check that this is the file you meant")
-    return _with_header(path, separator, [cell.strip() for cell in first], sample[1], skipped + 1, column, id_column)
+    return _with_header(path, separator, [cell.strip() for cell in first], sample[1:], skipped + 1, column, id_column)
 
 
 def _counts_up(cells: Sequence[str]) -> bool:
@@ -302,11 +305,17 @@ def _no_header(path: Path, first: Sequence[str], option: str) -> SetClipError:
 
 
 def _with_header(
-    path: Path, separator: str, header: list[str], row: str, skipped: int, column: str | None, id_column: str | None
+    path: Path,
+    separator: str,
+    header: list[str],
+    rows: list[str],
+    skipped: int,
+    column: str | None,
+    id_column: str | None,
 ) -> _Layout:
     if twice := next((name for name in header if name and header.count(name) > 1), None):
         raise SetClipError(f"{path}: has two columns {twice!r}", fix="give one of them another name")
-    cells = _split(row, separator) or []
+    cells, *others_cells = [_split(row, separator) or [] for row in rows]
     if len(cells) != len(header):
         raise SetClipError(
             f"{path}: line 1 names {len(header):,} columns, but the next line has {len(cells):,} fields",
@@ -342,10 +351,12 @@ def _with_header(
             f"{path}: {len(lists)} columns hold lists: {', '.join(repr(header[place]) for place in lists[:8])}",
             fix=f"say which one holds the vectors: {argument('vector_column')} {header[lists[0]]}",
         )
-    vectors = free if column is not None else [place for place in free if _number(cells[place]) is not None]
+    known = [cells, *(each for each in others_cells if len(each) == len(header))]  # a field of a row may be empty
+    has_numbers = {place for place in free if any(_number(each[place]) is not None for each in known)}
+    vectors = free if column is not None else [place for place in free if place in has_numbers]
     if not vectors:
         raise SetClipError(
-            f"{path}: none of its columns holds numbers in the first row: {', '.join(map(repr, header[:12]))}",
+            f"{path}: none of its columns holds numbers: {', '.join(map(repr, header[:12]))}",
             fix="check that this is the file you meant; write one column for each dimension, or lists as JSON",
         )
     return _Layout(separator, header, skipped, vectors, False, len(vectors), ids_at, others)

@@ -224,6 +224,18 @@ def test_a_bad_line_of_csv_is_one_reject_and_its_neighbours_are_rows(tmp_path: P
     }
 
 
+def test_an_empty_field_in_the_first_row_takes_no_dimension_away(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,note,a,b\nn1,hm,,2\nn2,so,1,2\nn3,no,3,4\n")
+    found = read(tmp_path / "x.csv")
+    assert ids(found) == ["n2", "n3"]
+    assert source_of(tmp_path / "x.csv").width == 2
+    assert rejects(found) == {"line 2": "empty field in place of a number: column 'a'"}
+    (tmp_path / "bare.csv").write_text("1,,3,4\n1,2,3,4\n")
+    assert ids(read(tmp_path / "bare.csv")) == ["bare.csv:1"]
+    (tmp_path / "ids.csv").write_text("n1,5,,3,4\nn2,1,2,3,4\n")
+    assert ids(read(tmp_path / "ids.csv")) == ["n2"]
+
+
 def test_csv_with_a_column_of_lists_as_json_python_or_numpy_write_them(tmp_path: Path) -> None:
     array = noise(4, 3)
     for name, write in {
@@ -250,6 +262,7 @@ def test_text_that_is_no_table_of_numbers_is_refused(tmp_path: Path) -> None:
         ("\n\n", "holds no rows"),
         ("id,a\n", "has a header line, but no rows"),
         ("id,text\n1,hello\n", "none of its columns holds numbers"),
+        ("Entry\tWhat it does\nP1\tbinds iron\n", "none of its columns holds numbers"),
         ("id,a,a\n1,2,3\n", "two columns 'a'"),
         ("id,a,b\n1,2\n", "line 1 names 3 columns, but the next line has 2 fields"),
     ]:
