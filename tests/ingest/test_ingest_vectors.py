@@ -256,6 +256,22 @@ def test_repeats_are_kept_if_asked_and_a_matrix_of_no_rows_is_an_error(tmp_path:
         ingest(saved(tmp_path / "none.npy", array[:0]), tmp_path / "other", AUDIO)
 
 
+def test_a_later_command_knows_the_rows_on_disk(tmp_path: Path) -> None:
+    array = noise(8)
+    (tmp_path / "ids.csv").write_text("id,group\n" + "".join(f"n{row},g{row % 2}\n" for row in range(8)))
+    with_groups = IngestOptions(modality="audio", kind="vector", ids=tmp_path / "ids.csv")
+    ingest(saved(tmp_path / "x.npy", array), tmp_path / "data", with_groups)
+    (tmp_path / "more.csv").write_text("id,group\nm0,g0\nm1,g0\nn3,g3\nm3,\nm4,g9\n")
+    more = IngestOptions(modality="audio", kind="vector", ids=tmp_path / "more.csv")
+    rows = [array[0], array[1], noise(1, seed=5)[0], array[2], noise(1, seed=6)[0]]
+    result = ingest(saved(tmp_path / "y.npy", np.stack(rows)), tmp_path / "data", more)
+    assert result.new[0]["rejects"] == {
+        "duplicate of a record already taken": 2,  # m0 is in its group already; m3 has no group
+        "id already taken by a different record": 1,  # n3
+    }
+    assert set(rows_of(open_dataset(tmp_path / "data"))) == {*(f"n{row}" for row in range(8)), "m1", "m4"}
+
+
 def test_what_describes_a_dataset_to_other_programs_knows_vectors(tmp_path: Path) -> None:
     options = IngestOptions(modality="audio", kind="vector", croissant=True)
     ingest(saved(tmp_path / "x.npy", noise(3)), tmp_path / "data", options)
