@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setclip_cli.arrays.errors import InputError
 from setclip_cli.backbones.vector import SPEC, VectorBackbone
 from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
 from setclip_cli.dataset.modality import in_order
 from setclip_cli.dataset.schemas import ModalityInfo
+from setclip_cli.errors import argument
 from setclip_cli.files import atomic
 from setclip_cli.files.lock import exclusive
 from setclip_cli.options import path_of
@@ -33,7 +35,7 @@ def save_run(aligned: FittedSides, out: Path | str, vectors_of: tuple[str | None
     recipe = origin.choice.recipe if origin.choice else origin.recipe
     about = [
         ModalityInfo(kind="vector", width=width, dtype="float32", encoder=encoder)
-        for width, encoder in zip(aligned.widths, vectors_of, strict=True)
+        for width, encoder in zip(aligned.widths, _of_both(vectors_of), strict=True)
     ]
     check_out(out, origin.recipe, origin.sha256, resume=False)
     with exclusive(out):
@@ -77,6 +79,18 @@ def _tower(name: str, info: ModalityInfo, encoder: Encoder, initial: Encoder) ->
         dim=backbone.dim,
         encoder=encoder.describe(),
         initial=initial.describe(),
+    )
+
+
+def _of_both(vectors_of: object) -> tuple[str | None, str | None]:
+    """What the user states of both sides. Raises InputError if it is not that."""
+    if isinstance(vectors_of, tuple | list) and len(vectors_of) == 2:
+        left, right = vectors_of
+        if all(each is None or (isinstance(each, str) and each) for each in (left, right)):
+            return left, right
+    raise InputError(
+        f"{argument('vectors_of')}: is {vectors_of!r}",
+        fix="give two names, None for a side that you do not state: ('prot_t5_xl_half', None)",
     )
 
 

@@ -86,6 +86,10 @@ def classes_of(labels: Labels | None, left: int, right: int) -> tuple[list[str |
         raise InputError(f"{argument('labels')}: is not a pair", fix="give (labels of x, labels of y)")
     found = []
     for name, of_side, size in zip("xy", labels, (left, right), strict=True):
+        if isinstance(of_side, str) or not hasattr(of_side, "__len__"):
+            raise InputError(
+                f"{argument('labels')}: those of {name} are {of_side!r}", fix="give a list with a label for each row"
+            )
         if len(of_side) != size:
             raise InputError(
                 f"{argument('labels')}: has {len(of_side)} labels for {name}, which has {size} rows",

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, why_not_a_name
-from setclip_cli.dataset.schemas import PAIRS_SCHEMA, ModalityInfo, payload_column
+from setclip_cli.dataset.schemas import PAIRS_SCHEMA, ModalityInfo, payload_column, schema_of
 from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import parse_json
@@ -218,7 +218,7 @@ class Dataset:
         """Reads one shard after checking that it holds the bytes that were written.
 
         Raises:
-            SetClipError: the file is missing, has changed, or is not a Parquet file.
+            SetClipError: the file is missing, has changed, is no Parquet file, or has other rows than the index says.
         """
         with self._readable(shard) as path:
             return pq.read_table(path, columns=None if columns is None else list(columns))
@@ -238,7 +238,21 @@ class Dataset:
             found=f"cannot be read as the shard that {INDEX_NAME} lists",
             fix="ingest the dataset again into a new folder",
         ):
+            if found := self.other_rows(shard, pq.read_schema(path)):
+                raise SetClipError(
+                    f"{path}: {found}", fix="restore dataset.json from a copy, or ingest again into a new folder"
+                )
             yield path
+
+    def other_rows(self, shard: Shard, schema: pa.Schema) -> str | None:
+        """Why the columns of a shard are not those of such rows as the index says; None if they are."""
+        wanted = schema_of(self.kind(shard.modality), self.about(shard.modality))
+        payload = wanted.field(self.payload_column(shard.modality))
+        if payload.name not in schema.names:
+            return f"has no column {payload.name!r}, and {INDEX_NAME} says that it holds {shard.modality} rows with one"
+        if (found := schema.field(payload.name).type) != payload.type and payload.name == "vector":
+            return f"its vectors are {found}, and {INDEX_NAME} says {payload.type}"
+        return None
 
     def beside(self, name: str, sha256: str) -> Path:
         """The path of pairs.parquet or rejects.parquet; in the work folder of an ingest that was killed at its end."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from setclip_cli import console
 from setclip_cli.console import visible
-from setclip_cli.dataset.dataset import WORK_NAME, Shard, open_dataset
+from setclip_cli.dataset.dataset import WORK_NAME, Dataset, Shard, open_dataset
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 
@@ -49,7 +49,7 @@ def verify(root: str | Path) -> VerifyResult:
     root = dataset.root
     faults: list[str] = []
     for shard in console.progress(dataset.index.shards, label="verify", unit="shards"):
-        faults += _faults(root, shard, dataset.payload_column(shard.modality))
+        faults += _faults(dataset, shard)
     for name, digest in dataset.index.files.items():
         places = [path for path in (root / name, root / WORK_NAME / name) if path.is_file()]
         if not places:
@@ -66,8 +66,8 @@ def verify(root: str | Path) -> VerifyResult:
     return VerifyResult(root, len(shards), sum(s.rows for s in shards), sum(s.bytes for s in shards))
 
 
-def _faults(root: Path, shard: Shard, payload: str) -> Iterator[str]:
-    path = root / shard.path
+def _faults(dataset: Dataset, shard: Shard) -> Iterator[str]:
+    path, payload = dataset.root / shard.path, dataset.payload_column(shard.modality)
     if not path.is_file():
         yield f"{shard.path}: missing"
         return
@@ -80,6 +80,9 @@ def _faults(root: Path, shard: Shard, payload: str) -> Iterator[str]:
     rows = 0
     try:
         with pq.ParquetFile(path) as file:
+            if other := dataset.other_rows(shard, file.schema_arrow):
+                yield f"{shard.path}: {other}"
+                return
             for batch in file.iter_batches(_BATCH_ROWS, columns=["id", "sha256", payload]):
                 rows += batch.num_rows
                 ids, digests = (batch.column(place).to_pylist() for place in (0, 1))

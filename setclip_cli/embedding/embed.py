@@ -166,7 +166,7 @@ def _opened(dataset: Dataset | str | Path) -> Dataset:
 def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, options: EmbedOptions) -> EmbedResult:
     started = time.perf_counter()
     jobs = [
-        ShardToEmbed(dataset.root, out, shard, source, options)
+        ShardToEmbed(dataset.root, out, shard, dataset.about(source.modality), source, options)
         for source in sources
         for shard in dataset.shards(source.modality, options.split)
     ]

@@ -23,6 +23,7 @@ from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
+from setclip_cli.files.recognize import head_of
 from setclip_cli.files.what_is import what_is
 from setclip_cli.pixels.bands import BandScale
 from setclip_cli.run.model import load_model
@@ -259,6 +260,8 @@ def _vector_at(path: str) -> Vectors:
         fix="give the path of a .npy file with one vector, as numpy.save writes it",
         exit_code=ExitCode.USAGE,
     ):
+        if not head_of(Path(path)).startswith(b"\x93NUMPY"):
+            raise ValueError("it does not begin as one")  # numpy would speak of pickles
         found = np.load(path, allow_pickle=False)
         values = np.asarray(found, np.float32)
     if values.ndim == 2 and len(values) == 1:

@@ -52,6 +52,7 @@ class ShardToEmbed:
     dataset: Path
     out: Path
     shard: Shard
+    about: ModalityInfo  # of its rows
     tower: TowerSource
     options: EmbedOptions
 
@@ -122,7 +123,8 @@ def embed_shard(job: ShardToEmbed) -> EmbeddedShard:
     """
     tower = load_tower(job.tower, job.options)
     backbone = tower.backbone
-    dataset = Dataset(job.dataset, DatasetIndex(shards=[job.shard]))  # to read the whole index for each shard is slow
+    # To read the whole index for each shard is slow.
+    dataset = Dataset(job.dataset, DatasetIndex(shards=[job.shard], modalities={job.shard.modality: job.about}))
     table = dataset.read(job.shard, ["id", "label", backbone.column])
     ids: list[str] = table["id"].to_pylist()
     parts: list[np.ndarray[Any, Any]] = []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.modality import Modality
 
 EMBEDDINGS_NAME = "embeddings.json"  # marks an EMBEDDINGS folder
+_EMBEDDINGS = "embeddings"  # the one setting of EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def averaged_names(models: Sequence[ModelFolder]) -> dict[str, str]:
     """Model name -> the name that it shares with the models that it is averaged with.
 
     RUNs whose recipes differ in the seed alone share a name: that of their method. If recipes of one method differ in
-    more, the settings that differ are added to the name.
+    more, the settings that differ are added to the name; EMBEDDINGS have no settings, and differ by their name alone.
     """
     settings = {model.name: _settings_without_seed(model) for model in models}
     names = {}
@@ -117,8 +118,9 @@ def averaged_names(models: Sequence[ModelFolder]) -> dict[str, str]:
             for other in models
             if other.method == model.method and settings[other.name] != own
         ]  # fmt: skip
+        recipes = [rival for rival in rivals if _EMBEDDINGS not in rival or _EMBEDDINGS in own]
         differing = sorted(
-            key for key in {*own}.union(*rivals) if any(own.get(key) != rival.get(key) for rival in rivals)
+            key for key in {*own}.union(*recipes) if any(own.get(key) != rival.get(key) for rival in recipes)
         )
         details = ", ".join(f"{key}={own[key]}" for key in differing if key in own)
         names[model.name] = f"{model.method} ({details or model.name})" if rivals else model.method
@@ -128,7 +130,7 @@ def averaged_names(models: Sequence[ModelFolder]) -> dict[str, str]:
 def _settings_without_seed(model: ModelFolder) -> Mapping[str, Any]:
     """The recipe as dotted keys. EMBEDDINGS have no recipe, so each of them differs from all others."""
     if model.kind == "embeddings":
-        return {"embeddings": model.name}
+        return {_EMBEDDINGS: model.name}
     flat: dict[str, Any] = {}
     stack: list[tuple[str, Any]] = [("", {key: value for key, value in model.recipe.items() if key != "seed"})]
     while stack:

@@ -86,9 +86,11 @@ def _stored_vectors(backbone: VectorBackbone, dataset: Dataset, modality: Modali
     """The vectors of a DATASET as features. They are not cached: they are in the shards."""
     shards = dataset.shards(modality, split)
     ids: list[str] = []
-    features = torch.empty(sum(shard.rows for shard in shards), backbone.dim)
+    features = torch.empty(0, backbone.dim)
     for shard in progress(shards, label=f"{modality} vectors", unit="shard"):
         table = dataset.read(shard, ["id", backbone.column])
+        if not ids:  # the first shard has shown that the width is true
+            features = torch.empty(sum(each.rows for each in shards), backbone.dim)
         features[len(ids) : len(ids) + shard.rows] = torch.from_numpy(matrix_of(table[backbone.column]))
         ids += table["id"].to_pylist()
     return FeatureTable(ids, features)

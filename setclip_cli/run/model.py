@@ -109,14 +109,33 @@ class Model:
         """(n, m) cosines between items of the left and of the right tower, in the order of `encoders`.
 
         Args:
-            left, right: Items as `embed` takes them, or embeddings that it gave.
+            left, right: Items as `embed` takes them, or embeddings that it gave. An array is taken as embeddings; for a
+                tower of vectors, if its rows have the width of embeddings and length 1.
+
+        Raises:
+            SetClipError: an array is neither; or as `embed` does.
         """
         sides = (
-            items if isinstance(items, np.ndarray) else self._embedded(modality, items, "cpu")
+            np.asarray(items) if self._are_embeddings(modality, items) else self._embedded(modality, items, "cpu")
             for modality, items in zip(self.encoders, (left, right), strict=True)
         )
         of_left, of_right = sides
+        if of_left.shape[1:] != of_right.shape[1:]:
+            raise UsageError(
+                f"similarity: left has the shape {of_left.shape}, and right {of_right.shape}",
+                fix="give embeddings, as embed gives them, or the items themselves",
+            )
         return np.asarray(of_left @ of_right.T, dtype=np.float32)
+
+    def _are_embeddings(self, modality: Modality, items: Any) -> bool:
+        """Whether items of `similarity` are embeddings. A matrix can also hold vectors that are to be embedded."""
+        if not isinstance(items, np.ndarray):
+            return False
+        if self.config.towers[modality].info(modality).kind != "vector":
+            return True
+        if items.ndim != 2 or items.shape[1] != self.encoders[modality].dim:
+            return False
+        return bool(np.allclose(np.linalg.norm(items.astype(np.float64), axis=1), 1, atol=0.01))
 
     def _embedded(self, modality: Modality, items: Any, device: torch.device | str) -> npt.NDArray[np.float32]:
         import torch

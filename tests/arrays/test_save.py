@@ -125,6 +125,8 @@ def test_every_command_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(model.encoders) == list(NAMES)
     np.testing.assert_allclose(model.embed(audio=y), aligned.right(y), atol=1e-6)
     np.testing.assert_allclose(model.similarity(list(x), list(y)), aligned.similarity(x, y), atol=1e-6)
+    np.testing.assert_allclose(model.similarity(x, y), aligned.similarity(x, y), atol=1e-6)
+    np.testing.assert_allclose(model.similarity(aligned.left(x), y), aligned.similarity(x, y), atol=1e-6)
 
     dataset_of(tmp_path / "data", x, y, pairs, "test")
     run("ingest", "--pairs", tmp_path / "data" / "pairs.csv", "--out", tmp_path / "data")
@@ -199,3 +201,11 @@ def test_the_stated_encoder_is_asked_for_again(tmp_path: Path) -> None:
 def test_names_are_checked_before_anything_is_fitted(names: Any, words: str) -> None:
     with pytest.raises(setclip.SetClipError, match=f"names: .*{words}"):
         setclip.fit(*arrays(), method="cca", names=names)
+
+
+@pytest.mark.parametrize("stated", ["clap", ("clap",), ("a", "b", "c"), (1, 2), None, ("", None)])
+def test_what_computed_the_vectors_is_stated_of_both_sides(tmp_path: Path, stated: Any) -> None:
+    x, y, pairs = arrays()
+    with pytest.raises(setclip.SetClipError, match=r"vectors_of: is (.|\n)*give two names"):
+        setclip.fit(x, y, pairs, method="cca").save(tmp_path / "run", vectors_of=stated)
+    assert not (tmp_path / "run").exists()

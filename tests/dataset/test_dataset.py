@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import tiny
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from setclip_cli.dataset.dataset import INDEX_NAME, Dataset, DatasetIndex, Shard, open_dataset, write_shard
 from setclip_cli.dataset.schemas import OPTIONAL_COLUMNS, schema_of
+from setclip_cli.dataset.verify import verify
 from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
@@ -173,3 +175,38 @@ def test_an_index_lists_a_path_once_and_its_sources_name_no_other(tmp_path: Path
             DatasetIndex(shards=[shard], sources=[{"shards": named}])
     with pytest.raises(ValidationError, match="files"):
         DatasetIndex(shards=[shard], files={"../rejects.parquet": "0" * 64})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("modality", "said", "words"),
+    [
+        ("audio", {"width": 3}, r"vectors are fixed_size_list.*\[4\], and dataset.json says .*\[3\]"),
+        ("audio", {"width": 10**6}, r"and dataset.json says .*\[1000000\]"),
+        ("audio", {"dtype": "float16"}, "dataset.json says .*halffloat"),
+        ("audio", {"kind": "image", "width": None, "dtype": None}, "has no column 'image'"),
+        ("note", {"kind": "image"}, "has no column 'image'"),
+        ("note", {"kind": "vector", "width": 4, "dtype": "float32"}, "has no column 'vector'"),
+    ],
+)
+def test_rows_of_another_kind_or_width_than_the_index_says_are_an_error(
+    tmp_path: Path, modality: str, said: dict[str, Any], words: str
+) -> None:
+    np.save(tmp_path / "x.npy", np.arange(12, dtype=np.float32).reshape(3, 4))
+    (tmp_path / "notes.txt").write_text("one note\nanother note\n")
+    data = tmp_path / "data"
+    ingest(tmp_path / "x.npy", data, IngestOptions(modality="audio", kind="vector"))
+    ingest(tmp_path / "notes.txt", data, IngestOptions(modality="note", kind="text"))
+    assert verify(data).rows == 5
+
+    def change(index: dict[str, Any]) -> None:
+        told = index["modalities"][modality] | said
+        index["modalities"][modality] = {key: value for key, value in told.items() if value is not None}
+
+    tiny.edit_document(data / INDEX_NAME, change)
+    dataset = open_dataset(data)
+    with pytest.raises(SetClipError, match=words):
+        dataset.table(modality, None, ["id"])
+    with pytest.raises(SetClipError, match=words):
+        dataset.columns(dataset.shards(modality)[0])
+    with pytest.raises(SetClipError, match=words):
+        verify(data)

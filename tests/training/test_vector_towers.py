@@ -130,16 +130,19 @@ def test_half_precision_and_a_query_from_a_file(data: Path, run: Path, tmp_path:
         (np.zeros((3, 12), np.float32), "has the shape (3, 12)"),
         (np.ones(5, np.float32), "vectors of 5 values, and the tower reads 12"),
         (np.array([{"a": 1}], dtype=object), "cannot be read as a .npy file"),
+        (b"\x89HDF\r\n\x1a\n", "cannot be read as a .npy file (it does not begin as one)"),
         (np.zeros(12, np.float32), "is zero"),
         (np.full(12, np.nan, np.float32), "not finite"),
         (None, "no such file"),
     ],
 )
 def test_a_query_that_is_no_vector_of_the_tower(
-    data: Path, run: Path, tmp_path: Path, content: np.ndarray | None, words: str
+    data: Path, run: Path, tmp_path: Path, content: np.ndarray | bytes | None, words: str
 ) -> None:
     run_ok("embed", run, data, "--out", tmp_path / "e")
-    if content is not None:
+    if isinstance(content, bytes):
+        (tmp_path / "q.npy").write_bytes(content)
+    elif content is not None:
         np.save(tmp_path / "q.npy", content, allow_pickle=True)
     code, _, stderr = invoke("search", tmp_path / "e", tmp_path / "q.npy", "--as", "audio")
     assert code == 2

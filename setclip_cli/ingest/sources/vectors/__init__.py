@@ -84,9 +84,10 @@ def _suffix_of(path: Path, layout: str | None) -> str:
             return "embeddings"
         if path.suffix == ".lance" or layout == ".lance" or (path / "_versions").is_dir():
             return ".lance"
+        kinds = sorted({each.suffix for each in path.iterdir() if each.suffix.lower() in VECTOR_SUFFIXES})
         raise SetClipError(
             f"{path}: is a folder, but neither a Lance data set nor an EMBEDDINGS folder",
-            fix=f"give its files: {path}/*",
+            fix=f"give its files: {path}/*{kinds[0]}" if kinds else "give the files that hold vectors",
         )
     try:
         head = head_of(path)
