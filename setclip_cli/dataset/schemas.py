@@ -84,7 +84,7 @@ class ModalityInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: RowKind
-    width: int | None = Field(default=None, ge=1)  # values of a vector
+    width: int | None = Field(default=None, ge=1, le=2**31 - 1)  # values of a vector
     dtype: Literal["float32", "float16"] | None = None  # of vectors
     encoder: str | None = None  # what computed the vectors, as the user stated it
 

@@ -182,6 +182,7 @@ def test_an_index_lists_a_path_once_and_its_sources_name_no_other(tmp_path: Path
     [
         ("audio", {"width": 3}, r"vectors are fixed_size_list.*\[4\], and dataset.json says .*\[3\]"),
         ("audio", {"width": 10**6}, r"and dataset.json says .*\[1000000\]"),
+        ("audio", {"width": 10**12}, "modalities.audio.width"),
         ("audio", {"dtype": "float16"}, "dataset.json says .*halffloat"),
         ("audio", {"kind": "image", "width": None, "dtype": None}, "has no column 'image'"),
         ("note", {"kind": "image"}, "has no column 'image'"),
@@ -203,6 +204,10 @@ def test_rows_of_another_kind_or_width_than_the_index_says_are_an_error(
         index["modalities"][modality] = {key: value for key, value in told.items() if value is not None}
 
     tiny.edit_document(data / INDEX_NAME, change)
+    if said.get("width") == 10**12:  # more than Arrow can say
+        with pytest.raises(SetClipError, match=words):
+            open_dataset(data)
+        return
     dataset = open_dataset(data)
     with pytest.raises(SetClipError, match=words):
         dataset.table(modality, None, ["id"])
