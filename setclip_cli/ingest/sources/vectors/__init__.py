@@ -17,6 +17,19 @@ VECTOR_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".parquet", ".lance", ".safet
 _OTHER_NAMES = {".hdf": ".h5", ".hdf5": ".h5", ".he5": ".h5", ".h5py": ".h5", ".pq": ".parquet"}
 _MAGICS = ((b"\x93NUMPY", ".npy"), (b"\x89HDF\r\n\x1a\n", ".h5"), (b"PAR1", ".parquet"))
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib")
+_NOT_READ = {  # options that change nothing for such files
+    "embeddings": ("id_column", "scale", "average"),
+    ".npy": ("vector_column", "id_column", "average"),
+    ".parquet": ("average",),
+    ".lance": ("average",),
+    ".safetensors": ("id_column",),
+    ".csv": ("scale", "average"),
+    ".tsv": ("scale", "average"),
+    ".txt": ("scale", "average"),
+}
+_WORDS = {"embeddings": "an EMBEDDINGS folder", ".lance": "a Lance data set"} | {
+    suffix: f"a {suffix} file" for suffix in VECTOR_SUFFIXES if suffix != ".lance"
+}
 
 
 def open_vectors(
@@ -44,6 +57,29 @@ def open_vectors(
         SetClipError: it is not a file of vectors, or cannot be read.
     """
     suffix = _suffix_of(path, layout)
+    options = {"vector_column": column, "id_column": id_column, "scale": scale, "average": average or None}
+    file = _opened(path, suffix, modality, column=column, id_column=id_column, scale=scale, average=average)
+    of_whole_numbers = file.dtype.kind in "iu" or average  # a mean of them is none
+    for name, value in options.items():
+        shown = f"the option {name.replace('_', '-')}"
+        if value is not None and name in _NOT_READ.get(suffix, ()):
+            file.notes.append(f"{shown} is not used: it has no meaning for {_WORDS[suffix]}")
+        elif name == "scale" and value is not None and not of_whole_numbers:
+            file.notes.append(f"{shown} is not used: it is for integers, and these are {file.dtype.name}")
+    return file
+
+
+def _opened(
+    path: Path,
+    suffix: str,
+    modality: str,
+    *,
+    column: str | None,
+    id_column: str | None,
+    scale: float | None,
+    average: bool,
+) -> VectorFile:
+    """The reader for a suffix."""
     if suffix == "embeddings":
         from setclip_cli.ingest.sources.vectors.embeddings import EmbeddedVectors
 
