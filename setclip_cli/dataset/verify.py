@@ -46,16 +46,7 @@ def verify(root: str | Path) -> VerifyResult:
         SetClipError: something is missing or differs; the message lists the first five faults.
     """
     dataset = open_dataset(root)
-    root = dataset.root
-    faults: list[str] = []
-    for shard in console.progress(dataset.index.shards, label="verify", unit="shards"):
-        faults += _faults(dataset, shard)
-    for name, digest in dataset.index.files.items():
-        places = [path for path in (root / name, root / WORK_NAME / name) if path.is_file()]
-        if not places:
-            faults.append(f"{name}: missing")
-        elif all(atomic.sha256_file(path) != digest for path in places):
-            faults.append(f"{name}: its sha256 differs")
+    root, faults = dataset.root, faults_of(dataset)
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise SetClipError(
@@ -64,6 +55,20 @@ def verify(root: str | Path) -> VerifyResult:
         )
     shards = dataset.index.shards
     return VerifyResult(root, len(shards), sum(s.rows for s in shards), sum(s.bytes for s in shards))
+
+
+def faults_of(dataset: Dataset) -> list[str]:
+    """What is missing or differs, each with its place; empty if the DATASET is whole."""
+    faults: list[str] = []
+    for shard in console.progress(dataset.index.shards, label="verify", unit="shards"):
+        faults += _faults(dataset, shard)
+    for name, digest in dataset.index.files.items():
+        places = [path for path in (dataset.root / name, dataset.root / WORK_NAME / name) if path.is_file()]
+        if not places:
+            faults.append(f"{name}: missing")
+        elif all(atomic.sha256_file(path) != digest for path in places):
+            faults.append(f"{name}: its sha256 differs")
+    return faults
 
 
 def _faults(dataset: Dataset, shard: Shard) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from setclip_cli import console
 from setclip_cli.console import text_of_lines
 from setclip_cli.dataset.dataset import INDEX_NAME, WORK_NAME, open_dataset
-from setclip_cli.dataset.verify import verify as verify_dataset
+from setclip_cli.dataset.verify import faults_of
 from setclip_cli.embedding.embeddings import FINISHED, open_embeddings
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.report import FILES_NAME, ReportFile, ReportFiles
@@ -150,13 +150,11 @@ def _checked(path: Path, kind: str) -> VerifyResult:
 
 
 def _dataset(result: VerifyResult) -> None:
-    index = open_dataset(result.path).index
-    try:
-        whole = verify_dataset(result.path)
-    except SetClipError as error:
-        result.faults.append(error.problem.removeprefix(f"{result.path}: "))
-        return
-    result.files, result.rows, result.bytes = whole.shards + len(index.files) + 1, whole.rows, whole.bytes
+    dataset = open_dataset(result.path)
+    index = dataset.index
+    result.faults += faults_of(dataset)
+    result.files = len(index.shards) + len(index.files) + 1
+    result.rows, result.bytes = sum(each.rows for each in index.shards), sum(each.bytes for each in index.shards)
     known = {INDEX_NAME, "croissant.json", *index.files, *(shard.path for shard in index.shards)}
     result.list_others(known, skip=[WORK_NAME])
 
