@@ -187,7 +187,7 @@ def test_raw_features_of_images_and_captions_come_from_one_model(world: Path, tm
     code, _, stderr = invoke(
         "embed", "--backbone", CLIP, "--modality", "protein", world / "data", "--out", tmp_path / "proteins"
     )
-    assert (code, "sentence-transformers backbones read captions or images" in stderr) == (2, True)
+    assert (code, "sentence-transformers backbones read texts or images" in stderr) == (2, True)
 
 
 def shifted(seed: int, rows: int = 900) -> tuple[Tensor, Tensor]:
