@@ -112,8 +112,11 @@ def _lack_of_groups(dataset: Dataset, sides: Sequence[Side]) -> str:
     left, right = (set(side.groups) - {None} for side in with_rows_of_groups(dataset, sides, {}))
     if left & right:
         return ""
-    other = next(side.modality for side in sides if side is not captions)
-    return f"no {captions.modality} has a group that is the id of one {other} of the split, for example {example!r}"
+    other = next(side for side in sides if side is not captions)
+    if other.describes:
+        return f"{captions.modality} and {other.modality} rows have no group in common, for example {example!r}"
+    named = f"a group that is the id of one {other.modality} of the split"
+    return f"no {captions.modality} has {named}, for example {example!r}"
 
 
 def _lack_of_pairs(dataset: Dataset, left: Side, right: Side, split: str) -> str:

@@ -92,7 +92,7 @@ def ingest_named(
     for name in groups:
         own = replace(options, kind=None) if name in KINDS_OF_NAMES else options
         of_each[name] = with_known_kind(replace(own, modality=name), known, out)
-    _refuse_unused(of_each, groups)
+    _refuse_unused(of_each, groups, options)
     last = next(reversed(groups))
     for name, each in of_each.items():
         of_each[name] = replace(
@@ -119,17 +119,20 @@ def ingest_named(
     )
 
 
-def _refuse_unused(of_each: dict[Modality, IngestOptions], groups: dict[Modality, list[Path]]) -> None:
+def _refuse_unused(
+    of_each: dict[Modality, IngestOptions], groups: dict[Modality, list[Path]], options: IngestOptions
+) -> None:
     """Refuses an option that has no meaning for any of the sources."""
     others = [options_of_other_kinds(each) for each in of_each.values()]
     for name, each in of_each.items():
         given = options_of_other_kinds(each)
         used_elsewhere = {key: value for key, value in given.items() if any(key not in other for other in others)}
         refuse_unused(replace(each, **used_elsewhere), groups[name])
-    with_ids = [name for name, each in of_each.items() if each.ids is not None and each.row_kind == "vector"]
-    if len(with_ids) > 1:
-        shown = argument("ids")
-        raise UsageError(
-            f"{shown}: is for one SOURCE, and {' and '.join(with_ids)} have one each",
-            fix="give each of them a command of its own, with its ids",
-        )
+    vectors = [name for name, each in of_each.items() if each.row_kind == "vector"]
+    for option in ("ids", "encoder"):
+        if getattr(options, option) is not None and len(vectors) > 1:
+            shown = argument(option)
+            raise UsageError(
+                f"{shown}: is for one modality, and {' and '.join(vectors)} are vectors each",
+                fix=f"give each of them a command of its own, with its {shown}",
+            )

@@ -279,6 +279,7 @@ _OF_KIND: dict[str, RowKind] = {
     "stride": "image",
     "bands": "image",
     "stretch": "image",
+    "near_duplicates": "image",
     **dict.fromkeys(("ids", "vector_column", "id_column", "encoder", "scale", "average"), "vector"),
 }
 
