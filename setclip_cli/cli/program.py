@@ -107,11 +107,12 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 def _tell(code: int, started: bool) -> None:
     """Says what the command itself would say, if it was stopped before it could."""
+    from setclip_cli.cli.json_object import is_first_process
     from setclip_cli.cli.stops import how_to_go_on, tell, what_happened
 
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     tell(code, command)
-    if "--json" in sys.argv and not started:
+    if "--json" in sys.argv and not started and is_first_process():
         error = {"message": what_happened(code), "fix": how_to_go_on(command), "exit_code": code}
         with suppress(OSError):
             print(json.dumps({"error": error}, sort_keys=True), flush=True)

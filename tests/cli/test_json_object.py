@@ -16,6 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from setclip_cli.cli import program
 from setclip_cli.cli.app import app
 from setclip_cli.errors import ExitCode
 
@@ -205,3 +206,14 @@ def test_another_process_than_the_first_of_a_group_waits_until_it_is_ended(tmp_p
             process.wait(1.0)  # torchrun would end the first process now, before that could tell the same
         process.terminate()
         assert process.wait(60) == ExitCode.DATA
+
+
+@pytest.mark.parametrize(("rank", "objects"), [("0", 1), ("1", 0)])
+def test_of_a_group_that_is_ended_at_its_start_the_first_process_alone_gives_an_object(
+    rank: str, objects: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["setclip", "align", "--json"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    program._tell(143, False)
+    assert capsys.readouterr().out.count('"exit_code": 143') == objects
