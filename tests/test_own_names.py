@@ -221,7 +221,7 @@ def test_two_towers_of_images_say_which_query_it_is(sources: Path, tmp_path: Pat
     picture = sources / "radar" / "radar3.png"
     code, _, stderr = invoke("search", tmp_path / "e", picture)
     assert code == 2
-    assert "could be of radar or optical" in stderr or "could be of optical or radar" in stderr
+    assert "could be of optical or radar" in stderr
     assert "optical rows nearest to the radar row" in run_ok("search", tmp_path / "e", picture, "--as", "radar")
     code, _, stderr = invoke("embed", "--backbone", f"timm:{tiny.TINY_TIMM}", out, "--out", tmp_path / "f")
     assert code == 2

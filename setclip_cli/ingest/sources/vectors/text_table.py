@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 _SEPARATORS = (",", "\t", ";", "|", " ")
 _OTHERS = ("group", "label", "split")
 _BLOCK_LINES = 8192
