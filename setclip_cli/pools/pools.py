@@ -1,0 +1,186 @@
+"""The two pools of a split: what suggestions, checks of pairs, matches and inspections look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from setclip_cli.backbones.devices import resolve_device
+from setclip_cli.console import note
+from setclip_cli.dataset.band_scale import require_bands
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.errors import SetClipError, UsageError, argument
+from setclip_cli.features.frozen import frozen_features
+from setclip_cli.features.layer_choice import load_tower_backbone
+from setclip_cli.files.documents import read_toml
+from setclip_cli.pools.towers import recipe_for
+from setclip_cli.recipe.recipe import Recipe, load_recipe
+from setclip_cli.run.config import RECIPE_NAME, load_config, require_file
+from setclip_cli.run.model import load_model
+from setclip_cli.training.known_pairs import known_pairs, pair_rows, pairs_in_items
+from setclip_cli.training.tower_bands import tower_bands
+from setclip_cli.vectors import unusable_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality, RowKind
+
+FALLBACK = "the default towers for these kinds of rows"
+
+
+@dataclass(frozen=True)
+class PoolSide:
+    """All rows of one modality and split.
+
+    Attributes:
+        ids: In the order of the features.
+        features: (n, p) float32 of the frozen backbone; of a RUN that tuned it, of the tuned one.
+        embeddings: (n, d) float32 unit rows by the RUN; None without a RUN.
+    """
+
+    modality: Modality
+    kind: RowKind
+    ids: list[str]
+    features: Tensor
+    embeddings: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Both sides, and the pairs that are known between them.
+
+    Attributes:
+        pairs: (b, 2) int64: for each known pair of the split its left and its right row; b may be 0.
+        items: (b,) int64: for each pair the number of its item, as the recipe counts items.
+        trained_on: (b,) bool: the pairs that the RUN was trained with. None without a RUN, and if the DATASET has
+            changed since the training, for then nothing says which they were.
+        recipe: Of the RUN, as given, or of the towers that fit the DATASET.
+    """
+
+    dataset: Dataset
+    split: str
+    left: PoolSide
+    right: PoolSide
+    pairs: Tensor
+    items: Tensor
+    trained_on: Tensor | None
+    recipe: Recipe
+    run: Path | None
+
+    @property
+    def sides(self) -> tuple[PoolSide, PoolSide]:
+        """(left, right)."""
+        return self.left, self.right
+
+    @property
+    def item_count(self) -> int:
+        """Known items; an image with its five captions is one."""
+        return len(set(self.items.tolist()))
+
+
+def read_pools(
+    dataset: Dataset | str | Path,
+    *,
+    run: str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    split: str | None = None,
+) -> Pools:
+    """Reads both pools of a split. Labels are not read.
+
+    Features come from the cache where it has them, as in training.
+
+    Args:
+        run: A RUN: its towers, embeddings and recipe.
+        recipe: Without a RUN: what names the two towers. Default: towers that fit the kinds of the rows.
+        split: Default: that of the recipe, which is train if it does not say.
+
+    Raises:
+        SetClipError: a RUN and a recipe are both given, the DATASET lacks a side or the split, weights are missing, or
+            a row cannot be read.
+    """
+    dataset = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
+    if run is not None and recipe is not None:
+        raise UsageError(
+            f"{argument('run')} and {argument('recipe')} are both given, and each names the towers",
+            fix=f"leave {argument('recipe')} out: the RUN has a recipe",
+        )
+    found = _recipe(dataset, run, recipe, split)
+    split = split or found.train.split
+    for modality in found.modalities():
+        dataset.about(modality)  # names what is there if it is not
+    of_split = found.model_copy(update={"train": found.train.model_copy(update={"split": split})})
+    left, right = (
+        _sides_of_run(Path(run), dataset, split) if run is not None else _sides_of_backbones(of_split, dataset)
+    )
+    known = pairs_in_items(dataset, split, of_split)
+    return Pools(
+        dataset=dataset,
+        split=split,
+        left=left,
+        right=right,
+        pairs=pair_rows(known.pairs, left.ids, right.ids, split=split),
+        items=torch.tensor(known.items, dtype=torch.int64),
+        trained_on=_trained_on(Path(run), dataset, found, split) if run is not None else None,
+        recipe=of_split,
+        run=None if run is None else Path(run),
+    )
+
+
+def _recipe(dataset: Dataset, run: str | Path | None, recipe: Recipe | str | Path | None, split: str | None) -> Recipe:
+    if run is not None:
+        folder = Path(run)
+        require_file(folder, load_config(folder), RECIPE_NAME)
+        return Recipe.read_back(read_toml(folder / RECIPE_NAME))
+    if recipe is not None:
+        return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    chosen = recipe_for(dataset, split or "train")
+    towers = ", ".join(f"{name} by {chosen.towers[name].backbone}" for name in chosen.modalities())
+    note(f"note: {FALLBACK}: {towers}. {argument('recipe')} takes others")
+    return chosen
+
+
+def _sides_of_run(run: Path, dataset: Dataset, split: str) -> list[PoolSide]:
+    model = load_model(run)
+    sides = []
+    for modality, encoder in model.encoders.items():
+        require_bands(dataset, modality, split, model.config.towers[modality].bands)
+        backbone = model.load_backbone(modality)
+        table = frozen_features(backbone, dataset, modality, split)
+        with torch.inference_mode():
+            embeddings = torch.nn.functional.normalize(encoder(table.features).float(), dim=1).clone()
+        if broken := unusable_rows(embeddings.numpy()):
+            row, reason = next(iter(broken.items()))
+            raise SetClipError(
+                f"{run}: {len(broken)} of {len(embeddings)} {modality} rows have an embedding that {reason}, the first "
+                f"{table.ids[row]!r}",
+                fix="look at these rows in the source files, or align again with more pairs",
+            )
+        sides.append(PoolSide(modality, backbone.kind, table.ids, table.features, embeddings))
+    return sides
+
+
+def _sides_of_backbones(recipe: Recipe, dataset: Dataset) -> list[PoolSide]:
+    device = resolve_device(recipe.train.device, setting="train.device =")
+    sides = []
+    for modality in recipe.modalities():
+        bands = tower_bands(recipe, dataset, modality)
+        info = dataset.about(modality)
+        backbone = load_tower_backbone(recipe, modality, info, device, joint=recipe.towers[modality].joint, bands=bands)
+        table = frozen_features(backbone, dataset, modality, recipe.train.split)
+        sides.append(PoolSide(modality, info.kind, table.ids, table.features))
+    return sides
+
+
+def _trained_on(run: Path, dataset: Dataset, recipe: Recipe, split: str) -> Tensor | None:
+    if load_config(run).dataset_sha256 != dataset.identity():
+        return None
+    pairs = pairs_in_items(dataset, split, recipe).pairs
+    if split != recipe.train.split:
+        return torch.zeros(len(pairs), dtype=torch.bool)
+    used = {(pair.left_id, pair.right_id) for pair in known_pairs(dataset, recipe).pairs}
+    return torch.tensor([(pair.left_id, pair.right_id) in used for pair in pairs], dtype=torch.bool)

@@ -1,0 +1,103 @@
+"""Both pools of a DATASET as tensors: rows, known pairs, embeddings of a RUN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_world
+import torch
+
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.pools import read_pools
+from setclip_cli.run.model import load_model
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 left and 30 right vectors, five pairs."""
+    folder = tmp_path_factory.mktemp("vectors")
+    draw = np.random.default_rng(0)
+    for name, rows, width in (("left", 40, 6), ("right", 30, 5)):
+        np.save(folder / f"{name}.npy", draw.normal(size=(rows, width)).astype(np.float32))
+    lines = [f"{3 * number},{29 - number}" for number in range(5)]
+    (folder / "pairs.csv").write_text("\n".join(["left,right", *lines]) + "\n")
+    small_world.run_ok(
+        "ingest", f"left={folder / 'left.npy'}", f"right={folder / 'right.npy'}", "--kind", "vector",
+        "--pairs", folder / "pairs.csv", "--out", folder / "data",
+    )  # fmt: skip
+    return folder
+
+
+def test_vectors_and_pairs_are_those_of_the_files(vectors: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pools = read_pools(vectors / "data")
+    assert [side.modality for side in pools.sides] == ["left", "right"]
+    for side in pools.sides:
+        stored = np.load(vectors / f"{side.modality}.npy")
+        found = {tuple(row) for row in side.features.numpy().tolist()}
+        assert found == {tuple(row) for row in stored.tolist()}
+        assert side.embeddings is None
+    for number, (left, right) in enumerate(pools.pairs.tolist()):
+        assert np.array_equal(pools.left.features[left], np.load(vectors / "left.npy")[3 * number])
+        assert np.array_equal(pools.right.features[right], np.load(vectors / "right.npy")[29 - number])
+    assert pools.item_count == 5
+    assert pools.trained_on is None
+    assert "left by vector, right by vector" in capsys.readouterr().err
+
+
+def test_a_run_gives_its_embeddings_and_says_which_pairs_it_knew(vectors: Path, tmp_path: Path) -> None:
+    small_world.run_ok(
+        "align", "vectors", "--data", vectors / "data", "--set", "pairs=3", "--set", 'method="cca"', "--out",
+        tmp_path / "run",
+    )  # fmt: skip
+    pools = read_pools(vectors / "data", run=tmp_path / "run")
+    model = load_model(tmp_path / "run")
+    for side in pools.sides:
+        assert side.embeddings is not None
+        expected = model.embed(**{side.modality: side.features.numpy()})
+        assert np.allclose(side.embeddings.numpy(), expected, atol=1e-6)
+    assert pools.trained_on is not None
+    assert pools.trained_on.tolist().count(True) == 3
+    # More pairs: nothing says any longer which of them the RUN knew.
+    (tmp_path / "more.csv").write_text("left,right\n1,1\n")
+    small_world.run_ok("ingest", f"left={vectors / 'left.npy'}", f"right={vectors / 'right.npy'}", "--kind", "vector",
+                       "--pairs", vectors / "pairs.csv", "--out", tmp_path / "data")  # fmt: skip
+    small_world.run_ok("ingest", "--pairs", tmp_path / "more.csv", "--out", tmp_path / "data")
+    later = read_pools(tmp_path / "data", run=tmp_path / "run")
+    assert len(later.pairs) == 6
+    assert later.trained_on is None
+
+
+def test_no_pairs_are_an_empty_table(vectors: Path, tmp_path: Path) -> None:
+    small_world.run_ok("ingest", f"left={vectors / 'left.npy'}", f"right={vectors / 'right.npy'}", "--kind", "vector",
+                       "--out", tmp_path / "data")  # fmt: skip
+    pools = read_pools(open_dataset(tmp_path / "data"))
+    assert pools.pairs.shape == (0, 2)
+    assert pools.pairs.dtype == torch.int64
+    assert pools.item_count == 0
+
+
+def test_one_side_is_not_enough(vectors: Path, tmp_path: Path) -> None:
+    small_world.run_ok("ingest", f"left={vectors / 'left.npy'}", "--kind", "vector", "--out", tmp_path / "data")
+    with pytest.raises(UsageError, match="has 1 modality, left"):
+        read_pools(tmp_path / "data")
+
+
+def test_a_run_and_a_recipe_are_refused_together(vectors: Path) -> None:
+    with pytest.raises(UsageError, match="both given"):
+        read_pools(vectors / "data", run="some/run", recipe="vectors")
+
+
+def test_a_split_that_is_not_there_is_named(vectors: Path) -> None:
+    with pytest.raises(SetClipError, match="nosuch"):
+        read_pools(vectors / "data", split="nosuch")
+
+
+def test_towers_of_a_recipe_are_taken(tmp_path: Path) -> None:
+    world = small_world.make_world(tmp_path)
+    pools = read_pools(world / "data", recipe=world / "recipe.toml")
+    assert [side.modality for side in pools.sides] == ["protein", "caption"]
+    assert len(pools.pairs) == 6
+    assert len(pools.left.ids) == len(pools.left.features) == 36
