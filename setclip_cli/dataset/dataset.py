@@ -108,6 +108,10 @@ class DatasetIndex(BaseModel):
         return content | ({"modalities": named} if named else {})
 
 
+NO_PARTNER = "-"  # in a file of pairs, in place of a partner: the item has none on the other side
+LONE_ITEMS = "without_partner"  # in the origin of pairs: (modality, id) of each such item
+
+
 class Pair(NamedTuple):
     left_modality: str
     left_id: str
@@ -317,6 +321,10 @@ class Dataset:
         ):
             rows = pq.read_table(path).select(PAIRS_SCHEMA.names).to_pylist()
         return [pair for pair in (Pair(**row) for row in rows) if split in (None, pair.split)]
+
+    def lone_items(self) -> set[tuple[Modality, str]]:
+        """(modality, id) of each item of which a file of pairs says that it has no partner."""
+        return {(modality, row) for origin in self.index.pairs for modality, row in origin.get(LONE_ITEMS, ())}
 
 
 def open_dataset(root: str | Path) -> Dataset:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from setclip_cli.dataset.dataset import NO_PARTNER
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, in_order, place_in_order
 from setclip_cli.errors import SetClipError, nearest
 from setclip_cli.files.recognize import EMPTY, head_of, recognize, refuse_stand_in
@@ -26,6 +28,10 @@ _Columns = tuple[tuple[str, ...], ...]  # each with the names that it may have
 _PAIRS: _Columns = tuple((name,) for name in _PAIR_COLUMNS)
 
 
+_FORMULA = re.compile(r"[=+\-@\t\r\uff0b\uff0d\uff1d\uff20]")  # a cell that begins so is a formula to a spreadsheet
+_QUOTED = re.compile(rf"'+{_FORMULA.pattern}")
+
+
 class UnresolvedPair(NamedTuple):
     """A pair as a file or a group gives it, before its ids are looked up among the rows."""
 
@@ -34,6 +40,52 @@ class UnresolvedPair(NamedTuple):
     left_id: str
     right_modality: Modality
     right_id: str
+
+
+class LoneItem(NamedTuple):
+    """An item of which a file says that it has no partner on the other side."""
+
+    location: str
+    modality: Modality
+    id: str
+
+
+@dataclass
+class PairFile:
+    """What a file of pairs says.
+
+    Attributes:
+        pairs: The pairs, in the order of the file.
+        lone: The items without a partner.
+        unanswered: Lines with an item and no partner: nobody has filled them in yet.
+    """
+
+    pairs: list[UnresolvedPair] = field(default_factory=list)
+    lone: list[LoneItem] = field(default_factory=list)
+    unanswered: int = 0
+
+    def add(self, location: str, one: tuple[Modality, str], other: tuple[Modality, str]) -> None:
+        """Adds a line, as a modality and an id for each side."""
+        if not one[1] or not other[1]:
+            self.unanswered += 1
+        elif NO_PARTNER in (one[1], other[1]):
+            modality, identifier = other if one[1] == NO_PARTNER else one
+            if identifier == NO_PARTNER:
+                self.unanswered += 1
+            else:
+                self.lone.append(LoneItem(location, modality, unquoted(identifier)))
+        else:
+            self.pairs.append(_ordered(location, (one[0], unquoted(one[1])), (other[0], unquoted(other[1]))))
+
+
+def quoted(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula: it gets a ' in front if it begins like one."""
+    return f"'{text}" if _FORMULA.match(text) or _QUOTED.match(text) else text
+
+
+def unquoted(cell: str) -> str:
+    """The text that `quoted` was given."""
+    return cell[1:] if _QUOTED.match(cell) else cell
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -64,10 +116,12 @@ def whole_numbers(labels: Mapping[str, str]) -> dict[str, str] | None:
     return numbers if numbers and len(numbers) == len(labels) else None
 
 
-def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPair]:
+def read_pairs(path: Path, named: Iterable[Modality] = ()) -> PairFile:
     """Reads a CSV of ids under the names of two modalities, such as ``image,caption``.
 
-    It may also have the columns ``left_modality,left_id,right_modality,right_id``, in either order of modality.
+    It may also have the columns ``left_modality,left_id,right_modality,right_id``, in either order of modality, and
+    further columns of any name. A line with one id alone is not answered yet; ``-`` in place of an id says that the
+    other item has no partner.
 
     Args:
         path: The file.
@@ -77,11 +131,11 @@ def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPai
         SetClipError: the file cannot be read, a column is missing, a modality is unknown, or both sides have the same.
     """
     named = list(named)
-    pairs, modalities = [], in_order([*KINDS_OF_NAMES, *named])
+    found, modalities = PairFile(), in_order([*KINDS_OF_NAMES, *named])
     if (two := _two_names(path, modalities, named)) is not None:
         for line, ids in _rows(path, ((two[0],), (two[1],))):
-            pairs.append(_ordered(f"line {line}", (two[0], ids[0]), (two[1], ids[1])))
-        return pairs
+            found.add(f"line {line}", (two[0], ids[0]), (two[1], ids[1]))
+        return found
     for line, row in _rows(path, _PAIRS):
         left, left_id, right, right_id = row[0].lower(), row[1], row[2].lower(), row[3]
         for modality in (left, right):
@@ -92,8 +146,8 @@ def read_pairs(path: Path, named: Iterable[Modality] = ()) -> list[UnresolvedPai
                 )
         if left == right:
             raise SetClipError(f"{path}: line {line}: both sides are {left}", fix="pair two modalities")
-        pairs.append(_ordered(f"line {line}", (left, left_id), (right, right_id)))
-    return pairs
+        found.add(f"line {line}", (left, left_id), (right, right_id))
+    return found
 
 
 def _two_names(

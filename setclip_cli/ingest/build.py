@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.dataset.dataset import INDEX_NAME, open_dataset
 from setclip_cli.dataset.modality import Modality
 from setclip_cli.dataset.schemas import ModalityInfo
-from setclip_cli.ingest.annotations import read_pairs
+from setclip_cli.ingest.annotations import PairFile, read_pairs
 from setclip_cli.ingest.contents import Contents
 from setclip_cli.ingest.labels import Labels
 from setclip_cli.ingest.options import IngestOptions, SourceSettings, sha256_of, with_known_kind
@@ -29,7 +29,6 @@ from setclip_cli.ingest.splits import parse_split
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from setclip_cli.ingest.annotations import UnresolvedPair
 
 SHARD_ROWS = 100_000
 SHARD_BYTES = 64 << 20  # of payload
@@ -57,7 +56,7 @@ def build_dataset(
     options = with_known_kind(options, known, out)
     parse_split(options.split)
     named = [*known, *([] if options.modality is None else [options.modality])]
-    file_pairs = read_pairs(Path(options.pairs), named) if isinstance(options.pairs, str | Path) else []
+    file_pairs = read_pairs(Path(options.pairs), named) if isinstance(options.pairs, str | Path) else PairFile()
     sources = [open_source(path, options) for path in paths]  # a bad path fails before anything is written
     for source in sources:
         refuse_own_folders(source, out)
@@ -93,13 +92,14 @@ def build_dataset(
             index=contents.index,
             pairs=len(pairs.pairs),
             pair_rejects=pairs.reject_counts(),
+            pair_examples=pairs.reject_examples(),
+            pairs_unanswered=file_pairs.unanswered,
+            pairs_without_partner=len(file_pairs.lone),
             joins=[*reader.joins, *pairs.joins],
         )
 
 
-def _paired(
-    contents: Contents, options: IngestOptions, file_pairs: list[UnresolvedPair], *, look_up_again: bool
-) -> PairTable:
+def _paired(contents: Contents, options: IngestOptions, file_pairs: PairFile, *, look_up_again: bool) -> PairTable:
     """The pairs that the DATASET has and those that the options add.
 
     Args:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import Dataset, Pair
+from setclip_cli.dataset.dataset import LONE_ITEMS, NO_PARTNER, Dataset, Pair
 from setclip_cli.dataset.modality import Modality, in_order, place_in_order, plural, singular
 from setclip_cli.dataset.schemas import GROUPED
-from setclip_cli.errors import SetClipError, argument
+from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.ingest import names
-from setclip_cli.ingest.annotations import UnresolvedPair
 from setclip_cli.ingest.names import Found, Name
 from setclip_cli.ingest.sources.base import Reject
 from setclip_cli.joins import Join, Side, check
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from setclip_cli.ingest.annotations import LoneItem, PairFile, UnresolvedPair
+
+_NEAREST_FOR = 5  # unknown ids of a modality, for which the nearest id is looked up: each is compared with all ids
+_NEAREST_AMONG = 100_000  # ids
 SEVERAL = "several rows have the id that a pair names"
 
 
@@ -48,35 +51,51 @@ class PairTable:
         """Rejects by reason."""
         return Counter(reject.kind for reject in self.rejects)
 
+    def reject_examples(self) -> dict[str, str]:
+        """The first reject of each reason, in words."""
+        return {each.kind: f"{each.location}: {each.reason}" for each in reversed(self.rejects)}
+
     def has(self, origin: dict[str, Any]) -> bool:
         return any(origin.items() <= known.items() and not known.get("lost") for known in self.origins)
 
-    def add(self, dataset: Dataset, unresolved: Sequence[UnresolvedPair], origin: dict[str, Any]) -> None:
-        """Adds pairs by their ids; a pair whose ids are not rows of one split is a reject.
+    def add(self, dataset: Dataset, file: PairFile, origin: dict[str, Any]) -> None:
+        """Adds what a file says by its ids; a pair whose ids are not rows of one split is a reject.
 
         Raises:
-            SetClipError: the dataset has no rows of a modality in the pairs, or no pair can be used.
+            SetClipError: the dataset has no rows of a modality in the pairs, or nothing in the file can be used.
         """
-        file = Path(origin["from"]).name
-        if not unresolved:
+        name = Path(origin["from"]).name
+        if not file.pairs and not file.lone:
+            if file.unanswered:
+                raise SetClipError(
+                    f"{origin['from']}: no line has a partner filled in, of {file.unanswered:,}",
+                    fix=f"write the id of the partner beside an item, or {NO_PARTNER} if it has none",
+                )
             raise SetClipError(f"{origin['from']}: there are no pairs in it", fix="write one pair a line")
         wanted: dict[Modality, dict[str, None]] = {}
-        for pair in unresolved:
+        for pair in file.pairs:
             wanted.setdefault(pair.left_modality, {})[pair.left_id] = None
             wanted.setdefault(pair.right_modality, {})[pair.right_id] = None
+        for item in file.lone:
+            wanted.setdefault(item.modality, {})[item.id] = None
         rows = {modality: _Rows(dataset, modality) for modality in sorted(wanted)}
         found = {modality: names.find(wanted[modality], rows[modality].names) for modality in rows}
         joins = [
             check(
                 _join(
-                    f"{modality} ids of {file}", f"{modality} rows", wanted[modality], found[modality], rows[modality]
+                    f"{modality} ids of {name}", f"{modality} rows", wanted[modality], found[modality], rows[modality]
                 ),
                 fix=_pairs_fix(modality, wanted, found, rows),
                 tried=names.TRIED,
             )
             for modality in rows
         ]
-        self._add(list(_resolved(unresolved, found, rows)), {**origin, "joins": [join.as_json() for join in joins]})
+        lone = [each for item in file.lone for each in [_row_of(item, found)]]
+        alone = sorted({each for each in lone if not isinstance(each, Reject)})
+        origin = {**origin, "joins": [join.as_json() for join in joins]}
+        resolved: list[Pair | Reject] = [*_resolved(file.pairs, found, rows)]
+        resolved += [each for each in lone if isinstance(each, Reject)]
+        self._add(_with_nearest(resolved, found, wanted, rows), {**origin, **({LONE_ITEMS: alone} if alone else {})})
         self.joins += joins
 
     def add_groups(self, dataset: Dataset, *, count: int | None, seed: int | None, again: bool) -> None:
@@ -150,7 +169,7 @@ class PairTable:
         """Adds the pairs. Raises SetClipError if there are rejects only."""
         new = [pair for pair in found if isinstance(pair, Pair)]
         rejects = [reject for reject in found if isinstance(reject, Reject)]
-        if rejects and not new:
+        if rejects and not new and not origin.get(LONE_ITEMS):
             reasons = Counter(reject.kind for reject in rejects).most_common(3)
             raise SetClipError(
                 f"none of the {len(rejects):,} pairs can be used: "
@@ -163,7 +182,7 @@ class PairTable:
         self.pairs = list(dict.fromkeys([*self.pairs, *new]))
         self.rejects += rejects
         self.changed = True
-        plain = {key: value for key, value in origin.items() if key != "joins"}
+        plain = {key: value for key, value in origin.items() if key not in ("joins", LONE_ITEMS)}
         self.origins = [known for known in self.origins if not plain.items() <= known.items()]
         self.origins.append(origin)
 
@@ -288,6 +307,36 @@ def _resolved(
             yield Reject(pair.location, _crossing(left_split, right_split))
         else:
             yield Pair(left, left_id, right, right_id, left_split)
+
+
+def _row_of(item: LoneItem, found: Mapping[Modality, Mapping[str, Found]]) -> tuple[Modality, str] | Reject:
+    """The row that an item without a partner means."""
+    meant = found[item.modality].get(item.id)
+    if meant is None:
+        return Reject(item.location, _unknown(item.modality, item.id))
+    if meant.only is None:
+        return Reject(item.location, f"{SEVERAL}: {item.id} ({meant.in_words()})")
+    return item.modality, meant.only.id
+
+
+def _with_nearest(
+    resolved: list[Pair | Reject],
+    found: Mapping[Modality, Mapping[str, Found]],
+    wanted: Mapping[Modality, Collection[str]],
+    rows: Mapping[Modality, _Rows],
+) -> list[Pair | Reject]:
+    """The same, where the first few unknown ids are told with the id that is nearest to them."""
+    told = {}
+    for modality, texts in wanted.items():
+        unknown = [text for text in texts if text not in found[modality]][:_NEAREST_FOR]
+        known = (
+            [row.id for _, row in rows[modality].rows()] if unknown and len(rows[modality]) <= _NEAREST_AMONG else []
+        )
+        told |= {_unknown(modality, text): f"{_unknown(modality, text)}{nearest(text, known)}" for text in unknown}
+    return [
+        each._replace(reason=told.get(each.reason, each.reason)) if isinstance(each, Reject) else each
+        for each in resolved
+    ]
 
 
 def _unknown(modality: str, text: str) -> str:

@@ -140,6 +140,9 @@ class IngestResult:
     index: DatasetIndex
     pair_rejects: dict[str, int]
     pairs: int
+    pair_examples: dict[str, str] = field(default_factory=dict)  # reason -> the first pair that was left out for it
+    pairs_unanswered: int = 0  # lines of the file of pairs in which nobody has filled in a partner
+    pairs_without_partner: int = 0  # lines of it that say that an item has no partner
     joins: list[Join] = field(default_factory=list)  # labels, splits of captions and pairs with the rows
 
     @property
@@ -160,6 +163,8 @@ class IngestResult:
             "unchanged": self.unchanged,
             "pairs": self.pairs,
             "pair_rejects": self.pair_rejects,
+            "pairs_unanswered": self.pairs_unanswered,
+            "pairs_without_partner": self.pairs_without_partner,
             "joins": [join.as_json() for join in self.joins],
         }
 
@@ -170,7 +175,12 @@ class IngestResult:
             lines += _entry_lines(entry)
         lines += [f"  {join.sentence()}" for join in self.joins]
         for reason, count in self.pair_rejects.items():
-            lines.append(f"  {count:,} pairs left out: {reason}")
+            example = self.pair_examples.get(reason)
+            lines.append(f"  {count:,} pairs left out: {reason}{f' (first {example})' if example else ''}")
+        if self.pairs_unanswered:
+            lines.append(f"  {self.pairs_unanswered:,} rows of the pairs have no partner filled in")
+        if self.pairs_without_partner:
+            lines.append(f"  {self.pairs_without_partner:,} rows of the pairs say that an item has no partner")
         lines.append(f"{self.out}: {sum(shard.bytes for shard in self.index.shards) / 1e6:,.1f} MB")
         for modality, splits in self.rows.items():
             total = sum(splits.values())

@@ -49,7 +49,7 @@ def test_labels_that_are_missing_or_not_utf8_are_named(tmp_path: Path) -> None:
 
 def test_pairs_may_be_written_in_either_order(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", HEADER + "caption,c,protein,p\nprotein,p,caption,c\n")
-    assert [pair[1:] for pair in read_pairs(path)] == [("protein", "p", "caption", "c")] * 2
+    assert [pair[1:] for pair in read_pairs(path).pairs] == [("protein", "p", "caption", "c")] * 2
 
 
 @pytest.mark.parametrize(
