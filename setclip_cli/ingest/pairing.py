@@ -326,7 +326,7 @@ def _with_nearest(
     rows: Mapping[Modality, _Rows],
 ) -> list[Pair | Reject]:
     """The same, where the first few unknown ids are told with the id that is nearest to them."""
-    told = {}
+    told: dict[str, str] = {}
     for modality, texts in wanted.items():
         unknown = [text for text in texts if text not in found[modality]][:_NEAREST_FOR]
         known = (
