@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.evaluate import evaluate
     from setclip_cli.evaluation.options import EvaluateOptions
     from setclip_cli.ingest.options import IngestOptions
+    from setclip_cli.labelling.suggest import suggest
+    from setclip_cli.labelling.suggest_options import SuggestOptions
     from setclip_cli.recipe.recipe import Recipe, load_recipe
     from setclip_cli.run.model import Model, load_model
     from setclip_cli.training.align import align
@@ -36,6 +38,7 @@ __all__ = [
     "Model",
     "Recipe",
     "SetClipError",
+    "SuggestOptions",
     "__version__",
     "align",
     "evaluate",
@@ -44,6 +47,7 @@ __all__ = [
     "load_recipe",
     "losses",
     "open_dataset",
+    "suggest",
 ]
 
 _HOMES = {
@@ -56,12 +60,14 @@ _HOMES = {
     "Model": "run.model",
     "Recipe": "recipe.recipe",
     "SetClipError": "errors",
+    "SuggestOptions": "labelling.suggest_options",
     "align": "training.align",
     "evaluate": "evaluation.evaluate",
     "fit": "arrays.fit",
     "load_model": "run.model",
     "load_recipe": "recipe.recipe",
     "open_dataset": "dataset.dataset",
+    "suggest": "labelling.suggest",
 }
 
 

@@ -23,6 +23,7 @@ from setclip_cli.cli.search import search
 from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
 from setclip_cli.cli.stops import STOPPED, how_to_go_on, tell, what_happened
 from setclip_cli.cli.study import study
+from setclip_cli.cli.suggest import suggest
 from setclip_cli.cli.verify import verify
 from setclip_cli.console import visible_lines, visible_list
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, cause_of
@@ -174,7 +175,18 @@ def setclip(
     """
 
 
-for command in (ingest, align, embed, search, evaluate, study, verify, quickstart, doctor):  # the order of the help
+for command in (
+    ingest,
+    suggest,
+    align,
+    embed,
+    search,
+    evaluate,
+    study,
+    verify,
+    quickstart,
+    doctor,
+):  # the order of the help
     app.command()(command)
 for name, group in {"recipes": recipes, "manifests": manifests, "studies": studies, "tasks": tasks}.items():
     app.add_typer(group, name=name)

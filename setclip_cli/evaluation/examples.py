@@ -30,6 +30,12 @@ ANSWERS_SHOWN = 3
 _IMAGE_PX = 144  # twice the size on the page, for sharp screens
 _RESIDUES_SHOWN = 30  # one line on a phone
 _LETTERS_SHOWN = 180
+SHOWN_COLUMNS: dict[RowKind, list[str]] = {
+    "protein": ["id", "sequence", "length", "description"],
+    "image": ["id", "image"],
+    "text": ["id", "text"],
+    "vector": ["id"],
+}
 _UNIPROT_FIELDS = re.compile(r" OS=.*", re.DOTALL)  # organism, gene and versions, after the name in a FASTA header
 
 
@@ -128,24 +134,19 @@ def frequent_confusions(found: ZeroShot) -> list[Confusion]:
 
 def displayed_rows(dataset: Dataset, side: Side, split: str, rows: set[int]) -> dict[int, dict[str, Any]]:
     """What a reader sees of some rows: a thumbnail, the first residues or the text, with id and label."""
-    columns: dict[RowKind, list[str]] = {
-        "protein": ["id", "sequence", "length", "description"],
-        "image": ["id", "image"],
-        "text": ["id", "text"],
-        "vector": ["id"],
-    }
     wanted = {side.ids[row]: row for row in rows}
     shown: dict[int, dict[str, Any]] = {}
     for shard in dataset.shards(side.modality, split):
-        table = dataset.read(shard, columns[side.kind])
+        table = dataset.read(shard, SHOWN_COLUMNS[side.kind])
         for place, name in enumerate(table["id"].to_pylist()):
             if name in wanted:
                 row = wanted[name]
-                shown[row] = {"id": name, "label": side.labels[row], **_displayed(side.kind, table, place)}
+                shown[row] = {"id": name, "label": side.labels[row], **displayed(side.kind, table, place)}
     return shown
 
 
-def _displayed(kind: RowKind, table: pa.Table, place: int) -> dict[str, Any]:
+def displayed(kind: RowKind, table: pa.Table, place: int) -> dict[str, Any]:
+    """What a reader sees of a row of a table of ``SHOWN_COLUMNS``, beside its id."""
     if kind == "vector":
         return {}
     if kind == "image":

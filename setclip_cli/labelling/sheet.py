@@ -1,0 +1,110 @@
+"""The files of a SHEET: a CSV that a person fills in, and a page that shows the items with likely partners."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from setclip_cli.console import visible
+from setclip_cli.dataset.dataset import NO_PARTNER
+from setclip_cli.dataset.modality import plural, singular
+from setclip_cli.evaluation import figures
+from setclip_cli.evaluation import pages as report_pages
+from setclip_cli.evaluation.examples import SHOWN_COLUMNS, displayed
+from setclip_cli.ingest.annotations import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from setclip_cli.dataset.modality import Modality
+    from setclip_cli.labelling.choose import Suggestion
+    from setclip_cli.pools import Pools
+
+TEMPLATES = Path(__file__).parent / "templates"
+_SHOWN_LETTERS = 200  # of a text in the CSV
+
+
+class Asked(NamedTuple):
+    """A suggestion as a reader sees it."""
+
+    suggestion: Suggestion
+    item: dict[str, Any]  # of `shown_rows`
+    candidates: list[dict[str, Any]]  # of the other side, the likeliest first
+
+
+def shown_rows(pools: Pools, side: int, rows: set[int]) -> dict[int, dict[str, Any]]:
+    """What a reader sees of some rows of a side: the id, and a thumbnail, the first residues or the text."""
+    pool = pools.sides[side]
+    wanted = {pool.ids[row]: row for row in rows}
+    shown: dict[int, dict[str, Any]] = {}
+    for shard in pools.dataset.shards(pool.modality, pools.split):
+        places = {
+            name: place
+            for place, name in enumerate(pools.dataset.read(shard, ["id"])["id"].to_pylist())
+            if name in wanted
+        }
+        if places:
+            table = pools.dataset.read(shard, SHOWN_COLUMNS[pool.kind])
+            for name, place in places.items():
+                shown[wanted[name]] = {"id": name, **displayed(pool.kind, table, place)}
+    return shown
+
+
+def sheet_csv(names: tuple[Modality, Modality], side: int, asked: Sequence[Asked]) -> str:
+    """The CSV: the ids of one side, an empty column for the partners, and two columns for the reader."""
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow([*names, "why", "shown"])
+    for each in asked:
+        ids = ["", ""]
+        ids[side] = quoted(each.suggestion.id)
+        writer.writerow([*ids, each.suggestion.reason, quoted(_in_a_line(each.item))])
+    return written.getvalue()
+
+
+def _in_a_line(shown: dict[str, Any]) -> str:
+    """What a row says, in one line without control characters."""
+    text = " ".join(visible(" ".join(str(shown.get("text") or "").split())).split())
+    if "length" in shown:
+        text = f"{text}, {shown['length']:,} residues".removeprefix(", ")
+    return text if len(text) <= _SHOWN_LETTERS else text[: _SHOWN_LETTERS - 1] + "…"
+
+
+def sheet_page(pools: Pools, side: int, asked: Sequence[Asked], *, csv: str) -> str:
+    """The page, which loads nothing from elsewhere and runs no script.
+
+    Args:
+        csv: The name of the CSV.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_safe,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"plural": plural, "singular": singular, "quoted": quoted}
+    styles = (report_pages.TEMPLATES / "report.css", TEMPLATES / "suggest.css")
+    return environment.get_template("suggest.html.j2").render(
+        asked=asked,
+        modality=pools.sides[side].modality,
+        other=pools.sides[1 - side].modality,
+        rows=[len(pools.sides[each].ids) for each in (side, 1 - side)],
+        known=len(set(pools.pairs[:, side].tolist())),
+        dataset=pools.dataset.root,
+        split=pools.split,
+        run=pools.run,
+        csv=csv,
+        no_partner=NO_PARTNER,
+        css=Markup(figures.figure_css() + "".join(path.read_text(encoding="utf-8") for path in styles)),
+    )
+
+
+def _safe(value: Any) -> Any:
+    return visible(value) if isinstance(value, str | Path) and not isinstance(value, Markup) else value
