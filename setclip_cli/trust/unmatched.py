@@ -191,7 +191,7 @@ def _nearest(pool: Tensor, drawn: Tensor) -> Tensor:
     """(n, SMOOTHED) places in ``drawn`` of the rows that are nearest to each row."""
     unit = F.normalize(pool, dim=1)
     count = min(SMOOTHED, len(drawn))
-    return torch.cat([(block @ unit[drawn].T).topk(count, dim=1).indices for block in unit.split(BLOCK)])
+    return torch.cat([(block @ unit[drawn].T).topk(count, dim=1).indices for block in torch.split(unit, BLOCK)])
 
 
 def _scores(
@@ -206,7 +206,7 @@ def _scores(
     """(a,) scores of the rows ``asked`` of a side: each of the parts is averaged over near rows, then over parts."""
     unit = F.normalize(pools[side], dim=1)
     seen = unit[drawn[side]]
-    near = _density(seen, unit[known[:, side].unique()]) - _density(seen, seen)
+    near = _density(seen, unit[torch.unique(known[:, side])]) - _density(seen, seen)
     parts = [-near]
     for embeddings in maps:
         queries, others = embeddings[side][drawn[side]], embeddings[1 - side][drawn[1 - side]]
@@ -234,8 +234,9 @@ def _ranks(scores: Tensor, reference: Tensor) -> Tensor:
 
 def _weights(items: Tensor) -> Tensor:
     """(b,) one over the number of pairs of each pair's item, so that an item counts once."""
-    numbers = items.unique(return_inverse=True)[1]
-    return 1 / numbers.bincount()[numbers].float()
+    numbers: Tensor = torch.unique(items, return_inverse=True)[1]
+    counts = numbers.bincount()
+    return 1 / counts[numbers].float()
 
 
 def _side(
