@@ -44,6 +44,7 @@ FLOORS = {
     "losses": 2,
     "options": 2,
     "pixels": 2,
+    "web": 3,
     "defaults": 1,
     "errors": 1,
     "sampling": 1,

@@ -18,6 +18,7 @@ from setclip_cli.cli.embed import embed
 from setclip_cli.cli.evaluate import evaluate
 from setclip_cli.cli.ingest import ingest
 from setclip_cli.cli.json_object import is_wanted, keep_error, one_object_on_stdout
+from setclip_cli.cli.label import label
 from setclip_cli.cli.quickstart import quickstart
 from setclip_cli.cli.search import search
 from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
@@ -178,6 +179,7 @@ def setclip(
 for command in (
     ingest,
     suggest,
+    label,
     align,
     embed,
     search,

@@ -1,0 +1,163 @@
+"""What a person sees of the rows of one side: ids, texts, sequences and small pictures; and the search by words."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from setclip_cli.console import visible
+from setclip_cli.errors import SetClipError
+from setclip_cli.pixels.rgb import open_shown
+
+if TYPE_CHECKING:
+    from setclip_cli.dataset.dataset import Dataset, Shard
+    from setclip_cli.dataset.modality import RowKind
+    from setclip_cli.pools import PoolSide
+
+PICTURE_PX = {"small": 240, "large": 720}  # the longer side
+PICTURES_BYTES = 64 << 20  # of the small pictures that are kept
+SHARDS_BYTES = 256 << 20  # of the image files that are kept; a shard has 64 MiB
+LETTERS = 600  # of a text
+RESIDUES = 120
+_SHOWN: dict[RowKind, list[str]] = {
+    "protein": ["sequence", "length", "description"],
+    "image": ["width", "height"],
+    "text": ["text"],
+    "vector": [],
+}
+_SEARCHED: dict[RowKind, list[str]] = {
+    "protein": ["id", "description"],
+    "image": ["id"],
+    "text": ["id", "text"],
+    "vector": ["id"],
+}
+_UNIPROT = re.compile(r"(?P<name>.*?) OS=(?P<organism>.*?)(?: [A-Z]{2}=.*)?", re.DOTALL)
+
+
+class Rows:
+    """The rows of one side, in the order of its pool."""
+
+    def __init__(self, dataset: Dataset, split: str, pool: PoolSide) -> None:
+        """Reads ids and texts. Image files are read when they are shown.
+
+        Raises:
+            SetClipError: a shard is missing or has changed.
+        """
+        self.dataset, self.pool, self.kind = dataset, pool, pool.kind
+        self.table = dataset.table(pool.modality, split, ["id", *_SHOWN[pool.kind]])
+        self.row_of = {name: row for row, name in enumerate(pool.ids)}
+        self._shards = dataset.shards(pool.modality, split)
+        self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
+        self._files = _Recent(SHARDS_BYTES)
+        self._pictures = _Recent(PICTURES_BYTES)
+        self._reading = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.pool.ids)
+
+    def shown(self, row: int) -> dict[str, Any]:
+        """A row as the page gets it. What is not seen in a text, or moves it, is escaped; mark-up is left as it is."""
+        found: dict[str, Any] = {"row": row, "id": visible(self.pool.ids[row]), "kind": self.kind}
+        values = {name: self.table[name][row].as_py() for name in _SHOWN[self.kind]}
+        if self.kind == "image":
+            found["size"] = f"{values['width']:,} × {values['height']:,}"
+        elif self.kind == "text":
+            found["text"] = _cut(values["text"], LETTERS)
+        elif self.kind == "protein":
+            name, organism = _name_and_organism(values["description"] or "")
+            found |= {"name": _cut(name, LETTERS), "organism": _cut(organism, LETTERS)}
+            found |= {"residues": _cut(values["sequence"], RESIDUES), "length": f"{values['length']:,} residues"}
+        return found
+
+    def with_words(self, words: str, count: int) -> list[int]:
+        """Rows whose id or text holds all the words, in small or capital letters; those with the whole phrase first."""
+        parts = words.split()
+        texts = [self.table[name] for name in _SEARCHED[self.kind]]
+        found = np.ones(len(self), bool)
+        for part in parts:
+            found &= _holds(texts, part)
+        if len(parts) > 1:
+            whole = found & _holds(texts, " ".join(parts))
+            first = np.flatnonzero(whole)[:count]
+            return [*first.tolist(), *np.flatnonzero(found & ~whole)[: count - len(first)].tolist()]
+        return [int(row) for row in np.flatnonzero(found)[:count]] if parts else []
+
+    def picture(self, row: int, size: str) -> bytes:
+        """A small JPEG of an image row.
+
+        Raises:
+            SetClipError: the row has no picture, or it cannot be read.
+        """
+        key = (row, size)
+        with self._reading:  # Pillow's warnings, which bound the pixels, are set for the whole process
+            if (kept := self._pictures.get(key)) is not None:
+                return bytes(kept)
+            made = _small(self._file(row), PICTURE_PX[size], self.pool.ids[row])
+            self._pictures.keep(key, made, len(made))
+            return made
+
+    def _file(self, row: int) -> bytes:
+        if self.kind != "image":
+            raise SetClipError(f"{self.pool.modality} rows have no pictures", fix="reload the page")
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        shard: Shard = self._shards[number]
+        files = self._files.get(number)
+        if files is None:
+            files = self.dataset.read(shard, ["image"])["image"]
+            self._files.keep(number, files, shard.bytes)
+        content: bytes = files[row - int(self._starts[number])].as_py()
+        return content
+
+
+class _Recent:
+    """What was used last, up to a number of bytes; the newest is kept whatever its size."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._kept: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Any) -> Any:
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+    def keep(self, key: Any, value: Any, size: int) -> None:
+        self._kept[key] = value, size
+        self._size += size
+        while self._size > self._limit and len(self._kept) > 1:
+            self._size -= self._kept.popitem(last=False)[1][1]
+
+
+def _holds(texts: list[pa.ChunkedArray], part: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    found = [pc.fill_null(pc.match_substring(text, part, ignore_case=True), False).to_numpy() for text in texts]
+    whether: np.ndarray[Any, np.dtype[np.bool_]] = np.logical_or.reduce(found)
+    return whether
+
+
+def _cut(text: str, letters: int) -> str:
+    return visible(text if len(text) <= letters else text[: letters - 1].rstrip() + "…")
+
+
+def _name_and_organism(description: str) -> tuple[str, str]:
+    """Of a description as UniProt writes it; another one is all name."""
+    found = _UNIPROT.fullmatch(description)
+    return (found["name"], found["organism"]) if found else (description, "")
+
+
+def _small(content: bytes, longest: int, name: str) -> bytes:
+    try:
+        image = open_shown(content)
+    except Exception as error:  # whatever Pillow raises for a file that it cannot read
+        raise SetClipError(f"the picture {visible(name)} cannot be shown ({error})", fix="skip it") from error
+    image.thumbnail((longest, longest))
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=85)
+    return written.getvalue()
