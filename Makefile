@@ -5,14 +5,23 @@ OUT ?= quickstart-out
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest/bin
 
-.PHONY: quickstart test lowest check docs dev chaos clean
+.PHONY: quickstart test lowest check docs dev browser chaos clean
 
 quickstart: $(VENV)/.demo
 	$(BIN)/setclip quickstart --out $(OUT)
 
-test: check docs
+test: check docs browser
 	$(BIN)/pytest -n 2
 	$(BIN)/pytest -m slow -n 2
+
+# The tests of pages need a browser. It is installed if that takes one command; without it these tests are skipped.
+browser:
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get install -y -q chromium || { apt-get update -q && apt-get install -y -q chromium; }; \
+	fi || true; \
+	command -v chromium >/dev/null || echo "there is no Chromium here: the tests of pages will be skipped"
 
 # The tests with the lowest version of each package that pyproject.toml names. Their warnings are not ours to repair.
 lowest: $(LOWEST)/.done

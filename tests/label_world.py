@@ -1,16 +1,18 @@
-"""A DATASET of coloured pictures and captions, its pools with features that tell the colours apart, and a page of it."""
+"""A DATASET of coloured pictures and captions, its pools with features that tell colours apart, and a page of it."""
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from small_world import run_ok
@@ -20,6 +22,7 @@ from setclip_cli.labelling.label import LabelResult, label
 from setclip_cli.labelling.options import LabelOptions
 from setclip_cli.pools import Pools, PoolSide
 from setclip_cli.recipe.recipe import Recipe
+from setclip_cli.web.serving import LocalServer
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (40, 60, 200), "grey": (128, 128, 128)}
 
@@ -75,38 +78,87 @@ def pools_of(data: Path, pairs: tuple[tuple[int, int], ...] = (), *, embedded: b
 
 
 @contextmanager
-def page_of(out: Path, data: Path, **options: Any) -> Iterator[tuple[str, list[LabelResult]]]:
-    """Serves a page in a thread; yields its address, and the list that gets the result when the page is closed."""
-    from setclip_cli.web import serving
-
+def page_of(out: Path, pools: Pools, **options: Any) -> Iterator[tuple[str, list[LabelResult]]]:
+    """Serves the page of these pools in a thread; yields its address, and a list that gets the result at its end."""
     addresses: list[str] = []
     results: list[LabelResult] = []
-    servers: list[serving.LocalServer] = []
+    servers: list[LocalServer] = []
     failed: list[BaseException] = []
     started = threading.Event()
-
-    def work() -> None:
-        try:
-            settings = LabelOptions(no_browser=True, **options)
-            results.append(label(data, out, options=settings, ready=ready, served=servers.append))
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            started.set()
 
     def ready(address: str) -> None:
         addresses.append(address)
         started.set()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert started.wait(120)
+    def work() -> None:
+        try:
+            settings = LabelOptions(no_browser=True, **options)
+            results.append(label(pools.dataset.root, out, options=settings, ready=ready, served=servers.append))
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            started.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("setclip_cli.labelling.label.read_pools", lambda *_given, **_options: pools)
+        # no tower made these features, so none can read words for them
+        patch.setattr("setclip_cli.labelling.meaning.Meaning.nearest", lambda *_given: [])
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            assert started.wait(120)
+            if not failed:
+                yield addresses[0], results
+        finally:
+            for server in servers:
+                server.stop()
+            thread.join(60)
     if failed:
-        thread.join()
         raise failed[0]
-    try:
-        yield addresses[0], results
-    finally:
-        servers[0].stop()
-        thread.join(60)
-    assert not failed, failed
+
+
+class Client:
+    """Sends requests to a page as a browser does that was given its address."""
+
+    def __init__(self, address: str) -> None:
+        found = urlsplit(address)
+        self.host, self.query = found.netloc, found.query
+        self.cookie = ""
+        if self.query:
+            _, headers, _ = self.ask("GET", f"/?{self.query}")
+            self.cookie = headers["set-cookie"].partition(";")[0]
+
+    def ask(
+        self, method: str, path: str, body: object = None, **headers: str | None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the answer. A header that is None is not sent."""
+        sent: dict[str, str | None] = {"host": self.host, "cookie": self.cookie or None}
+        if body is not None:
+            sent |= {"content-type": "application/json", "origin": f"http://{self.host}"}
+        sent |= headers
+        connection = HTTPConnection(self.host, timeout=60)
+        try:
+            content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in sent.items():
+                if value is not None:
+                    connection.putheader(name, value)
+            if content is not None:
+                connection.putheader("content-length", str(len(content)))
+            connection.endheaders(content)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        status, _, body = self.ask("GET", path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def send(self, path: str, **content: Any) -> Any:
+        """Sends a change; the revision is the current one if it is not given."""
+        content.setdefault("revision", self.get("/api/state")["revision"])
+        status, _, body = self.ask("POST", path, content)
+        assert status == 200, body
+        return json.loads(body)

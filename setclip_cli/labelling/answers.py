@@ -17,14 +17,15 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from setclip_cli.dataset.dataset import NO_PARTNER
 from setclip_cli.errors import SetClipError, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.write_errors import writing
+from setclip_cli.ingest.annotations import quoted
 
 JOURNAL_NAME: Final = "labels.jsonl"
 PAIRS_NAME: Final = "pairs.csv"
 WRONG_NAME: Final = "wrong.csv"
-NO_PARTNER: Final = "-"  # in the place of an id
 
 Verdict = Literal["partner", "none", "skip", "right", "wrong"]
 _ANSWERS_TO: dict[str, tuple[Verdict, ...]] = {
@@ -122,9 +123,10 @@ class Answers:
         lines, size = _read_lines(self.journal)
         for number, line in enumerate(lines, 1):
             self._take(_parsed(line, f"{self.journal}: line {number}"))
-        if self.journal.exists():
-            with writing(self.journal):
-                os.truncate(self.journal, size)
+        if not self.journal.exists():
+            atomic.write_bytes(self.journal, b"")  # its name is on disk before the first answer
+        with writing(self.journal):
+            os.truncate(self.journal, size)
         self.current = self._replayed()
 
     def add(self, answer: Answer) -> None:
@@ -162,7 +164,7 @@ class Answers:
 
     def pairs(self) -> list[tuple[str, str]]:
         """(left id, right id) of each answer that names a partner."""
-        return [row for row in self._rows("partner") if NO_PARTNER not in row]
+        return [(left, right) for left, right in self._rows("partner") if left is not None and right is not None]
 
     def write_tables(self, gone: set[Question] | frozenset[Question] = frozenset()) -> None:
         """Writes pairs.csv, and wrong.csv if there is something for it, from the answers as they are now.
@@ -180,20 +182,20 @@ class Answers:
 
     def _rows(
         self, *verdicts: Verdict, gone: set[Question] | frozenset[Question] = frozenset()
-    ) -> list[tuple[str, str]]:
-        rows = []
+    ) -> list[tuple[str | None, str | None]]:
+        """(left id, right id) of each such answer; None for the partner that an item does not have."""
+        rows: list[tuple[str | None, str | None]] = []
         for question, answer in self.current.items():
             if answer.answer in verdicts and question not in gone:
-                other = answer.partner or question.partner or NO_PARTNER
-                row = (question.id, other)
-                rows.append(row if question.modality == self.modalities[0] else (row[1], row[0]))
+                item, other = question.id, answer.partner or question.partner
+                rows.append((item, other) if question.modality == self.modalities[0] else (other, item))
         return rows
 
-    def _csv(self, rows: list[tuple[str, str]]) -> str:
+    def _csv(self, rows: list[tuple[str | None, str | None]]) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.modalities)
-        writer.writerows(rows)
+        writer.writerows([[NO_PARTNER if name is None else quoted(name) for name in row] for row in rows])
         return text.getvalue()
 
     def _write(self, line: Answer | _Move) -> None:

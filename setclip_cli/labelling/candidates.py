@@ -80,7 +80,7 @@ class Partners:
         if not len(pairs):
             return None
         left, right = self._transformed
-        if min(len(pairs[:, 0].unique()), len(pairs[:, 1].unique())) < ENOUGH_FOR_A_MAP:
+        if min(len({*of_side}) for of_side in pairs.T.tolist()) < ENOUGH_FOR_A_MAP:
             # a row that is like a known item looks for what is like its partner, one that is unlike for the unlike
             return _cosines(left, left[pairs[:, 0]]), _cosines(right, right[pairs[:, 1]])
         maps = fit_transport(left, right, pairs, seed=0, share=0)

@@ -90,7 +90,7 @@ def label(
         rows = tuple(Rows(pools.dataset, pools.split, pool) for pool in pools.sides)
         answers = Answers(folder, (pools.left.modality, pools.right.modality))
         content = read_labels_file(folder, pools)
-        content = with_new_questions(content, pools, options.count)
+        content = with_new_questions(content, pools, options.count, answered=answers.pairs())
         session = Session(pools, (rows[0], rows[1]), answers, content.questions, Partners(pools), Meaning(pools))
         require_known_rows(session)
         write_labels_file(folder, content)

@@ -16,7 +16,7 @@ from setclip_cli.files.documents import read_json, write_document
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import InUseError
-from setclip_cli.labelling.answers import Question
+from setclip_cli.labelling.answers import JOURNAL_NAME, Question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def one_session(folder: Path) -> Iterator[None]:
         SetClipError: the folder holds other things.
         InUseError: another session has it.
     """
-    refuse_foreign(folder, "a LABELS folder", [INDEX_NAME])
+    refuse_foreign(folder, "a LABELS folder", [INDEX_NAME, JOURNAL_NAME])
     try:
         with exclusive(folder):
             yield

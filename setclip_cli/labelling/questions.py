@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from setclip_cli.labelling.answers import Question
+from setclip_cli.labelling.choose import choose_items
 from setclip_cli.labelling.labels_folder import Asked, LabelsFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from setclip_cli.pools import Pools
 
 
-def with_new_questions(content: LabelsFile, pools: Pools, count: int) -> LabelsFile:
+def with_new_questions(
+    content: LabelsFile, pools: Pools, count: int, *, answered: Iterable[tuple[str, str]] = ()
+) -> LabelsFile:
     """Adds questions until ``count`` of those that ask for a partner are about rows of the DATASET.
 
     What was asked before stays, in its order, also if ``count`` is smaller now.
+
+    Args:
+        answered: (left id, right id) of the pairs that the answers name: they are known, as those of the DATASET are.
     """
-    here = {pool.modality: set(pool.ids) for pool in pools.sides}
-    open_or_answered = [one for one in content.questions if one.question.id in here[one.question.modality]]
-    missing = count - sum(one.question.kind == "partner" for one in open_or_answered)
-    known = {(one.question.modality, one.question.id) for one in content.questions}
+    row_of = [{name: row for row, name in enumerate(pool.ids)} for pool in pools.sides]
     left = pools.left
-    paired = set(pools.pairs[:, 0].tolist())
-    free = [row for row in range(len(left.ids)) if row not in paired and (left.modality, left.ids[row]) not in known]
-    step = max(1, len(free) // max(1, missing))
-    new = [
-        Asked(question=Question(kind="partner", modality=left.modality, id=left.ids[row]), reason="")
-        for row in free[::step][: max(0, missing)]
+    asked = [one.question for one in content.questions if one.question.kind == "partner"]
+    here = [
+        row_of[0][question.id] for question in asked if question.modality == left.modality and question.id in row_of[0]
     ]
-    return content.model_copy(update={"questions": (*content.questions, *new)})
+    missing = count - len(here)
+    if missing < 1:
+        return content
+    new = [(row_of[0][one], row_of[1][other]) for one, other in answered if one in row_of[0] and other in row_of[1]]
+    known = torch.cat([pools.pairs, torch.tensor(new, dtype=torch.int64).reshape(-1, 2)])
+    suggestions = choose_items(replace(pools, pairs=known), missing, side=0, exclude=here)
+    return content.model_copy(
+        update={
+            "questions": (
+                *content.questions,
+                *(
+                    Asked(question=Question(kind="partner", modality=one.modality, id=one.id), reason=one.reason)
+                    for one in suggestions
+                ),
+            )
+        }
+    )

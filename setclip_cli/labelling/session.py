@@ -118,17 +118,24 @@ class Session:
             side = 1 - self._sides[self._open.question.modality]
             return [self._row(side, row) for row in new]
 
-    def search(self, words: str) -> list[dict[str, Any]]:
-        """Rows of the other side that hold the words, then rows near to their meaning if a tower can tell."""
+    def search(self, words: str) -> tuple[list[dict[str, Any]], str | None]:
+        """Rows of the other side that hold the words, then rows near to their meaning if a tower can tell.
+
+        Returns:
+            The rows, and why there was no search by meaning if that failed.
+        """
         with self._lock:
             if self._open is None or self._open.question.kind == "check":
-                return []
+                return [], None
             side = 1 - self._sides[self._open.question.modality]
-        found = self.rows[side].with_words(words, FOUND)
+        found, problem = self.rows[side].with_words(words, FOUND), None
         if len(found) < FOUND and words.strip():
-            near = [row for row in self._meaning.nearest(side, words, FOUND) if row not in set(found)]
-            found += near[: FOUND - len(found)]
-        return [self._row(side, row) for row in found]
+            try:
+                near = self._meaning.nearest(side, words, FOUND)
+            except SetClipError as error:
+                near, problem = [], error.problem
+            found += [row for row in near if row not in set(found)][: FOUND - len(found)]
+        return [self._row(side, row) for row in found], problem
 
     def _state(self) -> dict[str, Any]:
         counts = self.answers.counts()

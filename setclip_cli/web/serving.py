@@ -101,7 +101,7 @@ class LocalServer(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self.stopped_by not in (None, signal.SIGINT):
-            signal.raise_signal(self.stopped_by)  # type: ignore[arg-type]
+            signal.raise_signal(self.stopped_by)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.force_exit = self.should_exit

@@ -66,7 +66,9 @@ def test_known_pairs_of_the_dataset_count_without_any_answer(data: Path) -> None
         for left in range(8)
     )
     known = label_world.pools_of(data, pairs)
-    assert all(colour_of(known, 1, likely_partners(known, 0, row, 1)[0]) == colour_of(known, 0, row) for row in range(40))
+    assert all(
+        colour_of(known, 1, likely_partners(known, 0, row, 1)[0]) == colour_of(known, 0, row) for row in range(40)
+    )
 
 
 def test_a_run_ranks_by_its_embeddings_and_answers_join_in(data: Path) -> None:

@@ -187,10 +187,11 @@ async function search() {
   }
   at("found").textContent = "searching …";
   try {
-    const { rows } = await ask(`/api/search?words=${encodeURIComponent(typed)}`);
+    const { rows, problem } = await ask(`/api/search?words=${encodeURIComponent(typed)}`);
     if (number !== asking) return;
     at("found").textContent = rows.length ? `${rows.length} found; Enter, then choose by key; Esc goes back`
       : "nothing found; Esc goes back";
+    if (problem) at("found").textContent += ` (by words alone: ${problem})`;
     showCandidates(rows, 0);
     document.body.dataset.searched = typed;
   } catch (error) {
