@@ -64,6 +64,8 @@ class Problem:
         pairs: (b, 2) rows of the two pools, all texts of each known item.
         items: Rows of the data set that are scored.
         texts: The texts of these items, all of them, as rows of the data set.
+        pool: (n,) the row of the data set of each row of ``left``.
+        pool_texts: (m,) that of each row of ``right``. Together they say which rows of the pools belong together.
     """
 
     left: Tensor
@@ -71,6 +73,8 @@ class Problem:
     pairs: Tensor
     items: np.ndarray
     texts: np.ndarray
+    pool: np.ndarray
+    pool_texts: np.ndarray
 
 
 @functools.cache
@@ -119,6 +123,8 @@ def draw(data: Items, known: int | float, seed: int, *, split: str = "test") -> 
         torch.from_numpy(pairs),
         items,
         scored,
+        pool,
+        texts[order],
     )
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from setclip_cli.ingest.options import IngestOptions
     from setclip_cli.labelling.suggest import suggest
     from setclip_cli.labelling.suggest_options import SuggestOptions
+    from setclip_cli.matching.match import match
+    from setclip_cli.matching.options import MatchOptions
     from setclip_cli.recipe.recipe import Recipe, load_recipe
     from setclip_cli.run.model import Model, load_model
     from setclip_cli.training.align import align
@@ -35,6 +37,7 @@ __all__ = [
     "EmbedOptions",
     "EvaluateOptions",
     "IngestOptions",
+    "MatchOptions",
     "Model",
     "Recipe",
     "SetClipError",
@@ -46,6 +49,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "losses",
+    "match",
     "open_dataset",
     "suggest",
 ]
@@ -57,6 +61,7 @@ _HOMES = {
     "EmbedOptions": "embedding.options",
     "EvaluateOptions": "evaluation.options",
     "IngestOptions": "ingest.options",
+    "MatchOptions": "matching.options",
     "Model": "run.model",
     "Recipe": "recipe.recipe",
     "SetClipError": "errors",
@@ -66,6 +71,7 @@ _HOMES = {
     "fit": "arrays.fit",
     "load_model": "run.model",
     "load_recipe": "recipe.recipe",
+    "match": "matching.match",
     "open_dataset": "dataset.dataset",
     "suggest": "labelling.suggest",
 }

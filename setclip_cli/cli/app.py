@@ -19,6 +19,7 @@ from setclip_cli.cli.evaluate import evaluate
 from setclip_cli.cli.ingest import ingest
 from setclip_cli.cli.json_object import is_wanted, keep_error, one_object_on_stdout
 from setclip_cli.cli.label import label
+from setclip_cli.cli.match import match
 from setclip_cli.cli.quickstart import quickstart
 from setclip_cli.cli.search import search
 from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
@@ -183,6 +184,7 @@ for command in (
     align,
     embed,
     search,
+    match,
     evaluate,
     study,
     verify,

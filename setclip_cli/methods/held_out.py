@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -39,6 +40,21 @@ class Fold(NamedTuple):
     known: Tensor
 
 
+@dataclass(frozen=True)
+class FoldFit:
+    """A fit to the known pairs of the other folds: to it, the hidden pairs are new.
+
+    Attributes:
+        hidden: (b,) bool, the pairs that are held out.
+        known: (k, 2) the pairs that were fitted.
+        encoders: Of both sides, as that fit made them.
+    """
+
+    hidden: Tensor
+    known: Tensor
+    encoders: Encoders
+
+
 def means_of_items(scores: Tensor, items: Tensor) -> Tensor:
     """(n,) the mean score of each item's pairs, of (b,) scores and the number of each pair's item.
 
@@ -65,16 +81,17 @@ def folds(pairs: Tensor, seed: int, items: Tensor) -> Tensor:
     return fold[torch.from_numpy(component[left]).long()]
 
 
-def held_out(pairs: Tensor, seed: int, items: Tensor) -> Iterator[Fold]:
+def held_out(pairs: Tensor, seed: int, items: Tensor, *, least: int = LEAST_ITEMS) -> Iterator[Fold]:
     """The folds, in turn, up to the one with which ``ENOUGH_ITEMS`` were held out. None if there are too few items.
 
     Args:
         pairs: (b, 2) int64, rows of the known pairs.
         seed: Decides the folds.
         items: (b,) int64, the number of each pair's item.
+        least: Fewer items than these are too few.
     """
     fold = folds(pairs, seed, items)
-    if len(set(items.tolist())) < LEAST_ITEMS or len(set(fold.tolist())) < FOLDS:
+    if len(set(items.tolist())) < least or len(set(fold.tolist())) < FOLDS:
         return
     seen = 0
     for number in range(FOLDS):

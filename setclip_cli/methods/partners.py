@@ -10,7 +10,7 @@ nobody has to know.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +19,7 @@ from setclip_cli.encoders import Composed, FeatureTransform, RelativeMap, side_b
 from setclip_cli.encoders.usable import require_usable
 from setclip_cli.errors import translated
 from setclip_cli.methods.closed_form import OTHER_PAIRS, check_pairs
-from setclip_cli.methods.held_out import Encoders, held_out, means_of_items, partner_scores
+from setclip_cli.methods.held_out import Encoders, Fold, FoldFit, held_out, means_of_items, partner_scores
 from setclip_cli.methods.kernel_regression import fit_kernel_regression, part_whitened
 from setclip_cli.methods.no_pairs import require_matchable
 from setclip_cli.methods.transport import START_WEIGHT, fit_transport
@@ -71,11 +71,14 @@ class PartnerMaps:
     Attributes:
         score: How well held-out partners were found with these shares: 1 is always first, about 0.1 is chance. None if
             there were too few pairs to hold any out.
+        folds: The fits that the choice compared, with these shares: to each, some known pairs are new. Empty if there
+            were too few pairs, or if the choice was made on other features than the maps read.
     """
 
     encoders: tuple[Encoder, Encoder]
     shares: Shares
     score: float | None
+    folds: list[FoldFit] = field(default_factory=list)
 
     def findings(self) -> dict[str, float]:
         """By metric key."""
@@ -86,6 +89,15 @@ class PartnerMaps:
             "transport/likeness_weight": self.shares.likeness,
         }
         return found if self.score is None else found | {"transport/held_out_score": self.score}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The shares that were chosen, see `PartnerMaps`."""
+
+    shares: Shares
+    score: float | None = None
+    folds: list[FoldFit] = field(default_factory=list)
 
 
 def fit_partner_maps(
@@ -130,14 +142,15 @@ def fit_partner_maps(
     transforms = FeatureTransform.fit(left, axes), FeatureTransform.fit(right, axes)
     x, y = transforms[0](left), transforms[1](right)
     what = f"method 'transport' on {len(pairs)} pairs"
-    shares, score = Shares(1.0, 1.0, 0.0), None  # without pairs there is nothing to choose
+    chosen = Chosen(Shares(1.0, 1.0, 0.0))  # without pairs there is nothing to choose
     with translated(what, RuntimeError, found="cannot be fitted to them", fix=OTHER_PAIRS):
         if len(pairs):
             alone = fit_transport(x, y, pairs, seed=seed, share=0)
             require_usable(what, alone, (x, y), fix=OTHER_PAIRS)  # unpaired rows cannot tell what the pairs do not
             compared = (x, y) if chosen_on is None else _transformed(chosen_on, axes)
             item_of = pairs[:, 0] if items is None else items
-            shares, score = _choose(compared[0], compared[1], pairs, item_of, seed, begun)
+            chosen = _choose(compared[0], compared[1], pairs, item_of, seed, begun)
+        shares = chosen.shares
         parts: list[Encoders] = []
         if shares.linear:
             parts.append(fit_transport(x, y, pairs, seed=seed, share=shares.unpaired, start=begun))
@@ -147,10 +160,13 @@ def fit_partner_maps(
             parts.append(_likeness(x, y, pairs, shares.power, seed))
         maps = side_by_side(parts, [weight for weight in (shares.linear, shares.kernel, shares.likeness) if weight])
     require_usable(what, maps, (x, y), fix=OTHER_PAIRS)
-    encoders: Encoders = Composed(transforms[0], maps[0]).eval(), Composed(transforms[1], maps[1]).eval()
-    return PartnerMaps(
-        encoders if start is None else side_by_side([encoders, start], [1.0, START_WEIGHT]), shares, score
-    )
+
+    def of_features(maps: Encoders) -> Encoders:
+        encoders: Encoders = Composed(transforms[0], maps[0]).eval(), Composed(transforms[1], maps[1]).eval()
+        return encoders if start is None else side_by_side([encoders, start], [1.0, START_WEIGHT])
+
+    folds = [replace(fold, encoders=of_features(fold.encoders)) for fold in chosen.folds if chosen_on is None]
+    return PartnerMaps(of_features(maps), shares, chosen.score, folds)
 
 
 def _transformed(sides: tuple[Tensor, Tensor], axes: int) -> tuple[Tensor, Tensor]:
@@ -160,7 +176,7 @@ def _transformed(sides: tuple[Tensor, Tensor], axes: int) -> tuple[Tensor, Tenso
 
 def _choose(
     x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, seed: int, start: tuple[Tensor, Tensor] | None
-) -> tuple[Shares, float | None]:
+) -> Chosen:
     """The shares of the grid that find held-out partners best, and how well; ``DEFAULT`` if there are too few pairs.
 
     Keeping the default unless another leads by more than its standard error was tried: it kept too little of the
@@ -169,7 +185,9 @@ def _choose(
     scores = torch.full((len(GRID), len(pairs)), torch.nan)
     weights = torch.tensor([_weights(shares) for shares in GRID])
     whitened = None
-    for hidden, known in held_out(pairs, seed, items):
+    compared: list[tuple[Fold, list[Encoders]]] = []
+    for fold in held_out(pairs, seed, items):
+        hidden, known = fold
         whitened = whitened or (part_whitened(x), part_whitened(y))
         parts: list[Encoders] = [
             *(fit_transport(x, y, known, seed=seed, share=unpaired, start=start, **CHOICE) for unpaired in UNPAIRED),
@@ -177,11 +195,17 @@ def _choose(
             *(_likeness(x, y, known, power, seed) for power in POWERS),
         ]
         scores[:, hidden] = partner_scores(parts, weights, x, y, pairs[hidden], known, items[hidden])
-    if bool(scores.isnan().all()):
-        return DEFAULT, None
+        compared.append((fold, parts))
+    if not compared:
+        return Chosen(DEFAULT)
     means = [float(means_of_items(found, items).mean()) for found in scores]
     best = max(range(len(GRID)), key=means.__getitem__)
-    return GRID[best], means[best]
+    shares = [(place, weight) for place, weight in enumerate(weights[best].tolist()) if weight]
+    fits = [
+        FoldFit(*fold, side_by_side([parts[place] for place, _ in shares], [weight for _, weight in shares]))
+        for fold, parts in compared
+    ]
+    return Chosen(GRID[best], means[best], fits)
 
 
 def _weights(shares: Shares) -> list[float]:

@@ -39,7 +39,7 @@ from setclip_cli.run.config import (
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
     import torch
@@ -254,9 +254,17 @@ def _require_same_preprocessing(run: Path, modality: Modality, tower: TowerConfi
 
 
 def save_model(
-    run: Path, config: ModelConfig, encoders: dict[Modality, Encoder], initial: dict[Modality, Encoder]
+    run: Path,
+    config: ModelConfig,
+    encoders: dict[Modality, Encoder],
+    initial: dict[Modality, Encoder],
+    *,
+    beside: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Writes the encoders, then config.json, which marks the RUN as finished and holds the hashes of its files.
+
+    Args:
+        beside: Writes what else belongs to the encoders; it gets the sha256 of model.safetensors.
 
     Raises:
         SetClipError: a value is not finite.
@@ -273,6 +281,7 @@ def save_model(
     for name, tensors in both.items():
         checkpoint.save_tensors(run / name, tensors)
     files = {name: atomic.sha256_file(run / name) for name in get_args(RunFile) if (run / name).exists()}
+    beside(files[MODEL_NAME])
     write_document(run / CONFIG_NAME, config.model_copy(update={"files": files}).as_json())
 
 

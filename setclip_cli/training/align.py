@@ -20,6 +20,7 @@ from setclip_cli.encoders.graph import kept_graphs
 from setclip_cli.errors import argument, translated
 from setclip_cli.features.layer_choice import LayerChoice, choose_layers, fixed_layers, load_tower_backbone, wants_best
 from setclip_cli.files import atomic
+from setclip_cli.files.documents import signed
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import InUseError, WriteError
 from setclip_cli.options import path_of
@@ -30,6 +31,7 @@ from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME, is_finished
 from setclip_cli.run.model import save_model
 from setclip_cli.run.model_card import model_card
 from setclip_cli.training.build import build_training
+from setclip_cli.training.calibration import calibrate_run
 from setclip_cli.training.checks import require_pools
 from setclip_cli.training.distributed import launched
 from setclip_cli.training.dry_run import plan_align
@@ -39,6 +41,7 @@ from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
 from setclip_cli.training.preconditions import training_device
 from setclip_cli.training.tower_bands import tower_bands
+from setclip_cli.trust.saved import CALIBRATION_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from setclip_cli.training.fit import Fitted
     from setclip_cli.training.inputs import SideInput
     from setclip_cli.training.known_pairs import KnownPairs
+    from setclip_cli.trust.saved import Calibration
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,8 @@ def align(
         if group.main:
             for warning in fitted.warnings:
                 note(f"warning: {warning}")
-            _save(out, recipe, dataset, fitted, (left, right), tuned, best, known=known, steps=steps)
+            calibration = calibrate_run(recipe, dataset, fitted, (left, right), known, rows)
+            _save(out, recipe, dataset, fitted, (left, right), tuned, best, calibration, known=known, steps=steps)
         group.wait()
     wall_s = time.monotonic() - started
     return AlignResult(
@@ -190,11 +195,20 @@ def _save(
     sides: tuple[SideInput, SideInput],
     tuned: tuple[dict[str, Tensor], dict[str, Tensor]],
     layer_choice: LayerChoice | None,
+    calibration: Calibration | None,
     *,
     known: KnownPairs,
     steps: int,
 ) -> None:
-    """Writes the RUN: tuned weights, the card, the encoders, and config.json last."""
+    """Writes the RUN: tuned weights, the card, the encoders, their calibration, and config.json last."""
+
+    def save_calibration(model_sha256: str) -> None:
+        if calibration is None:
+            atomic.remove_file(out / CALIBRATION_NAME)  # of a training that went on from here
+        else:
+            named = calibration.model_copy(update={"model_sha256": model_sha256})
+            atomic.write_text(out / CALIBRATION_NAME, signed(named.model_dump(mode="json"), indent=None))
+
     if not steps:
         atomic.write_text(out / METRICS_NAME, json.dumps(fitted.findings) + "\n" if fitted.findings else "")
     config = ModelConfig(
@@ -222,6 +236,7 @@ def _save(
         config,
         dict(zip(modalities, fitted.encoders, strict=True)),
         dict(zip(modalities, fitted.initial, strict=True)),
+        beside=save_calibration,
     )
 
 

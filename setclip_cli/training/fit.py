@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from setclip_cli.encoders import Composed, Encoder
+    from setclip_cli.methods.held_out import FoldFit
     from setclip_cli.recipe.recipe import Recipe
     from setclip_cli.training.tower import InitialWeights
     from setclip_cli.training.training import Training
@@ -47,6 +48,7 @@ class Fitted:
         method: The method that was fitted; never "auto".
         findings: What the method measured of its own result, such as how far to trust it, by metric key.
         warnings: The same in words for the user, if there is a reason to warn.
+        folds: Fits that the method made without some of the known pairs, of the same settings.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Fitted:
     initial: tuple[Encoder, Encoder]
     findings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    folds: list[FoldFit] = field(default_factory=list)
 
 
 @kept_graphs()
@@ -128,7 +131,7 @@ def fit_method(
         maps = fit_partner_maps(
             left, right, pairs, axes=recipe.projection.pca, seed=recipe.seed, items=items, start=start
         )
-        return Fitted(recipe.method, maps.encoders, before, maps.findings())
+        return Fitted(recipe.method, maps.encoders, before, maps.findings(), folds=maps.folds)
     if len(pairs):
         encoders = fit_closed_form(recipe.method, left, right, pairs, axes=recipe.projection.pca)
         return Fitted(recipe.method, encoders, before)

@@ -23,6 +23,7 @@ from setclip_cli.options import path_of
 from setclip_cli.run import checkpoint
 from setclip_cli.run.config import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, TUNED_NAME, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME
+from setclip_cli.trust.saved import CALIBRATION_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -179,7 +180,15 @@ def _run(result: VerifyResult) -> None:
             result.faults.append(error.problem.removeprefix(f"{result.path}/"))
         else:
             result.count(path)
-    known = {*ours, *hashes, "README.md", *(f"{CHECKPOINTS_NAME}/{path.name}" for path in checkpoints)}
+    if (result.path / CALIBRATION_NAME).is_file():
+        result.check_document(CALIBRATION_NAME)
+    known = {
+        *ours,
+        *hashes,
+        "README.md",
+        CALIBRATION_NAME,
+        *(f"{CHECKPOINTS_NAME}/{path.name}" for path in checkpoints),
+    }
     result.list_others(known, skip=_OF_LOGGERS)
 
 
