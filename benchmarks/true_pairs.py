@@ -90,11 +90,12 @@ def load(name: str, data: Path, cache: Path) -> Items:
     return Items(**fields)
 
 
-def draw(data: Items, known: int | float, seed: int, *, split: str = "test") -> Problem:
+def draw(data: Items, known: int | float | np.ndarray, seed: int, *, split: str = "test") -> Problem:
     """One seed's problem.
 
     Args:
-        known: Items whose texts are known to be theirs: a number, or a share of the training items (a float).
+        known: Items whose texts are known to be theirs: a number, or a share of the training items (a float), of the
+            first rows of the pool; or the rows themselves. The pools are the same for all rows that are known.
         split: ``test`` trains on all items that are no test items and scores those; ``validation`` never touches them
             and scores a fifth of the rest, drawn anew for each seed.
     """
@@ -106,16 +107,26 @@ def draw(data: Items, known: int | float, seed: int, *, split: str = "test") -> 
         held_out = np.array([measured.unit_hash(f"{seed}:{block}") < HELD_OUT for block in data.blocks[rest]])
         items, rest = rest[held_out], rest[~held_out]
     pool = random.permutation(rest)
-    count = round(known * len(pool)) if isinstance(known, float) else min(known, len(pool))
     texts_of = _texts_of(data)
-    chosen = [texts_of[item] if place < count else random.choice(texts_of[item], 1) for place, item in enumerate(pool)]
+    if isinstance(known, np.ndarray):
+        rows, chosen = known, [random.choice(texts_of[item], 1) for item in pool]
+        for row in rows:
+            chosen[row] = texts_of[pool[row]]
+    else:
+        count = round(known * len(pool)) if isinstance(known, float) else min(known, len(pool))
+        rows = np.arange(count)
+        chosen = [
+            texts_of[item] if place < count else random.choice(texts_of[item], 1) for place, item in enumerate(pool)
+        ]
     texts = np.concatenate(chosen)
     order = random.permutation(len(texts))
     place_of = np.empty(len(texts), np.int64)
     place_of[order] = np.arange(len(texts))
-    known_texts = sum(len(rows) for rows in chosen[:count])
-    left_rows = np.repeat(np.arange(count), [len(rows) for rows in chosen[:count]])
-    pairs = np.stack([left_rows, place_of[:known_texts]], axis=1).reshape(-1, 2)
+    first = np.cumsum([0, *map(len, chosen)])
+    known_places = [np.arange(first[row], first[row + 1]) for row in rows]
+    left_rows = np.repeat(rows, [len(places) for places in known_places])
+    right_rows = place_of[np.concatenate([*known_places, np.zeros(0, np.int64)])]
+    pairs = np.stack([left_rows, right_rows], axis=1).reshape(-1, 2)
     scored = np.concatenate([texts_of[item] for item in items])
     return Problem(
         data.features[torch.from_numpy(pool)],

@@ -1,8 +1,8 @@
 """Which items a person should be asked about next: those whose partners say most about the others.
 
-A pool is cut into as many clusters as there will be known items. A cluster that holds a known item is covered; of each
-other one the most typical item is taken, that of the largest cluster first. So the items are spread over the pool, and
-none of them is an odd one out. What else was tried is in benchmarks/results.md.
+What a partner says of one item, it says of similar ones too. So the next item is the one whose answer leaves the least
+unknown of the whole pool: it is typical of many rows, and unlike the items before it. With a RUN, rows of which the RUN
+is unsure count more. What else was tried is in benchmarks/results.md.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from setclip_cli.dataset.modality import plural
 from setclip_cli.encoders import FeatureTransform
 from setclip_cli.errors import UsageError, argument, nearest
-from setclip_cli.methods.no_pairs import spherical_kmeans
+from setclip_cli.labelling.unsure import unsureness
+from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.pools import Pools
 
-AXES = 64  # principal axes of a pool that the clusters see
-STARTS = 3  # clusterings, of which the tightest is taken
-ROWS = 20_000  # a larger pool is clustered by so many of its rows, which the seed draws
-KNOWN = 1_000  # known rows that clusters are made for: more clusters would take minutes
+AXES = 64  # principal axes of a pool by which rows are alike
+LIKENESS = 0.5  # of the kernel exp((cos - 1) / LIKENESS): what an answer says of a row at this distance is 1 / e
+NOISE = 0.1  # of an answer, against what it says of its own row
+ROWS = 20_000  # of a larger pool so many rows are considered, which the seed draws
+TARGETS = 1_500  # rows that stand for the pool when what is unknown of it is measured
+KNOWN = 2_000  # known rows that are taken into account; the seed draws them
 BLOCK = 1 << 24  # similarities held at a time: 64 MiB
+_ROWS = 4_096  # candidates in one product
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,16 @@ def choose_items(
     left_out = known | {*exclude} | {row for row, name in enumerate(pool.ids) if (pool.modality, name) in lone}
     order = sorted(range(len(pool.ids)), key=pool.ids.__getitem__)
     place = {row: at for at, row in enumerate(order)}
-    features = pool.features[torch.tensor(order)].float()
+    features = pool.features[order].float()
+    rows = FeatureTransform.fit(features, AXES)(features)
+    unsure = unsureness(pools, side)
     chosen = choose_rows(
-        FeatureTransform.fit(features, AXES)(features),
+        rows,
         count,
         seed=seed,
         known=[place[row] for row in sorted(known)],
         exclude=[place[row] for row in sorted(left_out)],
+        weights=None if unsure is None else unsure[order],
     )
     return [
         Suggestion(
@@ -89,8 +95,9 @@ def choose_items(
             order[row],
             pool.ids[order[row]],
             stands_for / len(order),
-            f"typical of {stands_for:,} of {len(order):,} {plural(pool.modality)}"
-            + (" that no known pair is near to" if known else ""),
+            f"stands for {stands_for:,} of {len(order):,} {plural(pool.modality)}"
+            + (", which are nearer to it than to any known one" if known else "")
+            + ("" if unsure is None else f"; the RUN is unsure of {unsure[order[row]]:.0%}"),
         )
         for row, stands_for in chosen
     ]
@@ -114,53 +121,116 @@ def side_of(pools: Pools, modality: Modality | None) -> int | None:
 
 
 def choose_rows(
-    rows: Tensor, count: int, *, seed: int, known: Sequence[int] = (), exclude: Sequence[int] = ()
+    rows: Tensor,
+    count: int,
+    *,
+    seed: int,
+    known: Sequence[int] = (),
+    exclude: Sequence[int] = (),
+    weights: Tensor | None = None,
 ) -> list[tuple[int, int]]:
-    """Typical rows that lie apart from each other and from the known ones: (row, rows that it stands for) of each.
+    """Rows whose answers leave the least unknown, one after another: (row, rows that it stands for) of each.
+
+    What is unknown is the variance of a Gaussian process with the kernel k(x, y) = exp((cos(x, y) - 1) / LIKENESS),
+    given the answers. With C the covariance given all answers before, row i lessens the sum over the pool by
+
+        Σ_t w_t C_ti² / (C_ii + NOISE)
 
     Args:
         rows: (n, d) transformed features.
         count: How many; fewer come back if there are not so many.
-        seed: Decides the starts of the clusterings.
-        known: Rows whose clusters are covered.
+        seed: Decides which rows of a large pool are looked at.
+        known: Rows of which the answer is known.
         exclude: Rows that are not taken.
+        weights: (n,) w, how much each row counts; None for all alike.
 
-    Source: typical items of clusters without a known one, Hacohen, Dekel & Weinshall 2022 (ICML), arXiv:2202.02794.
+    Source: transductive experimental design, Yu, Bi & Tresp 2006 (ICML 23).
     """
     unit = F.normalize(rows, dim=1)
     free = torch.ones(len(unit), dtype=torch.bool)
-    free[[*exclude]] = False
-    count = min(count, int(free.sum()))
-    if count < 1:
+    free[[*exclude, *known]] = False
+    candidates = _some(free.nonzero().squeeze(1), ROWS, seed, "candidates")
+    targets = _some(torch.arange(len(unit)), TARGETS, seed, "targets")
+    answered = _some(torch.tensor(sorted({*known}), dtype=torch.int64), KNOWN, seed, "known")
+    chosen: list[int] = []
+    if count > 0 and len(candidates):
+        of_targets = torch.ones(len(targets)) if weights is None else weights[targets].clamp_min(1e-6)
+        count = min(count, len(candidates))
+        left = _Unknown(unit[candidates], unit[targets], unit[answered], of_targets, count)
+        free = torch.ones(len(candidates), dtype=torch.bool)
+        for _ in range(count):
+            place = int(left.gains().masked_fill_(~free, -torch.inf).argmax())
+            free[place] = False
+            left.answer(place)
+            chosen.append(int(candidates[place]))
+    return list(zip(chosen, _stand_for(unit, chosen, sorted({*known})), strict=True))
+
+
+class _Unknown:
+    """What answers leave unknown: the covariance C of candidates with targets, and what each answer would take from it.
+
+    C is never made: it is the kernel less E Fᵀ, where a row of E or F holds what the answers explain of a candidate or
+    a target. So an answer costs one product of the kernel with a vector.
+    """
+
+    def __init__(self, candidates: Tensor, targets: Tensor, answered: Tensor, weights: Tensor, count: int) -> None:
+        """``count`` answers will come beside those that are known."""
+        own = _kernel(answered, answered).double()
+        factor = torch.linalg.cholesky(own + NOISE * torch.eye(len(own), dtype=own.dtype))
+        self._answers = len(answered)
+        self._explained, self._of_targets = (
+            side.new_zeros(len(side), len(own) + count) for side in (candidates, targets)
+        )
+        for side, explained in ((candidates, self._explained), (targets, self._of_targets)):
+            of_known = torch.linalg.solve_triangular(factor, _kernel(answered, side).double(), upper=False)
+            explained[:, : len(own)] = of_known.T
+        self._candidates, self._weights = candidates, weights
+        self._kernel = _kernel(candidates, targets)
+        self._own = (1 - self._explained.square().sum(1)).double()
+        self._taken = torch.cat(
+            [
+                ((kernel - explained @ self._of_targets.T).square() @ weights).double()
+                for kernel, explained in zip(
+                    torch.split(self._kernel, _ROWS), torch.split(self._explained, _ROWS), strict=True
+                )
+            ]
+        )
+
+    def gains(self) -> Tensor:
+        """(n,) how much an answer of each candidate would take from the weighted variance of the targets."""
+        return self._taken / (self._own + NOISE)
+
+    def answer(self, place: int) -> None:
+        """Takes the answer of a candidate as known: C <- C - a bᵀ."""
+        known = slice(0, self._answers)
+        scale = float(self._own[place] + NOISE) ** 0.5
+        own = _kernel(self._candidates, self._candidates[place : place + 1])[:, 0]
+        a = (own - self._explained[:, known] @ self._explained[place, known]) / scale
+        b = (self._kernel[place] - self._of_targets[:, known] @ self._explained[place, known]) / scale
+        weighted = b * self._weights
+        along = self._kernel @ weighted - self._explained[:, known] @ (self._of_targets[:, known].T @ weighted)
+        self._taken += (a.square() * (b @ weighted) - 2 * a * along).double()
+        self._own -= a.square()
+        self._explained[:, self._answers], self._of_targets[:, self._answers] = a, b
+        self._answers += 1
+
+
+def _kernel(one: Tensor, other: Tensor) -> Tensor:
+    return (one @ other.T).sub_(1).div_(LIKENESS).exp_()
+
+
+def _some(rows: Tensor, count: int, seed: int, stream: str) -> Tensor:
+    """At most so many of the rows, in their order."""
+    if len(rows) <= count:
+        return rows
+    drawn = torch.randperm(len(rows), generator=generator(seed, "suggest", stream))[:count]
+    return rows[drawn.sort().values]
+
+
+def _stand_for(unit: Tensor, chosen: Sequence[int], known: Sequence[int]) -> list[int]:
+    """How many rows are nearer to each chosen one than to any other chosen or known one."""
+    if not chosen:
         return []
-    clusters = min(count + min(len(set(known)), KNOWN), len(unit))
-    owner, likeness = _nearest(unit, _centroids(unit, clusters, seed))
-    sizes = owner.bincount(minlength=clusters)
-    covered = owner[[*known]].bincount(minlength=clusters) / sizes.clamp_min(1)
-    # Of each cluster its free rows, the most typical first.
-    waiting: list[list[int]] = [[] for _ in range(clusters)]
-    for row in likeness.argsort(descending=True, stable=True).tolist():
-        if free[row]:
-            waiting[int(owner[row])].append(row)
-    order = sorted(range(clusters), key=lambda cluster: (float(covered[cluster]), -int(sizes[cluster]), cluster))
-    chosen: list[tuple[int, int]] = []
-    while len(chosen) < count:  # again if all clusters have been asked and more rows are wanted
-        for cluster in order:
-            if waiting[cluster] and len(chosen) < count:
-                chosen.append((waiting[cluster].pop(0), int(sizes[cluster])))
-    return chosen
-
-
-def _centroids(unit: Tensor, clusters: int, seed: int) -> Tensor:
-    """Of the tightest of a few clusterings."""
-    random = np.random.default_rng([seed, 41])
-    if len(unit) > ROWS:
-        unit = unit[torch.from_numpy(np.sort(random.choice(len(unit), max(ROWS, clusters), replace=False)))]
-    found = [spherical_kmeans(unit, clusters, random) for _ in range(STARTS)]
-    return max(found, key=lambda centroids: float(_nearest(unit, centroids)[1].double().sum()))
-
-
-def _nearest(unit: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) the nearest centroid of each row, and (n,) its cosine."""
-    parts = [(block @ centroids.T).max(1) for block in torch.split(unit, max(1, BLOCK // len(centroids)))]
-    return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
+    asked = unit[[*chosen, *known]]
+    nearest_of = [(block @ asked.T).argmax(1) for block in torch.split(unit, max(1, BLOCK // len(asked)))]
+    return torch.cat(nearest_of).bincount(minlength=len(asked))[: len(chosen)].tolist()

@@ -100,7 +100,7 @@ def test_a_sheet_without_any_pair_is_filled_in_and_ingested(tmp_path: Path) -> N
     assert [row["radar"] for row in rows] == [each["id"] for each in found["suggestions"]]
     assert len({row["radar"] for row in rows}) == 6
     assert {row["sonar"] for row in rows} == {""}
-    assert all(row["why"].startswith("typical of ") for row in rows)
+    assert all(row["why"].startswith("stands for ") for row in rows)
     page = Page(sheet / "suggest.html")
     page.require_self_contained()
     for each in found["suggestions"]:
