@@ -33,6 +33,7 @@ NOISE = 0.1  # of an answer, against what it says of its own row
 ROWS = 20_000  # of a larger pool so many rows are considered, which the seed draws
 TARGETS = 1_500  # rows that stand for the pool when what is unknown of it is measured
 KNOWN = 2_000  # known rows that are taken into account; the seed draws them
+UNSURE = 0.5  # from 0 to 1: above, the reason says that the RUN is unsure
 BLOCK = 1 << 24  # similarities held at a time: 64 MiB
 _ROWS = 4_096  # candidates in one product
 
@@ -44,7 +45,7 @@ class Suggestion:
     Attributes:
         side: 0 for the left side, 1 for the right one.
         row: Its row in the pool.
-        score: Share of the pool that it stands for.
+        score: Share of the pool that is nearer to it than to any other suggested or known row.
         reason: Why it was chosen, in words.
     """
 
@@ -61,46 +62,46 @@ def choose_items(
 ) -> list[Suggestion]:
     """The items of one side whose partners are most worth knowing, the most worth first.
 
-    Items with a known partner are never among them, nor those of which a file of pairs says that they have none.
+    Items with a known partner are never among them, nor those of which a file of pairs says that they have none. What
+    is known of these says something of similar items, which are asked about later.
 
     Args:
         count: How many; fewer come back if there are not so many.
         seed: Decides the draws. The order of the rows decides nothing.
         side: 0 for the left side, the default, or 1 for the right one.
-        exclude: Further rows of that side not to take, such as those that a person has skipped or answered. They do
-            not count as known.
+        exclude: Further rows of that side that are asked about already. They count as known ones do.
     """
     side = 0 if side is None else side
     pool = pools.sides[side]
     lone = pools.dataset.lone_items()
-    known = set(pools.pairs[:, side].tolist())
-    left_out = known | {*exclude} | {row for row, name in enumerate(pool.ids) if (pool.modality, name) in lone}
+    known = set(pools.pairs[:, side].tolist()) | {*exclude}
+    known |= {row for row, name in enumerate(pool.ids) if (pool.modality, name) in lone}
     order = sorted(range(len(pool.ids)), key=pool.ids.__getitem__)
-    place = {row: at for at, row in enumerate(order)}
     features = pool.features[order].float()
-    rows = FeatureTransform.fit(features, AXES)(features)
     unsure = unsureness(pools, side)
     chosen = choose_rows(
-        rows,
+        FeatureTransform.fit(features, AXES)(features),
         count,
         seed=seed,
-        known=[place[row] for row in sorted(known)],
-        exclude=[place[row] for row in sorted(left_out)],
+        known=[place for place, row in enumerate(order) if row in known],
         weights=None if unsure is None else unsure[order],
     )
     return [
         Suggestion(
             side,
             pool.modality,
-            order[row],
-            pool.ids[order[row]],
+            order[place],
+            pool.ids[order[place]],
             stands_for / len(order),
             f"stands for {stands_for:,} of {len(order):,} {plural(pool.modality)}"
-            + (", which are nearer to it than to any known one" if known else "")
-            + ("" if unsure is None else f"; the RUN is unsure of {unsure[order[row]]:.0%}"),
+            + ("" if unsure is None else _in_words(float(unsure[order[place]]))),
         )
-        for row, stands_for in chosen
+        for place, stands_for in chosen
     ]
+
+
+def _in_words(unsure: float) -> str:
+    return ", and the RUN is unsure of it" if unsure > UNSURE else ", and the RUN is rather sure of it"
 
 
 def side_of(pools: Pools, modality: Modality | None) -> int | None:
@@ -126,7 +127,6 @@ def choose_rows(
     *,
     seed: int,
     known: Sequence[int] = (),
-    exclude: Sequence[int] = (),
     weights: Tensor | None = None,
 ) -> list[tuple[int, int]]:
     """Rows whose answers leave the least unknown, one after another: (row, rows that it stands for) of each.
@@ -140,15 +140,14 @@ def choose_rows(
         rows: (n, d) transformed features.
         count: How many; fewer come back if there are not so many.
         seed: Decides which rows of a large pool are looked at.
-        known: Rows of which the answer is known.
-        exclude: Rows that are not taken.
+        known: Rows of which the answer is known; they are not taken.
         weights: (n,) w, how much each row counts; None for all alike.
 
     Source: transductive experimental design, Yu, Bi & Tresp 2006 (ICML 23).
     """
     unit = F.normalize(rows, dim=1)
     free = torch.ones(len(unit), dtype=torch.bool)
-    free[[*exclude, *known]] = False
+    free[[*known]] = False
     candidates = _some(free.nonzero().squeeze(1), ROWS, seed, "candidates")
     targets = _some(torch.arange(len(unit)), TARGETS, seed, "targets")
     answered = _some(torch.tensor(sorted({*known}), dtype=torch.int64), KNOWN, seed, "known")

@@ -13,6 +13,7 @@ from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.ingest.annotations import read_pairs
+from setclip_cli.labelling.candidates import Partners
 from setclip_cli.labelling.choose import Suggestion, choose_items, side_of
 from setclip_cli.labelling.sheet import Asked, sheet_csv, sheet_page, shown_rows
 from setclip_cli.labelling.suggest_options import SuggestOptions
@@ -124,26 +125,15 @@ def suggest(dataset: str | Path, out: str | Path, options: SuggestOptions | None
 
 def _asked(pools: Pools, suggestions: Sequence[Suggestion], count: int) -> list[Asked]:
     """The suggestions, with their likely partners and what a reader sees of all of them."""
+    partners = Partners(pools)
+    likely = [partners.likely(each.side, each.row, count) for each in suggestions]
     side = suggestions[0].side
-    likely = _likely_partners(pools, side, [each.row for each in suggestions], count)
     items = shown_rows(pools, side, {each.row for each in suggestions})
     others = shown_rows(pools, 1 - side, {row for rows in likely for row in rows})
     return [
         Asked(each, items[each.row], [others[row] for row in rows])
         for each, rows in zip(suggestions, likely, strict=True)
     ]
-
-
-def _likely_partners(pools: Pools, side: int, rows: list[int], count: int) -> list[list[int]]:
-    """Rows of the other side for each row: the nearest by the RUN, or a spread of typical ones without a RUN."""
-    own, other = pools.sides[side], pools.sides[1 - side]
-    if own.embeddings is not None and other.embeddings is not None:
-        near: list[list[int]] = (
-            (own.embeddings[rows] @ other.embeddings.T).topk(min(count, len(other.ids))).indices.tolist()
-        )
-        return near
-    typical = [each.row for each in choose_items(pools, count, seed=0, side=1 - side)]
-    return [typical for _ in rows]
 
 
 def _refuse_answered(out: Path, names: Sequence[Modality]) -> None:

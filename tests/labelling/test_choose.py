@@ -86,23 +86,15 @@ def test_an_odd_one_out_is_not_taken() -> None:
 def test_what_known_items_cover_is_not_asked_again() -> None:
     rows, owner = clusters()
     known = [int(torch.nonzero(owner == place)[3]) for place in (0, 2, 5)]
-    chosen = taken(rows, PLACES - 3, known=known, exclude=known)
+    chosen = taken(rows, PLACES - 3, known=known)
     assert sorted(owner[chosen].tolist()) == [1, 3, 4, 6, 7]
-
-
-def test_rows_that_are_excluded_are_not_taken_and_cover_nothing() -> None:
-    rows, owner = clusters()
-    first = taken(rows, PLACES)
-    second = taken(rows, PLACES, exclude=first)
-    assert not set(first) & set(second)
-    assert sorted(owner[second].tolist()) == list(range(PLACES))
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 30, 500])
 def test_as_many_as_are_asked_for_each_once_up_to_all_that_are_left(count: int) -> None:
     rows, _ = clusters(rows=10)
     known = [0, 1, 2]
-    chosen = taken(rows, count, known=known, exclude=known)
+    chosen = taken(rows, count, known=known)
     assert len(chosen) == len(set(chosen)) == min(count, len(rows) - 3)
     assert not set(chosen) & set(known)
 
