@@ -49,11 +49,16 @@ class UnmatchedRows:
     Attributes:
         share: Of its rows that have no partner in the other pool, in [0, 1].
         interval: (low, high) 95% interval of ``share``.
+        difference: How far the mix of the pool is from that of its rows with a partner, as the score sees it: the share
+            of the pool that would have to be exchanged (total variation), in [0, 1].
+        difference_interval: (low, high) 95% interval of ``difference``.
         probabilities: (n,) float32: for each row that it has no partner. 0 for known rows.
     """
 
     share: float
     interval: tuple[float, float]
+    difference: float
+    difference_interval: tuple[float, float]
     probabilities: Tensor
 
     @property
@@ -128,11 +133,15 @@ class Posterior(NamedTuple):
     Attributes:
         share: Posterior mean.
         interval: (low, high), see ``COVERED``.
+        difference: Posterior mean of the total variation of the pool and its rows with a partner.
+        difference_interval: (low, high).
         unmatched: (BINS,) probability that a row has no partner, by its rank within the pool; never falls.
     """
 
     share: float
     interval: tuple[float, float]
+    difference: float
+    difference_interval: tuple[float, float]
     unmatched: npt.NDArray[np.float64]
 
 
@@ -149,14 +158,27 @@ def posterior(ranks: Tensor, weights: Tensor) -> Posterior:
     expected = -0.5 * ((distances - DISTANCE[0]) / DISTANCE[1]) ** 2
     mass = np.exp(likelihood + expected - (likelihood + expected).max())
     mass /= mass.sum()
-    of_matched = mass.sum(1)
-    below = np.cumsum(of_matched)
-    tail = (1 - COVERED) / 2
-    low, high = (matched[min(int(np.searchsorted(below, at)), len(matched) - 1)] for at in (tail, 1 - tail))
+    shares = np.broadcast_to(1 - matched[:, None], mass.shape)
+    # Q - H = s (G - H), and two normal distributions of one width differ by 2 Φ(distance / 2) - 1.
+    differences = shares * (2 * norm.cdf(distances / 2) - 1)
     with_partner = np.clip((mass[:, :, None] * matched[:, None, None] * density).sum((0, 1)), 0, 1)
     return Posterior(
-        float(1 - of_matched @ matched), (float(1 - high), float(1 - low)), np.maximum.accumulate(1 - with_partner)
+        *_mean_and_interval(shares, mass),
+        *_mean_and_interval(differences, mass),
+        np.maximum.accumulate(1 - with_partner),
     )
+
+
+def _mean_and_interval(
+    values: npt.NDArray[np.float64], mass: npt.NDArray[np.float64]
+) -> tuple[float, tuple[float, float]]:
+    order = np.argsort(values, axis=None)
+    below = np.cumsum(mass.ravel()[order])
+    tail = (1 - COVERED) / 2
+    low, high = (
+        float(values.ravel()[order[min(int(np.searchsorted(below, at)), len(order) - 1)]]) for at in (tail, 1 - tail)
+    )
+    return float((values * mass).sum()), (low, high)
 
 
 @functools.cache
@@ -257,4 +279,11 @@ def _side(
     probabilities = torch.from_numpy(found.unmatched).float()[bins].masked_fill_(known, 0)
     free = 1 - float(known.float().mean())  # the posterior speaks of the rows that are not known
     low, high = found.interval
-    return UnmatchedRows(free * found.share, (free * low, free * high), probabilities)
+    least, most = found.difference_interval
+    return UnmatchedRows(
+        free * found.share,
+        (free * low, free * high),
+        free * found.difference,
+        (free * least, free * most),
+        probabilities,
+    )

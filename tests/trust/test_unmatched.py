@@ -46,6 +46,8 @@ def test_rows_of_clusters_that_the_other_side_lacks_are_found(gone: int) -> None
     assert found.share == pytest.approx(gone / CLUSTERS, abs=0.1)
     assert found.interval[0] - 0.02 <= gone / CLUSTERS <= found.interval[1] + 0.02
     assert found.certain
+    assert found.difference == pytest.approx(found.share, abs=0.15)  # the clusters lie far apart
+    assert found.difference_interval[0] <= found.difference <= found.difference_interval[1]
     assert not other.certain
     assert float(found.probabilities.mean()) == pytest.approx(found.share, abs=0.03)
     assert not found.probabilities[pairs[:, 0]].any()
