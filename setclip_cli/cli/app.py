@@ -17,6 +17,7 @@ from setclip_cli.cli.doctor import doctor
 from setclip_cli.cli.embed import embed
 from setclip_cli.cli.evaluate import evaluate
 from setclip_cli.cli.ingest import ingest
+from setclip_cli.cli.inspect import inspect
 from setclip_cli.cli.json_object import is_wanted, keep_error, one_object_on_stdout
 from setclip_cli.cli.label import label
 from setclip_cli.cli.match import match
@@ -181,6 +182,7 @@ for command in (
     ingest,
     suggest,
     label,
+    inspect,
     align,
     embed,
     search,

@@ -14,10 +14,12 @@ from setclip_cli.evaluation.similarity import distinct_rows
 from setclip_cli.pixels.rgb import open_shown
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import pyarrow as pa
 
     from setclip_cli.dataset.dataset import Dataset
-    from setclip_cli.dataset.modality import RowKind
+    from setclip_cli.dataset.modality import Modality, RowKind
     from setclip_cli.evaluation.arrays import Embeddings
     from setclip_cli.evaluation.evaluation_set import Side
     from setclip_cli.evaluation.metrics import Retrieval
@@ -142,6 +144,18 @@ def displayed_rows(dataset: Dataset, side: Side, split: str, rows: set[int]) -> 
             if name in wanted:
                 row = wanted[name]
                 shown[row] = {"id": name, "label": side.labels[row], **displayed(side.kind, table, place)}
+    return shown
+
+
+def displayed_by_id(dataset: Dataset, modality: Modality, split: str, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What a reader sees of some rows of a split, by their ids: each with its id, never with its label."""
+    shown: dict[str, dict[str, Any]] = {}
+    kind = dataset.kind(modality)
+    for shard in dataset.shards(modality, split):
+        names = dataset.read(shard, ["id"])["id"].to_pylist()
+        if places := [place for place, name in enumerate(names) if name in ids]:
+            table = dataset.read(shard, SHOWN_COLUMNS[kind])
+            shown |= {names[place]: {"id": names[place], **displayed(kind, table, place)} for place in places}
     return shown
 
 

@@ -27,8 +27,11 @@ from setclip_cli.vectors import unusable_rows
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from setclip_cli.backbones.base import Backbone
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality, RowKind
+    from setclip_cli.features.frozen import FeatureTable
+    from setclip_cli.run.model import Model
 
 FALLBACK = "the default towers for these kinds of rows"
 
@@ -83,25 +86,50 @@ class Pools:
         return len(set(self.items.tolist()))
 
 
-def read_pools(
+@dataclass(frozen=True)
+class Towers:
+    """The two towers that read a DATASET: of a RUN, or frozen backbones.
+
+    Attributes:
+        recipe: Of the RUN, as given, or of the towers that fit the DATASET; it names the left side first.
+        model: The RUN; None for backbones alone.
+    """
+
+    dataset: Dataset
+    recipe: Recipe
+    model: Model | None
+    backbones: dict[Modality, Backbone]
+
+    def side(self, modality: Modality, split: str) -> PoolSide:
+        """All rows of a modality and split. Features come from the cache where it has them.
+
+        Raises:
+            SetClipError: the split is not there, or a row cannot be read.
+        """
+        backbone = self.backbones[modality]
+        if self.model is not None:
+            require_bands(self.dataset, modality, split, self.model.config.towers[modality].bands)
+        table = frozen_features(backbone, self.dataset, modality, split)
+        embeddings = None if self.model is None else _embedded(self.model, modality, table)
+        return PoolSide(modality, backbone.kind, table.ids, table.features, embeddings)
+
+
+def open_towers(
     dataset: Dataset | str | Path,
     *,
     run: str | Path | None = None,
     recipe: Recipe | str | Path | None = None,
     split: str | None = None,
-) -> Pools:
-    """Reads both pools of a split. Labels are not read.
-
-    Features come from the cache where it has them, as in training.
+) -> Towers:
+    """The towers of a RUN or of a recipe, with their weights.
 
     Args:
         run: A RUN: its towers, embeddings and recipe.
         recipe: Without a RUN: what names the two towers. Default: towers that fit the kinds of the rows.
-        split: Default: that of the recipe, which is train if it does not say.
+        split: What to look at to find out the kinds of the rows. Default: that of the recipe.
 
     Raises:
-        SetClipError: a RUN and a recipe are both given, the DATASET lacks a side or the split, weights are missing, or
-            a row cannot be read.
+        SetClipError: a RUN and a recipe are both given, the DATASET lacks a side, or weights are missing.
     """
     dataset = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
     if run is not None and recipe is not None:
@@ -110,25 +138,69 @@ def read_pools(
             fix=f"leave {argument('recipe')} out: the RUN has a recipe",
         )
     found = _recipe(dataset, run, recipe, split)
-    split = split or found.train.split
     for modality in found.modalities():
         dataset.about(modality)  # names what is there if it is not
-    of_split = found.model_copy(update={"train": found.train.model_copy(update={"split": split})})
-    left, right = (
-        _sides_of_run(Path(run), dataset, split) if run is not None else _sides_of_backbones(of_split, dataset)
-    )
-    known = pairs_in_items(dataset, split, of_split)
+    if run is not None:
+        model = load_model(Path(run))
+        return Towers(dataset, found, model, {modality: model.load_backbone(modality) for modality in model.encoders})
+    device = resolve_device(found.train.device, setting="train.device =")
+    seen = found if split is None else _of_split(found, split)
+    backbones = {
+        modality: load_tower_backbone(
+            seen,
+            modality,
+            dataset.about(modality),
+            device,
+            joint=found.towers[modality].joint,
+            bands=tower_bands(seen, dataset, modality),
+        )
+        for modality in found.modalities()
+    }
+    return Towers(dataset, found, None, backbones)
+
+
+def read_pools(
+    dataset: Dataset | str | Path,
+    *,
+    run: str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    split: str | None = None,
+    towers: Towers | None = None,
+) -> Pools:
+    """Reads both pools of a split. Labels are not read.
+
+    Features come from the cache where it has them, as in training.
+
+    Args:
+        run, recipe: As `open_towers` takes them.
+        split: Default: that of the recipe, which is train if it does not say.
+        towers: Towers that are open already.
+
+    Raises:
+        SetClipError: a RUN and a recipe are both given, the DATASET lacks a side or the split, weights are missing, or
+            a row cannot be read.
+    """
+    towers = towers or open_towers(dataset, run=run, recipe=recipe, split=split)
+    found = towers.recipe
+    split = split or found.train.split
+    left, right = (towers.side(modality, split) for modality in found.modalities())
+    of_split = _of_split(found, split)
+    known = pairs_in_items(towers.dataset, split, of_split)
     return Pools(
-        dataset=dataset,
+        dataset=towers.dataset,
         split=split,
         left=left,
         right=right,
         pairs=pair_rows(known.pairs, left.ids, right.ids, split=split),
         items=torch.tensor(known.items, dtype=torch.int64),
-        trained_on=_trained_on(Path(run), dataset, found, split) if run is not None else None,
+        trained_on=None if towers.model is None else _trained_on(towers.model.run, towers.dataset, found, split),
         recipe=of_split,
-        run=None if run is None else Path(run),
+        run=None if towers.model is None else towers.model.run,
     )
+
+
+def _of_split(recipe: Recipe, split: str) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"split": split})})
 
 
 def _recipe(dataset: Dataset, run: str | Path | None, recipe: Recipe | str | Path | None, split: str | None) -> Recipe:
@@ -144,36 +216,18 @@ def _recipe(dataset: Dataset, run: str | Path | None, recipe: Recipe | str | Pat
     return chosen
 
 
-def _sides_of_run(run: Path, dataset: Dataset, split: str) -> list[PoolSide]:
-    model = load_model(run)
-    sides = []
-    for modality, encoder in model.encoders.items():
-        require_bands(dataset, modality, split, model.config.towers[modality].bands)
-        backbone = model.load_backbone(modality)
-        table = frozen_features(backbone, dataset, modality, split)
-        with torch.inference_mode():
-            embeddings = torch.nn.functional.normalize(encoder(table.features).float(), dim=1).clone()
-        if broken := unusable_rows(embeddings.numpy()):
-            row, reason = next(iter(broken.items()))
-            raise SetClipError(
-                f"{run}: {len(broken)} of {len(embeddings)} {modality} rows have an embedding that {reason}, the first "
-                f"{table.ids[row]!r}",
-                fix="look at these rows in the source files, or align again with more pairs",
-            )
-        sides.append(PoolSide(modality, backbone.kind, table.ids, table.features, embeddings))
-    return sides
-
-
-def _sides_of_backbones(recipe: Recipe, dataset: Dataset) -> list[PoolSide]:
-    device = resolve_device(recipe.train.device, setting="train.device =")
-    sides = []
-    for modality in recipe.modalities():
-        bands = tower_bands(recipe, dataset, modality)
-        info = dataset.about(modality)
-        backbone = load_tower_backbone(recipe, modality, info, device, joint=recipe.towers[modality].joint, bands=bands)
-        table = frozen_features(backbone, dataset, modality, recipe.train.split)
-        sides.append(PoolSide(modality, info.kind, table.ids, table.features))
-    return sides
+def _embedded(model: Model, modality: Modality, table: FeatureTable) -> Tensor:
+    """(n, d) float32 unit rows."""
+    with torch.inference_mode():
+        embeddings = torch.nn.functional.normalize(model.encoders[modality](table.features).float(), dim=1)
+    if broken := unusable_rows(embeddings.numpy()):
+        row, reason = next(iter(broken.items()))
+        raise SetClipError(
+            f"{model.run}: {len(broken)} of {len(embeddings)} {modality} rows have an embedding that {reason}, the "
+            f"first {table.ids[row]!r}",
+            fix="look at these rows in the source files, or align again with more pairs",
+        )
+    return embeddings.clone()
 
 
 def _trained_on(run: Path, dataset: Dataset, recipe: Recipe, split: str) -> Tensor | None:

@@ -1,0 +1,70 @@
+"""The page of `setclip inspect`: how much the pools overlap, rows that look unmatched, and near copies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from setclip_cli.console import visible
+from setclip_cli.dataset.modality import plural, singular
+from setclip_cli.evaluation import figures
+from setclip_cli.evaluation import pages as report_pages
+from setclip_cli.evaluation.examples import displayed_by_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from setclip_cli.inspection.leakage import SplitCopies
+    from setclip_cli.pools import Pools
+
+TEMPLATES = Path(__file__).parent / "templates"
+SHOWN = 12  # rows of each list
+
+
+def inspect_page(
+    pools: Pools,
+    content: dict[str, Any],
+    unmatched: Sequence[tuple[str, Sequence[tuple[str, float]]]],
+    copies: Sequence[SplitCopies],
+) -> str:
+    """The page, which loads nothing from elsewhere and runs no script.
+
+    Args:
+        content: What inspect.json holds.
+        unmatched: For each side a sentence, and the rows that look as if they had no partner, the surest first.
+        copies: Of each modality and other split.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_safe,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"plural": plural, "singular": singular}
+    sides = []
+    for side, (sentence, rows) in zip(pools.sides, unmatched, strict=False):
+        first = dict(rows[:SHOWN])
+        shown = displayed_by_id(pools.dataset, side.modality, pools.split, first)
+        sides.append((side.modality, sentence, len(rows), [shown[name] | {"no_partner": first[name]} for name in first]))
+    pairs = []
+    for each in copies:
+        some = each.copies[:SHOWN]
+        rows_of = displayed_by_id(pools.dataset, each.modality, each.split, {copy.id for copy in some})
+        seen = displayed_by_id(pools.dataset, each.modality, pools.split, {copy.training_id for copy in some})
+        pairs.append((each, [(copy, rows_of[copy.id], seen[copy.training_id]) for copy in some]))
+    styles = (report_pages.TEMPLATES / "report.css", TEMPLATES / "inspect.css")
+    return environment.get_template("inspect.html.j2").render(
+        content=content,
+        sides=sides,
+        copies=pairs,
+        css=Markup(figures.figure_css() + "".join(path.read_text(encoding="utf-8") for path in styles)),
+    )
+
+
+def _safe(value: Any) -> Any:
+    return visible(value) if isinstance(value, str | Path) and not isinstance(value, Markup) else value
