@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.evaluate import evaluate
     from setclip_cli.evaluation.options import EvaluateOptions
     from setclip_cli.ingest.options import IngestOptions
+    from setclip_cli.inspection.inspect import inspect
+    from setclip_cli.inspection.options import InspectOptions
     from setclip_cli.labelling.suggest import suggest
     from setclip_cli.labelling.suggest_options import SuggestOptions
     from setclip_cli.matching.match import match
@@ -37,6 +39,7 @@ __all__ = [
     "EmbedOptions",
     "EvaluateOptions",
     "IngestOptions",
+    "InspectOptions",
     "MatchOptions",
     "Model",
     "Recipe",
@@ -46,6 +49,7 @@ __all__ = [
     "align",
     "evaluate",
     "fit",
+    "inspect",
     "load_model",
     "load_recipe",
     "losses",
@@ -61,6 +65,7 @@ _HOMES = {
     "EmbedOptions": "embedding.options",
     "EvaluateOptions": "evaluation.options",
     "IngestOptions": "ingest.options",
+    "InspectOptions": "inspection.options",
     "MatchOptions": "matching.options",
     "Model": "run.model",
     "Recipe": "recipe.recipe",
@@ -69,6 +74,7 @@ _HOMES = {
     "align": "training.align",
     "evaluate": "evaluation.evaluate",
     "fit": "arrays.fit",
+    "inspect": "inspection.inspect",
     "load_model": "run.model",
     "load_recipe": "recipe.recipe",
     "match": "matching.match",

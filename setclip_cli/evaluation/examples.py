@@ -147,7 +147,9 @@ def displayed_rows(dataset: Dataset, side: Side, split: str, rows: set[int]) -> 
     return shown
 
 
-def displayed_by_id(dataset: Dataset, modality: Modality, split: str, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+def displayed_by_id(
+    dataset: Dataset, modality: Modality, split: str, ids: Collection[str]
+) -> dict[str, dict[str, Any]]:
     """What a reader sees of some rows of a split, by their ids: each with its id, never with its label."""
     shown: dict[str, dict[str, Any]] = {}
     kind = dataset.kind(modality)

@@ -127,8 +127,8 @@ class InspectResult:
             low, high = each.found.difference_interval
             lines += [
                 f"overlap: {each.sentence()}",
-                f"  {100 * each.found.difference:.0f} % of them would have to be others, for the mix to be that of rows "
-                f"with a partner ({100 * low:.0f} to {100 * high:.0f} %)",
+                f"  {100 * each.found.difference:.0f} % of them would have to be others, for the mix to be that of "
+                f"rows with a partner ({100 * low:.0f} to {100 * high:.0f} %)",
             ]
         for split in self.copies:
             lines.append(
@@ -138,13 +138,13 @@ class InspectResult:
         if not self.copies:
             lines.append(f"near copies: there is no split beside {self.split} to compare with")
         if self.out:
-            lines.append(f"look at {self.out / PAGE_NAME}; the rows are in {UNMATCHED_NAME} and {COPIES_NAME} beside it")
+            lines.append(
+                f"look at {self.out / PAGE_NAME}; the rows are in {UNMATCHED_NAME} and {COPIES_NAME} beside it"
+            )
         return text_of_lines(lines)
 
 
-def inspect(
-    dataset: str | Path, out: str | Path | None = None, options: InspectOptions | None = None
-) -> InspectResult:
+def inspect(dataset: str | Path, out: str | Path | None = None, options: InspectOptions | None = None) -> InspectResult:
     """Estimates how much of each pool has no partner in the other, and finds near copies across splits.
 
     Labels are not read.

@@ -50,7 +50,9 @@ def inspect_page(
     for side, (sentence, rows) in zip(pools.sides, unmatched, strict=False):
         first = dict(rows[:SHOWN])
         shown = displayed_by_id(pools.dataset, side.modality, pools.split, first)
-        sides.append((side.modality, sentence, len(rows), [shown[name] | {"no_partner": first[name]} for name in first]))
+        sides.append(
+            (side.modality, sentence, len(rows), [shown[name] | {"no_partner": first[name]} for name in first])
+        )
     pairs = []
     for each in copies:
         some = each.copies[:SHOWN]

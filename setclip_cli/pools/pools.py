@@ -212,7 +212,7 @@ def _recipe(dataset: Dataset, run: str | Path | None, recipe: Recipe | str | Pat
         return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     chosen = recipe_for(dataset, split or "train")
     towers = ", ".join(f"{name} by {chosen.towers[name].backbone}" for name in chosen.modalities())
-    note(f"note: {FALLBACK}: {towers}. {argument('recipe')} takes others")
+    note(f"note: {FALLBACK}: {towers}; another recipe names others")
     return chosen
 
 
