@@ -303,6 +303,9 @@ class Settings(Section):
     goal: Literal["auto", "partner", "kind"] = "auto"
     """What method auto aligns for: partner is the one item that belongs to another, kind is all items of its kind. auto
     is kind if both sides have labels and no known item has several partners, else partner."""
+    unmatched: Literal["auto", "keep"] = "auto"
+    """What method transport does with rows that seem to have no partner on the other side: auto leaves a row out with
+    the probability that it has none, if it is certain that there are such rows; keep learns from all rows."""
     init_from: PathText | None = None
     """A RUN of the same towers: start a new training from its weights; with joint towers, from its embeddings."""
     ensemble: PositiveInt = 1

@@ -39,6 +39,7 @@ from setclip_cli.training.fit import finish, fit_method, is_trained
 from setclip_cli.training.inputs import build_early_stopping, initial_weights, loads_half, read_side
 from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
+from setclip_cli.training.overlap import estimate_overlap
 from setclip_cli.training.preconditions import training_device
 from setclip_cli.training.tower_bands import tower_bands
 from setclip_cli.trust.saved import CALIBRATION_NAME
@@ -152,6 +153,12 @@ def align(
                 note(plan.choice.summary())
                 atomic.write_json(out / SELECTION_NAME, plan.choice.as_json())
 
+        # Rows without a partner.
+        overlap = estimate_overlap(recipe, left.features, right.features, rows, items) if group.main else None
+        if overlap:
+            for line in overlap.notes(recipe, dataset.root):
+                note(f"note: {line}")
+
         # Fit.
         initial = initial_weights(recipe, (left, right)) if recipe.joint or is_trained(recipe, rows) else None
         steps, resumed_from = 0, None
@@ -161,7 +168,7 @@ def align(
             resumed_from = run_steps(recipe, training, stopping, out, dataset_sha256=dataset.identity(), resume=resume)
             fitted, tuned, steps = finish(recipe, training, rows, items), training.tuned(), training.taken
         else:
-            fitted = fit_method(recipe, left.features, right.features, rows, items, initial=initial)
+            fitted = fit_method(recipe, left.features, right.features, rows, items, initial=initial, overlap=overlap)
 
         # Save.
         if group.main:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +23,7 @@ from setclip_cli.recipe.presets import PAIRS_NEEDED, SECTION_PRESETS, TRAINING_F
 from setclip_cli.sampling import sample
 from setclip_cli.training.build import aligned_starts, build_tower, build_training
 from setclip_cli.training.checks import require_pools
+from setclip_cli.training.overlap import Kept, Overlap, estimate_overlap
 from setclip_cli.training.tower import Pool, under
 from setclip_cli.training.tuned_features import pools_after_training
 
@@ -104,10 +105,12 @@ def fit_method(
     items: Tensor | None = None,
     *,
     initial: tuple[InitialWeights, InitialWeights] | None = None,
+    overlap: Overlap | None = None,
 ) -> Fitted:
     """`fit` of any method but "auto".
 
     Args:
+        overlap: Which rows have no partner, if that is known already.
         items: (b,) int64: for each pair the number of its item. None if a left row with all its pairs is an item.
         initial: Of the RUN that joint towers start from; None if their features are those of a joint model. A method
             that takes gradient steps needs the raw rows too, so it is not for such a start.
@@ -128,10 +131,14 @@ def fit_method(
         build_tower(recipe, "right", Pool(right)).encoder(),
     )
     if recipe.method == "transport":
+        overlap = overlap or estimate_overlap(recipe, left, right, pairs, items)
+        kept = overlap.kept(left, right, pairs, seed=recipe.seed) if overlap else Kept(left, right, pairs)
         maps = fit_partner_maps(
-            left, right, pairs, axes=recipe.projection.pca, seed=recipe.seed, items=items, start=start
+            kept.left, kept.right, kept.pairs, axes=recipe.projection.pca, seed=recipe.seed, items=items, start=start
         )
-        return Fitted(recipe.method, maps.encoders, before, maps.findings(), folds=maps.folds)
+        left_out = overlap.findings() if overlap else {}
+        folds = [replace(fold, known=pairs[~fold.hidden]) for fold in maps.folds]  # rows of the whole pools again
+        return Fitted(recipe.method, maps.encoders, before, maps.findings() | left_out, folds=folds)
     if len(pairs):
         encoders = fit_closed_form(recipe.method, left, right, pairs, axes=recipe.projection.pca)
         return Fitted(recipe.method, encoders, before)
