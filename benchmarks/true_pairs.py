@@ -107,7 +107,7 @@ def draw(data: Items, known: int | float | np.ndarray, seed: int, *, split: str 
         held_out = np.array([measured.unit_hash(f"{seed}:{block}") < HELD_OUT for block in data.blocks[rest]])
         items, rest = rest[held_out], rest[~held_out]
     pool = random.permutation(rest)
-    texts_of = _texts_of(data)
+    texts_of = texts_of_items(data)
     if isinstance(known, np.ndarray):
         rows, chosen = known, [random.choice(texts_of[item], 1) for item in pool]
         for row in rows:
@@ -139,7 +139,7 @@ def draw(data: Items, known: int | float | np.ndarray, seed: int, *, split: str 
     )
 
 
-def _texts_of(data: Items) -> list[np.ndarray]:
+def texts_of_items(data: Items) -> list[np.ndarray]:
     order = np.argsort(data.item_of, kind="stable")
     return np.split(order, np.cumsum(np.bincount(data.item_of, minlength=len(data.features)))[:-1])
 
