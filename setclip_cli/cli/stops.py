@@ -16,7 +16,7 @@ STOPPED = {  # exit code -> what happened
 _SAME = "the same command goes on"
 _GO_ON = {
     "align": "the same command with --resume goes on from the last checkpoint",
-    **dict.fromkeys(("ingest", "embed", "evaluate", "study", "quickstart"), _SAME),
+    **dict.fromkeys(("ingest", "label", "embed", "evaluate", "study", "quickstart"), _SAME),
 }
 _told = False
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.console import note, text_of_lines, warning
 from setclip_cli.labelling.answers import PAIRS_NAME, Answers
 from setclip_cli.labelling.candidates import Partners
+from setclip_cli.labelling.choose import side_of
 from setclip_cli.labelling.labels_folder import one_session, read_labels_file, write_labels_file
 from setclip_cli.labelling.meaning import Meaning
 from setclip_cli.labelling.next_steps import Running, as_typed, next_commands
@@ -90,7 +91,8 @@ def label(
         rows = tuple(Rows(pools.dataset, pools.split, pool) for pool in pools.sides)
         answers = Answers(folder, (pools.left.modality, pools.right.modality))
         content = read_labels_file(folder, pools)
-        content = with_new_questions(content, pools, options.count, answered=answers.pairs())
+        side = side_of(pools, options.side) or 0
+        content = with_new_questions(content, pools, options.count, side=side, answered=answers.pairs())
         session = Session(pools, (rows[0], rows[1]), answers, content.questions, Partners(pools), Meaning(pools))
         require_known_rows(session)
         write_labels_file(folder, content)

@@ -23,7 +23,7 @@ _LINES = 200  # of the output that the page shows
 _PATIENCE_S = 10.0
 
 
-def next_commands(folder: Path, pools: Pools, *, recipe: Path | None) -> list[list[str]]:
+def next_commands(folder: Path, pools: Pools, *, recipe: str | None) -> list[list[str]]:
     """The words of the two commands, `ingest` and `align`, after ``setclip``.
 
     Args:
@@ -34,17 +34,18 @@ def next_commands(folder: Path, pools: Pools, *, recipe: Path | None) -> list[li
         WriteError: the recipe cannot be written.
     """
     if recipe is None and pools.run is not None:
-        recipe = pools.run / RECIPE_NAME
+        recipe = str(pools.run / RECIPE_NAME)
     if recipe is None:
-        recipe = folder / RECIPE_NAME
-        if not recipe.exists():
-            atomic.write_text(recipe, pools.recipe.to_toml())
+        own = folder / RECIPE_NAME
+        if not own.exists():
+            atomic.write_text(own, pools.recipe.to_toml())
+        recipe = str(own)
     names = ("run", *(f"run-{number}" for number in range(2, 10_000)))
     out = next(folder / name for name in names if not (folder / name).exists())
     all_pairs = [] if pools.recipe.pairs == "all" else ["--set", "pairs=all"]
     return [
         ["ingest", "--pairs", str(folder / PAIRS_NAME), "--out", str(pools.dataset.root)],
-        ["align", str(recipe), "--data", str(pools.dataset.root), "--out", str(out), *all_pairs],
+        ["align", recipe, "--data", str(pools.dataset.root), "--out", str(out), *all_pairs],
     ]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.options import Flag, Options
 
 
@@ -13,15 +14,17 @@ from setclip_cli.options import Flag, Options
 class LabelOptions(Options):
     """What is asked, and where the page is served."""
 
-    run: Annotated[Path | None, Flag("A RUN that ranks the candidates (default: the known pairs and answers do).")] = (
-        None
-    )
-    recipe: Annotated[Path | None, Flag("A recipe that names the two sides (default: by the rows of the DATASET).")] = (
-        None
-    )
-    split: Annotated[str | None, Flag("The split whose rows are shown (default: that of the recipe, else train).")] = (
-        None
-    )
-    count: Annotated[int, Flag("How many items to ask about.", least=1, most=100_000)] = 20
-    port: Annotated[int, Flag("The port of the page; 0 takes any free one.", least=0, most=65_535)] = 0
-    no_browser: Annotated[bool, Flag("Print the address only; do not open the browser.")] = False
+    run: Annotated[
+        str | Path | None,
+        Flag("A RUN that ranks the candidates (default: known pairs and answers do).", metavar="RUN", parse=Path),
+    ] = None
+    recipe: Annotated[
+        str | None, Flag("Without a RUN: a recipe whose towers read the rows (default: small ones by kind).")
+    ] = None
+    split: Annotated[str | None, Flag("Ask about rows of this split (default: that of the recipe, else train).")] = None
+    side: Annotated[
+        Modality | None, Flag("Ask about items of this modality (default: the first of the two).", metavar="MODALITY")
+    ] = None
+    count: Annotated[int, Flag("Ask about this many items.", least=1, most=100_000)] = 20
+    port: Annotated[int, Flag("Port of the page; 0 takes any free one.", least=0, most=65_535)] = 0
+    no_browser: Annotated[bool, Flag("Print the address only; do not open a browser.")] = False
