@@ -42,8 +42,15 @@ def make_dataset(folder: Path, pictures: int = 40, captions: int = 60, extra: tu
     return folder / "data"
 
 
-def pools_of(data: Path, pairs: tuple[tuple[int, int], ...] = (), *, embedded: bool = False) -> Pools:
-    """The pools of that DATASET, of features that a good backbone would give."""
+def pools_of(
+    data: Path, pairs: tuple[tuple[int, int], ...] = (), *, embedded: bool = False, distinct: bool = False
+) -> Pools:
+    """The pools of that DATASET, of features that a good backbone would give.
+
+    Args:
+        embedded: As a RUN that knows the colours embeds them.
+        distinct: Picture i and caption i are alike in more than their colour.
+    """
     dataset = open_dataset(data)
     draw = torch.Generator().manual_seed(0)
     sides = []
@@ -51,7 +58,12 @@ def pools_of(data: Path, pairs: tuple[tuple[int, int], ...] = (), *, embedded: b
         ids = dataset.table(modality, "train", ["id"])["id"].to_pylist()
         places = torch.tensor([int("".join(filter(str.isdigit, name)) or 0) % 4 for name in ids])
         centres = torch.linalg.qr(torch.randn(width, 4, generator=draw))[0].T
-        features = centres[places] + 0.15 * torch.randn(len(ids), width, generator=draw)
+        if distinct:
+            numbers = torch.tensor([int("".join(filter(str.isdigit, name)) or 0) for name in ids])
+            latent = torch.randn(100, 4, generator=torch.Generator().manual_seed(1))
+            features = latent[numbers] @ centres + 0.02 * torch.randn(len(ids), width, generator=draw)
+        else:
+            features = centres[places] + 0.15 * torch.randn(len(ids), width, generator=draw)
         embeddings = torch.nn.functional.one_hot(places, 4).float() if embedded else None
         sides.append(PoolSide(modality, kind, ids, features, embeddings))
     recipe = Recipe.model_validate(

@@ -58,7 +58,7 @@ class LabelResult:
             f"one, {self.skipped} skipped",
         ]
         if self.right or self.wrong:
-            lines.append(f"{self.right} known pairs are right and {self.wrong} are wrong")
+            lines.append(f"known pairs: {self.right} right, {self.wrong} wrong")
         if answered + self.skipped < self.questions:
             lines.append("run the same command again to go on")
         if self.partners:

@@ -51,7 +51,13 @@ class Session:
         self._sides = {pool.modality: side for side, pool in enumerate(pools.sides)}
         self.gone = {one.question for one in asked if not self._is_here(one.question)}
         self.gone |= {question for question, answer in answers.current.items() if not self._is_here(question, answer)}
-        self.asked = [one for one in asked if self._is_here(one.question)]
+        known = {(pools.left.ids[left], pools.right.ids[right]) for left, right in pools.pairs.tolist()}
+        self.asked = [
+            one
+            for one in asked
+            if self._is_here(one.question)
+            and (one.question.kind == "partner" or one.question in answers.current or _pair(one.question) in known)
+        ]
         self._open: Asked | None = None
         self._candidates: list[int] = []
         self._shown = SHOWN
@@ -202,6 +208,10 @@ class Session:
         side = self._sides[question.modality]
         partners = [name for name in (question.partner, answer and answer.partner) if name is not None]
         return question.id in self.rows[side].row_of and all(name in self.rows[1 - side].row_of for name in partners)
+
+
+def _pair(question: Question) -> tuple[str, str | None]:
+    return question.id, question.partner
 
 
 def gone_in_words(session: Session) -> str | None:

@@ -270,3 +270,59 @@ def test_a_folder_of_another_dataset_is_refused(data: Path, tmp_path: Path) -> N
         label_world.page_of(out, label_world.pools_of(data)),
     ):
         pass
+
+
+def _with_a_wrong_pair(data: Path) -> tuple[Any, set[tuple[str, str]]]:
+    """Pools with 30 known pairs of which one is wrong, and its ids."""
+    pools = label_world.pools_of(data)
+    rows = [{name: row for row, name in enumerate(pool.ids)} for pool in pools.sides]
+    pairs = [(f"picture{number:02d}.png", f"c{number}") for number in range(30)]
+    pairs[19] = (pairs[19][0], "c44")
+    known = tuple((rows[0][left], rows[1][right]) for left, right in pairs)
+    return label_world.pools_of(data, known, distinct=True), {pairs[19]}
+
+
+def test_suspect_pairs_are_asked_about_and_a_no_is_written_down(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    pools, wrong = _with_a_wrong_pair(data)
+    with label_world.page_of(out, pools, count=2) as (address, results):
+        client = Client(address)
+        checked: set[tuple[str, str]] = set()
+        state = client.get("/api/state")
+        while state["question"] and state["question"]["kind"] == "check":
+            pair = (state["question"]["item"]["id"], state["question"]["partner"]["id"])
+            assert "is wrong with a probability of" in state["question"]["reason"]
+            assert client.ask("POST", "/api/answer", {"revision": state["revision"], "answer": "none"})[0] == 422
+            assert client.get("/api/more")["rows"] == []
+            checked.add(pair)
+            state = client.send("/api/answer", answer="wrong" if pair in wrong else "right")
+        assert wrong <= checked
+        assert state["total"] - state["done"] == 2  # then the items
+    with (out / "wrong.csv").open(newline="") as file:
+        assert {tuple(row) for row in [*csv.reader(file)][1:]} == wrong
+    assert pairs_in(out) == [["image", "caption"]]  # known pairs are not new ones
+    assert results[0].wrong == 1
+    assert ", 1 wrong" in results[0].summary()
+
+
+def test_a_suspect_pair_that_is_not_known_any_more_is_not_asked_about(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    with label_world.page_of(out, _with_a_wrong_pair(data)[0], count=2) as (address, _):
+        before = Client(address).get("/api/state")
+    assert before["question"]["kind"] == "check"
+    with label_world.page_of(out, label_world.pools_of(data), count=2) as (address, _):
+        assert Client(address).get("/api/state")["total"] == 2
+
+
+def test_items_of_the_other_side_can_be_asked_about(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    with label_world.page_of(out, label_world.pools_of(data), count=2, side="caption") as (address, _):
+        client = Client(address)
+        state = client.get("/api/state")
+        assert state["question"]["item"]["kind"] == "text"
+        assert {row["kind"] for row in state["question"]["candidates"]} == {"image"}
+        chosen, item = state["question"]["candidates"][2], state["question"]["item"]
+        client.send("/api/answer", answer="partner", row=chosen["row"])
+        client.send("/api/answer", answer="none")
+    assert pairs_in(out)[1] == [chosen["id"], item["id"]]
+    assert pairs_in(out)[2][0] == "-"
