@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 12  # rows of each list
+LOOKED_AT = 10  # times as many rows are read, to show such that differ
 
 
 def inspect_page(
@@ -55,10 +56,11 @@ def inspect_page(
         )
     pairs = []
     for each in copies:
-        some = each.copies[:SHOWN]
-        rows_of = displayed_by_id(pools.dataset, each.modality, each.split, {copy.id for copy in some})
-        seen = displayed_by_id(pools.dataset, each.modality, pools.split, {copy.training_id for copy in some})
-        pairs.append((each, [(copy, rows_of[copy.id], seen[copy.training_id]) for copy in some]))
+        some = {copy.id: copy for copy in each.copies[: SHOWN * LOOKED_AT]}
+        rows_of = displayed_by_id(pools.dataset, each.modality, each.split, some)
+        unlike = [some[name] for name in _unlike(rows_of, [*some])]
+        seen = displayed_by_id(pools.dataset, each.modality, pools.split, {copy.training_id for copy in unlike})
+        pairs.append((each, [(copy, rows_of[copy.id], seen[copy.training_id]) for copy in unlike]))
     styles = (report_pages.TEMPLATES / "report.css", TEMPLATES / "inspect.css")
     return environment.get_template("inspect.html.j2").render(
         content=content,
@@ -66,6 +68,15 @@ def inspect_page(
         copies=pairs,
         css=Markup(figures.figure_css() + "".join(path.read_text(encoding="utf-8") for path in styles)),
     )
+
+
+def _unlike(shown: dict[str, dict[str, Any]], ids: Sequence[str]) -> list[str]:
+    """The first ``SHOWN`` of the ids whose rows look unlike to a reader: one of many equal captions says enough."""
+    looks: dict[str, str] = {}
+    for name in ids:
+        row = shown[name]
+        looks.setdefault(str(row.get("image") or row.get("residues") or row.get("text") or name), name)
+    return [*looks.values()][:SHOWN]
 
 
 def _safe(value: Any) -> Any:
