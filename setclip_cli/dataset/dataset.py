@@ -323,8 +323,12 @@ class Dataset:
         return [pair for pair in (Pair(**row) for row in rows) if split in (None, pair.split)]
 
     def lone_items(self) -> set[tuple[Modality, str]]:
-        """(modality, id) of each item of which a file of pairs says that it has no partner."""
-        return {(modality, row) for origin in self.index.pairs for modality, row in origin.get(LONE_ITEMS, ())}
+        """(modality, id) of each item that a file of pairs calls one without a partner, and that no pair names."""
+        alone = {(modality, row) for origin in self.index.pairs for modality, row in origin.get(LONE_ITEMS, ())}
+        if alone:
+            for pair in self.pairs():
+                alone -= {(pair.left_modality, pair.left_id), (pair.right_modality, pair.right_id)}
+        return alone
 
 
 def open_dataset(root: str | Path) -> Dataset:

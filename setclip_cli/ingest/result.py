@@ -178,9 +178,9 @@ class IngestResult:
             example = self.pair_examples.get(reason)
             lines.append(f"  {count:,} pairs left out: {reason}{f' (first {example})' if example else ''}")
         if self.pairs_unanswered:
-            lines.append(f"  {self.pairs_unanswered:,} rows of the pairs have no partner filled in")
+            lines.append(f"  {_rows(self.pairs_unanswered, 'has', 'have')} no partner filled in")
         if self.pairs_without_partner:
-            lines.append(f"  {self.pairs_without_partner:,} rows of the pairs say that an item has no partner")
+            lines.append(f"  {_rows(self.pairs_without_partner, 'says', 'say')} that an item has no partner")
         lines.append(f"{self.out}: {sum(shard.bytes for shard in self.index.shards) / 1e6:,.1f} MB")
         for modality, splits in self.rows.items():
             total = sum(splits.values())
@@ -188,6 +188,10 @@ class IngestResult:
         if self.pairs:
             lines.append(f"  {self.pairs:,} known pairs")
         return text_of_lines(lines)
+
+
+def _rows(count: int, one: str, several: str) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'} of the pairs {one if count == 1 else several}"
 
 
 def _entry_lines(entry: dict[str, Any]) -> list[str]:

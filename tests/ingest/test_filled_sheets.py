@@ -138,6 +138,21 @@ def test_a_row_that_goes_later_is_no_item_alone_any_more(data: Path, tmp_path: P
     assert ("radar", "r1") in open_dataset(data).lone_items()
 
 
+def test_a_pair_counts_more_than_no_partner_in_the_same_file_or_a_later_one(data: Path, tmp_path: Path) -> None:
+    add(data, write(tmp_path / "p.csv", "radar,sonar", "r0,s1", "r0,-", "r2,-", "-,s3"))
+    assert open_dataset(data).lone_items() == {("radar", "r2"), ("sonar", "s3")}
+    add(data, write(tmp_path / "q.csv", "radar,sonar", "r2,s3"))
+    assert open_dataset(data).lone_items() == set()
+
+
+def test_a_sheet_that_a_spreadsheet_has_saved_is_read(data: Path, tmp_path: Path) -> None:
+    text = "\ufeffRadar;Sonar;why;shown\r\nr0;s1;stands for 3;\r\nr1;;stands for 2;\r\n\r\n;;;\r\nr2; - ;;\r\n"
+    (tmp_path / "p.csv").write_bytes(text.encode())
+    add(data, tmp_path / "p.csv")
+    assert [pair[:4] for pair in open_dataset(data).pairs()] == [("radar", "r0", "sonar", "s1")]
+    assert open_dataset(data).lone_items() == {("radar", "r2")}
+
+
 def test_an_empty_file_says_so(tmp_path: Path) -> None:
     assert read_pairs(write(tmp_path / "p.csv", "image,caption")) == PairFile()
 
