@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
 from setclip_cli.dataset.modality import Modality, singular
 from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.embedding.embeddings import INDEX_NAME, EmbeddedShard, Embeddings, open_embeddings
+from setclip_cli.embedding.hit_probabilities import hit_probabilities
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, translated
@@ -43,7 +44,13 @@ _SHOWN = {"text": "text", "protein": "description", "image": None, "vector": Non
 
 @dataclass(frozen=True)
 class Hit:
-    """One row found. ``score`` is its cosine with the query, ``shown`` its text or description, if it has one."""
+    """One row found.
+
+    Attributes:
+        score: Its cosine with the query.
+        shown: Its text or description, if it has one.
+        probability: That it is right, if the query has a partner here; None if the RUN has no calibration for it.
+    """
 
     rank: int
     id: str
@@ -51,6 +58,7 @@ class Hit:
     label: str | None
     shown: str | None
     shard: str
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class SearchResult:
         searched: How many rows were compared.
         hits: The rows found, nearest first.
         sheet: The PNG file that was written.
+        why_no_probability: Why hits have no probability, and what to do about it; empty if they have one, or if rows of
+            the query's own modality were searched.
     """
 
     query_modality: Modality
@@ -70,6 +80,7 @@ class SearchResult:
     searched: int
     hits: list[Hit]
     sheet: Path | None = None
+    why_no_probability: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "sheet": None if self.sheet is None else str(self.sheet)}
@@ -80,7 +91,10 @@ class SearchResult:
         ]
         for hit in self.hits:
             notes = "  ".join(note for note in (hit.label and f"[{hit.label}]", hit.shown) if note)
-            lines.append(f"{hit.rank:>3}  {hit.score:.4f}  {hit.id}  {notes}".rstrip())
+            sure = "" if hit.probability is None else f"  {hit.probability:>6.1%}"
+            lines.append(f"{hit.rank:>3}  {hit.score:.4f}{sure}  {hit.id}  {notes}".rstrip())
+        if any(hit.probability is not None for hit in self.hits):
+            lines.append("in percent: the probability that a row is right, if the query has a partner here")
         if self.sheet:
             lines.append(f"contact sheet: {self.sheet}")
         return text_of_lines(lines)
@@ -112,12 +126,19 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
     if sheet:
         _require_png(sheet)
     vectors = unit_vectors(opened, wanted, options.split)
-    rows, scores = nearest_rows(vectors, embed_query(opened, query, asked, run=run), options.top)
+    vector = embed_query(opened, query, asked, run=run)
+    rows, scores = nearest_rows(vectors, vector, options.top)
     hits, images = _look_up(opened, wanted, options.split, rows, scores, data=data, images=sheet is not None)
+    why = ""
+    if opened.index.run is not None:
+        judged, why = hit_probabilities(
+            opened, run or Path(opened.index.run), asked, wanted, options.split, vectors, vector, scores
+        )
+        hits = [replace(hit, probability=probability) for hit, probability in zip(hits, judged, strict=True)]
     if sheet:
         remove_leftovers_of(sheet)
         atomic.write_bytes(sheet, contact_sheet(hits, images))
-    return SearchResult(asked, wanted, len(vectors), hits, sheet)
+    return SearchResult(asked, wanted, len(vectors), hits, sheet, why)
 
 
 def _require_png(sheet: Path) -> None:

@@ -29,6 +29,7 @@ from setclip_cli.evaluation.report import REPORT_NAME, Report
 from setclip_cli.evaluation.report_content import ScoredModel, command_line, report_content
 from setclip_cli.evaluation.scoring import metric_keys, point_values, score
 from setclip_cli.evaluation.task_set import load_task_set
+from setclip_cli.evaluation.trust_metrics import calibration_for, judge_trust
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.what_is import what_is
@@ -83,7 +84,8 @@ def evaluate(
         note(f"relevance: {rule} ({reason})")
     if task:
         _check_task_set(task, rows, given)
-    check_threshold_keys(options.thresholds(), metric_keys(rows, prompted=task is not None))
+    calibrated = calibration_for(given[0], rows) is not None
+    check_threshold_keys(options.thresholds(), metric_keys(rows, prompted=task is not None, calibrated=calibrated))
 
     with exclusive(out):
         baselines, left_out = align_baselines(given, dataset, out / "baselines", options.baselines)
@@ -194,4 +196,8 @@ def _score_model(
         backbone = backbones[towers.config.towers[rows.right.modality].trained_identity]
         encoder = towers.encoders[rows.right.modality]
         prompted = list(spelled), prompt_prototypes(task, spelled.values(), encoder, backbone)
-    return ScoredModel(model, averaged_name, sides, untrained, score(*sides, rows, prompted), before)
+    scores, calibration = score(*sides, rows, prompted), calibration_for(model, rows)
+    trust = judge_trust(calibration, *sides, rows) if calibration else None
+    if trust:
+        scores = replace(scores, metrics=scores.metrics | trust.metrics)
+    return ScoredModel(model, averaged_name, sides, untrained, scores, before, trust)

@@ -44,6 +44,25 @@ def recall_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, chance: 
     return _svg(parts, f"Recall curves: {best}.")
 
 
+def reliability_figure(bins: Sequence[tuple[float, float]]) -> str:
+    """The share of right answers by their mean probability; dashed where both are equal."""
+    top = _round_up(max(value for one in bins for value in one))
+
+    def x(share: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * share / top
+
+    parts = [_frame("probability that an answer is right", "share of right answers")]
+    parts += [_x_tick(x(share * top), f"{share * top:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    parts += [_y_tick(share, f"{share * top:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    parts.append(_line([(x(0), _y(0)), (x(top), _y(1))], "chance"))
+    parts.append(_line([(x(judged), _y(right / top)) for judged, right in bins], "series s0"))
+    parts += [
+        f'<circle class="mark s0" cx="{x(judged):.1f}" cy="{_y(right / top):.1f}" r="3"/>' for judged, right in bins
+    ]
+    told = ", ".join(f"{right:.0%} of answers with {judged:.0%}" for judged, right in bins)
+    return _svg(parts, f"Right answers by probability: {told}.")
+
+
 def map_figure(mapped: PlaneMap, labels: tuple[Sequence[str | None], Sequence[str | None]], names: tuple[str, str],
           colours: Mapping[str, int]) -> str:  # fmt: skip
     """Dots for left rows, rings for right rows, in the colour of their class if it has one."""

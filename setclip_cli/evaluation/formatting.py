@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_IN_PERCENT = ("recall", "top", "precision", "mean_recall", "mean_per_class")  # how their names start
+_IN_PERCENT = (
+    "recall",
+    "top",
+    "precision",
+    "mean_recall",
+    "mean_per_class",
+    "coverage",
+    "set_share",
+)  # how their names start
 _SPELLED = {"map": "mAP", "mrr": "MRR", "ndcg": "nDCG", "sdd": "SDD", "mmd": "MMD²", "cka": "CKA", "top1": "top-1",
-            "top5": "top-5"}  # fmt: skip
+            "top5": "top-5", "ece": "expected calibration error"}  # fmt: skip
 
 
 def format_metric(value: float | None, key: str, *, signed: bool = False) -> str:

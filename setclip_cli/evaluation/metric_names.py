@@ -19,9 +19,12 @@ GEOMETRY = ("sdd", "mmd", "modality_gap", "hubness_right", "hubness_left")
 UNIFORMITY = ("uniformity_left", "uniformity_right")
 PAIRED_GEOMETRY = ("mutual_knn", "foscttm", "alignment", "cka")
 MEAN_RECALL = "retrieval/mean_recall"
+TRUST_COVERAGES = (80, 90, 95)
+TRUST = ("ece", *(f"{what}_{coverage}" for coverage in TRUST_COVERAGES for what in ("coverage", "set_share")))
 LOWER_IS_BETTER = ("median_rank", "mean_rank", "modality_gap", "sdd", "mmd", "uniformity", "hubness", "foscttm",
-                   "alignment")  # fmt: skip
-_SHARES = ("recall", "precision", "map", "mrr", "ndcg", "top", "mean_recall", "mean_per_class", "mutual_knn", "cka")
+                   "alignment", "ece", "set_share")  # fmt: skip
+_SHARES = ("recall", "precision", "map", "mrr", "ndcg", "top", "mean_recall", "mean_per_class", "mutual_knn", "cka",
+           "coverage")  # fmt: skip
 
 
 def lower_is_better(key: str) -> bool:
@@ -48,7 +51,8 @@ def metric_keys_between(modalities: Iterable[Modality] = KINDS_OF_NAMES) -> list
     directions = [f"{left}_to_{right}" for left, right in permutations(modalities, 2)]
     keys = [f"{direction}/{name}" for direction in directions for name in RETRIEVAL_METRICS]
     keys += [MEAN_RECALL, *(f"zero_shot/{name}" for name in ZERO_SHOT)]
-    return keys + [f"geometry/{name}" for name in (*GEOMETRY, *UNIFORMITY, *PAIRED_GEOMETRY)]
+    keys += [f"geometry/{name}" for name in (*GEOMETRY, *UNIFORMITY, *PAIRED_GEOMETRY)]
+    return keys + [f"trust/{name}" for name in TRUST]
 
 
 def nearest_metric(key: str, known: list[str]) -> str:

@@ -113,6 +113,13 @@ def markdown_note(content: Content) -> str:
             )
             lines.append(f"| {metric_title(key)} | {before} | {after} |")
         lines.append("")
+    if "trust" in content:
+        error = first["metrics"]["trust/ece"]
+        lines += [
+            f"The probabilities of its answers are off by {format_metric(error['mean'], 'trust/ece')} on average "
+            f"(expected calibration error, {format_interval(error['interval'], 'trust/ece')}).",
+            "",
+        ]
     if content["relevance_reason"]:
         lines.append(f"- relevance: {content['relevance']} ({in_markdown(content['relevance_reason'])})")
     lines += [f"- left out: {count:,} {in_markdown(what)}" for what, count in content["excluded"].items()]
@@ -172,6 +179,9 @@ def html_page(content: Content, details: PageDetails) -> str:
             for direction, chance in details.chance_curves.items()
         },
     }
+    if "trust" in content:
+        bins = [(one["mean_probability"], one["share_right"]) for one in content["trust"]["reliability"]]
+        drawings["reliability"] = Markup(figures.reliability_figure(bins))
     return environment.get_template("report.html.j2").render(
         content=content,
         details=details,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.model_folders import ModelFolder
     from setclip_cli.evaluation.options import EvaluateOptions
     from setclip_cli.evaluation.scoring import Scores
+    from setclip_cli.evaluation.trust_metrics import Trust
 
 SCHEMA_VERSION = 1
 PACKAGES = ("numpy", "torch", "timm", "sentence-transformers", "fair-esm", "pyarrow")
@@ -48,6 +49,7 @@ class ScoredModel:
         averaged_name: The name that it shares with the models that it is averaged with.
         untrained: The sides before training; None for EMBEDDINGS.
         before: Metric key -> value before training; empty for EMBEDDINGS.
+        trust: How right its probabilities are; None without a calibration.
     """
 
     model: ModelFolder
@@ -56,6 +58,7 @@ class ScoredModel:
     untrained: Sides | None
     scores: Scores
     before: dict[str, float]
+    trust: Trust | None = None
 
 
 def report_content(
@@ -91,7 +94,25 @@ def report_content(
         "targets": [_model_entry(one) for one in scored],
         "methods": [_method_entry(name, members, rows) for name, members in methods.items()],
         "differences": _differences_to_first(methods),
+        **_trust_entry(scored[0]),
     }
+
+
+def _trust_entry(first: ScoredModel) -> dict[str, Any]:
+    """The reliability of the first model; nothing without a calibration."""
+    if first.trust is None:
+        return {}
+    bins = [
+        {"mean_probability": judged, "share_right": right, "answers": count}
+        for judged, right, count in first.trust.reliability
+    ]
+    return {"trust": {"model": first.model.name, "reliability": bins}}
+
+
+def _shared_keys(members: Sequence[ScoredModel]) -> list[str]:
+    """The metrics of the first that all have: some may lack a calibration."""
+    first, *others = members
+    return [key for key in first.scores.metrics if all(key in one.scores.metrics for one in others)]
 
 
 def _model_entry(one: ScoredModel) -> dict[str, Any]:
@@ -118,7 +139,8 @@ def _model_entry(one: ScoredModel) -> dict[str, Any]:
 def _method_entry(name: str, members: Sequence[ScoredModel], rows: EvaluationSet) -> dict[str, Any]:
     """Means over the runs of a method; the interval is that of the mean, over queries."""
     entries: dict[str, Any] = {}
-    for key, metric in members[0].scores.metrics.items():
+    for key in _shared_keys(members):
+        metric = members[0].scores.metrics[key]
         values = [one.scores.metrics[key].value for one in members]
         entries[key] = {
             "mean": float(np.mean(values)),
@@ -158,7 +180,7 @@ def _differences_to_first(methods: Mapping[str, Sequence[ScoredModel]]) -> list[
     (first, members), *others = methods.items()
     found = []
     for other, rivals in others:
-        for key in members[0].scores.metrics:
+        for key in _shared_keys([*members, *rivals]):
             ours, theirs = (
                 np.mean([one.scores.metrics[key].value for one in group]) for group in (members, rivals)
             )  # fmt: skip

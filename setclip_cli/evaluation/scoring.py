@@ -13,6 +13,7 @@ from setclip_cli.evaluation.metric_names import (
     MEAN_RECALL,
     PAIRED_GEOMETRY,
     RETRIEVAL_METRICS,
+    TRUST,
     UNIFORMITY,
     ZERO_SHOT,
 )
@@ -60,11 +61,12 @@ class Scores:
     zero_shot: ZeroShot | None
 
 
-def metric_keys(rows: EvaluationSet, *, prompted: bool = False) -> list[str]:
+def metric_keys(rows: EvaluationSet, *, prompted: bool = False, calibrated: bool = False) -> list[str]:
     """The keys that `score` will find for these rows, known before anything is scored.
 
     Args:
         prompted: Whether a task set gives the classes.
+        calibrated: Whether the probabilities of the model are judged too, by `judge_trust`.
     """
     keys = [f"{direction}/{name}" for direction in rows.directions() for name in RETRIEVAL_METRICS]
     keys.append(MEAN_RECALL)
@@ -76,7 +78,7 @@ def metric_keys(rows: EvaluationSet, *, prompted: bool = False) -> list[str]:
     ]
     if len(rows.first_partners()) >= FEWEST_PAIRS:
         keys += [f"geometry/{name}" for name in PAIRED_GEOMETRY]
-    return keys
+    return keys + ([f"trust/{name}" for name in TRUST] if calibrated else [])
 
 
 def score(

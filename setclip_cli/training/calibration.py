@@ -48,14 +48,9 @@ def calibrate_run(
         known: The pairs that were used.
         rows: (b, 2) int64, the same as rows of both sides.
     """
-    items = torch.tensor(known.items, dtype=torch.int64)
     if not is_trained(recipe, rows):
-        if len(set(known.items)) < LEAST_ITEMS:
-            return None
         left, right = (side.features for side in sides)
-        fits = fitted.folds or _fits(recipe, left, right, rows, items)
-        parts = partial(_of_folds, fits, left, right, rows, items)
-        return _calibration(parts, recipe, "folds", recipe.train.split)
+        return calibrated_by_folds(recipe, fitted, left, right, rows, torch.tensor(known.items, dtype=torch.int64))
     if not all(recipe.towers[side.modality].frozen for side in sides):
         return None
     left_over = _left_over(recipe, dataset, sides, known, rows)
@@ -66,6 +61,22 @@ def calibrate_run(
     if of_validation is not None:
         return _calibration(lambda: [of_validation], recipe, "validation split", recipe.validation.split)
     return None
+
+
+def calibrated_by_folds(
+    recipe: Recipe, fitted: Fitted, left: Tensor, right: Tensor, pairs: Tensor, items: Tensor
+) -> Calibration | None:
+    """The calibration of a method in closed form; None if too few items are known.
+
+    Args:
+        left: (n, p) features, right: (m, q), which were fitted with
+        pairs: (b, 2) int64, rows of them, and
+        items: (b,) int64, the number of each pair's item.
+    """
+    if len(set(items.tolist())) < LEAST_ITEMS:
+        return None
+    fits = fitted.folds or _fits(recipe, left, right, pairs, items)
+    return _calibration(partial(_of_folds, fits, left, right, pairs, items), recipe, "folds", recipe.train.split)
 
 
 def _calibration(parts: Parts, recipe: Recipe, source: Source, split: str) -> Calibration | None:

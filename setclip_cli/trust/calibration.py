@@ -17,7 +17,8 @@ import torch
 from scipy.optimize import isotonic_regression, minimize, minimize_scalar
 
 from setclip_cli.sampling import generator
-from setclip_cli.trust.answers import standing_out
+from setclip_cli.trust.answers import log_odds, standing_out
+from setclip_cli.trust.conformal import threshold
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,12 +72,12 @@ class Curve:
     intercept: float
     knots: tuple[tuple[float, float], ...] = ()
 
-    def __call__(self, log_odds: Tensor) -> Tensor:
-        """Probabilities in [0, 1], of the shape of ``log_odds``."""
+    def __call__(self, odds: Tensor) -> Tensor:
+        """Probabilities in [0, 1], of the shape of the log-odds ``odds``."""
         if not self.knots:
-            return torch.sigmoid(self.slope * log_odds + self.intercept)
+            return torch.sigmoid(self.slope * odds + self.intercept)
         at, probability = np.array(self.knots).T
-        return torch.from_numpy(np.interp(log_odds.double().numpy(), at, probability)).to(log_odds.dtype)
+        return torch.from_numpy(np.interp(odds.double().numpy(), at, probability)).to(odds.dtype)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Direction:
         alone: The curve for a query that comes alone, so that nothing says whether the answer is nearer to others.
         scores: How far each held-out partner stands out, see `pair_scores`.
         items: For each of them the number of its item.
+        by_folds: Whether the scores are by encoders that saw fewer pairs than those in use.
     """
 
     temperature: float
@@ -98,6 +100,11 @@ class Direction:
     alone: Curve
     scores: tuple[float, ...]
     items: tuple[int, ...]
+    by_folds: bool = False
+
+    def threshold(self, coverage: float) -> float:
+        """The score from which on a row belongs to the set with this coverage."""
+        return threshold(self.scores, self.items, coverage, with_the_new_item=not self.by_folds)
 
 
 Parts = Callable[[], Iterable[HeldOut]]
@@ -219,16 +226,16 @@ def pair_scores(
 ) -> Tensor:
     """How far pairs stand out from all other pairs of their rows: what decides which rows belong to a conformal set.
 
-    cos / t - log mean_j exp(cos_j / t) + cos / t' - log mean_i exp(cos_i / t'): means, so it is one scale for galleries
-    of every size.
+    The sum over both rows of the pair of cos / t - log mean_j exp(cos_j / t), over the other pairs j of the row. A
+    mean, so it is one scale for galleries of every size, also where the pair has nearly all of the mass.
 
     Args:
         mass: Of the queries, of_answer: of the answers, see `Answers`.
         temperatures: Of the queries' direction and of the other one.
         gallery: Rows among which the answers are, queries: rows among which the queries are.
     """
-    own = cosines / temperatures[0] - (mass - math.log(gallery))
-    return own + cosines / temperatures[1] - (of_answer - math.log(queries))
+    own = log_odds(cosines / temperatures[0] - mass) + math.log(gallery)
+    return own + log_odds(cosines / temperatures[1] - of_answer) + math.log(queries)
 
 
 def _mass(rows: Tensor, others: Tensor, temperature: float) -> Tensor:
@@ -249,19 +256,19 @@ def _direction(found: list[_Evidence], temperature: float) -> Direction:
     return Direction(temperature, float(np.mean(folds)), curves[0], curves[1], tuple(scores.tolist()), tuple(items))
 
 
-def fit_curve(log_odds: Floats, right: Floats, *, isotonic: bool = False) -> Curve:
+def fit_curve(odds: Floats, right: Floats, *, isotonic: bool = False) -> Curve:
     """The curve from log-odds of answers to the share of right ones.
 
     Args:
-        log_odds: (n,) how far each answer stands out.
+        odds: (n,) log-odds, how far each answer stands out.
         right: (n,) 1 for a right answer, else 0.
         isotonic: Isotonic regression, instead of the logistic one.
     """
-    slope, intercept = fit_logistic(log_odds, right)
-    return Curve(slope, intercept, isotonic_knots(log_odds, right) if isotonic else ())
+    slope, intercept = fit_logistic(odds, right)
+    return Curve(slope, intercept, isotonic_knots(odds, right) if isotonic else ())
 
 
-def fit_logistic(log_odds: Floats, right: Floats, ridge: tuple[float, float] = RIDGE) -> tuple[float, float]:
+def fit_logistic(odds: Floats, right: Floats, ridge: tuple[float, float] = RIDGE) -> tuple[float, float]:
     """Slope and intercept of a logistic regression with a weak prior: log-odds that are right as they are.
 
     Minimises Σ log(1 + exp(e)) - y e + (ridge₀ intercept² + ridge₁ (slope - 1)²) / 2, e = slope x + intercept. So with
@@ -272,11 +279,11 @@ def fit_logistic(log_odds: Floats, right: Floats, ridge: tuple[float, float] = R
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         slope, intercept = weights
-        score = slope * log_odds + intercept
+        score = slope * odds + intercept
         off = 1 / (1 + np.exp(-np.clip(score, -700, 700))) - right
         value = float((np.logaddexp(0, score) - right * score).sum())
         value += (ridge[0] * intercept**2 + ridge[1] * (slope - 1) ** 2) / 2
-        return value, np.array([off @ log_odds + ridge[1] * (slope - 1), off.sum() + ridge[0] * intercept])
+        return value, np.array([off @ odds + ridge[1] * (slope - 1), off.sum() + ridge[0] * intercept])
 
     found = minimize(
         loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)],
@@ -285,12 +292,12 @@ def fit_logistic(log_odds: Floats, right: Floats, ridge: tuple[float, float] = R
     return float(found.x[0]), float(found.x[1])
 
 
-def isotonic_knots(log_odds: Floats, right: Floats) -> tuple[tuple[float, float], ...]:
+def isotonic_knots(odds: Floats, right: Floats) -> tuple[tuple[float, float], ...]:
     """Isotonic regression as the ends of its steps, at most ``KNOTS``, between which one interpolates.
 
     Source: Zadrozny & Elkan 2002 (KDD), by pool-adjacent-violators.
     """
-    at, place = np.unique(log_odds, return_inverse=True)
+    at, place = np.unique(odds, return_inverse=True)
     weights = np.bincount(place)
     fitted = isotonic_regression(np.bincount(place, right) / weights, weights=weights).x
     ends = np.flatnonzero(np.diff(fitted, prepend=-1.0, append=2.0))

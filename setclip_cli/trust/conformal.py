@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-9
 
 
-def threshold(scores: Sequence[float], items: Sequence[int], coverage: float) -> float:
+def threshold(
+    scores: Sequence[float], items: Sequence[int], coverage: float, *, with_the_new_item: bool = True
+) -> float:
     """The score from which on a row belongs to the set, so that the set holds a new partner with this coverage.
 
     Each of the K known items has the weight 1 / (K + 1), shared evenly by its pairs; the new item has the last one. The
@@ -27,6 +29,8 @@ def threshold(scores: Sequence[float], items: Sequence[int], coverage: float) ->
         scores: Of the partner of each known pair, higher is nearer, by encoders that have not seen the pair.
         items: For each pair the number of its item.
         coverage: In (0, 1).
+        with_the_new_item: Without it, the known items have all of the weight. The coverage is then right on average
+            if the scores are a little worse than those of new items will be, as by encoders that saw fewer pairs.
 
     Returns:
         Minus infinity, with which every row belongs to the set, if there are too few items for this coverage.
@@ -40,6 +44,8 @@ def threshold(scores: Sequence[float], items: Sequence[int], coverage: float) ->
     if not len(values):
         return -math.inf
     weights = item_weights(items)
+    if not with_the_new_item:
+        weights /= weights.sum()
     order = np.argsort(-values, kind="stable")
     reached = np.cumsum(weights[order])
     place = int(np.searchsorted(reached, coverage - _ROUNDING))

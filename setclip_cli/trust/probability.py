@@ -10,7 +10,6 @@ import torch
 
 from setclip_cli.trust.answers import Answers, cosine_blocks, partners_here, standing_out
 from setclip_cli.trust.calibration import Direction, pair_scores
-from setclip_cli.trust.conformal import threshold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,13 +78,13 @@ def conformal_sets(directions: Directions, answers: Both, left: Tensor, right: T
         left: (n, d) unit rows, right: (m, d): both pools.
         coverage: In (0, 1).
     """
-    wanted = tuple(threshold(direction.scores, direction.items, coverage) for direction in directions)
+    wanted = directions[0].threshold(coverage), directions[1].threshold(coverage)
     of_left, of_right = [], torch.zeros(len(right), dtype=torch.int64)
     for start, block in cosine_blocks(left, right):
         scores = scores_of_pairs(directions, answers, block, slice(start, start + len(block)), slice(None))
         of_left.append((scores >= wanted[0]).sum(1))
         of_right += (scores >= wanted[1]).sum(0)
-    return Sets((wanted[0], wanted[1]), (torch.cat(of_left), of_right))
+    return Sets(wanted, (torch.cat(of_left), of_right))
 
 
 def scores_of_pairs(directions: Directions, answers: Both, cosines: Tensor, left: slice, right: slice) -> Tensor:

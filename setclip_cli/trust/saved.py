@@ -59,7 +59,7 @@ class SavedDirection(_Frozen):
             raise ValueError(f"{len(self.scores)} scores and {len(self.items)} items")
         return self
 
-    def direction(self) -> Direction:
+    def direction(self, *, by_folds: bool) -> Direction:
         """As `probability` takes it."""
         return Direction(
             self.temperature,
@@ -68,6 +68,7 @@ class SavedDirection(_Frozen):
             _curve(self.alone),
             tuple(self.scores),
             tuple(self.items),
+            by_folds,
         )
 
 
@@ -97,14 +98,15 @@ class Calibration(_Frozen):
 
     def directions(self) -> tuple[Direction, Direction]:
         """Of the answers to left rows and to right rows."""
-        return self.left_to_right.direction(), self.right_to_left.direction()
+        by_folds = self.source == "folds"
+        return self.left_to_right.direction(by_folds=by_folds), self.right_to_left.direction(by_folds=by_folds)
 
     def guarantee(self) -> str:
         """What holds for a conformal set."""
         if self.source == "folds":
             return (
-                "The coverage is that of held-out known pairs, by fits to the others (cross-conformal). It is not "
-                "proven for the fit to all pairs, which is a little better, so the sets are a little too large."
+                "The coverage is that of held-out known pairs, by fits to the others (cross-conformal). It is "
+                "measured, not proven: the fit to all pairs is a little better, rows outside its pools may do worse."
             )
         return (
             "The coverage holds, for any number of items, for new items that are drawn like the held-out ones "

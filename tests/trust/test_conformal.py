@@ -41,6 +41,12 @@ def test_items_with_many_pairs_do_not_decide_for_the_others() -> None:
     assert 0.885 < np.mean(hits) < 0.93
 
 
+def test_without_the_new_item_the_known_ones_have_all_weight() -> None:
+    assert threshold([1.0, 2.0, 3.0], [0, 1, 2], 0.8, with_the_new_item=False) == 1.0
+    assert threshold([1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3], 0.75, with_the_new_item=False) == 2.0
+    assert threshold([1.0, 2.0, 5.0], [0, 0, 1], 0.75, with_the_new_item=False) == 2.0
+
+
 def test_a_coverage_that_the_items_cannot_tell_takes_all_rows_in() -> None:
     assert threshold([1.0, 2.0, 3.0], [0, 1, 2], 0.8) == -math.inf
     assert threshold([1.0, 2.0, 3.0], [0, 1, 2], 0.75) == 1.0
