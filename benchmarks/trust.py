@@ -13,8 +13,7 @@ The method ``transport``, calibrated as `align` does it, is asked in two galleri
 ``ece`` is the expected calibration error of the first answers of both directions, in 15 bins of equal mass;
 ``ece_left`` and ``ece_right`` are those of one direction. An answer is right if it is a partner, or a copy of one.
 ``coverage`` is the share of pairs whose partner is in the set, ``size`` the mean share of the gallery in a set; both
-are means of the two directions. In the pool, ``ece`` is that of what `match` writes, with "no partner" as an answer,
-and ``no_partner`` is the mean of that, where every row has one.
+are means of the two directions. Every row has a partner here; benchmarks/unmatched.py has pools where many have none.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ from setclip_cli.training.calibration import calibrated_by_folds
 from setclip_cli.training.fit import fit
 from setclip_cli.trust.answers import best_answers
 from setclip_cli.trust.calibration import expected_calibration_error
-from setclip_cli.trust.probability import Directions, no_partner, probabilities, scores_of_pairs
-from setclip_cli.trust.unmatched import unmatched_rows
+from setclip_cli.trust.probability import Directions, probabilities, scores_of_pairs
 
 COVERAGES = (0.8, 0.9, 0.95)
 EVERY = slice(None)
@@ -68,15 +66,11 @@ def measure(data: true_pairs.Items, known: int | float, seed: int, split: str) -
     free = torch.ones(len(problem.left), dtype=torch.bool)
     free[items] = False
     own = _places(problem.pool, data.item_of[problem.pool_texts])
-    known_alone = unmatched_rows(problem.left, problem.right, problem.pairs, items, seed=seed)
     asked = (free, free[own])
-    alone = tuple(side.probabilities.double() for side in known_alone)
     words = data.wording[problem.texts], data.wording[problem.pool_texts]
     of_new = _places(problem.items, data.item_of[problem.texts])
     found |= {f"new/{key}": value for key, value in _score(directions, new, of_new, words[0]).items()}
-    return found | {
-        f"pool/{key}": value for key, value in _score(directions, pool, own, words[1], asked, alone).items()
-    }
+    return found | {f"pool/{key}": value for key, value in _score(directions, pool, own, words[1], asked).items()}
 
 
 def _places(items: np.ndarray, wanted: np.ndarray) -> Tensor:
@@ -91,7 +85,6 @@ def _score(
     own: Tensor,
     wording: np.ndarray,
     asked: tuple[Tensor, Tensor] | None = None,
-    alone: Sequence[Tensor] | None = None,
 ) -> dict[str, float]:
     """Of unit embeddings of items and texts.
 
@@ -99,21 +92,16 @@ def _score(
         own: (m,) the item of each text.
         wording: (m,) equal for equal texts.
         asked: (n,) and (m,) bool: which rows are queries; all by default.
-        alone: (n,) and (m,) that a row has no partner, before any answer is seen.
     """
     left, right = sides
     asked = asked or (torch.ones(len(left), dtype=torch.bool), torch.ones(len(right), dtype=torch.bool))
     answers = best_answers(left, right, (directions[0].temperature, directions[1].temperature), 1)
     said = {(item, words) for item, words in zip(own.tolist(), wording.tolist(), strict=True)}
-    judged, right_ones, absent = [], [], []
+    judged, right_ones = [], []
     for side in (0, 1):
         rows = answers[side].rows[:, 0]
         every = torch.arange(len(rows))
         first = probabilities(directions, answers, side, every, rows[:, None], answers[side].cosines)[:, 0].double()
-        if alone is not None:
-            without = no_partner(alone[side], first)
-            first = first * (1 - without)
-            absent.append(float(without[asked[side]].mean()))
         judged.append(first[asked[side]].numpy())
         if side == 0:
             hit = torch.tensor([(item, words) in said for item, words in enumerate(wording[rows.numpy()].tolist())])
@@ -142,7 +130,7 @@ def _score(
         ]
         found |= {f"coverage_{100 * coverage:.0f}": float(np.mean(held))}
         found |= {f"size_{100 * coverage:.0f}": float(np.mean(sizes))}
-    return found | ({"no_partner": float(np.mean(absent))} if absent else {})
+    return found
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:

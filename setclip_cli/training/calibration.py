@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from setclip_cli.training.inputs import SideInput
     from setclip_cli.training.known_pairs import KnownPairs
 
-POOL = 5_000  # rows of each side among which held-out partners are looked for
+POOL = 3_000  # rows of each side among which held-out partners are looked for
 
 
 def calibrate_run(
@@ -56,10 +56,12 @@ def calibrate_run(
     left_over = _left_over(recipe, dataset, sides, known, rows)
     if left_over is not None:
         part = among_pools(fitted.encoders, sides[0].features, sides[1].features, *left_over)
-        return _calibration(lambda: [part], recipe, "left-over pairs", recipe.train.split)
+        return _calibration(lambda: [part], part.items, recipe, "left-over pairs", recipe.train.split)
     of_validation = _of_validation(recipe, dataset, fitted.encoders, sides)
     if of_validation is not None:
-        return _calibration(lambda: [of_validation], recipe, "validation split", recipe.validation.split)
+        return _calibration(
+            lambda: [of_validation], of_validation.items, recipe, "validation split", recipe.validation.split
+        )
     return None
 
 
@@ -76,21 +78,25 @@ def calibrated_by_folds(
     if len(set(items.tolist())) < LEAST_ITEMS:
         return None
     fits = fitted.folds or _fits(recipe, left, right, pairs, items)
-    return _calibration(partial(_of_folds, fits, left, right, pairs, items), recipe, "folds", recipe.train.split)
+    held = torch.zeros(len(pairs), dtype=torch.bool)
+    for fit in fits:
+        held |= fit.hidden
+    parts = partial(_of_folds, fits, left, right, pairs, items)
+    return _calibration(parts, items[held], recipe, "folds", recipe.train.split)
 
 
-def _calibration(parts: Parts, recipe: Recipe, source: Source, split: str) -> Calibration | None:
-    held = [(len(part.pairs), set(part.items.tolist())) for part in parts()]
-    items = len(set().union(*(numbers for _, numbers in held)))
-    if items < LEAST_ITEMS:
+def _calibration(parts: Parts, items: Tensor, recipe: Recipe, source: Source, split: str) -> Calibration | None:
+    """None if the held-out pairs are of too few ``items``."""
+    count = len(set(items.tolist()))
+    if count < LEAST_ITEMS:
         return None
     left, right = calibrate(parts, seed=recipe.seed)
     return Calibration(
         model_sha256="",
         source=source,
         split=split,
-        held_out_items=items,
-        held_out_pairs=sum(pairs for pairs, _ in held),
+        held_out_items=count,
+        held_out_pairs=len(items),
         left_to_right=saved_direction(left),
         right_to_left=saved_direction(right),
     )
