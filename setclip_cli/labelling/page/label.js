@@ -225,19 +225,19 @@ function showEnd() {
   const parts = [
     make("h2", { textContent: state.total ? "That was the last question." : "There is nothing to ask." }),
     make("p", { textContent: `${told.join(", ")}. All answers are on disk.` }),
-    make("div", { className: "row" },
-      skip ? make("button", { type: "button", textContent: "Show the skipped ones again", onclick: move("/api/again") }) : null,
-      state.undo !== null ? make("button", { type: "button", onclick: undo }, make("kbd", { textContent: "u" }), " Undo") : null),
   ];
+  const button = (id, textContent, onclick, className = "") =>
+    make("button", { type: "button", id, textContent, onclick, className });
   if (partner) {
     parts.push(make("p", { textContent: "Add the pairs to the DATASET, and train on them:" }));
     parts.push(...state.commands.map(command));
-    parts.push(make("div", { className: "row" },
-      make("button", { type: "button", className: "main", id: "run", textContent: "Run both now", onclick: run }),
-      make("button", { type: "button", id: "close", textContent: "Close setclip label", onclick: close })));
-    parts.push(make("pre", { id: "output", hidden: true }));
-  } else parts.push(make("div", { className: "row" },
-    make("button", { type: "button", id: "close", textContent: "Close setclip label", onclick: close })));
+  }
+  parts.push(make("div", { className: "row" },
+    partner ? button("run", "Run both now", run, "main") : null,
+    skip ? button("again", "Show the skipped ones again", move("/api/again")) : null,
+    state.undo !== null ? make("button", { type: "button", onclick: undo }, make("kbd", { textContent: "u" }), " Undo") : null,
+    button("close", "Close setclip label", close)));
+  parts.push(make("pre", { id: "output", hidden: true }));
   at("end").replaceChildren(...parts);
   poll();
 }
@@ -273,6 +273,7 @@ async function poll() {
     output.hidden = status === "not started";
     output.textContent = lines.join("\n");
     output.scrollTop = output.scrollHeight;
+    if (!at("run")) return;
     at("run").disabled = status === "running" || status === "done";
     at("run").textContent = { running: "Running …", done: "Done", failed: "Run both again" }[status] || "Run both now";
     document.body.dataset.run = status;
