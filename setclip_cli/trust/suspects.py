@@ -23,6 +23,8 @@ from setclip_cli.sampling import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from setclip_cli.encoders import LinearMap
+
 LEAST_ITEMS = 20  # fewer say too little about each other
 LIKELY = 0.5  # probability from which a pair is called likely wrong
 AXES = 64  # principal axes of each side
@@ -83,7 +85,14 @@ class _Seen(NamedTuple):
     rest_y: Tensor
 
 
-@torch.no_grad()
+class Sides(NamedTuple):
+    """Both pools as the judgement reads them."""
+
+    rows: tuple[Tensor, Tensor]
+    whitened: tuple[LinearMap, LinearMap]
+    rest: tuple[Tensor, Tensor]  # targets of some rows
+
+
 def suspect_scores(x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, *, seed: int = 0) -> Suspects:
     """Judges each known pair by the other ones.
 
@@ -101,32 +110,35 @@ def suspect_scores(x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, *, seed: 
         Influence in Regression), by blocks; mixtures with a known null and local false discovery rates, Efron et al.
         2001 (JASA 96); noisy pairs by their loss, Arazo et al. 2019, arXiv:1904.11238.
     """
-    numbers = torch.unique(items, return_inverse=True)[1]
+    return suspects_among(read_sides(x, y), pairs, items, seed=seed)
+
+
+@torch.no_grad()
+def read_sides(x: Tensor, y: Tensor) -> Sides:
+    """What `suspects_among` needs of the pools; the pairs have no part in it."""
+    left, right = (FeatureTransform.fit(_spread(pool, FIT_ROWS), AXES)(pool).float() for pool in (x, y))
+    own_left, own_right = part_whitened(left), part_whitened(right)
+    rest = own_left.project(_spread(left, BLOCK)), own_right.project(_spread(right, BLOCK))
+    return Sides((left, right), (own_left, own_right), rest)
+
+
+@torch.no_grad()
+def suspects_among(sides: Sides, pairs: Tensor, items: Tensor, *, seed: int = 0) -> Suspects:
+    """`suspect_scores` of pools that are read already."""
+    numbers: Tensor = torch.unique(items, return_inverse=True)[1]
     count = int(numbers.max()) + 1 if len(numbers) else 0
     if count < LEAST_ITEMS:
         raise ValueError(f"suspect_scores needs {LEAST_ITEMS} items or more; got {count}")
-    sides = [FeatureTransform.fit(_spread(pool, FIT_ROWS), AXES)(pool).float() for pool in (x, y)]
-    whitened = [part_whitened(side) for side in sides]
-    rest = [white.project(_spread(side, BLOCK)) for white, side in zip(whitened, sides, strict=True)]
     b = len(pairs)
     found = {name: torch.zeros(b) for name in ("of_item", "of_texts", "better", "others")}
     nearest = torch.zeros(b, dtype=torch.int64)
     for chosen in _blocks(numbers, seed):
-        own_x, own_y = sides[0][pairs[chosen, 0]], sides[1][pairs[chosen, 1]]
-        seen = _Seen(
-            own_x,
-            own_y,
-            whitened[0].project(own_x),
-            whitened[1].project(own_y),
-            torch.unique(numbers[chosen], return_inverse=True)[1],
-            *rest,
-        )
-        judged = _judge(seen)
+        x, y = sides.rows[0][pairs[chosen, 0]], sides.rows[1][pairs[chosen, 1]]
+        targets = sides.whitened[0].project(x), sides.whitened[1].project(y)
+        judged = _judge(_Seen(x, y, *targets, torch.unique(numbers[chosen], return_inverse=True)[1], *sides.rest))
+        nearest[chosen] = chosen[judged.pop("nearest")]
         for name, values in judged.items():
-            if name == "nearest":
-                nearest[chosen] = chosen[values.long()]
-            else:
-                found[name][chosen] = values
+            found[name][chosen] = values
     probability = 1 - (1 - found["of_item"]) * (1 - found["of_texts"])
     return Suspects(
         probability,
@@ -223,7 +235,7 @@ def left_out_regression(rows: Tensor, targets: Tensor, items: Tensor, weights: T
     fitted = inverse @ targets.double()
     residuals = torch.empty_like(fitted)
     order = torch.argsort(items, stable=True)
-    for own in order.split(items.bincount().tolist()):
+    for own in torch.split(order, items.bincount().tolist()):
         residuals[own] = torch.linalg.solve(inverse[own][:, own], fitted[own])
     return (targets.double() - residuals).float()
 
