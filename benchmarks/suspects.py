@@ -7,12 +7,12 @@
 
 True pairs (benchmarks/true_pairs.py): each known item has all its texts. ``--units`` says what is shuffled: ``pair``:
 single texts change places with texts of other items; ``item``: whole items have each other's texts; ``single``: items
-are known with one text each, and these change places. Classes (``rs``, ``protein`` of benchmarks/measured.py): a pair is
-two random rows of a class, a wrong one has a right row of another class.
+are known with one text each, and these change places. Classes (``rs``, ``protein`` of benchmarks/measured.py): a pair
+is two random rows of a class, a wrong one has a right row of another class.
 
-``auroc`` is that of the probability against the truth. ``--recover`` fits ``transport`` with its default shares, without
-the choice on held-out pairs that takes most of its time, to the clean pairs, to the spoilt ones, to those without the
-likely wrong ones, and to those without the truly wrong ones; mean recall as in benchmarks/pairs.py.
+``auroc`` is that of the probability against the truth. ``--recover`` fits ``transport`` with its default shares,
+without the choice on held-out pairs that takes most of its time, to the clean pairs, to the spoilt ones, to those
+without the likely wrong ones, and to those without the truly wrong ones; mean recall as in benchmarks/pairs.py.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def spoil(pairs: Tensor, share: float, unit: str, seed: int) -> tuple[Tensor, Te
     if not share:
         return spoilt, wrong
     if unit == "item":
-        items = pairs[:, 0].unique().numpy()
+        items = np.unique(pairs[:, 0].numpy())
         chosen = random.permutation(items)[: max(2, round(share * len(items)))]
         changed = dict(zip(chosen.tolist(), np.roll(chosen, 1).tolist(), strict=True))
         spoilt[:, 0] = torch.tensor([changed.get(row, row) for row in pairs[:, 0].tolist()])
@@ -190,7 +190,7 @@ def table(records: list[dict[str, Any]]) -> str:
         if record["split"] == "test":
             groups[record["kind"], record["data"], record["known"], record["unit"], record["share"]].append(record)
     lines = [
-        "| data, known | shuffled | wrong | AUROC | called likely wrong | truly wrong of these | expected number | seeds |",
+        "| data, known | shuffled | wrong | AUROC | called likely wrong | of these wrong | expected number | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     back = [

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.evaluate import evaluate
     from setclip_cli.evaluation.options import EvaluateOptions
     from setclip_cli.ingest.options import IngestOptions
+    from setclip_cli.inspection.check_pairs import check_pairs
+    from setclip_cli.inspection.check_pairs_options import CheckPairsOptions
     from setclip_cli.inspection.inspect import inspect
     from setclip_cli.inspection.options import InspectOptions
     from setclip_cli.labelling.suggest import suggest
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aligned",
     "Aligner",
+    "CheckPairsOptions",
     "Dataset",
     "EmbedOptions",
     "EvaluateOptions",
@@ -47,6 +50,7 @@ __all__ = [
     "SuggestOptions",
     "__version__",
     "align",
+    "check_pairs",
     "evaluate",
     "fit",
     "inspect",
@@ -61,6 +65,7 @@ __all__ = [
 _HOMES = {
     "Aligned": "arrays.aligned",
     "Aligner": "arrays.estimator",
+    "CheckPairsOptions": "inspection.check_pairs_options",
     "Dataset": "dataset.dataset",
     "EmbedOptions": "embedding.options",
     "EvaluateOptions": "evaluation.options",
@@ -72,6 +77,7 @@ _HOMES = {
     "SetClipError": "errors",
     "SuggestOptions": "labelling.suggest_options",
     "align": "training.align",
+    "check_pairs": "inspection.check_pairs",
     "evaluate": "evaluation.evaluate",
     "fit": "arrays.fit",
     "inspect": "inspection.inspect",

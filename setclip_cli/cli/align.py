@@ -17,6 +17,13 @@ def align(
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
     ] = [],
+    drop_suspect: Annotated[
+        bool,
+        typer.Option(
+            "--drop-suspect",
+            help="Leave out known pairs that are likely wrong, and list them in the RUN (drop_suspect = auto).",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the RUN's last checkpoint.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check recipe, data and weights, print the plan, train nothing.")
@@ -33,7 +40,8 @@ def align(
     """
     from setclip_cli.recipe.recipe import load_recipe
 
-    settings = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
+    changed = [*overrides, 'drop_suspect="auto"'] if drop_suspect else overrides
+    settings = load_recipe(recipe, changed)  # a bad recipe fails before torch is imported
     from setclip_cli.dataset.dataset import open_dataset
 
     dataset = open_dataset(data)

@@ -13,6 +13,7 @@ import typer
 
 from setclip_cli.cli import received
 from setclip_cli.cli.align import align
+from setclip_cli.cli.check_pairs import check_pairs
 from setclip_cli.cli.doctor import doctor
 from setclip_cli.cli.embed import embed
 from setclip_cli.cli.evaluate import evaluate
@@ -183,6 +184,7 @@ for command in (
     suggest,
     label,
     inspect,
+    check_pairs,
     align,
     embed,
     search,

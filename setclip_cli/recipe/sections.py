@@ -297,6 +297,8 @@ class Settings(Section):
     """What pairs counts: group counts items, each with all its pairs, such as an image with all its captions; row
     counts single pairs. auto is group if captions have groups or an item of the left side is in several pairs, else
     row. A recipe of version 1 counts rows."""
+    drop_suspect: Literal["auto"] | None = None
+    """auto leaves out the known pairs that are likely wrong, and lists them in the RUN. By default all are used."""
     method: Method = DEFAULT_METHOD
     """How to align. It brings the weights of its terms; auto takes the one that is best for the goal. A recipe of
     version 1 takes set-clip-plus if it names none."""

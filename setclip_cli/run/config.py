@@ -30,7 +30,7 @@ RunFile = Literal["model.safetensors", "initial.safetensors", "recipe.toml", "me
 RESTORE = "restore the file from a copy of this RUN, or train again with `setclip align` into another folder"
 
 
-_LATER_KEYS = ("known_items", "left")  # that earlier versions do not know
+_LATER_KEYS = ("known_items", "dropped_pairs", "left")  # that earlier versions do not know
 _LATER_TOWER_KEYS = ("kind", "vectors_of")
 
 
@@ -84,6 +84,7 @@ class ModelConfig(BaseModel):
     seed: int
     pairs: int  # known pairs that training used
     known_items: int | None = None  # items that these pairs belong to, if the recipe counts items
+    dropped_pairs: int | None = None  # known pairs that were left out as likely wrong, if that was asked for
     dataset_sha256: str  # of the DATASET's index, as training opened it
     layer_choice: dict[str, Any] | None = None  # what layer = "best" measured, where a tower asked for it
     left: Modality | None = None  # the left tower, if it does not come first in the order of files
@@ -118,6 +119,7 @@ class ModelConfig(BaseModel):
         described = self.as_json()
         del described["files"]
         described.pop("known_items", None)
+        described.pop("dropped_pairs", None)
         for tower in described["towers"].values():  # a key that earlier RUNs lack changes no identity
             if not tower["joint"]:
                 del tower["joint"]

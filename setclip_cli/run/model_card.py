@@ -68,6 +68,7 @@ def model_card(
         "| --- | --- | --- | --- | --- |",
         *_towers(recipe, config, dataset),
         "",
+        *_dropped(config),
         *_bands(config),
         *_layers(config, recipe.modalities()),
         *_start(recipe),
@@ -109,6 +110,18 @@ def _towers(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:
         f"| {modality} | {code_in_markdown(tower.spec)} | {recipe.towers[modality].trainable} | {tower.dim} "
         f"| {sum(shard.rows for shard in dataset.shards(modality, recipe.train.split))} |"
         for modality, tower in config.towers.items()
+    ]
+
+
+def _dropped(config: ModelConfig) -> list[str]:
+    """A paragraph about known pairs that were left out, if that was asked for."""
+    if config.dropped_pairs is None:
+        return []
+    listed = " They are listed in `dropped_pairs.csv`." if config.dropped_pairs else ""
+    return [
+        f"Known pairs that are likely wrong were left out (`drop_suspect`): {config.dropped_pairs:,} of "
+        f"{config.pairs + config.dropped_pairs:,}.{listed}",
+        "",
     ]
 
 

@@ -41,6 +41,7 @@ from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
 from setclip_cli.training.overlap import estimate_overlap
 from setclip_cli.training.preconditions import training_device
+from setclip_cli.training.suspect_pairs import DROPPED_NAME, dropped_csv, warn_of_suspects, without_suspects
 from setclip_cli.training.tower_bands import tower_bands
 from setclip_cli.trust.saved import CALIBRATION_NAME
 
@@ -143,10 +144,22 @@ def align(
         stopping = build_early_stopping(recipe, dataset, (left, right))
         rows = pair_rows(known.pairs, left.ids, right.ids, split=recipe.train.split)
         items = torch.tensor(known.items, dtype=torch.int64)
+        dropped = None
+        if recipe.drop_suspect is not None:
+            known, rows, dropped = without_suspects(recipe, left.features, right.features, known, rows)
+            items = torch.tensor(known.items, dtype=torch.int64)
+        elif group.main:
+            warn_of_suspects(recipe, dataset, left.features, right.features, rows, items)
 
         # The method.
         if group.main:
             atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
+            if dropped is not None:
+                atomic.write_text(out / DROPPED_NAME, dropped_csv(dropped))
+                note(
+                    f"note: drop_suspect: {len(dropped):,} of {len(rows) + len(dropped):,} known pairs are likely "
+                    f"wrong and are left out{f'; they are listed in {out / DROPPED_NAME}' if dropped else ''}"
+                )
         if plan.choice is not None:
             recipe = plan.choice.recipe
             if group.main:
@@ -175,7 +188,13 @@ def align(
             for warning in fitted.warnings:
                 note(f"warning: {warning}")
             calibration = calibrate_run(recipe, dataset, fitted, (left, right), known, rows)
-            _save(out, recipe, dataset, fitted, (left, right), tuned, best, calibration, known=known, steps=steps)
+            left_out = None if dropped is None else len(dropped)
+            _save(
+                *(out, recipe, dataset, fitted, (left, right), tuned, best, calibration),
+                known=known,
+                dropped=left_out,
+                steps=steps,
+            )
         group.wait()
     wall_s = time.monotonic() - started
     return AlignResult(
@@ -205,6 +224,7 @@ def _save(
     calibration: Calibration | None,
     *,
     known: KnownPairs,
+    dropped: int | None,
     steps: int,
 ) -> None:
     """Writes the RUN: tuned weights, the card, the encoders, their calibration, and config.json last."""
@@ -223,6 +243,7 @@ def _save(
         seed=recipe.seed,
         pairs=len(known.pairs),
         known_items=known.item_count,
+        dropped_pairs=dropped,
         dataset_sha256=dataset.identity(),
         layer_choice=layer_choice.as_json() if layer_choice else None,
         left=None if [*recipe.modalities()] == in_order(recipe.towers) else recipe.modalities()[0],

@@ -74,6 +74,11 @@ def fit(recipe: Recipe, left: Tensor, right: Tensor, pairs: Tensor) -> Fitted:
             of them are equal, or a step of the training is not finite.
     """
     recipe = without_start(recipe)
+    if recipe.drop_suspect is not None:
+        raise UsageError(
+            "drop_suspect: is for `setclip align`, which lists the pairs that it leaves out in the RUN",
+            fix="leave drop_suspect out, and give only pairs that are right; setclip_cli.trust.suspects finds others",
+        )
     ends = [(row, other) for row, other in pairs.tolist()]
     require_pairs_of(recipe, ends)
     require_pools(recipe, {"left features": left, "right features": right})

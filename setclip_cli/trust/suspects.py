@@ -46,10 +46,10 @@ class Suspects:
         probability: That the pair is wrong, from 0 to 1.
         of_item: That the item as a whole has the partners of another one; the evidence across the sides.
         of_texts: That this partner is unlike the others of its item; 0 for items with fewer than ``TEXTS``.
-        better: How many of the ``others`` known items fit this partner better than its own item does, and how many of
-            their partners fit this item better: the mean of both.
+        better_items: How many of the ``others`` known items fit the partners of this item better than it does itself.
+        better_partners: How many known items have partners that fit this item better than its own do.
         others: Known items that each pair was compared with.
-        nearest: The known item (a pair's number) whose left side fits this partner best.
+        nearest: The known item, by the number of one of its pairs, whose left side fits the partners of this item best.
         expected: The number of wrong pairs that the probabilities add up to.
         interval: A 90% interval of it, by bootstrap over items.
     """
@@ -57,7 +57,8 @@ class Suspects:
     probability: Tensor
     of_item: Tensor
     of_texts: Tensor
-    better: Tensor
+    better_items: Tensor
+    better_partners: Tensor
     others: Tensor
     nearest: Tensor
     expected: float
@@ -130,7 +131,7 @@ def suspects_among(sides: Sides, pairs: Tensor, items: Tensor, *, seed: int = 0)
     if count < LEAST_ITEMS:
         raise ValueError(f"suspect_scores needs {LEAST_ITEMS} items or more; got {count}")
     b = len(pairs)
-    found = {name: torch.zeros(b) for name in ("of_item", "of_texts", "better", "others")}
+    found = {name: torch.zeros(b) for name in ("of_item", "of_texts", "better_items", "better_partners", "others")}
     nearest = torch.zeros(b, dtype=torch.int64)
     for chosen in _blocks(numbers, seed):
         x, y = sides.rows[0][pairs[chosen, 0]], sides.rows[1][pairs[chosen, 1]]
@@ -141,14 +142,15 @@ def suspects_among(sides: Sides, pairs: Tensor, items: Tensor, *, seed: int = 0)
             found[name][chosen] = values
     probability = 1 - (1 - found["of_item"]) * (1 - found["of_texts"])
     return Suspects(
-        probability,
-        found["of_item"],
-        found["of_texts"],
-        found["better"],
-        found["others"].long(),
-        nearest,
-        float(probability.sum()),
-        _interval(probability, numbers, seed),
+        probability=probability,
+        of_item=found["of_item"],
+        of_texts=found["of_texts"],
+        better_items=found["better_items"].long(),
+        better_partners=found["better_partners"].long(),
+        others=found["others"].long(),
+        nearest=nearest,
+        expected=float(probability.sum()),
+        interval=_interval(probability, numbers, seed),
     )
 
 
@@ -177,17 +179,16 @@ def _judge(seen: _Seen) -> dict[str, Tensor]:
         of_item = _wrong(fits)[seen.items]
         probability = 1 - (1 - of_item) * (1 - of_texts)
     own = fits.diagonal()
-    ahead = ((fits > own[:, None]).sum(1) + (fits > own[None]).sum(0)) / 2
     columns = fits.clone()
     columns.fill_diagonal_(-torch.inf)
-    first = torch.zeros(len(own), dtype=torch.int64).scatter_(
-        0, seen.items.flip(0), torch.arange(len(seen.items)).flip(0)
-    )
+    places = torch.arange(len(seen.items))
+    first = torch.full((len(own),), len(places)).scatter_reduce_(0, seen.items, places, "amin")
     others = torch.full_like(of_item, len(own) - 1)
     return {
         "of_item": of_item,
         "of_texts": of_texts,
-        "better": ahead[seen.items],
+        "better_items": (fits > own).sum(0)[seen.items].float(),
+        "better_partners": (fits > own[:, None]).sum(1)[seen.items].float(),
         "others": others,
         "nearest": first[columns.argmax(0)][seen.items],
     }

@@ -131,7 +131,7 @@ def test_repeated_pairs_and_equal_rows_are_finite() -> None:
     pairs, _ = with_wrong(60, 0)
     pairs = torch.cat([pairs, pairs[:20]])
     found = suspect_scores(x, y, pairs, pairs[:, 0])
-    for values in (found.probability, found.better, found.of_item, found.of_texts):
+    for values in (found.probability, found.better_items, found.of_item, found.of_texts):
         assert bool(torch.isfinite(values).all())
     assert found.others.unique().tolist() == [59]
 
