@@ -14,7 +14,11 @@ from typer.testing import CliRunner
 from setclip_cli.cli.app import app
 
 PACKAGE = Path(__file__).parents[2] / "setclip_cli"
-COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+COMMANDS = sorted(
+    command.name or command.callback.__name__.replace("_", "-")
+    for command in app.registered_commands
+    if command.callback
+)
 
 
 def setclip(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -93,7 +93,7 @@ def test_the_installed_command_names_the_wrong_pairs_first(data: Path, tmp_path:
     assert len(rows) == KNOWN
     assert [row["sonar"] for row in rows[: len(suspects)]] == suspects
     assert {row["likely_wrong"] for row in rows[: len(suspects)]} == {"yes"}
-    assert "other known items fit this sonar better, first radar" in rows[0]["reason"]
+    assert "other known items fit this sonar row better, first radar row radar" in rows[0]["reason"]
     found = [float(row["probability"]) for row in rows]
     assert found == sorted(found, reverse=True)
 
