@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 AXES = 64  # principal axes of the frozen features by which the end of the way is compared with its start
 NEAREST = 5  # rows at each step
+ROWS = 20_000  # of each side among which they are looked for
 BLOCK = 1 << 24  # similarities held at a time: 64 MiB
 
 
@@ -39,18 +41,26 @@ def return_trips(own: Tensor, other: Tensor, features: Tensor) -> Tensor:
         features: (n, p) frozen features of the side.
     """
     unit = F.normalize(FeatureTransform.fit(features, AXES)(features), dim=1)
-    partners, back = _nearest(own, other, NEAREST), _nearest(other, own, NEAREST)
-    found = torch.stack([_likeness(unit, back[partners[:, step]]) for step in range(partners.shape[1])]).mean(0)
-    best = _likeness(unit, _nearest(unit, unit, NEAREST))
+    here, there = _spread(len(own)), _spread(len(other))
+    partners, back = _nearest(own, other[there]), _nearest(other[there], own[here])
+    ends = unit[here]
+    found = torch.stack([_likeness(unit, ends[back[partners[:, step]]]) for step in range(partners.shape[1])]).mean(0)
+    best = _likeness(unit, ends[_nearest(unit, ends)])
     return (1 - found.clamp_min(0) / best.clamp_min(1e-6)).clamp(0, 1)
 
 
-def _likeness(unit: Tensor, rows: Tensor) -> Tensor:
-    """(n,) mean cosine of each row with those that are listed for it."""
-    return torch.stack([(unit * unit[rows[:, step]]).sum(1) for step in range(rows.shape[1])]).mean(0)
+def _likeness(unit: Tensor, others: Tensor) -> Tensor:
+    """(n,) mean cosine of each of (n, p) unit rows with the (n, k, p) listed for it."""
+    return torch.einsum("np,nkp->n", unit, others) / others.shape[1]
 
 
-def _nearest(queries: Tensor, gallery: Tensor, count: int) -> Tensor:
-    count = min(count, len(gallery))
+def _nearest(queries: Tensor, gallery: Tensor) -> Tensor:
+    """(n, k) the nearest rows of the gallery."""
+    count = min(NEAREST, len(gallery))
     parts = torch.split(queries, max(1, BLOCK // len(gallery)))
     return torch.cat([(part @ gallery.T).topk(count, dim=1).indices for part in parts])
+
+
+def _spread(rows: int) -> Tensor:
+    """At most ``ROWS`` row numbers, evenly spaced."""
+    return torch.arange(0, rows, math.ceil(rows / ROWS))

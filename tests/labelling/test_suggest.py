@@ -24,7 +24,7 @@ from setclip_cli.labelling.choose import choose_items
 from setclip_cli.labelling.sheet import Asked, sheet_csv, sheet_page, shown_rows
 from setclip_cli.labelling.suggest import suggest
 from setclip_cli.labelling.suggest_options import SuggestOptions
-from setclip_cli.pools import Pools, PoolSide
+from setclip_cli.pools import Pools, PoolSide, read_pools
 from setclip_cli.recipe.recipe import Recipe
 
 HOSTILE = [
@@ -197,6 +197,27 @@ def test_one_side_alone_and_a_folder_of_other_things_are_refused(tmp_path: Path)
     assert (code, "add the other side" in stderr) == (2, True)
 
 
+def test_a_run_shows_its_likely_partners_and_says_where_it_is_unsure(tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text(
+        "radar,sonar\n" + "".join(f"radar{row:02d},sonar{row:02d}\n" for row in range(8))
+    )
+    data = vectors(tmp_path, None, "--pairs", tmp_path / "some.csv")
+    method = ("--set", 'method="cca"')
+    small_world.run_ok("align", "vectors", "--data", data, *method, "--out", tmp_path / "run")
+    given = ("--run", tmp_path / "run", "--count", 5, "--candidates", 1, "--out", tmp_path / "s", "--json")
+    found = json.loads(small_world.run_ok("suggest", data, *given))
+    pools = read_pools(data, run=tmp_path / "run")
+    left, right = (side.embeddings for side in pools.sides)
+    assert left is not None
+    assert right is not None
+    for each in found["suggestions"]:
+        assert each["id"] > "radar07"  # the others have a known partner
+        assert "the RUN is " in each["reason"]
+        nearest = int((right @ left[pools.left.ids.index(each["id"])]).argmax())
+        assert each["candidates"] == [pools.right.ids[nearest]]
+    assert f"likely partners by {tmp_path / 'run'}" in Page(tmp_path / "s" / "suggest.html").words
+
+
 def test_nothing_is_left_to_ask(tmp_path: Path) -> None:
     lines = [f"radar{row:02d},sonar{row % 30:02d}" for row in range(40)]
     (tmp_path / "all.csv").write_text("\n".join(["radar,sonar", *lines]) + "\n")
@@ -260,7 +281,8 @@ def test_images_are_thumbnails_and_hostile_texts_stay_texts(tmp_path: Path) -> N
         assert (side == 0) == all(row[0] and not row[1] for row in rows[1:])
 
 
-def test_suggestions_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
+def test_suggestions_do_not_depend_on_the_order_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("setclip_cli.labelling.choose.TARGETS", 20)  # so that there is something to draw
     pools = pools_by_hand(tmp_path, [f"words {number}" for number in range(6)])
     features = torch.randn(60, 5, generator=torch.Generator().manual_seed(2))
     ids = [f"row {number * 37 % 61}" for number in range(60)]

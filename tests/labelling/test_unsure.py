@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -34,6 +35,15 @@ def test_an_alignment_that_says_nothing_is_unsure_of_everything() -> None:
     random = torch.Generator().manual_seed(2)
     own, other = (F.normalize(torch.randn(80, 8, generator=random), dim=1) for _ in range(2))
     assert float(return_trips(own, other, features).mean()) > 0.7
+
+
+def test_large_pools_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, other = kinds(30, seed=0), kinds(25, seed=1)
+    whole = return_trips(features, other, features)
+    monkeypatch.setattr("setclip_cli.labelling.unsure.ROWS", 40)
+    found = return_trips(features, other, features)
+    assert found.shape == whole.shape
+    assert float(found.max()) < 0.2
 
 
 def test_few_rows_do_not_stop_it() -> None:
