@@ -14,7 +14,7 @@ def verify(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that setclip wrote, or its cache.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check every byte of a DATASET, RUN, EMBEDDINGS, REPORT, study, quickstart or cache. Nothing is written.
+    """Check every byte of a DATASET, RUN, EMBEDDINGS, REPORT, matches, study, quickstart or cache. Nothing is written.
 
     Files that are missing or have changed end it with exit code 3. Files that are listed nowhere are named.
 

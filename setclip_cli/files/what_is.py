@@ -19,6 +19,7 @@ Kind = Literal[
     "run",
     "embeddings",
     "report",
+    "matches",
     "study",
     "quickstart",
     "cache",
@@ -69,6 +70,8 @@ def _of_names(path: Path, names: set[str]) -> Found:
         return Found("run", "is a RUN whose training has not finished")
     if "report.json" in names:
         return Found("report", "is a REPORT")
+    if "matches.json" in names:
+        return Found("matches", "is a folder of matches")
     if "study.json" in names or {"scores", "runs"} <= names:
         return Found("study", "is the folder of a study")
     if {"source", "dataset"} <= names:

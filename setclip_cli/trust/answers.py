@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from setclip_cli.console import progress
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -66,7 +68,7 @@ def best_answers(left: Tensor, right: Tensor, temperatures: tuple[float, float],
 def cosine_blocks(left: Tensor, right: Tensor) -> Iterator[tuple[int, Tensor]]:
     """(first left row, (r, m) cosines of r left rows and all right rows), in turn."""
     step = max(1, TILE // max(1, len(right)))
-    for start in range(0, len(left), step):
+    for start in progress(range(0, len(left), step), label="compare", unit="block"):
         yield start, left[start : start + step] @ right.T
 
 

@@ -17,7 +17,7 @@ import torch
 from scipy.optimize import isotonic_regression, minimize, minimize_scalar
 
 from setclip_cli.sampling import generator
-from setclip_cli.trust.answers import log_odds, standing_out
+from setclip_cli.trust.answers import log_odds, partners_here, standing_out
 from setclip_cli.trust.conformal import threshold
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 LEAST_ITEMS = 30  # held out: with fewer, a handful of right answers would decide every probability
-ISOTONIC_ITEMS = 1_000  # held out, from which isotonic regression replaces the logistic one
+ISOTONIC_ITEMS = 500  # held out, from which isotonic regression replaces the logistic one (benchmarks/results.md)
 SHARES = (1.0, 1 / 4, 1 / 16)  # of the pools that held-out pairs are asked in: galleries of other sizes
 LEAST_GALLERY = 8  # rows of either side of such a part
+ALIKE = 0.75  # share of the partners of a known item that other items have too, from which they stay in the gallery
 HITS = 5  # answers to each query that are judged
 TEMPERATURES = (0.003, 0.5)
 TEMPERATURE_PAIRS = 400  # that decide the temperature
@@ -126,7 +127,7 @@ def calibrate(parts: Parts, *, seed: int) -> tuple[Direction, Direction]:
     for number, part in enumerate(parts()):
         for share in SHARES:
             drawn = part if share == 1 else _drawn(part, share, seed, number)
-            if min(len(drawn.left), len(drawn.right)) < LEAST_GALLERY and share < 1:
+            if min(len(drawn.left), len(drawn.right), len(drawn.pairs) * LEAST_GALLERY) < LEAST_GALLERY and share < 1:
                 continue
             for side, whole in enumerate((drawn, drawn.turned())):
                 found = _evidence(whole, temperatures[side], temperatures[1 - side], scored=share == 1)
@@ -177,48 +178,70 @@ def _temperature(asked: list[tuple[Tensor, Tensor]]) -> float:
 def _without_siblings(part: HeldOut, asked: Tensor) -> Tensor:
     """(q, m) cosines of the left rows of some pairs; other partners of the same item are out (minus infinity)."""
     cosines = part.left[part.pairs[asked, 0]] @ part.right.T
-    item_of = torch.full((len(part.right),), -1).index_copy_(0, part.pairs[:, 1], part.items)
-    siblings = item_of == part.items[asked, None]
-    siblings.scatter_(1, part.pairs[asked, 1:], value=False)
+    siblings = _of_item(part, asked).scatter_(1, part.pairs[asked, 1:], value=False)
     return cosines.masked_fill_(siblings, -torch.inf)
 
 
+def _of_item(part: HeldOut, asked: Tensor) -> Tensor:
+    """(q, m) bool: the right rows that are partners of the items of some pairs."""
+    item_of = torch.full((len(part.right),), -1).index_copy_(0, part.pairs[:, 1], part.items)
+    return item_of == part.items[asked, None]
+
+
 def _drawn(part: HeldOut, share: float, seed: int, number: int) -> HeldOut:
-    """The held-out rows, and a share of the others."""
+    """The held-out rows and a share of the others; a share of all items if the held-out ones are most rows."""
     random = generator(seed, "calibration", number, repr(share))
+    numbers: Tensor = torch.unique(part.items, return_inverse=True)[1]
+    most = len(set(part.pairs[:, 0].tolist())) > share * len(part.left) / 2
+    asked = torch.rand(int(numbers.max()) + 1, generator=random)[numbers] < (share if most else 1.0)
     pools, pairs = [], []
     for pool, rows in zip((part.left, part.right), part.pairs.T, strict=True):
         kept = torch.rand(len(pool), generator=random) < share
-        kept[rows] = True
+        kept[rows[~asked]] = False
+        kept[rows[asked]] = True
         pools.append(pool[kept])
-        pairs.append((kept.cumsum(0) - 1)[rows])
-    return HeldOut(pools[0], pools[1], torch.stack(pairs, 1), part.items)
+        pairs.append((kept.cumsum(0) - 1)[rows[asked]])
+    return HeldOut(pools[0], pools[1], torch.stack(pairs, 1), part.items[asked])
+
+
+def _partners(part: HeldOut) -> tuple[float, float]:
+    """Mean partners of a left row and of a right row of the held-out pairs."""
+    counts = [len(set(rows.tolist())) for rows in part.pairs.T]
+    return len(part.pairs) / counts[0], len(part.pairs) / counts[1]
 
 
 def _evidence(part: HeldOut, temperature: float, of_answers: float, *, scored: bool) -> _Evidence:
+    """What the answers to the left rows of a part say.
+
+    If other items have as many partners here as the known ones, the gallery is asked as it is. Else a known item with
+    all its texts would be easier to find than others: its other texts are left out.
+    """
+    known, sizes = _partners(part), (len(part.left), len(part.right))
+    here = partners_here(known[0], *sizes), partners_here(known[1], *sizes[::-1])
+    alike = all(found > ALIKE * wanted for found, wanted in zip(here, known, strict=True))
+    partners = here if alike else (1.0, 1.0)
     mass = _mass(part.right, part.left, of_answers)
     alone, in_pool, right, scores = [], [], [], []
     for asked in torch.split(torch.arange(len(part.pairs)), 256):
-        cosines, own = _without_siblings(part, asked), part.pairs[asked, 1:]
+        own, answers = part.pairs[asked, 1:], _of_item(part, asked)
+        cosines = part.left[part.pairs[asked, 0]] @ part.right.T if alike else _without_siblings(part, asked)
         masses = torch.logsumexp(cosines / temperature, 1, keepdim=True)
         found, rows = cosines.topk(min(HITS, cosines.shape[1]), dim=1)
-        here = found.isfinite()  # a small gallery may have siblings alone
-        single = standing_out(found, masses, temperature, 1.0)
-        both = (single + standing_out(found, mass[rows], of_answers, 1.0)) / 2
-        alone.append(single[here])
-        in_pool.append(both[here])
-        right.append((rows == own)[here])
+        there = found.isfinite()  # a small gallery may have siblings alone
+        single = standing_out(found, masses, temperature, partners[0])
+        both = (single + standing_out(found, mass[rows], of_answers, partners[1])) / 2
+        alone.append(single[there])
+        in_pool.append(both[there])
+        right.append(answers.gather(1, rows)[there])
         if scored:
             partner = cosines.gather(1, own)
-            scores.append(
-                pair_scores(partner, masses, mass[own], (temperature, of_answers), cosines.shape[1], len(part.left))
-            )
-    answers = [torch.cat(found).double().numpy() for found in (in_pool, alone, right)]
+            temperatures = temperature, of_answers
+            scores.append(pair_scores(partner, masses, mass[own], temperatures, sizes[1], sizes[0]))
+    judged = [torch.cat(found).double().numpy() for found in (in_pool, alone, right)]
     if not scored:
-        return _Evidence(answers[0], answers[1], answers[2], np.zeros(0), [], 0.0)
+        return _Evidence(judged[0], judged[1], judged[2], np.zeros(0), [], 0.0)
     stood = torch.cat(scores).squeeze(1).double().numpy()
-    asked_rows = len(set(part.pairs[:, 0].tolist()))
-    return _Evidence(answers[0], answers[1], answers[2], stood, part.items.tolist(), len(part.pairs) / asked_rows)
+    return _Evidence(judged[0], judged[1], judged[2], stood, part.items.tolist(), known[0])
 
 
 def pair_scores(

@@ -156,15 +156,23 @@ def read_calibration(run: Path) -> Calibration | None:
 def why_not(run: Path, config: ModelConfig) -> tuple[str, str]:
     """Why a RUN has no calibration, and what to do about it."""
     items = config.pairs if config.known_items is None else config.known_items
-    if config.method in TRAINING_FREE_METHODS and items < LEAST_ITEMS:
+    closed_form = config.method in TRAINING_FREE_METHODS
+    if not items or (closed_form and items < LEAST_ITEMS):
         return (
-            f"{run} was aligned with {items} known items, and probabilities need {LEAST_ITEMS}",
+            f"{run} was aligned with {items or 'no'} known items, and probabilities need {LEAST_ITEMS}",
             "know more pairs (`setclip suggest` says which are worth it), and align again",
         )
-    if config.method in TRAINING_FREE_METHODS:
+    if closed_form:
         return (
-            f"{run} has no calibration.json: an earlier version of setclip made it, or its held-out pairs were too few",
-            "align again into another folder",
+            f"{run} has no {CALIBRATION_NAME}: an earlier version of setclip or a fit to arrays made it, or its pairs "
+            "could not be held out",
+            "align again, into another folder",
+        )
+    tuned = [modality for modality, tower in config.towers.items() if tower.trainable != "frozen"]
+    if tuned:
+        return (
+            f"{run} tuned its {' and '.join(tuned)} backbone, and such a RUN is not calibrated",
+            "use the ranks, or align with frozen towers",
         )
     return (
         f"{run} was trained on its known pairs, and no {LEAST_ITEMS} items are left that it has not seen",

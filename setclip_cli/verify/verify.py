@@ -1,4 +1,4 @@
-"""Checks a DATASET, RUN, EMBEDDINGS, REPORT, study, quickstart or cache, whichever a path is."""
+"""Checks a DATASET, RUN, EMBEDDINGS, REPORT, matches, study, quickstart or cache, whichever a path is."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ from setclip_cli.trust.saved import CALIBRATION_NAME
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+MATCHES_NAME = "matches.json"
 _OF_LOGGERS = {"tensorboard", "wandb", "mlruns"}  # folders of other programs in a RUN
 _WHAT = {
     "dataset": "DATASET",
     "run": "RUN",
     "embeddings": "EMBEDDINGS",
     "report": "REPORT",
+    "matches": "folder of matches",
     "study": "study",
     "quickstart": "quickstart",
     "cache": "cache",
@@ -133,7 +135,7 @@ def verify(path: str | Path) -> VerifyResult:
     if found.kind not in _CHECKS:
         raise SetClipError(
             f"{path}: {found.words}, which cannot be checked",
-            fix="give a DATASET, RUN, EMBEDDINGS, REPORT, or the folder of a study, a quickstart or the cache",
+            fix="give a DATASET, RUN, EMBEDDINGS, REPORT, or the folder of matches, a study, a quickstart or the cache",
         )
     result = _checked(path, found.kind)
     if result.faults:
@@ -221,6 +223,15 @@ def _report(result: VerifyResult) -> None:
     result.list_others({FILES_NAME, *get_args(ReportFile)}, skip=["baselines"])
 
 
+def _matches(result: VerifyResult) -> None:
+    result.check_document(MATCHES_NAME)
+    with suppress(OSError, ValueError):  # the check of the document has named them
+        listed = unsigned((result.path / MATCHES_NAME).read_bytes())[0].get("files", {})
+        for name, sha256 in listed.items():
+            result.compare(name, sha256)
+        result.list_others({MATCHES_NAME, *listed})
+
+
 def _study(result: VerifyResult) -> None:
     for run in sorted((result.path / "runs").glob("*")):
         if (run / CONFIG_NAME).exists():
@@ -270,6 +281,7 @@ _CHECKS: dict[str, Callable[[VerifyResult], None]] = {
     "run": _run,
     "embeddings": _embeddings,
     "report": _report,
+    "matches": _matches,
     "study": _study,
     "quickstart": _quickstart,
     "cache": _cache,
@@ -279,6 +291,7 @@ _FIXES = {
     "run": "restore the files from a copy, or train again with `setclip align` into another folder",
     "embeddings": "run the same `setclip embed` command again: it makes these files anew",
     "report": "run the same `setclip evaluate` command again",
+    "matches": "run the same `setclip match` command again",
     "study": "remove the folders of these runs, and run the same `setclip study` command again",
     "quickstart": "remove the folder, and run `setclip quickstart` again",
     "cache": "nothing: the next command that needs these files makes them again",

@@ -102,7 +102,9 @@ def test_the_same_matches_have_the_same_bytes_and_are_not_made_twice(world: Path
     assert first == [(tmp_path / "second" / name).read_bytes() for name in files]
     told = json.loads(run_ok("match", world / "run", world / "data", "--out", tmp_path / "first", "--json"))
     assert told["reused"]
+    assert "whole" in run_ok("verify", tmp_path / "first")
     (tmp_path / "first" / "matches.csv").write_text("changed")
+    assert "matches.csv: its sha256 differs" in invoke("verify", tmp_path / "first")[2]
     told = json.loads(run_ok("match", world / "run", world / "data", "--out", tmp_path / "first", "--json"))
     assert not told["reused"]
     assert first == [(tmp_path / "first" / name).read_bytes() for name in files]

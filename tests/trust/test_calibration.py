@@ -143,6 +143,27 @@ def test_other_partners_of_an_item_are_not_wrong_answers() -> None:
     assert float(found[0].in_pool(torch.tensor(8.0))) > 0.9
 
 
+def test_probabilities_are_right_where_every_row_has_several_partners() -> None:
+    """Two right rows each, in the gallery of the calibration and in the one that is asked."""
+
+    def pools(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        factors = torch.randn(rows, 16, generator=draw)
+        left = unit_rows(factors + torch.randn(rows, 16, generator=draw))
+        own = torch.arange(rows).repeat(2)
+        return left, unit_rows(factors[own] + torch.randn(2 * rows, 16, generator=draw)), own
+
+    left, right, own = pools(300, seed=0)
+    directions = calibrate(lambda: [HeldOut(left, right, torch.stack([own, torch.arange(600)], 1), own)], seed=0)
+    left, right, own = pools(400, seed=1)
+    answers = best_answers(left, right, (directions[0].temperature, directions[1].temperature), 1)
+    for side, is_right in enumerate((own[answers[0].rows[:, 0]] == torch.arange(400), answers[1].rows[:, 0] == own)):
+        queries = torch.arange(len(is_right))
+        judged = probabilities(directions, answers, side, queries, answers[side].rows, answers[side].cosines)[:, 0]
+        assert float(judged.mean()) == pytest.approx(float(is_right.double().mean()), abs=0.06)
+        assert expected_calibration_error(judged.double().numpy(), is_right.double().numpy()) < 0.08
+
+
 def test_the_same_pairs_calibrate_to_the_same_numbers() -> None:
     first, second = (calibrate(lambda: [held_out(300, 50)], seed=4) for _ in range(2))
     assert first == second
