@@ -57,6 +57,7 @@ def build_dataset(
     parse_split(options.split)
     named = [*known, *([] if options.modality is None else [options.modality])]
     file_pairs = read_pairs(Path(options.pairs), named) if isinstance(options.pairs, str | Path) else PairFile()
+    dropped = read_pairs(Path(options.drop_pairs), named) if options.drop_pairs is not None else PairFile()
     sources = [open_source(path, options) for path in paths]  # a bad path fails before anything is written
     for source in sources:
         refuse_own_folders(source, out)
@@ -81,6 +82,7 @@ def build_dataset(
                 options.max_bad_fraction,
             )
         pairs = _paired(contents, options, file_pairs, look_up_again=contents.rows_removed or stopped_while_replacing)
+        pairs_dropped = 0 if options.drop_pairs is None else pairs.drop(dropped, Path(options.drop_pairs))
         if contents.rows_removed:
             progress.note_pending(contents.new)
         contents.finish(pairs, manifest)
@@ -95,6 +97,7 @@ def build_dataset(
             pair_examples=pairs.reject_examples(),
             pairs_unanswered=file_pairs.unanswered,
             pairs_without_partner=len(file_pairs.lone),
+            pairs_dropped=pairs_dropped,
             joins=[*reader.joins, *pairs.joins],
         )
 

@@ -47,6 +47,11 @@ def ingest(
     """
     options, out = options or IngestOptions(), path_of(out, "out")
     given = [sources] if isinstance(sources, str | Path) else list(sources)
+    if options.drop_pairs is not None and given:
+        flag = argument("drop_pairs")
+        raise _usage(
+            f"{flag}: is for pairs that a DATASET has", f"setclip ingest {flag} {options.drop_pairs} --out {out}"
+        )
     groups = split_by_name(given, options.modality)
     if groups:
         result = ingest_named(groups, out, options, shard_rows=shard_rows, shard_bytes=shard_bytes)
@@ -54,7 +59,7 @@ def ingest(
         return result
     paths = [named("manifests", path_of(source, "sources")) for source in given]
     manifests = [path for path in paths if path.suffix == ".toml"]
-    if not paths and options.pairs is None and not options.pairs_from_group:
+    if not paths and options.pairs is None and not options.pairs_from_group and options.drop_pairs is None:
         raise _usage("there is no SOURCE to read and no pairs to add", f"setclip ingest --pairs pairs.csv --out {out}")
     if manifests and (len(manifests) < len(paths) or options.modality is not None):
         raise _usage(

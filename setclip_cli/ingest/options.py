@@ -201,6 +201,14 @@ class IngestOptions(SourceSettings):
         bool,
         Flag("Each caption and the image or protein of its group are a known pair.", name="--pairs-from-group"),
     ] = False
+    drop_pairs: Annotated[
+        Path | str | None,
+        Flag(
+            "Known pairs that are wrong, a CSV as for --pairs: they are dropped and do not come back.",
+            metavar="FILE",
+            parse=Path,
+        ),
+    ] = None
     max_bad_fraction: Annotated[
         float, Flag("Stop if a larger share of a source's records cannot be used.", least=0, most=1)
     ] = 0.5

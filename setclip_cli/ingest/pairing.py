@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _NEAREST_FOR = 5  # unknown ids of a modality, for which the nearest id is looked up: each is compared with all ids
 _NEAREST_AMONG = 100_000  # ids
+WRONG = "pair was dropped as wrong"
+DROPPED = "dropped"  # in the origin of pairs: what the user called wrong
 SEVERAL = "several rows have the id that a pair names"
 
 
@@ -126,8 +128,12 @@ class PairTable:
                     fix=f"{shown} {len(pairs)} or fewer",
                 )
             found = [*sorted(pairs[:count])]
-            if all(known["from"] == "group" and known["count"] is not None for known in self.origins):
-                self.pairs, self.origins = [], []  # else the draws of two ingests would add up
+            drawn = [known for known in self.origins if known["from"] != DROPPED]
+            if all(known["from"] == "group" and known["count"] is not None for known in drawn):
+                self.pairs, self.origins = (
+                    [],
+                    [known for known in self.origins if known["from"] == DROPPED],
+                )  # else the draws of two ingests would add up
         self._add(found, {**origin, "joins": [join.as_json() for join in joins]})
         self.joins += joins
 
@@ -165,11 +171,52 @@ class PairTable:
         self.changed = self.changed or kept != self.pairs
         self.pairs = kept
 
-    def _add(self, found: Iterable[Pair | Reject], origin: dict[str, Any]) -> None:
-        """Adds the pairs. Raises SetClipError if there are rejects only."""
+    def drop(self, file: PairFile, path: Path) -> int:
+        """Drops known pairs that the user calls wrong, by their ids as setclip has them; they do not come back.
+
+        Returns:
+            How many were known until now.
+
+        Raises:
+            SetClipError: the file has no pair, or one that neither is known nor was dropped before.
+        """
+        named = [(p.left_modality, p.left_id, p.right_modality, p.right_id) for p in file.pairs]
+        if not named:
+            raise SetClipError(f"{path}: there are no pairs in it", fix="write one pair a line")
+        before = self._dropped()
+        known = {pair[:4] for pair in self.pairs}
+        strange = [
+            (at.location, pair) for at, pair in zip(file.pairs, named, strict=True) if pair not in known | before
+        ]
+        if strange:
+            (location, pair), *_ = strange
+            raise SetClipError(
+                f"{path}: {len(strange):,} of its {len(named):,} pairs are not known pairs, the first in {location}: "
+                f"{pair[1]}, {pair[3]}",
+                fix="remove these lines, or write the ids as pairs.parquet has them",
+            )
+        kept = [pair for pair in self.pairs if pair[:4] not in set(named)]
+        count = len(self.pairs) - len(kept)
+        if count:
+            self.pairs, self.changed = kept, True
+            self.origins = [origin for origin in self.origins if DROPPED not in origin]
+            self.origins.append({"from": DROPPED, DROPPED: sorted(map(list, before | set(named)))})
+        return count
+
+    def _dropped(self) -> set[tuple[str, ...]]:
+        """Left and right modality and id of each pair that was dropped."""
+        return {tuple(pair) for origin in self.origins for pair in origin.get(DROPPED, ())}
+
+    def _add(self, found: Sequence[Pair | Reject], origin: dict[str, Any]) -> None:
+        """Adds the pairs, but for those that were dropped. Raises SetClipError if there are rejects only."""
+        dropped, told = self._dropped(), set(self.rejects)
+        out = [each for each in found if isinstance(each, Pair) and each[:4] in dropped]
+        wrong = [Reject(f"{pair.left_id}, {pair.right_id}", WRONG) for pair in out]
+        gone = set(out)
+        found = [each for each in found if each not in gone] + [each for each in wrong if each not in told]
         new = [pair for pair in found if isinstance(pair, Pair)]
         rejects = [reject for reject in found if isinstance(reject, Reject)]
-        if rejects and not new and not origin.get(LONE_ITEMS):
+        if rejects and not new and not wrong and not origin.get(LONE_ITEMS):
             reasons = Counter(reject.kind for reject in rejects).most_common(3)
             raise SetClipError(
                 f"none of the {len(rejects):,} pairs can be used: "

@@ -143,6 +143,7 @@ class IngestResult:
     pair_examples: dict[str, str] = field(default_factory=dict)  # reason -> the first pair that was left out for it
     pairs_unanswered: int = 0  # lines of the file of pairs in which nobody has filled in a partner
     pairs_without_partner: int = 0  # lines of it that say that an item has no partner
+    pairs_dropped: int = 0  # known pairs that the user called wrong
     joins: list[Join] = field(default_factory=list)  # labels, splits of captions and pairs with the rows
 
     @property
@@ -165,6 +166,7 @@ class IngestResult:
             "pair_rejects": self.pair_rejects,
             "pairs_unanswered": self.pairs_unanswered,
             "pairs_without_partner": self.pairs_without_partner,
+            "pairs_dropped": self.pairs_dropped,
             "joins": [join.as_json() for join in self.joins],
         }
 
@@ -181,6 +183,8 @@ class IngestResult:
             lines.append(f"  {_rows(self.pairs_unanswered, 'has', 'have')} no partner filled in")
         if self.pairs_without_partner:
             lines.append(f"  {_rows(self.pairs_without_partner, 'says', 'say')} that an item has no partner")
+        if self.pairs_dropped:
+            lines.append(f"  {self.pairs_dropped:,} known pair{'' if self.pairs_dropped == 1 else 's'} dropped")
         lines.append(f"{self.out}: {sum(shard.bytes for shard in self.index.shards) / 1e6:,.1f} MB")
         for modality, splits in self.rows.items():
             total = sum(splits.values())

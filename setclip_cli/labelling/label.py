@@ -61,7 +61,7 @@ class LabelResult:
             lines.append(f"known pairs: {self.right} right, {self.wrong} wrong")
         if answered + self.skipped < self.questions:
             lines.append("run the same command again to go on")
-        if self.partners:
+        if self.commands:
             lines += [f"the pairs are in {self.pairs}; what comes next:", *(f"  {each}" for each in self.commands)]
         return text_of_lines(lines)
 
@@ -98,7 +98,10 @@ def label(
         write_labels_file(folder, content)
         if told := gone_in_words(session):
             warning(told)
-        commands = next_commands(folder, pools, recipe=options.recipe)
+
+        def commands() -> list[list[str]]:
+            return next_commands(folder, pools, answers, recipe=options.recipe)
+
         running = Running(commands)
         token, port = new_token(), port_of(taken)
         address = f"http://127.0.0.1:{port}/?token={token}"
@@ -128,5 +131,5 @@ def label(
             skipped=counts["skip"],
             right=counts["right"],
             wrong=counts["wrong"],
-            commands=[as_typed(words) for words in commands],
+            commands=[as_typed(words) for words in commands()],
         )

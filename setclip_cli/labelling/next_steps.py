@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import visible
 from setclip_cli.files import atomic
-from setclip_cli.labelling.answers import PAIRS_NAME
+from setclip_cli.labelling.answers import PAIRS_NAME, WRONG_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from setclip_cli.labelling.answers import Answers
     from setclip_cli.pools import Pools
 
 RECIPE_NAME = "recipe.toml"
@@ -23,8 +26,8 @@ _LINES = 200  # of the output that the page shows
 _PATIENCE_S = 10.0
 
 
-def next_commands(folder: Path, pools: Pools, *, recipe: str | None) -> list[list[str]]:
-    """The words of the two commands, `ingest` and `align`, after ``setclip``.
+def next_commands(folder: Path, pools: Pools, answers: Answers, *, recipe: str | None) -> list[list[str]]:
+    """The words of the two commands, `ingest` and `align`, after ``setclip``; none if no answer says anything new.
 
     Args:
         folder: LABELS; without a recipe of the user's or of a RUN, the recipe is written there.
@@ -33,6 +36,11 @@ def next_commands(folder: Path, pools: Pools, *, recipe: str | None) -> list[lis
     Raises:
         WriteError: the recipe cannot be written.
     """
+    counts = answers.counts()
+    new = ["--pairs", str(folder / PAIRS_NAME)] if counts["partner"] or counts["none"] else []
+    wrong = ["--drop-pairs", str(folder / WRONG_NAME)] if counts["wrong"] else []
+    if not new and not wrong:
+        return []
     if recipe is None and pools.run is not None:
         recipe = str(pools.run / RECIPE_NAME)
     if recipe is None:
@@ -44,7 +52,7 @@ def next_commands(folder: Path, pools: Pools, *, recipe: str | None) -> list[lis
     out = next(folder / name for name in names if not (folder / name).exists())
     all_pairs = [] if pools.recipe.pairs == "all" else ["--set", "pairs=all"]
     return [
-        ["ingest", "--pairs", str(folder / PAIRS_NAME), "--out", str(pools.dataset.root)],
+        ["ingest", *new, *wrong, "--out", str(pools.dataset.root)],
         ["align", recipe, "--data", str(pools.dataset.root), "--out", str(out), *all_pairs],
     ]
 
@@ -57,7 +65,7 @@ def as_typed(words: list[str]) -> str:
 class Running:
     """Runs the commands one after the other in a process of their own, and keeps the last lines that they print."""
 
-    def __init__(self, commands: list[list[str]]) -> None:
+    def __init__(self, commands: Callable[[], list[list[str]]]) -> None:
         self._commands = commands
         self._lock = threading.Lock()
         self._lines: deque[str] = deque(maxlen=_LINES)
@@ -93,7 +101,7 @@ class Running:
         return running
 
     def _run(self) -> None:
-        for words in self._commands:
+        for words in self._commands():
             self._say(f"$ {as_typed(words)}")
             with self._lock:
                 if self._status != "running":

@@ -38,7 +38,13 @@ class Choice(Move):
 
 
 def label_app(
-    session: Session, commands: list[list[str]], running: Running, *, port: int, token: str, stop: Callable[[], None]
+    session: Session,
+    commands: Callable[[], list[list[str]]],
+    running: Running,
+    *,
+    port: int,
+    token: str,
+    stop: Callable[[], None],
 ) -> FastAPI:
     """The application of one labelling session.
 
@@ -47,10 +53,10 @@ def label_app(
         stop: Ends the server.
     """
     app = local_app(port=port, token=token, pages=[PAGE])
-    typed = [as_typed(words) for words in commands]
 
     def answer_of(state: dict[str, Any]) -> dict[str, Any]:
-        return state | {"commands": typed}
+        done = state["question"] is None
+        return state | {"commands": [as_typed(words) for words in commands()] if done else []}
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_the_button_takes_the_pairs_and_trains_on_them(world: Path, tmp_path: Pa
         assert running.wait(60) == 0
     assert len(open_dataset(world / "data").pairs()) == 5
     assert (out / "run" / "model.safetensors").exists()
-    with command(world, out) as (_, client):
+    with command(world, out) as (_, client):  # the next time it trains beside the first RUN
         assert client.get("/api/state")["commands"][1].endswith(f"--out {out}/run-2")
 
 

@@ -228,12 +228,13 @@ function showEnd() {
   ];
   const button = (id, textContent, onclick, className = "") =>
     make("button", { type: "button", id, textContent, onclick, className });
-  if (partner) {
-    parts.push(make("p", { textContent: "Add the pairs to the DATASET, and train on them:" }));
+  const next = state.commands.length > 0;
+  if (next) {
+    parts.push(make("p", { textContent: "Bring the answers into the DATASET, and train on its pairs:" }));
     parts.push(...state.commands.map(command));
   }
   parts.push(make("div", { className: "row" },
-    partner ? button("run", "Run both now", run, "main") : null,
+    next ? button("run", "Run both now", run, "main") : null,
     skip ? button("again", "Show the skipped ones again", move("/api/again")) : null,
     state.undo !== null ? make("button", { type: "button", onclick: undo }, make("kbd", { textContent: "u" }), " Undo") : null,
     button("close", "Close setclip label", close)));
