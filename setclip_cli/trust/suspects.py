@@ -89,7 +89,8 @@ class _Seen(NamedTuple):
 class Sides(NamedTuple):
     """Both pools as the judgement reads them."""
 
-    rows: tuple[Tensor, Tensor]
+    pools: tuple[Tensor, Tensor]
+    transforms: tuple[FeatureTransform, FeatureTransform]
     whitened: tuple[LinearMap, LinearMap]
     rest: tuple[Tensor, Tensor]  # targets of some rows
 
@@ -117,10 +118,12 @@ def suspect_scores(x: Tensor, y: Tensor, pairs: Tensor, items: Tensor, *, seed: 
 @torch.no_grad()
 def read_sides(x: Tensor, y: Tensor) -> Sides:
     """What `suspects_among` needs of the pools; the pairs have no part in it."""
-    left, right = (FeatureTransform.fit(_spread(pool, FIT_ROWS), AXES)(pool).float() for pool in (x, y))
-    own_left, own_right = part_whitened(left), part_whitened(right)
-    rest = own_left.project(_spread(left, BLOCK)), own_right.project(_spread(right, BLOCK))
-    return Sides((left, right), (own_left, own_right), rest)
+    some = _spread(x, FIT_ROWS), _spread(y, FIT_ROWS)  # bounds time and memory
+    transforms = FeatureTransform.fit(some[0], AXES), FeatureTransform.fit(some[1], AXES)
+    left, right = (fit(rows).float() for fit, rows in zip(transforms, some, strict=True))
+    whitened = part_whitened(left), part_whitened(right)
+    rest = whitened[0].project(_spread(left, BLOCK)), whitened[1].project(_spread(right, BLOCK))
+    return Sides((x, y), transforms, whitened, rest)
 
 
 @torch.no_grad()
@@ -134,7 +137,10 @@ def suspects_among(sides: Sides, pairs: Tensor, items: Tensor, *, seed: int = 0)
     found = {name: torch.zeros(b) for name in ("of_item", "of_texts", "better_items", "better_partners", "others")}
     nearest = torch.zeros(b, dtype=torch.int64)
     for chosen in _blocks(numbers, seed):
-        x, y = sides.rows[0][pairs[chosen, 0]], sides.rows[1][pairs[chosen, 1]]
+        x, y = (
+            fit(pool[rows]).float()
+            for fit, pool, rows in zip(sides.transforms, sides.pools, pairs[chosen].T, strict=True)
+        )
         targets = sides.whitened[0].project(x), sides.whitened[1].project(y)
         judged = _judge(_Seen(x, y, *targets, torch.unique(numbers[chosen], return_inverse=True)[1], *sides.rest))
         nearest[chosen] = chosen[judged.pop("nearest")]

@@ -18,7 +18,7 @@ from setclip_cli.inspection.check_pairs import check_pairs
 from setclip_cli.inspection.check_pairs_options import CheckPairsOptions
 from setclip_cli.run.config import load_config
 
-KNOWN, WRONG = 80, 8
+KNOWN, WRONG = 120, 12
 HOSTILE = "=cmd|'<script>alert(1)</script>"
 
 
