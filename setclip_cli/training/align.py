@@ -41,7 +41,13 @@ from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
 from setclip_cli.training.overlap import estimate_overlap
 from setclip_cli.training.preconditions import training_device
-from setclip_cli.training.suspect_pairs import DROPPED_NAME, dropped_csv, warn_of_suspects, without_suspects
+from setclip_cli.training.suspect_pairs import (
+    DROPPED_NAME,
+    dropped_csv,
+    told_of_dropped,
+    warn_of_suspects,
+    without_suspects,
+)
 from setclip_cli.training.tower_bands import tower_bands
 from setclip_cli.trust.saved import CALIBRATION_NAME
 
@@ -144,7 +150,7 @@ def align(
         stopping = build_early_stopping(recipe, dataset, (left, right))
         rows = pair_rows(known.pairs, left.ids, right.ids, split=recipe.train.split)
         items = torch.tensor(known.items, dtype=torch.int64)
-        dropped = None
+        dropped, known_before = None, len(set(known.items))
         if recipe.drop_suspect is not None:
             known, rows, dropped = without_suspects(recipe, left.features, right.features, known, rows)
             items = torch.tensor(known.items, dtype=torch.int64)
@@ -156,10 +162,7 @@ def align(
             atomic.write_text(out / RECIPE_NAME, recipe.to_toml())
             if dropped is not None:
                 atomic.write_text(out / DROPPED_NAME, dropped_csv(dropped))
-                note(
-                    f"note: drop_suspect: {len(dropped):,} of {len(rows) + len(dropped):,} known pairs are likely "
-                    f"wrong and are left out{f'; they are listed in {out / DROPPED_NAME}' if dropped else ''}"
-                )
+                note(f"note: {told_of_dropped(dropped, len(rows), known_before, out / DROPPED_NAME)}")
         if plan.choice is not None:
             recipe = plan.choice.recipe
             if group.main:

@@ -16,6 +16,8 @@ from setclip_cli.training.known_pairs import KnownPairs
 from setclip_cli.trust.suspects import LEAST_ITEMS, suspect_scores
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from setclip_cli.dataset.dataset import Dataset, Pair
@@ -103,3 +105,18 @@ def dropped_csv(dropped: list[tuple[Pair, float]]) -> str:
     writer.writerow([*((pair.left_modality, pair.right_modality) if pair else ("left", "right")), "probability"])
     writer.writerows((quoted(pair.left_id), quoted(pair.right_id), f"{value:.3f}") for pair, value in dropped)
     return written.getvalue()
+
+
+def told_of_dropped(dropped: list[tuple[Pair, float]], kept: int, items: int, path: Path) -> str:
+    """What was left out, in a line.
+
+    Args:
+        kept: Pairs that are trained on.
+        items: Known items before.
+        path: The list of the pairs that were left out.
+    """
+    told = f"drop_suspect: {len(dropped):,} of {kept + len(dropped):,} known pairs are likely wrong and are left out"
+    if not dropped:
+        return told
+    few = f"; with {items} known items some of them may be right, so look at them" if items < WARN_ITEMS else ""
+    return f"{told}; they are listed in {path}{few}"

@@ -13,10 +13,12 @@ import pytest
 import small_world
 import torch
 
+from setclip_cli.dataset.dataset import Pair
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.inspection.check_pairs import check_pairs
 from setclip_cli.inspection.check_pairs_options import CheckPairsOptions
 from setclip_cli.run.config import load_config
+from setclip_cli.training.suspect_pairs import told_of_dropped
 
 KNOWN, WRONG = 120, 12
 HOSTILE = "=cmd|'<script>alert(1)</script>"
@@ -217,3 +219,12 @@ def test_leaving_out_needs_pairs_to_judge_by(tmp_path: Path) -> None:
     code, _, stderr = small_world.invoke(*words)
     assert code == 2
     assert "takes 20 known items or more; there are 12" in stderr
+
+
+def test_what_is_left_out_of_few_items_comes_with_a_doubt() -> None:
+    pair = Pair("radar", "a", "sonar", "b", "train")
+    told = [told_of_dropped([(pair, 0.9)], 49, items, Path("run/dropped_pairs.csv")) for items in (50, 200)]
+    assert ["some of them may be right" in line for line in told] == [True, False]
+    assert told_of_dropped([], 50, 50, Path("x")) == (
+        "drop_suspect: 0 of 50 known pairs are likely wrong and are left out"
+    )
