@@ -159,3 +159,40 @@ def test_too_few_items_are_refused() -> None:
     pairs, _ = with_wrong(suspects.LEAST_ITEMS - 1, 0)
     with pytest.raises(ValueError, match="needs 20 items or more; got 19"):
         suspect_scores(x, y, pairs, pairs[:, 0])
+
+
+def test_who_fits_better_is_counted_in_the_right_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = two_views(100, 0)
+    pairs, _ = with_wrong(30, 0)
+    fits = 5 * torch.eye(30)
+    fits[3, 7], fits[4, 7], fits[9, 0] = 7.0, 6.0, 8.0  # left of items 3 and 4 fit the partner of item 7 better
+    monkeypatch.setattr(suspects, "_fits", lambda *_: fits)
+    found = suspect_scores(x, y, pairs, pairs[:, 0])
+    assert {row: count for row, count in enumerate(found.better_items.tolist()) if count} == {0: 1, 7: 2}
+    assert {row: count for row, count in enumerate(found.better_partners.tolist()) if count} == {3: 1, 4: 1, 9: 1}
+    assert (int(found.nearest[7]), int(found.nearest[0])) == (3, 9)
+    assert bool((found.nearest != torch.arange(30)).all())
+
+
+@pytest.mark.parametrize("block", [2_000, 60])
+def test_the_owner_of_a_wrong_partner_fits_it_best(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(suspects, "BLOCK", block)
+    monkeypatch.setattr(suspects, "LEAST_ITEMS", 10)
+    x, y = two_views(400, 2, noise=0.1)
+    pairs, wrong = with_wrong(120, 10)
+    pairs = pairs[torch.randperm(120, generator=torch.Generator().manual_seed(1))]
+    found = suspect_scores(x, y, pairs, pairs[:, 0])
+    owner = pairs[found.nearest, 0] == pairs[:, 1]
+    wrong = pairs[:, 0] != pairs[:, 1]
+    if block == 2_000:  # else the owner may be in another block
+        assert owner[wrong].float().mean() >= 0.5
+    assert bool((found.nearest != torch.arange(120)).all())
+    likeness = F.cosine_similarity(x[pairs[found.nearest, 0]], x[pairs[:, 1]])
+    assert likeness.mean() > 0.5  # left rows like that of the true owner
+
+
+def test_a_few_items_with_several_texts_are_too_few_to_compare_texts() -> None:
+    x, y = two_views(100, 5)
+    left = torch.cat([torch.arange(40), torch.arange(5), torch.arange(5)])
+    pairs = torch.stack([left, torch.arange(50)], 1)
+    assert not suspect_scores(x, y, pairs, pairs[:, 0]).of_texts.any()
