@@ -27,7 +27,7 @@ os.umask(_UMASK)
 
 
 @contextmanager
-def atomic_path(target: Path, *, needs: int | None = None) -> Iterator[Path]:
+def atomic_path(target: Path, *, needs: int | None = None, sync: bool = True) -> Iterator[Path]:
     """Yields a temporary path. After the block the file there is synced to disk and renamed to the target.
 
     After an error or an interrupt the temporary file is removed, and an earlier target stays as it was. It has a folder
@@ -36,6 +36,7 @@ def atomic_path(target: Path, *, needs: int | None = None) -> Iterator[Path]:
     Args:
         target: The file to write; its folder is made if it is missing.
         needs: Bytes that it will have, if that is known; the message about a full disk tells it.
+        sync: False does not wait for the disk. It is for a file that is made again from another one after a power cut.
 
     Raises:
         WriteError: the file cannot be written, whatever library writes it in the block.
@@ -47,11 +48,13 @@ def atomic_path(target: Path, *, needs: int | None = None) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
             yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            if sync:
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())
             temporary.chmod(0o666 & ~_UMASK)  # some writers make private files
             temporary.replace(target)
-            _fsync_folder(target.parent)
+            if sync:
+                _fsync_folder(target.parent)
     finally:
         leftovers.remove(folder)
 
@@ -109,13 +112,13 @@ def move(source: Path, target: Path) -> None:
         _fsync_folder(target.parent)
 
 
-def write_bytes(target: Path, content: bytes) -> None:
-    with atomic_path(target, needs=len(content)) as temporary:
+def write_bytes(target: Path, content: bytes, *, sync: bool = True) -> None:
+    with atomic_path(target, needs=len(content), sync=sync) as temporary:
         temporary.write_bytes(content)
 
 
-def write_text(target: Path, content: str) -> None:
-    write_bytes(target, content.encode())
+def write_text(target: Path, content: str, *, sync: bool = True) -> None:
+    write_bytes(target, content.encode(), sync=sync)
 
 
 def write_texts(contents: Mapping[Path, str]) -> None:

@@ -169,16 +169,18 @@ class Answers:
     def write_tables(self, gone: set[Question] | frozenset[Question] = frozenset()) -> None:
         """Writes pairs.csv, and wrong.csv if there is something for it, from the answers as they are now.
 
+        The journal is on disk already, and the next session makes both of it again, so the disk is not waited for.
+
         Args:
             gone: Questions whose rows, or whose answers' rows, are not in the DATASET any more; they are left out.
 
         Raises:
             WriteError: a file cannot be written.
         """
-        atomic.write_text(self.folder / PAIRS_NAME, self._csv(self._rows("partner", "none", gone=gone)))
+        atomic.write_text(self.folder / PAIRS_NAME, self._csv(self._rows("partner", "none", gone=gone)), sync=False)
         wrong = self._rows("wrong", gone=gone)
         if wrong or (self.folder / WRONG_NAME).exists():
-            atomic.write_text(self.folder / WRONG_NAME, self._csv(wrong))
+            atomic.write_text(self.folder / WRONG_NAME, self._csv(wrong), sync=False)
 
     def _rows(
         self, *verdicts: Verdict, gone: set[Question] | frozenset[Question] = frozenset()
