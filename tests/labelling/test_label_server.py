@@ -326,3 +326,24 @@ def test_items_of_the_other_side_can_be_asked_about(data: Path, tmp_path: Path) 
         client.send("/api/answer", answer="none")
     assert pairs_in(out)[1] == [chosen["id"], item["id"]]
     assert pairs_in(out)[2][0] == "-"
+
+
+def test_an_answer_whose_partner_has_gone_is_kept_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = label_world.make_dataset(tmp_path / "one")
+    out = tmp_path / "labels"
+    with label_world.page_of(out, label_world.pools_of(first), count=2) as (address, _):
+        client = Client(address)
+        chosen = client.get("/api/state")["question"]["candidates"][0]
+        client.send("/api/answer", answer="partner", row=chosen["row"])
+    lines = (tmp_path / "one" / "captions.jsonl").read_text().splitlines()
+    (tmp_path / "fewer.jsonl").write_text("\n".join(line for line in lines if json.loads(line)["id"] != chosen["id"]))
+    run_ok("ingest", tmp_path / "fewer.jsonl", "--modality", "caption", "--out", tmp_path / "two")
+    run_ok("ingest", tmp_path / "one" / "pictures", "--modality", "image", "--out", tmp_path / "two")
+    capsys.readouterr()
+    with label_world.page_of(out, label_world.pools_of(tmp_path / "two"), count=2):
+        pass
+    assert "1 answer about rows that are not in" in capsys.readouterr().err
+    assert pairs_in(out) == [["image", "caption"]]
+    assert len((out / "labels.jsonl").read_text().splitlines()) == 1
