@@ -233,9 +233,7 @@ def _save(
     """Writes the RUN: tuned weights, the card, the encoders, their calibration, and config.json last."""
 
     def save_calibration(model_sha256: str) -> None:
-        if calibration is None:
-            atomic.remove_file(out / CALIBRATION_NAME)  # of a training that went on from here
-        else:
+        if calibration is not None:
             named = calibration.model_copy(update={"model_sha256": model_sha256})
             atomic.write_text(out / CALIBRATION_NAME, signed(named.model_dump(mode="json"), indent=None))
 

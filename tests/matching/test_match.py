@@ -63,11 +63,24 @@ def test_a_known_pair_is_sure_and_other_answers_to_its_rows_are_not_judged(world
     run_ok("match", world / "run", world / "data", "--top", 2, "--out", tmp_path / "m")
     for row in rows_of(tmp_path / "m"):
         of_known = int(str(row["audio" if row["query"] == "audio" else "words"])[1:]) < 60
+        assert row["known"] == (of_known and row["words"] == partner(str(row["audio"])))
         if row["known"]:
-            assert row["words"] == partner(str(row["audio"]))
             assert row["probability"] == 1
         else:
             assert (row["probability"] is None) == of_known
+
+
+def test_pools_that_have_nothing_in_common_get_small_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fit finds the pairs that it saw, so these could not have told."""
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "cache"))
+    write_pools(tmp_path / "data", rows=150, known=50, noise=50.0)
+    run_ok("align", write_recipe(tmp_path), "--data", tmp_path / "data", "--out", tmp_path / "run")
+    told = json.loads(run_ok("match", tmp_path / "run", tmp_path / "data", "--out", tmp_path / "m", "--json"))
+    for found in told["queries"].values():
+        assert found["expected_right"] / found["judged"] < 0.1
+        assert found["mean_set_size"] > 75
 
 
 def test_sets_hold_the_partner_as_often_as_stated(world: Path, tmp_path: Path) -> None:
