@@ -61,6 +61,11 @@ class UnmatchedRows:
     difference_interval: tuple[float, float]
     probabilities: Tensor
 
+    @classmethod
+    def none(cls, rows: int) -> UnmatchedRows:
+        """Of a pool whose rows are all known."""
+        return cls(0.0, (0.0, 0.0), 0.0, (0.0, 0.0), torch.zeros(rows))
+
     @property
     def certain(self) -> bool:
         """Whether some rows surely have no partner: the interval begins above a tenth."""
@@ -103,6 +108,7 @@ def unmatched_rows(
     x, y = FeatureTransform.fit(left, AXES)(left), FeatureTransform.fit(right, AXES)(right)
     drawn = [_sample(len(side), generator(seed, "unmatched", str(number))) for number, side in enumerate((x, y))]
     graphs = [_nearest(side, rows) for side, rows in zip((x, y), drawn, strict=True)]
+    free = [rows[~torch.isin(rows, pairs[:, number])] for number, rows in enumerate(drawn)]
     fold = folds(pairs, seed, items)
     ranks: tuple[list[Tensor], list[Tensor]] = ([], [])
     weights: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -112,17 +118,17 @@ def unmatched_rows(
             continue
         maps = _maps(x, y, pairs[~hidden], seed)
         for side in (0, 1):
-            rows = pairs[hidden, side]
-            asked = torch.cat([drawn[side], rows])
-            scores = _scores((x, y), maps, pairs[~hidden], drawn, graphs, side, asked)
-            reference, of_known = scores[: len(drawn[side])], scores[len(drawn[side]) :]
-            free = ~torch.isin(drawn[side], pairs[:, side])
-            ranks[side].append(_ranks(of_known, reference[free]))
-            weights[side].append(_weights(items[hidden]))
+            if len(free[side]):
+                asked = torch.cat([free[side], pairs[hidden, side]])
+                scores = _scores((x, y), maps, pairs[~hidden], drawn, graphs, side, asked)
+                ranks[side].append(_ranks(scores[len(free[side]) :], scores[: len(free[side])]))
+                weights[side].append(_weights(items[hidden]))
     maps = _maps(x, y, pairs, seed)
     left_rows, right_rows = (
         _side((x, y), maps, pairs, drawn, graphs, side, torch.cat(ranks[side]), torch.cat(weights[side]))
-        for side in (0, 1)
+        if ranks[side]
+        else UnmatchedRows.none(len(pool))
+        for side, pool in enumerate((x, y))
     )
     return left_rows, right_rows
 
@@ -275,7 +281,7 @@ def _side(
     scores = _scores(pools, maps, pairs, drawn, graphs, side, torch.arange(len(pools[side])))
     known = torch.zeros(len(scores), dtype=torch.bool)
     known[pairs[:, side]] = True
-    bins = (_ranks(scores, scores[~known] if bool((~known).any()) else scores) * BINS).long().clamp_max(BINS - 1)
+    bins = (_ranks(scores, scores[~known]) * BINS).long().clamp_max(BINS - 1)
     probabilities = torch.from_numpy(found.unmatched).float()[bins].masked_fill_(known, 0)
     free = 1 - float(known.float().mean())  # the posterior speaks of the rows that are not known
     low, high = found.interval

@@ -100,6 +100,20 @@ def test_an_item_with_many_texts_counts_once() -> None:
     assert width[1] > 0.6 * width[0]
 
 
+@pytest.mark.parametrize("known", [(0,), (1,), (0, 1)])
+def test_a_pool_whose_rows_are_all_known_has_no_row_without_a_partner(known: tuple[int, ...]) -> None:
+    sides = [side[:60] for side in pools(CLUSTERS, 640, 800)]
+    pairs = torch.arange(60).repeat(2, 1).T if len(known) == 2 else torch.arange(60).repeat(2, 1).T % 59
+    if len(known) < 2:
+        pairs[:, known[0]] = torch.arange(60)  # the other side has one row that is not known
+    found = unmatched_rows(sides[0], sides[1], pairs, torch.arange(60))
+    for number in known:
+        assert found[number].share == 0
+        assert not found[number].certain
+        assert not found[number].probabilities.any()
+    assert all(bool(torch.isfinite(side.probabilities).all()) for side in found)
+
+
 def test_few_known_items_are_too_few() -> None:
     left, right, pairs, _ = world(4, known=19)
     with pytest.raises(SetClipError, match="19 known items: too few") as caught:
