@@ -66,6 +66,11 @@ class UnmatchedRows:
         """Of a pool whose rows are all known."""
         return cls(0.0, (0.0, 0.0), 0.0, (0.0, 0.0), torch.zeros(rows))
 
+    @classmethod
+    def unknown(cls, rows: int) -> UnmatchedRows:
+        """Of a pool of which too few rows are known: one caption of all known images says nothing about captions."""
+        return cls(0.5, (0.0, 1.0), 0.5, (0.0, 1.0), torch.zeros(rows))
+
     @property
     def certain(self) -> bool:
         """Whether some rows surely have no partner: the interval begins above a tenth."""
@@ -126,8 +131,8 @@ def unmatched_rows(
     maps = _maps(x, y, pairs, seed)
     left_rows, right_rows = (
         _side((x, y), maps, pairs, drawn, graphs, side, torch.cat(ranks[side]), torch.cat(weights[side]))
-        if ranks[side]
-        else UnmatchedRows.none(len(pool))
+        if ranks[side] and len(torch.unique(pairs[:, side])) >= LEAST_ITEMS
+        else (UnmatchedRows.unknown if ranks[side] else UnmatchedRows.none)(len(pool))
         for side, pool in enumerate((x, y))
     )
     return left_rows, right_rows

@@ -114,6 +114,15 @@ def test_a_pool_whose_rows_are_all_known_has_no_row_without_a_partner(known: tup
     assert all(bool(torch.isfinite(side.probabilities).all()) for side in found)
 
 
+def test_two_known_rows_of_a_side_say_nothing_about_it() -> None:
+    left, right, pairs, _ = world(4)
+    pairs[:, 1] = pairs[:, 1] % 2
+    found = unmatched_rows(left, right, pairs, torch.arange(len(pairs)))
+    assert found[1].interval == (0, 1)
+    assert not found[1].certain
+    assert not found[1].probabilities.any()
+
+
 def test_few_known_items_are_too_few() -> None:
     left, right, pairs, _ = world(4, known=19)
     with pytest.raises(SetClipError, match="19 known items: too few") as caught:
