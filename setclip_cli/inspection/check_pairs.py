@@ -79,7 +79,7 @@ class CheckPairsResult:
         pairs: All known pairs of the split, the most suspect first.
         items: Known items, to which they belong.
         expected: The number of wrong pairs, as the probabilities add up.
-        interval: 90% of it.
+        interval: 90% of it over samples of the items; that right pairs may look wrong is not in it.
         gain: What an alignment gains without the suspects; None if nothing is suspect or there are too few items.
     """
 
@@ -135,7 +135,7 @@ class CheckPairsResult:
         low, high = self.interval
         return (
             f"{self.dataset}, split {self.split}: {len(self.suspects):,} of {len(self.pairs):,} known pairs are likely "
-            f"wrong; {self.expected:.0f} wrong pairs are expected (90% interval {low:.0f} to {high:.0f})"
+            f"wrong; {self.expected:.0f} wrong pairs are expected ({low:.0f} to {high:.0f} by resampling)"
         )
 
 

@@ -51,7 +51,7 @@ class Suspects:
         others: Known items that each pair was compared with.
         nearest: The known item, by the number of one of its pairs, whose left side fits the partners of this item best.
         expected: The number of wrong pairs that the probabilities add up to.
-        interval: A 90% interval of it, by bootstrap over items.
+        interval: 90% of it over samples of the items. It does not know that right pairs may look wrong.
     """
 
     probability: Tensor
