@@ -75,11 +75,12 @@ def _in_a_line(shown: dict[str, Any]) -> str:
     return text if len(text) <= _SHOWN_LETTERS else text[: _SHOWN_LETTERS - 1] + "…"
 
 
-def sheet_page(pools: Pools, side: int, asked: Sequence[Asked], *, csv: str) -> str:
+def sheet_page(pools: Pools, side: int, asked: Sequence[Asked], *, csv: str, command: str) -> str:
     """The page, which loads nothing from elsewhere and runs no script.
 
     Args:
         csv: The name of the CSV.
+        command: What takes the filled-in CSV, as typed where `suggest` was run.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -97,7 +98,7 @@ def sheet_page(pools: Pools, side: int, asked: Sequence[Asked], *, csv: str) -> 
         other=pools.sides[1 - side].modality,
         rows=[len(pools.sides[each].ids) for each in (side, 1 - side)],
         known=len(set(pools.pairs[:, side].tolist())),
-        dataset=pools.dataset.root,
+        command=command,
         split=pools.split,
         run=pools.run,
         csv=csv,

@@ -15,6 +15,7 @@ from setclip_cli.files.lock import exclusive
 from setclip_cli.ingest.annotations import read_pairs
 from setclip_cli.labelling.candidates import Partners
 from setclip_cli.labelling.choose import Suggestion, choose_items, side_of
+from setclip_cli.labelling.next_steps import as_typed
 from setclip_cli.labelling.sheet import Asked, sheet_csv, sheet_page, shown_rows
 from setclip_cli.labelling.suggest_options import SuggestOptions
 from setclip_cli.options import path_of
@@ -74,7 +75,7 @@ class SuggestResult:
                 f"{self.out}: {len(self.suggestions):,} of {self.rows:,} {plural(item)} to find the {partner} of, in "
                 f"{CSV_NAME} and {PAGE_NAME}",
                 f"  look at {self.out / PAGE_NAME}, and fill in the column {partner} of {self.out / CSV_NAME}",
-                f"  then: setclip ingest --pairs {self.out / CSV_NAME} --out {self.dataset}",
+                f"  then: {_next_command(self.out, self.dataset)}",
             ]
         )
 
@@ -108,7 +109,7 @@ def suggest(dataset: str | Path, out: str | Path, options: SuggestOptions | None
         _refuse_answered(out, names)
         atomic.write_texts(
             {
-                out / PAGE_NAME: sheet_page(pools, side, asked, csv=CSV_NAME),
+                out / PAGE_NAME: sheet_page(pools, side, asked, csv=CSV_NAME, command=_next_command(out, dataset)),
                 out / CSV_NAME: sheet_csv((names[0], names[1]), side, asked),
             }
         )
@@ -121,6 +122,11 @@ def suggest(dataset: str | Path, out: str | Path, options: SuggestOptions | None
         suggestions=suggestions,
         candidates=[[candidate["id"] for candidate in each.candidates] for each in asked],
     )
+
+
+def _next_command(out: Path, dataset: Path) -> str:
+    """What takes the filled-in sheet, as typed in a shell where `suggest` was run."""
+    return as_typed(["ingest", "--pairs", str(out / CSV_NAME), "--out", str(dataset)])
 
 
 def _asked(pools: Pools, suggestions: Sequence[Suggestion], count: int) -> list[Asked]:

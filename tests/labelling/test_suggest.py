@@ -129,6 +129,7 @@ def test_the_installed_command_writes_the_sheet(tmp_path: Path) -> None:
     done = subprocess.run([*command, str(tmp_path / "s")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"setclip ingest --pairs {tmp_path}/s/suggest.csv --out {data}" in done.stdout
+    assert f"setclip ingest --pairs {tmp_path}/s/suggest.csv --out {data}" in (tmp_path / "s/suggest.html").read_text()
     rows = rows_of(tmp_path / "s")
     assert [row["radar"] for row in rows] == ["", "", ""]
     assert all(row["sonar"].startswith("sonar") for row in rows)
@@ -268,7 +269,7 @@ def test_images_are_thumbnails_and_hostile_texts_stay_texts(tmp_path: Path) -> N
         others = shown_rows(pools, 1 - side, set(range(6)))
         items = shown_rows(pools, side, {each.row for each in suggestions})
         asked = [Asked(each, items[each.row], list(others.values())) for each in suggestions]
-        page = Page(sheet_page(pools, side, asked, csv="suggest.csv"))
+        page = Page(sheet_page(pools, side, asked, csv="suggest.csv", command="setclip ingest"))
         page.require_self_contained()
         pictures = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
         assert len(pictures) == (36 if side else 6)
