@@ -49,11 +49,10 @@ def inspect_page(
     environment.filters |= {"plural": plural, "singular": singular}
     sides = []
     for side, (sentence, rows) in zip(pools.sides, unmatched, strict=False):
-        first = dict(rows[:SHOWN])
+        first = dict(rows[: SHOWN * LOOKED_AT])
         shown = displayed_by_id(pools.dataset, side.modality, pools.split, first)
-        sides.append(
-            (side.modality, sentence, len(rows), [shown[name] | {"no_partner": first[name]} for name in first])
-        )
+        listed = [shown[name] | {"no_partner": first[name]} for name in _unlike(shown, [*first])]
+        sides.append((side.modality, sentence, len(rows), listed))
     pairs = []
     for each in copies:
         some = {copy.id: copy for copy in each.copies[: SHOWN * LOOKED_AT]}

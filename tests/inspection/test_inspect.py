@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from two_pools import pools
 
 from setclip_cli.errors import UsageError
 from setclip_cli.inspection.inspect import inspect
+from setclip_cli.inspection.inspect_page import SHOWN, inspect_page
 from setclip_cli.inspection.leakage import nearest_training_rows
 from setclip_cli.inspection.options import InspectOptions
 
@@ -152,3 +154,20 @@ def test_the_nearest_row_is_that_of_the_whole_product(monkeypatch: pytest.Monkey
     whole = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=2)
     assert torch.equal(nearest, whole.argmax(1))
     assert torch.allclose(cosines, whole.amax(1), atol=1e-5)
+
+
+def test_of_many_equal_rows_the_page_shows_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal captions under many ids would fill the list of rows without a partner."""
+    pools_of_page = SimpleNamespace(sides=(SimpleNamespace(modality="caption"),), split="train", dataset=None)
+    texts = {f"c{number}": "many cars" if number < 30 else f"field {number}" for number in range(60)}
+    monkeypatch.setattr(
+        "setclip_cli.inspection.inspect_page.displayed_by_id",
+        lambda _dataset, _modality, _split, ids: {name: {"id": name, "text": texts[name]} for name in ids},
+    )
+    content = {
+        "dataset": "data", "rows": {"caption": 60}, "split": "train", "pairs": 30, "why_no_overlap": None,
+        "overlap": [{"interval": [0.1, 0.9], "share_without_partner": 0.5}], "near_copies_from_cosine": 0.9,
+    }  # fmt: skip
+    page = inspect_page(pools_of_page, content, [("Half of them", [(name, 0.9) for name in texts])], [])  # type: ignore[arg-type]
+    assert page.count("<p>many cars</p>") == 1
+    assert page.count("<p>field") == SHOWN - 1
