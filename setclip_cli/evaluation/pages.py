@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from setclip_cli.console import code_in_markdown, in_markdown, visible
@@ -14,6 +13,7 @@ from setclip_cli.dataset.modality import plural, singular
 from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_interval, format_metric, format_spread, metric_title
 from setclip_cli.evaluation.report import write_files
+from setclip_cli.evaluation.static_page import static_page
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
@@ -139,27 +139,8 @@ def headline_keys(content: Content) -> list[str]:
     return [key for key in keys if key in content["methods"][0]["metrics"]]
 
 
-def _safe(value: object) -> object:
-    """What a template shows; Jinja escapes its mark-up."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
 def html_page(content: Content, details: PageDetails) -> str:
     """The whole of report.html, which loads nothing from elsewhere."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_safe,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "metric": format_metric,
-        "interval": format_interval,
-        "metric_title": metric_title,
-        "plural": plural,
-    }
     names = tuple(content["modalities"])
     colours = {label: place for place, label in enumerate(_coloured_classes(details.map_labels))}
     drawings: dict[str, Any] = {
@@ -182,13 +163,14 @@ def html_page(content: Content, details: PageDetails) -> str:
     if "trust" in content:
         bins = [(one["mean_probability"], one["share_right"]) for one in content["trust"]["reliability"]]
         drawings["reliability"] = Markup(figures.reliability_figure(bins))
-    return environment.get_template("report.html.j2").render(
+    return static_page(
+        TEMPLATES / "report.html.j2",
+        filters={"metric": format_metric, "interval": format_interval, "metric_title": metric_title},
         content=content,
         details=details,
         drawings=drawings,
         colours=colours,
         headline=headline_keys(content),
-        css=Markup(figures.figure_css() + (TEMPLATES / "report.css").read_text(encoding="utf-8")),
         scale=_interval_plot_end(content, headline_keys(content)[0]),
     )
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from setclip_cli.console import visible
-from setclip_cli.dataset.modality import plural, singular
-from setclip_cli.evaluation import figures
-from setclip_cli.evaluation import pages as report_pages
 from setclip_cli.evaluation.examples import displayed_by_id
+from setclip_cli.evaluation.static_page import static_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,15 +32,6 @@ def inspect_page(
         unmatched: For each side a sentence, and the rows that look as if they had no partner, the surest first.
         copies: Of each modality and other split.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_safe,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"plural": plural, "singular": singular}
     sides = []
     for side, (sentence, rows) in zip(pools.sides, unmatched, strict=False):
         first = dict(rows[: SHOWN * LOOKED_AT])
@@ -60,12 +45,12 @@ def inspect_page(
         unlike = [some[name] for name in _unlike(rows_of, [*some])]
         seen = displayed_by_id(pools.dataset, each.modality, pools.split, {copy.training_id for copy in unlike})
         pairs.append((each, [(copy, rows_of[copy.id], seen[copy.training_id]) for copy in unlike]))
-    styles = (report_pages.TEMPLATES / "report.css", TEMPLATES / "inspect.css")
-    return environment.get_template("inspect.html.j2").render(
+    return static_page(
+        TEMPLATES / "inspect.html.j2",
+        TEMPLATES / "inspect.css",
         content=content,
         sides=sides,
         copies=pairs,
-        css=Markup(figures.figure_css() + "".join(path.read_text(encoding="utf-8") for path in styles)),
     )
 
 
@@ -76,7 +61,3 @@ def _unlike(shown: dict[str, dict[str, Any]], ids: Sequence[str]) -> list[str]:
         row = shown[name]
         looks.setdefault(str(row.get("image") or row.get("residues") or row.get("text") or name), name)
     return [*looks.values()][:SHOWN]
-
-
-def _safe(value: Any) -> Any:
-    return visible(value) if isinstance(value, str | Path) and not isinstance(value, Markup) else value

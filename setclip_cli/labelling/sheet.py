@@ -7,15 +7,10 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from setclip_cli.console import visible
 from setclip_cli.dataset.dataset import NO_PARTNER
-from setclip_cli.dataset.modality import plural, singular
-from setclip_cli.evaluation import figures
-from setclip_cli.evaluation import pages as report_pages
-from setclip_cli.evaluation.examples import SHOWN_COLUMNS, displayed
+from setclip_cli.evaluation.examples import displayed_by_id
+from setclip_cli.evaluation.static_page import static_page
 from setclip_cli.ingest.annotations import quoted
 
 if TYPE_CHECKING:
@@ -40,19 +35,9 @@ class Asked(NamedTuple):
 def shown_rows(pools: Pools, side: int, rows: set[int]) -> dict[int, dict[str, Any]]:
     """What a reader sees of some rows of a side: the id, and a thumbnail, the first residues or the text."""
     pool = pools.sides[side]
-    wanted = {pool.ids[row]: row for row in rows}
-    shown: dict[int, dict[str, Any]] = {}
-    for shard in pools.dataset.shards(pool.modality, pools.split):
-        places = {
-            name: place
-            for place, name in enumerate(pools.dataset.read(shard, ["id"])["id"].to_pylist())
-            if name in wanted
-        }
-        if places:
-            table = pools.dataset.read(shard, SHOWN_COLUMNS[pool.kind])
-            for name, place in places.items():
-                shown[wanted[name]] = {"id": name, **displayed(pool.kind, table, place)}
-    return shown
+    row_of = {pool.ids[row]: row for row in rows}
+    shown = displayed_by_id(pools.dataset, pool.modality, pools.split, row_of)
+    return {row_of[name]: each for name, each in shown.items()}
 
 
 def sheet_csv(names: tuple[Modality, Modality], side: int, asked: Sequence[Asked]) -> str:
@@ -82,17 +67,10 @@ def sheet_page(pools: Pools, side: int, asked: Sequence[Asked], *, csv: str, com
         csv: The name of the CSV.
         command: What takes the filled-in CSV, as typed where `suggest` was run.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_safe,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"plural": plural, "singular": singular, "quoted": quoted}
-    styles = (report_pages.TEMPLATES / "report.css", TEMPLATES / "suggest.css")
-    return environment.get_template("suggest.html.j2").render(
+    return static_page(
+        TEMPLATES / "suggest.html.j2",
+        TEMPLATES / "suggest.css",
+        filters={"quoted": quoted},
         asked=asked,
         modality=pools.sides[side].modality,
         other=pools.sides[1 - side].modality,
@@ -103,9 +81,4 @@ def sheet_page(pools: Pools, side: int, asked: Sequence[Asked], *, csv: str, com
         run=pools.run,
         csv=csv,
         no_partner=NO_PARTNER,
-        css=Markup(figures.figure_css() + "".join(path.read_text(encoding="utf-8") for path in styles)),
     )
-
-
-def _safe(value: Any) -> Any:
-    return visible(value) if isinstance(value, str | Path) and not isinstance(value, Markup) else value
