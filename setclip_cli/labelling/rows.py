@@ -17,6 +17,8 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.pixels.rgb import open_shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from setclip_cli.dataset.dataset import Dataset, Shard
     from setclip_cli.dataset.modality import RowKind
     from setclip_cli.pools import PoolSide
@@ -33,11 +35,12 @@ _SHOWN: dict[RowKind, list[str]] = {
     "vector": [],
 }
 _SEARCHED: dict[RowKind, list[str]] = {
-    "protein": ["id", "description"],
-    "image": ["id"],
-    "text": ["id", "text"],
-    "vector": ["id"],
+    "protein": ["description"],
+    "image": [],
+    "text": ["text"],
+    "vector": [],
 }
+_WHOLE = r"(?:^|[^\pL\pN])%s(?:$|[^\pL\pN])"  # \b of RE2 knows ASCII letters alone
 _UNIPROT = re.compile(r"(?P<name>.*?) OS=(?P<organism>.*?)(?: [A-Z]{2}=.*)?", re.DOTALL)
 
 
@@ -76,18 +79,37 @@ class Rows:
             found |= {"residues": _cut(values["sequence"], RESIDUES), "length": f"{values['length']:,} residues"}
         return found
 
-    def with_words(self, words: str, count: int) -> list[int]:
-        """Rows whose id or text holds all the words, in small or capital letters; those with the whole phrase first."""
+    def with_words(self, words: str, likely: Tensor | None = None) -> list[int]:
+        """Rows whose id or text holds all the words, in small or capital letters, the fitting ones first.
+
+        A text with the words side by side is before one with the words apart, that before one with parts of other words
+        ("forest" in "afforestation"), and a hit in the id alone is last. Among equals the likely rows are first. Of
+        many equal texts one is among the others; the rest follow at the end.
+
+        Args:
+            likely: (n,) how likely each row is what is looked for; None leaves equals in the order of the rows.
+        """
         parts = words.split()
+        if not parts:
+            return []
         texts = [self.table[name] for name in _SEARCHED[self.kind]]
-        found = np.ones(len(self), bool)
-        for part in parts:
-            found &= _holds(texts, part)
-        if len(parts) > 1:
-            whole = found & _holds(texts, " ".join(parts))
-            first = np.flatnonzero(whole)[:count]
-            return [*first.tolist(), *np.flatnonzero(found & ~whole)[: count - len(first)].tolist()]
-        return [int(row) for row in np.flatnonzero(found)[:count]] if parts else []
+        ids = [self.table["id"]]
+        fits = [_all_hold([*texts, *ids], parts, whole=False)]
+        if texts:
+            in_text = [([" ".join(parts)], True), (parts, True), (parts, False)]
+            fits = [*(_all_hold(texts, wanted, whole=whole) for wanted, whole in in_text), *fits]
+        place = np.select(fits, range(len(fits)), len(fits))
+        found = np.flatnonzero(place < len(fits))
+        scores = np.zeros(len(self)) if likely is None else -likely.double().numpy()
+        ordered = found[np.lexsort((found, scores[found], place[found]))].tolist()
+        seen: set[str] = set()
+        first: list[int] = []
+        copies: list[int] = []
+        for row in ordered:
+            text = " ".join(str(each[row].as_py() or "") for each in texts) or self.pool.ids[row]
+            (copies if text in seen else first).append(row)
+            seen.add(text)
+        return first + copies
 
     def picture(self, row: int, size: str) -> bytes:
         """A small JPEG of an image row.
@@ -136,10 +158,18 @@ class _Recent:
             self._size -= self._kept.popitem(last=False)[1][1]
 
 
-def _holds(texts: list[pa.ChunkedArray], part: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    found = [pc.fill_null(pc.match_substring(text, part, ignore_case=True), False).to_numpy() for text in texts]
-    whether: np.ndarray[Any, np.dtype[np.bool_]] = np.logical_or.reduce(found)
-    return whether
+def _all_hold(texts: list[pa.ChunkedArray], parts: list[str], *, whole: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows hold all the parts, each in any of the texts; ``whole`` wants each part as words of its own."""
+    held = np.ones(len(texts[0]), bool)
+    for part in parts:
+        found = [
+            pc.match_substring_regex(text, _WHOLE % re.escape(part), ignore_case=True)
+            if whole
+            else pc.match_substring(text, part, ignore_case=True)
+            for text in texts
+        ]
+        held &= np.logical_or.reduce([pc.fill_null(each, False).to_numpy() for each in found])
+    return held
 
 
 def _cut(text: str, letters: int) -> str:

@@ -80,8 +80,8 @@ def label_app(
 
     @app.get("/api/search")
     def search(words: Annotated[str, Query(max_length=300)]) -> dict[str, Any]:
-        rows, problem = session.search(words)
-        return {"rows": rows, "problem": problem}
+        rows, holding, problem = session.search(words)
+        return {"rows": rows, "holding": holding, "problem": problem}
 
     @app.get("/picture/{side}/{row}/{size}")
     def picture(side: Literal["0", "1"], row: int, size: Literal["small", "large"]) -> Response:

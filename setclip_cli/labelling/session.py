@@ -124,24 +124,27 @@ class Session:
             side = 1 - self._sides[self._open.question.modality]
             return [self._row(side, row) for row in new]
 
-    def search(self, words: str) -> tuple[list[dict[str, Any]], str | None]:
+    def search(self, words: str) -> tuple[list[dict[str, Any]], int, str | None]:
         """Rows of the other side that hold the words, then rows near to their meaning if a tower can tell.
 
         Returns:
-            The rows, and why there was no search by meaning if that failed.
+            The first rows, how many hold the words, and why there was no search by meaning if that failed.
         """
         with self._lock:
             if self._open is None or self._open.question.kind == "check":
-                return [], None
-            side = 1 - self._sides[self._open.question.modality]
-        found, problem = self.rows[side].with_words(words, FOUND), None
+                return [], 0, None
+            own = self._sides[self._open.question.modality]
+            likely = self._partners.scores(own, self.rows[own].row_of[self._open.question.id])
+        side, problem = 1 - own, None
+        holding = self.rows[side].with_words(words, likely)
+        found = holding[:FOUND]
         if len(found) < FOUND and words.strip():
             try:
                 near = self._meaning.nearest(side, words, FOUND)
             except SetClipError as error:
                 near, problem = [], error.problem
             found += [row for row in near if row not in set(found)][: FOUND - len(found)]
-        return [self._row(side, row) for row in found], problem
+        return [self._row(side, row) for row in found], len(holding), problem
 
     def _state(self) -> dict[str, Any]:
         counts = self.answers.counts()

@@ -102,7 +102,7 @@ def suggest(dataset: str | Path, out: str | Path, options: SuggestOptions | None
     if not suggestions:
         raise SetClipError(
             f"{dataset}: no {names[side]} of split {pools.split!r} is left to ask about: a partner of each is known",
-            fix="align with the pairs that are known: setclip align RECIPE --data DATASET --out RUN",
+            fix=f"align with the pairs that are known: setclip align RECIPE --data {dataset} --out RUN",
         )
     asked = _asked(pools, suggestions, options.candidates)
     with exclusive(out):

@@ -187,9 +187,10 @@ async function search() {
   }
   at("found").textContent = "searching …";
   try {
-    const { rows, problem } = await ask(`/api/search?words=${encodeURIComponent(typed)}`);
+    const { rows, holding, problem } = await ask(`/api/search?words=${encodeURIComponent(typed)}`);
     if (number !== asking) return;
-    at("found").textContent = rows.length ? `${rows.length} found; Enter, then choose by key; Esc goes back`
+    const many = holding > rows.length ? `the first ${rows.length} of ${holding.toLocaleString("en")}` : rows.length;
+    at("found").textContent = rows.length ? `${many} found; Enter, then choose by key; Esc goes back`
       : "nothing found; Esc goes back";
     if (problem) at("found").textContent += ` (by words alone: ${problem})`;
     showCandidates(rows, 0);
