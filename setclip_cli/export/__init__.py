@@ -1,0 +1,1 @@
+"""Models out of a RUN that other programs load: sentence-transformers, ONNX, safetensors."""

@@ -1,0 +1,1 @@
+"""A RUN on a model hub: pushed, pulled, and named by other commands."""

@@ -1,0 +1,1 @@
+"""EMBEDDINGS as an interactive map in the browser."""
