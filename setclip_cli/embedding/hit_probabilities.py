@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,64 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.embedding.embeddings import Embeddings
     from setclip_cli.embedding.vectors import Vectors
+    from setclip_cli.trust.calibration import Direction
+
+
+@dataclass(frozen=True)
+class HitJudge:
+    """Turns the cosines of hits into probabilities.
+
+    Attributes:
+        direction: The calibration of answers to such queries.
+        queries: Rows of the query's modality that belong to the rows that are searched; 0 if there are none.
+    """
+
+    direction: Direction
+    queries: int
+
+    def probabilities(self, cosines: Sequence[float], mass: float, gallery: int) -> list[float]:
+        """For each hit the probability that it is right, if the query has a partner here.
+
+        Args:
+            mass: log Σ_j exp(cos_j / temperature) over all rows that were searched.
+            gallery: How many rows were searched.
+        """
+        found = probabilities_alone(
+            self.direction,
+            torch.tensor(list(cosines), dtype=torch.float64),
+            mass,
+            queries=self.queries,
+            gallery=gallery,
+        )
+        return [round(probability, 6) for probability in found.tolist()]
+
+
+def open_hit_judge(
+    embeddings: Embeddings, run: Path, asked: Modality, wanted: Modality, split: str | None
+) -> tuple[HitJudge | None, str]:
+    """What judges the hits of a search, or None and why there is none; no word if rows of one modality are compared.
+
+    Args:
+        embeddings: The EMBEDDINGS that are searched.
+        run: The RUN that made them.
+        asked: The modality of the query; wanted: that of the rows.
+        split: What is searched; None for all.
+
+    Raises:
+        SetClipError: the calibration is damaged, or belongs to another training.
+    """
+    config = load_config(run)
+    if asked == wanted:
+        return None, ""
+    calibration = read_calibration(run)
+    if calibration is None:
+        why, fix = why_not(run, config)
+        return None, f"{why}; {fix}"
+    direction = calibration.directions()[config.modalities().index(asked)]
+    queries = sum(
+        shard.rows for shard in embeddings.index.shards if shard.modality == asked and split in (None, shard.split)
+    )
+    return HitJudge(direction, queries), ""
 
 
 def hit_probabilities(
@@ -32,40 +91,21 @@ def hit_probabilities(
     query: Vectors,
     cosines: Sequence[float],
 ) -> tuple[list[float | None], str]:
-    """For each hit the probability that it is right, if the query has a partner here; and why there is none.
+    """For each hit of a search its probability, see `HitJudge`; or why there is none.
 
     Args:
-        embeddings: The EMBEDDINGS that are searched.
-        run: The RUN that made them.
-        asked: The modality of the query; wanted: that of the rows.
-        split: That was searched; None for all.
         vectors: (n, d) unit rows that were searched.
         query: (d,) unit vector.
         cosines: Of the hits.
 
     Raises:
-        SetClipError: the calibration is damaged, or belongs to another training.
+        SetClipError: as `open_hit_judge`.
     """
-    nothing: list[float | None] = [None] * len(cosines)
-    config = load_config(run)
-    if asked == wanted or not len(vectors):
-        return nothing, ""
-    calibration = read_calibration(run)
-    if calibration is None:
-        why, fix = why_not(run, config)
-        return nothing, f"{why}; {fix}"
-    direction = calibration.directions()[config.modalities().index(asked)]
-    queries = sum(
-        shard.rows for shard in embeddings.index.shards if shard.modality == asked and split in (None, shard.split)
-    )
-    found = probabilities_alone(
-        direction,
-        torch.tensor(list(cosines), dtype=torch.float64),
-        _mass(vectors, query, direction.temperature),
-        queries=queries,
-        gallery=len(vectors),
-    )
-    return [round(probability, 6) for probability in found.tolist()], ""
+    judge, why = open_hit_judge(embeddings, run, asked, wanted, split)
+    if judge is None or not len(vectors):
+        return [None] * len(cosines), why
+    mass = _mass(vectors, query, judge.direction.temperature)
+    return [*judge.probabilities(cosines, mass, len(vectors))], ""
 
 
 def _mass(vectors: Vectors, query: Vectors, temperature: float) -> float:

@@ -10,25 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from setclip_cli.backbones import load_backbone
 from setclip_cli.console import note, text_of_lines, visible
 from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
 from setclip_cli.dataset.modality import Modality, singular
-from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.embedding.embeddings import INDEX_NAME, EmbeddedShard, Embeddings, open_embeddings
 from setclip_cli.embedding.hit_probabilities import hit_probabilities
 from setclip_cli.embedding.options import SearchOptions
+from setclip_cli.embedding.query_tower import open_query_tower
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
 from setclip_cli.files.recognize import head_of
 from setclip_cli.files.what_is import what_is
-from setclip_cli.pixels.bands import BandScale
-from setclip_cli.run.model import load_model
-from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -216,56 +211,25 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
     Raises:
         SetClipError: there is no such tower, the RUN or its weights have changed, or the query cannot be read.
     """
-    index = embeddings.index
-    if index.run is None:
-        tower = index.towers.get(modality)
-        if tower is None:
-            raise UsageError(
-                f"{embeddings.root}: raw {', '.join(index.towers)} features cannot be searched with a {modality}",
-                fix=f"search with a {' or '.join(index.towers)}, or embed with a RUN that has both towers",
-            )
-        bands = BandScale.of_preprocessing(tower.preprocessing or {})
-        info = ModalityInfo(kind=embeddings.kinds()[modality])
-        backbone = load_backbone(
-            tower.spec, modality=modality, info=info, weights=tower.weights, pooling=tower.pooling, bands=bands
-        )
-        found, encoder = backbone.identity, None
-    else:
-        model = load_model(run or _run_of(embeddings, Path(index.run)))
-        if modality not in model.encoders:
-            towers = [*model.encoders]
-            raise UsageError(
-                f"{run or index.run}: has no {modality} tower, only {' and '.join(towers)}",
-                fix=f"search with a query of its own, {argument('query_modality', '--as')} {' or '.join(towers)}",
-            )
-        backbone, encoder, found = model.load_backbone(modality), model.encoders[modality], model.identity
-    if found != index.model:
-        raise SetClipError(
-            f"{embeddings.root}: was not made by {run or index.run or 'these weights'}",
-            fix=f"name the RUN that made it with {argument('run')}, or embed again",
-        )
-    encoded = backbone.encode([_item_of(query, backbone.kind)])
-    for reason in encoded.failed.values():
+    tower = open_query_tower(embeddings, modality, run=run)
+    embedded = tower.embed([_item_of(query, tower.backbone.kind)])
+    for reason in embedded.failed.values():
         raise UsageError(
             f"query {query[:60]!r}: {reason}",
             fix=f"change the query, or say what it is with {argument('query_modality', '--as')}",
         )
-    if encoded.truncated:
+    if embedded.truncated:
         note("note: the query is longer than the text model reads, and was cut")
-    if encoded.replaced_letters:
-        note(f"note: {encoded.replaced_letters} letters of the query are no residues that the model knows; read as X")
-    with torch.inference_mode():
-        features = encoded.features if encoder is None else encoder(encoded.features)
-    vector = features[:1].float()
-    for reason in unusable_rows(vector.numpy()).values():
-        raise SetClipError(f"query {query[:60]!r}: its embedding {reason}", fix="search with another query")
-    return torch.nn.functional.normalize(vector[0], dim=0).numpy()
+    if embedded.replaced_letters:
+        note(f"note: {embedded.replaced_letters} letters of the query are no residues that the model knows; read as X")
+    found: Vectors = embedded.vectors[0]
+    return found
 
 
 def _item_of(query: str, kind: RowKind) -> Any:
     """What a backbone of this kind reads."""
     if kind == "protein":
-        return _residues(query)
+        return residues(query)
     if kind == "vector":
         return _vector_at(query)
     return _image_at(query) if kind == "image" else query
@@ -292,20 +256,9 @@ def _vector_at(path: str) -> Vectors:
     return values
 
 
-def _residues(query: str) -> str:
+def residues(query: str) -> str:
     """A sequence as ingest takes it: without white space and a stop at its end, in upper case."""
     return "".join(query.split()).removesuffix("*").upper()
-
-
-def _run_of(embeddings: Embeddings, named: Path) -> Path:
-    """The RUN that embeddings.json names, if it is still there."""
-    found = what_is(named)
-    if found.kind != "run":
-        raise SetClipError(
-            f"{named}: {found.words}; {embeddings.root / INDEX_NAME} names it as the RUN that made these embeddings",
-            fix=f"if the RUN was moved, give its new path with {argument('run')}; else put it back",
-        )
-    return named
 
 
 def _dataset_of(embeddings: Embeddings, data: Path | None, *, needed: bool) -> Dataset | None:

@@ -16,12 +16,12 @@ from setclip_cli.labelling.meaning import Meaning
 from setclip_cli.labelling.next_steps import Running, as_typed, next_commands
 from setclip_cli.labelling.options import LabelOptions
 from setclip_cli.labelling.questions import with_new_questions
-from setclip_cli.labelling.rows import Rows
 from setclip_cli.labelling.server import label_app
 from setclip_cli.labelling.session import Session, gone_in_words, require_known_rows
 from setclip_cli.options import path_of
 from setclip_cli.pools import read_pools
 from setclip_cli.web.local_app import new_token
+from setclip_cli.web.rows import Rows
 from setclip_cli.web.serving import LocalServer, open_in_browser, port_of, take_port
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def label(
     folder = path_of(out, "out")
     with closing(take_port(options.port)) as taken, one_session(folder):
         pools = read_pools(dataset, run=options.run, recipe=options.recipe, split=options.split)
-        rows = tuple(Rows(pools.dataset, pools.split, pool) for pool in pools.sides)
+        rows = tuple(Rows(pools.dataset, pool.modality, pools.split) for pool in pools.sides)
         answers = Answers(folder, (pools.left.modality, pools.right.modality))
         content = read_labels_file(folder, pools)
         side = side_of(pools, options.side) or 0

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from setclip_cli.labelling.candidates import Partners
     from setclip_cli.labelling.labels_folder import Asked
     from setclip_cli.labelling.meaning import Meaning
-    from setclip_cli.labelling.rows import Rows
     from setclip_cli.pools import Pools
+    from setclip_cli.web.rows import Rows
 
 SHOWN = 9  # candidates at a time, one for each key
 FOUND = 30  # rows that a search shows
@@ -89,7 +89,7 @@ class Session:
             other = self.rows[1 - self._sides[question.modality]]
             if row is not None and not 0 <= row < len(other):
                 raise MisfitError
-            ids = other.pool.ids
+            ids = other.ids
             shown = [ids[each] for each in self._candidates[: self._shown]] if question.kind == "partner" else []
             partner = None if row is None else ids[row]
             try:

@@ -1,1 +1,1 @@
-"""Web pages that only this computer can open: the application with its checks, the server, and the style of pages."""
+"""Web pages of this computer: the application with its checks, the server, the style, and what a page shows of rows."""

@@ -9,8 +9,7 @@ import small_world
 import torch
 
 from setclip_cli.dataset.dataset import open_dataset
-from setclip_cli.labelling.rows import Rows
-from setclip_cli.pools import PoolSide
+from setclip_cli.web.rows import Rows
 
 TEXTS = {
     "a1": "a residential area with a high afforestation rate",
@@ -33,12 +32,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
         "ingest", folder / "captions.jsonl", "--modality", "caption", "--keep-duplicates", "--out", folder / "data"
     )
     dataset = open_dataset(folder / "data")
-    ids = dataset.table("caption", "train", ["id"])["id"].to_pylist()
-    return Rows(dataset, "train", PoolSide("caption", "text", ids, torch.zeros(len(ids), 2)))
+    return Rows(dataset, "caption", "train")
 
 
 def found(rows: Rows, words: str, likely: torch.Tensor | None = None) -> list[str]:
-    return [rows.pool.ids[row] for row in rows.with_words(words, likely)]
+    return [rows.ids[row] for row in rows.with_words(words, likely)]
 
 
 def test_whole_words_come_before_parts_of_words_and_texts_before_ids(rows: Rows) -> None:
@@ -52,7 +50,7 @@ def test_words_side_by_side_come_first(rows: Rows) -> None:
 
 def test_among_equals_the_likely_row_is_first(rows: Rows) -> None:
     for name in ("a3", "a6", "a4"):
-        likely = torch.tensor([float(each == name) for each in rows.pool.ids])
+        likely = torch.tensor([float(each == name) for each in rows.ids])
         assert found(rows, "forest", likely)[0] == name
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of the rows of one side: ids, texts, sequences and small pictures; and the search by words."""
+"""What a page shows of the rows of one modality: ids, texts, sequences and small pictures; and the search by words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import re
 import threading
 from collections import OrderedDict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from setclip_cli.dataset.dataset import Dataset, Shard
-    from setclip_cli.dataset.modality import RowKind
-    from setclip_cli.pools import PoolSide
+    from setclip_cli.dataset.modality import Modality, RowKind
 
 PICTURE_PX = {"small": 240, "large": 720}  # the longer side
 PICTURES_BYTES = 64 << 20  # of the small pictures that are kept
@@ -45,29 +45,40 @@ _UNIPROT = re.compile(r"(?P<name>.*?) OS=(?P<organism>.*?)(?: [A-Z]{2}=.*)?", re
 
 
 class Rows:
-    """The rows of one side, in the order of its pool."""
+    """The rows of one modality and split, in the order of the shards."""
 
-    def __init__(self, dataset: Dataset, split: str, pool: PoolSide) -> None:
+    def __init__(self, dataset: Dataset, modality: Modality, split: str | None) -> None:
         """Reads ids and texts. Image files are read when they are shown.
+
+        Args:
+            split: None for all splits.
 
         Raises:
             SetClipError: a shard is missing or has changed.
         """
-        self.dataset, self.pool, self.kind = dataset, pool, pool.kind
-        self.table = dataset.table(pool.modality, split, ["id", *_SHOWN[pool.kind]])
-        self.row_of = {name: row for row, name in enumerate(pool.ids)}
-        self._shards = dataset.shards(pool.modality, split)
+        self.dataset, self.modality, self.kind = dataset, modality, dataset.kind(modality)
+        self.table = dataset.table(modality, split, ["id", *_SHOWN[self.kind]])
+        self._shards = dataset.shards(modality, split)
         self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self._files = _Recent(SHARDS_BYTES)
         self._pictures = _Recent(PICTURES_BYTES)
         self._reading = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self.pool.ids)
+        return len(self.table)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        names: list[str] = self.table["id"].to_pylist()
+        return names
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
 
     def shown(self, row: int) -> dict[str, Any]:
         """A row as the page gets it. What is not seen in a text, or moves it, is escaped; mark-up is left as it is."""
-        found: dict[str, Any] = {"row": row, "id": visible(self.pool.ids[row]), "kind": self.kind}
+        found: dict[str, Any] = {"row": row, "id": visible(self.table["id"][row]), "kind": self.kind}
         values = {name: self.table[name][row].as_py() for name in _SHOWN[self.kind]}
         if self.kind == "image":
             found["size"] = f"{values['width']:,} × {values['height']:,}"
@@ -106,7 +117,7 @@ class Rows:
         first: list[int] = []
         copies: list[int] = []
         for row in ordered:
-            text = " ".join(str(each[row].as_py() or "") for each in texts) or self.pool.ids[row]
+            text = " ".join(str(each[row].as_py() or "") for each in texts) or self.ids[row]
             (copies if text in seen else first).append(row)
             seen.add(text)
         return first + copies
@@ -121,13 +132,13 @@ class Rows:
         with self._reading:  # Pillow's warnings, which bound the pixels, are set for the whole process
             if (kept := self._pictures.get(key)) is not None:
                 return bytes(kept)
-            made = _small(self._file(row), PICTURE_PX[size], self.pool.ids[row])
+            made = _small(self._file(row), PICTURE_PX[size], str(self.table["id"][row]))
             self._pictures.keep(key, made, len(made))
             return made
 
     def _file(self, row: int) -> bytes:
         if self.kind != "image":
-            raise SetClipError(f"{self.pool.modality} rows have no pictures", fix="reload the page")
+            raise SetClipError(f"{self.modality} rows have no pictures", fix="reload the page")
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         shard: Shard = self._shards[number]
         files = self._files.get(number)
