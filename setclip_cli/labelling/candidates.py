@@ -1,8 +1,8 @@
 """The rows of the other side among which a person looks for the partner of a row.
 
-Scores say who is likely, and of the likely rows some are taken that differ from each other. On pools whose rows have
-classes this finds a row of the right class among nine more often than the nine highest scores, which are often copies
-of one mistake; where each row has one true partner it costs nothing (benchmarks/results.md).
+Scores say who is likely, and of the likely rows some are taken that differ from each other: the nine highest scores
+are often copies of one mistake. While few partners are known the scores are weak, and most candidates are typical rows
+that stand for the whole pool, whatever their score (benchmarks/results.md).
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 AXES = 64  # principal axes of each side that the scores see
 ENOUGH_FOR_A_MAP = 3  # different items of each side: below, similarities to the known items say more than a fitted map
 DIFFERENCE = 0.4  # how much it counts that a candidate is unlike those before it, against 0.6 for its score
-_CONSIDERED = 200  # highest scores among which candidates are chosen
+LEAST_LIKELY = 1 / 3  # share of the candidates that are chosen by score while hardly anything is known
+HALF_LIKELY = 20  # known items at which half of the candidates are chosen by score
+_CONSIDERED = 1_000  # highest scores among which candidates are chosen
 _TYPICAL = 1_000  # rows that stand for a pool of which nothing else is known
 
 
 class Partners:
-    """Likely partners by a RUN's embeddings, the known pairs and the answers so far; a spread of typical rows without.
+    """Likely partners by a RUN's embeddings, the known pairs and the answers so far, and typical rows between them.
 
     What does not depend on the answers is computed once, so that the next list is there at once after an answer.
     """
@@ -47,7 +49,10 @@ class Partners:
         self._answers, self._maps = list(answers), None
 
     def likely(self, side: int, row: int, count: int) -> list[int]:
-        """Rows of the other side, the most likely partner first.
+        """Rows of the other side: likely partners, the likeliest first, and typical rows between them.
+
+        The share of likely ones grows with the b known items: max(1/3, b / (b + 20)). A longer list begins like a
+        shorter one.
 
         Args:
             side: Of the row: 0 left, 1 right.
@@ -56,8 +61,13 @@ class Partners:
         """
         scores = self.scores(side, row)
         if scores is None:
-            return self._typical(1 - side, count)
-        return different(scores, self._transformed[1 - side], count)
+            return self._spread[1 - side][:count]
+        likely = different(scores, self._transformed[1 - side], count)
+        return _merged(likely, self._spread[1 - side], self._share_of_likely(), count)
+
+    def _share_of_likely(self) -> float:
+        known = len({left for left, _ in (*self.pools.pairs.tolist(), *self._answers)})
+        return max(LEAST_LIKELY, known / (known + HALF_LIKELY))
 
     def scores(self, side: int, row: int) -> Tensor | None:
         """(m,) how likely each row of the other side is the partner; None if nothing is known."""
@@ -90,11 +100,6 @@ class Partners:
     def _transformed(self) -> tuple[Tensor, Tensor]:
         left, right = (FeatureTransform.fit(pool.features, AXES)(pool.features) for pool in self.pools.sides)
         return left, right
-
-    def _typical(self, side: int, count: int) -> list[int]:
-        if count > len(self._spread[side]):
-            count = len(self._spread[side])
-        return self._spread[side][:count]
 
     @cached_property
     def _spread(self) -> tuple[list[int], list[int]]:
@@ -157,6 +162,26 @@ def typical_rows(rows: Tensor, count: int) -> list[int]:
         chosen.append(best)
         covered = torch.maximum(covered, cosines[best])
     return [int(sample[place]) for place in chosen]
+
+
+def _merged(likely: list[int], typical: list[int], share: float, count: int) -> list[int]:
+    """``count`` different rows, of which about the given share are likely ones, each kind in its order.
+
+    Beginning with a likely one; when one kind is at its end, the other goes on.
+    """
+    merged: dict[int, None] = {}
+    kinds = [iter(typical), iter(likely)]
+    taken = 0
+    while len(merged) < count and kinds:
+        by_score = len(kinds) == 1 or taken <= len(merged) * share
+        kind = kinds[-1 if by_score else 0]
+        row = next((row for row in kind if row not in merged), None)
+        if row is None:
+            kinds.remove(kind)
+            continue
+        merged[row] = None
+        taken += by_score
+    return list(merged)
 
 
 def _cosines(rows: Tensor, others: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The files of a SHEET: a CSV that a person fills in, and a page that shows the items with likely partners."""
+"""The files of a SHEET: a CSV that a person fills in, and a page that shows the items with candidates for its partner."""
 
 from __future__ import annotations
 

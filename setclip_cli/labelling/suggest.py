@@ -41,7 +41,7 @@ class SuggestResult:
         rows: Of the modality of the items, in the split.
         known: Rows of it that have a known partner.
         suggestions: The items, the most worth asking about first.
-        candidates: For each the ids of its likely partners.
+        candidates: For each the ids of rows that may be its partner.
     """
 
     out: Path
@@ -130,7 +130,7 @@ def _next_command(out: Path, dataset: Path) -> str:
 
 
 def _asked(pools: Pools, suggestions: Sequence[Suggestion], count: int) -> list[Asked]:
-    """The suggestions, with their likely partners and what a reader sees of all of them."""
+    """The suggestions, with their candidates and what a reader sees of all of them."""
     partners = Partners(pools)
     likely = [partners.likely(each.side, each.row, count) for each in suggestions]
     side = suggestions[0].side

@@ -30,5 +30,5 @@ class SuggestOptions(Options):
     side: Annotated[
         Modality | None, Flag("Suggest items of this modality (default: the first of the two).", metavar="MODALITY")
     ] = None
-    candidates: Annotated[int, Flag("Show this many likely partners of each item.", least=1, most=50)] = 8
+    candidates: Annotated[int, Flag("Show this many candidates for the partner of each item.", least=1, most=50)] = 8
     seed: Annotated[int, Flag("Random seed of the choice.", least=0)] = 0

@@ -83,6 +83,27 @@ def test_a_run_ranks_by_its_embeddings_and_answers_join_in(data: Path) -> None:
     assert not torch.equal(before, after)
 
 
+@pytest.mark.parametrize(("known", "by_score"), [(1, 3), (4, 3), (20, 5), (30, 5)])
+def test_while_little_is_known_most_candidates_stand_for_the_whole_pool(data: Path, known: int, by_score: int) -> None:
+    pools = label_world.pools_of(data)
+    partners = Partners(pools)
+    spread = partners.likely(0, 39, 90)  # nothing is known: typical rows
+    partners.learn([(left, left) for left in range(known)])
+    nine = partners.likely(0, 39, 9)
+    assert len(set(nine)) == 9
+    scores = partners.scores(0, 39)
+    assert scores is not None
+    likely = different(scores, partners._transformed[1], 9)
+    assert nine[0] == likely[0]
+    assert [row for row in nine if row in likely[:by_score]] == likely[:by_score]
+    typical = [row for row in nine if row not in likely[:by_score]]
+    assert typical == [row for row in spread if row in typical]
+    assert len(typical) == 9 - by_score
+    for count in (1, 5, 30, 60, 90):  # "more" goes on with the list that is shown
+        assert partners.likely(0, 39, count)[:9] == nine[:count]
+    assert sorted(partners.likely(0, 39, 90)) == list(range(60))
+
+
 def test_of_copies_one_is_shown_before_all_that_differ() -> None:
     rows = torch.eye(5)[torch.tensor([0, 0, 0, 0, 1, 2, 3])]
     scores = torch.tensor([1.0, 0.99, 0.98, 0.97, 0.9, 0.8, 0.1])
