@@ -1,4 +1,4 @@
-"""The files of a SHEET: a CSV that a person fills in, and a page that shows the items with candidates for its partner."""
+"""The files of a SHEET: a CSV to fill in, and a page that shows the items with candidates for their partners."""
 
 from __future__ import annotations
 

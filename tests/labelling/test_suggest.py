@@ -217,7 +217,7 @@ def test_a_run_shows_its_likely_partners_and_says_where_it_is_unsure(tmp_path: P
         assert "the RUN is " in each["reason"]
         nearest = int((right @ left[pools.left.ids.index(each["id"])]).argmax())
         assert each["candidates"] == [pools.right.ids[nearest]]
-    assert f"likely partners by {tmp_path / 'run'}" in Page(tmp_path / "s" / "suggest.html").words
+    assert f"candidates by {tmp_path / 'run'}" in Page(tmp_path / "s" / "suggest.html").words
 
 
 def test_nothing_is_left_to_ask(tmp_path: Path) -> None:
