@@ -24,6 +24,7 @@ from setclip_cli.cli.label import label
 from setclip_cli.cli.match import match
 from setclip_cli.cli.quickstart import quickstart
 from setclip_cli.cli.search import search
+from setclip_cli.cli.serve import serve
 from setclip_cli.cli.shipped import manifests, recipes, studies, tasks
 from setclip_cli.cli.stops import STOPPED, how_to_go_on, tell, what_happened
 from setclip_cli.cli.study import study
@@ -188,6 +189,7 @@ for command in (
     align,
     embed,
     search,
+    serve,
     match,
     evaluate,
     study,

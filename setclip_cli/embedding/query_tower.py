@@ -44,6 +44,15 @@ class Embedded:
     truncated: int
     replaced_letters: int
 
+    def notes(self) -> list[str]:
+        """What was done to a query, for the user."""
+        told = []
+        if self.truncated:
+            told.append("the query is longer than the text model reads, and was cut")
+        if self.replaced_letters:
+            told.append(f"{self.replaced_letters} letters of the query are no residues that the model knows; read as X")
+        return told
+
 
 @dataclass(frozen=True)
 class QueryTower:

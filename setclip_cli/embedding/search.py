@@ -218,10 +218,8 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
             f"query {query[:60]!r}: {reason}",
             fix=f"change the query, or say what it is with {argument('query_modality', '--as')}",
         )
-    if embedded.truncated:
-        note("note: the query is longer than the text model reads, and was cut")
-    if embedded.replaced_letters:
-        note(f"note: {embedded.replaced_letters} letters of the query are no residues that the model knows; read as X")
+    for told in embedded.notes():
+        note(f"note: {told}")
     found: Vectors = embedded.vectors[0]
     return found
 
@@ -261,7 +259,7 @@ def residues(query: str) -> str:
     return "".join(query.split()).removesuffix("*").upper()
 
 
-def _dataset_of(embeddings: Embeddings, data: Path | None, *, needed: bool) -> Dataset | None:
+def dataset_of(embeddings: Embeddings, data: Path | None, *, needed: bool) -> Dataset | None:
     """The DATASET that was embedded: where the user says, or where embeddings.json says, if it is still there."""
     root = data or Path(embeddings.index.dataset)
     found = what_is(root)
@@ -295,7 +293,7 @@ def _look_up(
     shards = embeddings.shards(modality, split)
     ends = np.cumsum([shard.rows for shard in shards])
     column = "image" if images else _SHOWN[embeddings.kinds()[modality]]
-    dataset = _dataset_of(embeddings, data, needed=images) if column else None
+    dataset = dataset_of(embeddings, data, needed=images) if column else None
     tables: dict[int, Any] = {}
     payloads: dict[int, dict[str, Any]] = {}
     hits: list[Hit] = []
@@ -306,7 +304,7 @@ def _look_up(
         if number not in tables:
             tables[number] = embeddings.read(shard, ["id", "label"])
             if dataset is not None and column:
-                table = dataset.read(_source(dataset, shard), ["id", column])
+                table = dataset.read(source_shard(dataset, shard), ["id", column])
                 payloads[number] = dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
         at = row - int(ends[number]) + shard.rows
         identifier = tables[number]["id"][at].as_py()
@@ -318,7 +316,8 @@ def _look_up(
     return hits, found
 
 
-def _source(dataset: Dataset, shard: EmbeddedShard) -> Shard:
+def source_shard(dataset: Dataset, shard: EmbeddedShard) -> Shard:
+    """The shard of the DATASET that was embedded. Raises SetClipError if it is not there, or has changed."""
     for source in dataset.index.shards:
         if source.path == shard.path and source.sha256 == shard.input_sha256:
             return source

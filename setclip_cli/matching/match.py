@@ -124,7 +124,7 @@ def match(
             )
     with exclusive(out):
         atomic.remove_file(out / INDEX_NAME)
-        found = _Matches.of(pools, calibration, options)
+        found = Matches.of(pools, calibration, options)
         names = (pools.left.modality, pools.right.modality)
         write_parquet(out / PARQUET_NAME, found.blocks(), names)
         escaped = write_csv(out / CSV_NAME, out / PARQUET_NAME) if options.format != "parquet" else 0
@@ -181,20 +181,29 @@ def _finished(out: Path, key: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class _Matches:
-    """The answers of both pools, before they are written."""
+class Matches:
+    """The answers of both pools, before they are written.
+
+    Attributes:
+        answers: To left rows and to right rows.
+        sets: The conformal sets; None without a calibration.
+        unmatched: Which rows have no partner; None if too few pairs are known.
+        first: (n,) and (m,) probabilities of the first answers of rows that have a partner.
+        no_partner: (n,) and (m,) that a row has no partner.
+        assigned: (b, 2) pairs, with ``one_to_one``.
+    """
 
     pools: Pools
     directions: Directions | None
     answers: tuple[Answers, Answers]
     sets: Sets | None
     unmatched: tuple[UnmatchedRows, UnmatchedRows] | None
-    first: tuple[Tensor, Tensor] | None  # probabilities of the first answers of rows that have a partner
-    no_partner: tuple[Tensor, Tensor] | None  # (n,) and (m,)
-    assigned: Tensor | None  # (b, 2), with one_to_one
+    first: tuple[Tensor, Tensor] | None
+    no_partner: tuple[Tensor, Tensor] | None
+    assigned: Tensor | None
 
     @classmethod
-    def of(cls, pools: Pools, calibration: Calibration | None, options: MatchOptions) -> _Matches:
+    def of(cls, pools: Pools, calibration: Calibration | None, options: MatchOptions) -> Matches:
         left, right = _embeddings(pools)
         directions = None if calibration is None else calibration.directions()
         temperatures = (_ANY, _ANY) if directions is None else (directions[0].temperature, directions[1].temperature)
@@ -226,9 +235,13 @@ class _Matches:
             (side, part) for side in (0, 1) for part in torch.split(torch.arange(len(self.answers[side].rows)), QUERIES)
         ]
         for side, part in progress(queries, label="match", unit="block"):
-            found = self.answers[side]
-            ranks = torch.arange(1, found.rows.shape[1] + 1).expand(len(part), -1)
-            yield self._block(side, part, found.rows[part], found.cosines[part], ranks)
+            yield self.block_of(side, part)
+
+    def block_of(self, side: int, queries: Tensor) -> Block:
+        """All answers to the rows ``queries`` (q,) of a side, in their order, the nearest of each first."""
+        found = self.answers[side]
+        ranks = torch.arange(1, found.rows.shape[1] + 1).expand(len(queries), -1)
+        return self._block(side, queries, found.rows[queries], found.cosines[queries], ranks)
 
     def _cosines(self, pairs: Tensor) -> Tensor:
         left, right = _embeddings(self.pools)

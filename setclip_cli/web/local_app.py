@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
+from contextlib import suppress
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +18,14 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse,
 from setclip_cli.errors import SetClipError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from fastapi import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-BODY_BYTES = 64 << 10  # of a request: answers are small
+BODY_BYTES = 64 << 10  # of a request to a page of ours: its answers are small
+_DISCARDED_BYTES = 64 << 20  # of a body that is too large
+BODY_S = 10.0  # for a body to arrive
 PAGE = Path(__file__).parent / "page"  # what all pages share
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".html": "text/html"}
 _HEADERS = {
@@ -44,7 +48,17 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def local_app(*, port: int, token: str, pages: Iterable[Path]) -> FastAPI:
+def local_app(
+    *,
+    port: int,
+    token: str | None,
+    pages: Iterable[Path],
+    app: FastAPI | None = None,
+    body_bytes: int = BODY_BYTES,
+    body_s: float = BODY_S,
+    open_paths: Collection[str] = (),
+    any_host: bool = False,
+) -> FastAPI:
     """An application that answers only a browser or a program that knows the token.
 
     The address ``/?token=...`` gives the browser a cookie and leads to ``/``, so that the token does not stay in the
@@ -52,20 +66,34 @@ def local_app(*, port: int, token: str, pages: Iterable[Path]) -> FastAPI:
 
     Args:
         port: Where it is served; requests to another host or port are refused, whatever name led here.
-        token: What opens the page, from `new_token`.
+        token: What opens the page, from `new_token`. None lets in every program of this computer, but no page of
+            another site.
         pages: Folders of files that belong to the page; each is served under its name, and ``index.html`` as ``/``.
+        app: What is made a local page; default: a new one without a description of its requests.
+        body_bytes: A request with a larger body is refused.
+        body_s: Seconds within which a body has to arrive.
+        open_paths: Paths that need no token.
+        any_host: Other computers may ask too, by whatever name this one has there. It needs a token.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = app or FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     files = {
         path.name: path.read_bytes() for folder in (PAGE, *pages) for path in sorted(folder.iterdir()) if path.is_file()
     }
-    app.add_middleware(_Checks, port=port, token=token)
+    app.add_middleware(
+        _Checks,
+        port=port,
+        token=token,
+        body_bytes=body_bytes,
+        body_s=body_s,
+        open_paths=frozenset(open_paths),
+        any_host=any_host,
+    )
 
-    @app.get("/")
+    @app.get("/", include_in_schema=False)
     def index() -> Response:
         return Response(files["index.html"], media_type=_TYPES[".html"])
 
-    @app.get("/page/{name}")
+    @app.get("/page/{name}", include_in_schema=False)
     def page(name: str) -> Response:
         if name not in files:
             raise HTTPException(404, "there is no such file")
@@ -90,11 +118,23 @@ def local_app(*, port: int, token: str, pages: Iterable[Path]) -> FastAPI:
 class _Checks:
     """Host, token, origin and size of each request; the headers of each answer."""
 
-    def __init__(self, app: ASGIApp, *, port: int, token: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        port: int,
+        token: str | None,
+        body_bytes: int,
+        body_s: float,
+        open_paths: frozenset[str],
+        any_host: bool,
+    ) -> None:
         self.app = app
         self.token = token
-        self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self.hosts = None if any_host else {f"127.0.0.1:{port}", f"localhost:{port}"}
         self.cookie = f"setclip-{port}"  # browsers send the cookies of all ports of a host
+        self.body_bytes, self.body_s = body_bytes, body_s
+        self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -111,42 +151,61 @@ class _Checks:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         answer = self._refusal(scope, headers)
         if answer is None:
-            body = await _read_body(receive)
-            if body is None:
-                answer = _too_large()
+            try:
+                async with asyncio.timeout(self.body_s):
+                    body = await _read_body(receive, self.body_bytes)
+            except TimeoutError:
+                answer = _refused(f"The request did not arrive within {self.body_s:g} s.", 408, close=True)
             else:
-                await self.app(scope, _again(body, receive), send_with_headers)
-                return
+                if body is not None:
+                    await self.app(scope, _again(body, receive), send_with_headers)
+                    return
+                answer = self._too_large()
+        if answer.status_code == 413:
+            await _discard(receive, self.body_s)
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         """The answer to a request that goes no further; None for one that may."""
         host = headers.get("host", "")
-        if host not in self.hosts:
-            return PlainTextResponse("This page is served to 127.0.0.1 alone.", 403)
+        if not host or (self.hosts is not None and host not in self.hosts):
+            return _refused("This page is served to 127.0.0.1 alone.", 403)
         given = parse_qs(scope["query_string"].decode("latin-1"))
-        if scope["path"] == "/" and self._is_token(given.pop("token", [""])[0]):
+        token = given.pop("token", [""])[0]
+        if scope["path"] == "/" and token and (self.token is None or self._is_token(token)):
             rest = urlencode(given, doseq=True)
             enter = RedirectResponse(f"/?{rest}" if rest else "/", 303)
-            enter.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
+            if self.token is not None:
+                enter.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
             return enter
         _, _, bearer = headers.get("authorization", "").partition("Bearer ")
-        if not self._is_token(bearer):
-            if not self._is_token(_cookie(headers.get("cookie", ""), self.cookie)):
-                return PlainTextResponse("Open the whole address that setclip printed, with its token.", 403)
-            if scope["method"] not in ("GET", "HEAD") and headers.get("origin") != f"http://{host}":
-                return PlainTextResponse("Another page sent this request.", 403)
+        if scope["path"] not in self.open_paths and not self._is_token(bearer):
+            if self.token is not None and not self._is_token(_cookie(headers.get("cookie", ""), self.cookie)):
+                return _refused("Open the whole address that setclip printed, with its token.", 403)
+            if not self._may_come_from(headers.get("origin"), host) and scope["method"] not in ("GET", "HEAD"):
+                return _refused("Another page sent this request.", 403)
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > BODY_BYTES:
-            return _too_large()
+        if not (length.isascii() and length.isdecimal()) or int(length[:20]) > self.body_bytes:
+            return self._too_large()
         return None
 
+    def _may_come_from(self, origin: str | None, host: str) -> bool:
+        """Whether a page of this origin may change things. Only a program sends none, and that needs a token if we have
+        one; before a computer that adds TLS the origin has another scheme.
+        """
+        if origin is None:
+            return self.token is None
+        return origin == f"http://{host}" or (self.hosts is None and origin == f"https://{host}")
+
     def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), self.token.encode())
+        return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+    def _too_large(self) -> Response:
+        return _refused(f"A request has at most {self.body_bytes:,} bytes.", 413, close=True)
 
 
-def _too_large() -> Response:
-    return PlainTextResponse(f"A request has at most {BODY_BYTES:,} bytes.", 413, {"connection": "close"})
+def _refused(why: str, status: int, *, close: bool = False) -> Response:
+    return PlainTextResponse(why, status, {"connection": "close"} if close else None)
 
 
 def _cookie(header: str, name: str) -> str:
@@ -157,18 +216,30 @@ def _cookie(header: str, name: str) -> str:
     return found.value if found else ""
 
 
-async def _read_body(receive: Receive) -> bytes | None:
+async def _read_body(receive: Receive, most: int) -> bytes | None:
     """The whole body; None as soon as it is too large."""
-    body, more = b"", True
+    body, more = bytearray(), True
     while more:
         message = await receive()
         if message["type"] != "http.request":
             break
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > BODY_BYTES:
+        if len(body) > most:
             return None
-    return body
+    return bytes(body)
+
+
+async def _discard(receive: Receive, within_s: float) -> None:
+    """Reads what a client is still sending, within bounds: it would not read our answer before it has sent all."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            size = 0
+            while size < _DISCARDED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
