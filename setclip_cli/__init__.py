@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from setclip_cli.errors import SetClipError
     from setclip_cli.evaluation.evaluate import evaluate
     from setclip_cli.evaluation.options import EvaluateOptions
+    from setclip_cli.export.export import export_run
+    from setclip_cli.export.options import ExportOptions
     from setclip_cli.ingest.options import IngestOptions
     from setclip_cli.inspection.check_pairs import check_pairs
     from setclip_cli.inspection.check_pairs_options import CheckPairsOptions
@@ -41,6 +43,7 @@ __all__ = [
     "Dataset",
     "EmbedOptions",
     "EvaluateOptions",
+    "ExportOptions",
     "IngestOptions",
     "InspectOptions",
     "MatchOptions",
@@ -52,6 +55,7 @@ __all__ = [
     "align",
     "check_pairs",
     "evaluate",
+    "export_run",
     "fit",
     "inspect",
     "load_model",
@@ -69,6 +73,7 @@ _HOMES = {
     "Dataset": "dataset.dataset",
     "EmbedOptions": "embedding.options",
     "EvaluateOptions": "evaluation.options",
+    "ExportOptions": "export.options",
     "IngestOptions": "ingest.options",
     "InspectOptions": "inspection.options",
     "MatchOptions": "matching.options",
@@ -79,6 +84,7 @@ _HOMES = {
     "align": "training.align",
     "check_pairs": "inspection.check_pairs",
     "evaluate": "evaluation.evaluate",
+    "export_run": "export.export",
     "fit": "arrays.fit",
     "inspect": "inspection.inspect",
     "load_model": "run.model",

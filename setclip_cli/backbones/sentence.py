@@ -82,12 +82,12 @@ class SentenceBackbone:
         if joint:
             self.space = shared_space(spec, model)
             keep_half(model, "text")
-        self._blocks = max(
+        self.blocks = max(
             (part for part in model.modules() if isinstance(part, torch.nn.ModuleList)),
             key=len,
             default=torch.nn.ModuleList(),
         )
-        self.layers = max(1, len(self._blocks))
+        self.layers = max(1, len(self.blocks))
 
     def _identity(self) -> str:
         settings = {"kind": "sentence-transformers", "max_tokens": self.max_tokens, "files": self.files}
@@ -98,7 +98,7 @@ class SentenceBackbone:
     def cut(self, layer: int) -> None:
         kept = counted_layer(layer, self)
         if kept < self.layers:
-            del self._blocks[kept:]
+            del self.blocks[kept:]
             self.layers, self.identity = kept, self._identity()
 
     @property

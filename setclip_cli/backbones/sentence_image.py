@@ -43,12 +43,12 @@ class SentenceImageBackbone(ImageBackbone):
         if joint:
             self.space = shared_space(spec, model)
         keep_half(model, "image")
-        self._blocks = max(
+        self.blocks = max(
             (part for part in model.modules() if isinstance(part, torch.nn.ModuleList)),
             key=len,
             default=torch.nn.ModuleList(),
         )
-        self.layers = max(1, len(self._blocks))
+        self.layers = max(1, len(self.blocks))
         self.module, self.transform = model, self._pixels
         blank = self.transform(Image.new("RGB", (32, 32)))
         self.preprocessing = {"image_px": [int(side) for side in blank.shape[1:]]}
@@ -61,7 +61,7 @@ class SentenceImageBackbone(ImageBackbone):
     def cut(self, layer: int) -> None:
         kept = counted_layer(layer, self)
         if kept < self.layers:
-            del self._blocks[kept:]
+            del self.blocks[kept:]
             self.layers, self.identity = kept, self._identity()
 
     def _pixels(self, image: Image.Image) -> Tensor:

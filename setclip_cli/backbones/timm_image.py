@@ -35,7 +35,7 @@ class TimmBackbone(ImageBackbone):
     ``default`` pooling is the input of the model's classifier; ``avg`` is the mean over patch tokens (or the positions
     of the feature map), ``cls`` the class token, ``attention`` a learned mean over what ``avg`` averages. A layer is a
     block of a transformer or a stage of a convolutional model. For an inner layer, ``default`` is ``cls`` if the
-    model's own classifier reads the class token, else ``avg``.
+    model's own classifier reads the class token, else ``avg``; ``pooled_by`` says which.
     """
 
     module: Any
@@ -62,7 +62,8 @@ class TimmBackbone(ImageBackbone):
             module.add_module("attention_pooling", self.attention_pooling)
         self.module = module.eval().requires_grad_(False)
         self.layers = len(module.feature_info) if hasattr(module, "prune_intermediate_layers") else 1
-        self.pooling = self._tokens = pooling
+        self.pooling = self.pooled_by = pooling
+        self.cut_at: int | None = None  # place of the last layer that is left, if some were dropped
         self.data_config = data_config
         self.transform = create_transform(**data_config, is_training=False)
         self.preprocessing = _plain(data_config) | ({} if bands is None else {"in_chans": len(bands.mean)})
@@ -79,20 +80,21 @@ class TimmBackbone(ImageBackbone):
         if kept == self.layers:
             return
         if self.pooling == "default":
-            self._tokens = "cls" if getattr(self.module, "global_pool", "avg") == "token" else "avg"
+            self.pooled_by = "cls" if getattr(self.module, "global_pool", "avg") == "token" else "avg"
         self.dim = int(self.module.feature_info[kept - 1]["num_chs"])
         if self.pooling == "attention":
             self.attention_pooling = self.module.attention_pooling = AttentionPooling(self.dim).requires_grad_(False)
         self.module.prune_intermediate_layers([kept - 1], prune_norm=True)
-        self.layers, self.identity = kept, self._identity()
+        self.layers, self.cut_at = kept, kept - 1
+        self.identity = self._identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) preprocessed pixels, or (b, bands, h, w), to (b, dim) float32."""
         with autocast(self.device, self.precision):
             hidden = self.module.forward_features(pixels.contiguous(memory_format=torch.channels_last))
-            if self._tokens == "default":
+            if self.pooled_by == "default":
                 pooled = self.module.forward_head(hidden, pre_logits=self.space is None)
-            elif self._tokens == "cls":
+            elif self.pooled_by == "cls":
                 pooled = hidden[:, 0]
             else:
                 tokens = self._patches(hidden)

@@ -17,6 +17,7 @@ from setclip_cli.cli.check_pairs import check_pairs
 from setclip_cli.cli.doctor import doctor
 from setclip_cli.cli.embed import embed
 from setclip_cli.cli.evaluate import evaluate
+from setclip_cli.cli.export import export
 from setclip_cli.cli.ingest import ingest
 from setclip_cli.cli.inspect import inspect
 from setclip_cli.cli.json_object import is_wanted, keep_error, one_object_on_stdout
@@ -192,6 +193,7 @@ for command in (
     serve,
     match,
     evaluate,
+    export,
     study,
     verify,
     quickstart,

@@ -1,0 +1,168 @@
+"""`export`: a RUN as a folder that other programs load, checked before it is finished.
+
+DIR/setclip_export.json   what was exported, from which RUN, and the differences that the check found; written last
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from setclip_cli.console import text_of_lines
+from setclip_cli.export.check import TOLERANCE, own_embeddings, require_equal, sentence_embeddings
+from setclip_cli.export.options import ExportOptions
+from setclip_cli.export.rows import rows_of
+from setclip_cli.export.sentence_folder import encoders_of, has_plain_form, write_sentence_transformers
+from setclip_cli.export.towers import Tower, load_towers
+from setclip_cli.files import atomic, leftovers
+from setclip_cli.files.folders import refuse_foreign
+from setclip_cli.files.lock import LOCK_NAME, exclusive
+from setclip_cli.files.write_errors import writing
+from setclip_cli.options import path_of
+from setclip_cli.run.model import load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from setclip_cli.encoders import Encoder
+
+INDEX_NAME = "setclip_export.json"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export` wrote.
+
+    Attributes:
+        out: The folder.
+        to, form: As asked for.
+        dim: Width of the embeddings.
+        bytes: Of all files.
+        differences: By modality, the largest difference to the RUN's own embeddings on the checked rows.
+        trust_remote_code: Whether loading it runs module files of the folder.
+        modules: Names of these files.
+        agreement: Of the plain form: the correlation of its cosines across the sides with those of the whole RUN; None
+            if it leaves nothing out.
+        plain: Whether there is a plain form, which needs no trust_remote_code.
+        wall_s: Seconds.
+    """
+
+    out: Path
+    to: str
+    form: str
+    dim: int
+    bytes: int
+    differences: dict[str, float]
+    trust_remote_code: bool
+    modules: list[str]
+    agreement: float | None
+    plain: bool
+    wall_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "out": str(self.out), "wall_s": round(self.wall_s, 3)}
+
+    def summary(self) -> str:
+        worst = max(self.differences.values())
+        lines = [
+            f"{self.out}: {' and '.join(self.differences)}, {self.dim} values, {self.bytes / 1e6:.1f} MB, "
+            f"{self.wall_s:.1f} s",
+            f"largest difference to setclip embed on the checked rows: {worst:.1e}",
+        ]
+        if self.agreement is not None:
+            lines.append(
+                f"the plain form leaves parts of the RUN out: its cosines correlate with those of the whole by "
+                f"{self.agreement:.3f}"
+            )
+        if self.to == "sentence-transformers":
+            lines.append(self._how_to_load())
+            if self.trust_remote_code and self.plain:
+                lines.append("--form plain writes a model that needs no trust_remote_code")
+        return text_of_lines(lines)
+
+    def _how_to_load(self) -> str:
+        trust = ", trust_remote_code=True" if self.trust_remote_code else ""
+        why = f"  # it runs {', '.join(self.modules)} of this folder" if self.trust_remote_code else ""
+        return f'load it: SentenceTransformer("{self.out}"{trust}){why}'
+
+
+def export_run(run: str | Path, out: str | Path, *, options: ExportOptions = ExportOptions()) -> ExportResult:
+    """Writes a RUN for another library. An export that is already in the folder is replaced when the new one is whole.
+
+    Args:
+        run: The RUN folder.
+        out: The folder to write.
+        options: For which library, and how much of the RUN.
+
+    Raises:
+        SetClipError: the RUN is not finished, its weights are gone or have changed, a part of it cannot be exported so,
+            ``out`` holds other things, or the result differs from the RUN.
+    """
+    started = time.perf_counter()
+    run, out = path_of(run, "run"), path_of(out, "out")
+    model = load_model(run)
+    refuse_foreign(out, "an export", [INDEX_NAME])
+    towers = load_towers(model)
+    encoders = encoders_of(towers, options.form)
+    rows = [rows_of(tower, options.data) for tower in towers]
+    with exclusive(out):
+        building = leftovers.temporary_folder(out / "export")
+        try:
+            with writing(out):
+                building.mkdir()
+                made = _write(building, towers, encoders, rows, options)
+                size = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
+                result = ExportResult(out=out, to=options.to, form=options.form, bytes=size, wall_s=0.0, **made)
+                described = {key: value for key, value in result.as_json().items() if key not in ("out", "wall_s")}
+                _replace(out, building, {**described, "run": model.identity, "method": model.config.method})
+        finally:
+            leftovers.remove(building)
+    return ExportResult(**{**vars(result), "wall_s": time.perf_counter() - started})
+
+
+def _write(
+    folder: Path,
+    towers: Sequence[Tower],
+    encoders: Sequence[Encoder],
+    rows: Sequence[list[Any]],
+    options: ExportOptions,
+) -> dict[str, Any]:
+    """Writes into an empty folder and checks what is there; what the result says about it."""
+    whole = [own_embeddings(tower, tower.encoder, items) for tower, items in zip(towers, rows, strict=True)]
+    wanted = [own_embeddings(*given) for given in zip(towers, encoders, rows, strict=True)]
+    files = write_sentence_transformers(folder, towers, encoders, options.form)
+    found = sentence_embeddings(folder, towers, rows, trusted=bool(files))
+    differences = {
+        tower.modality: require_equal(tower.modality, own, theirs, TOLERANCE)
+        for tower, own, theirs in zip(towers, wanted, found, strict=True)
+    }
+    less = any(encoder is not tower.encoder for encoder, tower in zip(encoders, towers, strict=True))
+    return {
+        "dim": encoders[0].dim,
+        "differences": differences,
+        "trust_remote_code": bool(files),
+        "modules": files,
+        "agreement": _correlation(whole, wanted) if less else None,
+        "plain": has_plain_form(towers),
+    }
+
+
+def _correlation(whole: Sequence[Any], part: Sequence[Any]) -> float:
+    cosines = [(left @ right.T).ravel() for left, right in (whole, part)]
+    return float(np.corrcoef(cosines)[0, 1])
+
+
+def _replace(out: Path, building: Path, index: dict[str, Any]) -> None:
+    """Puts the new files in the place of the old ones. The index says that it is not finished until all are there."""
+    atomic.write_json(out / INDEX_NAME, {"finished": False})
+    kept = {INDEX_NAME, LOCK_NAME, building.name}
+    for path in sorted(out.iterdir()):
+        if path.name not in kept and not leftovers.is_temporary(path.name):
+            atomic.remove_folder(path) if path.is_dir() and not path.is_symlink() else atomic.remove_file(path)
+    for path in sorted(building.iterdir(), key=lambda one: one.name == "modules.json"):  # what a reader looks for: last
+        atomic.move(path, out / path.name)
+    atomic.write_json(out / INDEX_NAME, {**index, "finished": True})

@@ -1,0 +1,34 @@
+"""Options of `setclip export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from setclip_cli.options import Flag, Options
+
+Target = Literal["sentence-transformers", "onnx", "safetensors"]
+Form = Literal["full", "plain"]
+
+
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    """For which library a RUN is written, and how much of it."""
+
+    to: Annotated[
+        Target,
+        Flag("Write for this library; safetensors holds the heads alone, for features that you make elsewhere."),
+    ] = "sentence-transformers"
+    form: Annotated[
+        Form,
+        Flag(
+            "full gives the embeddings of `setclip embed`; plain needs no trust_remote_code: it has the trained heads "
+            "alone, and reads RGB pictures only."
+        ),
+    ] = "full"
+    data: Annotated[
+        str | Path | None,
+        Flag("Check the result on rows of this DATASET (default: on made-up rows).", metavar="DATASET", parse=Path),
+    ] = None
+    opset: Annotated[int, Flag("With --to onnx: the version of the operators.", least=17, most=23)] = 18
