@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
+from setclip_cli.places import in_words
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -93,13 +95,13 @@ def visible_list(text: str) -> str:
 def note(message: str) -> None:
     """Writes one line to stderr; stdout is for results."""
     with suppress(BrokenPipeError):  # `setclip ... 2>&1 | head`: the work goes on
-        tqdm.write(visible_list(message), file=sys.stderr)
+        tqdm.write(visible_list(in_words(message)), file=sys.stderr)
 
 
 def warning(message: str) -> None:
     """Writes one line to stderr that stands out."""
     bold = ("\033[1;33m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    tqdm.write(f"{bold[0]}WARNING:{bold[1]} {visible_list(message)}", file=sys.stderr)
+    tqdm.write(f"{bold[0]}WARNING:{bold[1]} {visible_list(in_words(message))}", file=sys.stderr)
 
 
 def progress(items: Iterable[T], *, total: int | None = None, label: str, unit: str = "it") -> tqdm[T]:

@@ -7,7 +7,9 @@ import re
 from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from setclip_cli.places import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,11 +35,14 @@ class SetClipError(Exception):
         problem: What was found and where; the path or the key comes first.
         fix: What to do about it, as a command where there is one.
 
-    Both may name arguments through `argument`.
+    Both may name arguments through `argument`. Local copies of files elsewhere get their names there.
     """
 
+    names_places: ClassVar[bool] = True
+
     def __init__(self, problem: str, *, fix: str, exit_code: ExitCode = ExitCode.DATA) -> None:
-        self._marked = (problem, fix)
+        self._marked = (in_words(problem), in_words(fix)) if self.names_places else (problem, fix)
+        problem, fix = self._marked
         self.problem, self.fix = _ARGUMENT.sub(r"\1", problem), _ARGUMENT.sub(r"\1", fix)
         self.exit_code = exit_code
         super().__init__(f"{self.problem}\n  fix: {self.fix}")
@@ -46,6 +51,10 @@ class SetClipError(Exception):
         """Problem and fix, with flags where they name arguments."""
         problem, fix = (_ARGUMENT.sub(r"\2", part) for part in self._marked)
         return problem, fix
+
+    def marked(self) -> tuple[str, str]:
+        """Problem and fix as they were given: for another error about the same."""
+        return self._marked
 
     def __reduce__(self) -> tuple[Callable[..., SetClipError], tuple[type[SetClipError], str, str, ExitCode]]:
         """Survives the way back from a worker process, which keyword-only arguments alone would not."""

@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from setclip_cli.errors import UsageError, argument, nearest
+from setclip_cli.places import is_cut, is_elsewhere
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,24 @@ def path_of(given: str | Path, name: str) -> Path:
     """The path that a Python caller gives as the argument ``name``.
 
     Raises:
-        UsageError: it is empty.
+        UsageError: it is empty; or it names something on another machine, and this argument must be on this one.
     """
     refuse_empty(given, name)
+    if is_elsewhere(given):
+        raise UsageError(
+            f"{argument(name)} {str(given).partition('?')[0]}: must be on this machine",
+            fix="copy it to this machine first, and give the path of the copy",
+        )
+    if is_cut(given):
+        raise UsageError(
+            f"{argument(name)} {given}: has lost a slash, because a Path was made of it", fix="give it as text"
+        )
     return Path(given)
+
+
+def path_or_place(text: str) -> Path | str:
+    """Reads the value of a flag: the name of something on another machine as it is, anything else as a path."""
+    return text if is_elsewhere(text) else Path(text)
 
 
 def options_of(kind: Any) -> dict[str, tuple[Any, Flag]]:

@@ -12,8 +12,8 @@ from setclip_cli.cli.output import AsJson, show
 
 def align(
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe: a file, or a name that `setclip recipes` lists.")],
-    data: Annotated[Path, typer.Option(help="The DATASET to train on.")],
-    out: Annotated[Path, typer.Option(help="The RUN folder to write.")],
+    data: Annotated[str, typer.Option(path_type=str, help="The DATASET to train on.")],
+    out: Annotated[str, typer.Option(path_type=str, help="The RUN folder to write.")],
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
     ] = [],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,9 +13,14 @@ from setclip_cli.inspection.check_pairs_options import CheckPairsOptions
 
 @with_options(CheckPairsOptions)
 def check_pairs(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder that `setclip ingest` wrote.")],
+    dataset: Annotated[
+        str, typer.Argument(path_type=str, metavar="DATASET", help="A folder that `setclip ingest` wrote.")
+    ],
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Write check_pairs.html, check_pairs.csv and pairs_kept.csv here.")
+        str,
+        typer.Option(
+            path_type=str, metavar="FOLDER", help="Write check_pairs.html, check_pairs.csv and pairs_kept.csv here."
+        ),
     ],
     *,
     options: CheckPairsOptions,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,9 +15,12 @@ from setclip_cli.errors import UsageError
 @with_options(EmbedOptions)
 def embed(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="[RUN] DATASET", help="A RUN and a DATASET, or a DATASET with --backbone.")
+        list[str],
+        typer.Argument(
+            path_type=str, metavar="[RUN] DATASET", help="A RUN and a DATASET, or a DATASET with --backbone."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Write the EMBEDDINGS to this folder.")],
+    out: Annotated[str, typer.Option(path_type=str, help="Write the EMBEDDINGS to this folder.")],
     backbone: Annotated[
         str | None,
         typer.Option(help="Write the raw features of this backbone, such as esm:esm2_t6_8M_UR50D, without a RUN."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,9 +15,12 @@ from setclip_cli.evaluation.options import EvaluateOptions
 @with_options(EvaluateOptions)
 def evaluate(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="RUN... DATASET", help="RUNs or EMBEDDINGS to compare, then the DATASET.")
+        list[str],
+        typer.Argument(
+            path_type=str, metavar="RUN... DATASET", help="RUNs or EMBEDDINGS to compare, then the DATASET."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The REPORT folder to write.")],
+    out: Annotated[str, typer.Option(path_type=str, help="The REPORT folder to write.")],
     *,
     options: EvaluateOptions,
     as_json: AsJson = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,15 +15,18 @@ from setclip_cli.ingest.options import IngestOptions
 @with_options(IngestOptions)
 def ingest(
     sources: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
+            path_type=str,
             metavar="[SOURCE...]",
             help="Files, folders or archives of one modality; or NAME=PATH for several modalities; or data manifests, "
             "by path or name. Without a SOURCE, the pairs are added to the DATASET.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The DATASET folder: a new one, or one to add to.")] = None,
+    out: Annotated[
+        str | None, typer.Option(path_type=str, help="The DATASET folder: a new one, or one to add to.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every hash of the DATASET given as SOURCE; write nothing.")
     ] = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,10 +13,16 @@ from setclip_cli.inspection.options import InspectOptions
 
 @with_options(InspectOptions)
 def inspect(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder that `setclip ingest` wrote.")],
+    dataset: Annotated[
+        str, typer.Argument(path_type=str, metavar="DATASET", help="A folder that `setclip ingest` wrote.")
+    ],
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write inspect.html, inspect.json and the lists of rows to this folder."),
+        str | None,
+        typer.Option(
+            path_type=str,
+            metavar="FOLDER",
+            help="Write inspect.html, inspect.json and the lists of rows to this folder.",
+        ),
     ] = None,
     *,
     options: InspectOptions,

@@ -14,7 +14,9 @@ from setclip_cli.labelling.options import LabelOptions
 
 @with_options(LabelOptions)
 def label(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder that `setclip ingest` wrote.")],
+    dataset: Annotated[
+        str, typer.Argument(path_type=str, metavar="DATASET", help="A folder that `setclip ingest` wrote.")
+    ],
     *,
     out: Annotated[Path, typer.Option(metavar="LABELS", help="The folder for the answers.")],
     options: LabelOptions,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,9 +13,11 @@ from setclip_cli.matching.options import MatchOptions
 
 @with_options(MatchOptions)
 def match(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `setclip align` wrote.")],
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder that `setclip ingest` wrote.")],
-    out: Annotated[Path, typer.Option(help="Write the matches to this folder.")],
+    run: Annotated[str, typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote.")],
+    dataset: Annotated[
+        str, typer.Argument(path_type=str, metavar="DATASET", help="A folder that `setclip ingest` wrote.")
+    ],
+    out: Annotated[str, typer.Option(path_type=str, help="Write the matches to this folder.")],
     *,
     options: MatchOptions,
     as_json: AsJson = False,

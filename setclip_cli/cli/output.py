@@ -12,6 +12,7 @@ import typer
 from setclip_cli.cli.json_object import FULL_STDOUT, is_first_process, keep_result
 from setclip_cli.console import visible_lines
 from setclip_cli.errors import SetClipError
+from setclip_cli.places import in_words
 
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
@@ -29,9 +30,18 @@ class Result(Protocol):
 def show(result: Result, as_json: bool) -> None:
     """Gives the result as one JSON object, or as text for a person."""
     if as_json:
-        keep_result(result.as_json())
+        keep_result(_with_names(result.as_json()))
     elif is_first_process():
-        say(visible_lines(result.summary()))
+        say(visible_lines(in_words(result.summary())))
+
+
+def _with_names(content: Any) -> Any:
+    """JSON in which local copies of files elsewhere have their names there."""
+    if isinstance(content, dict):
+        return {key: _with_names(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_with_names(value) for value in content]
+    return in_words(content) if isinstance(content, str) else content
 
 
 def say(text: str, *, newline: bool = True) -> None:

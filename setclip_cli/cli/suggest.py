@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,8 +13,12 @@ from setclip_cli.labelling.suggest_options import SuggestOptions
 
 @with_options(SuggestOptions)
 def suggest(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder that `setclip ingest` wrote.")],
-    out: Annotated[Path, typer.Option(metavar="SHEET", help="Write suggest.csv and suggest.html to this folder.")],
+    dataset: Annotated[
+        str, typer.Argument(path_type=str, metavar="DATASET", help="A folder that `setclip ingest` wrote.")
+    ],
+    out: Annotated[
+        str, typer.Option(path_type=str, metavar="SHEET", help="Write suggest.csv and suggest.html to this folder.")
+    ],
     *,
     options: SuggestOptions,
     as_json: AsJson = False,

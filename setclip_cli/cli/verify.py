@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,9 @@ from setclip_cli.cli.output import AsJson, show
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that setclip wrote, or its cache.")],
+    path: Annotated[
+        str, typer.Argument(path_type=str, metavar="PATH", help="A folder that setclip wrote, or its cache.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of a DATASET, RUN, EMBEDDINGS, REPORT, matches, study, quickstart or cache. Nothing is written.

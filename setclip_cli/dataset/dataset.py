@@ -28,6 +28,7 @@ from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import parse_json
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -331,6 +332,7 @@ class Dataset:
         return alone
 
 
+@takes_places("root")
 def open_dataset(root: str | Path) -> Dataset:
     """Opens a DATASET.
 

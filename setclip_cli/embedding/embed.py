@@ -24,6 +24,8 @@ from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
+from setclip_cli.places import named
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run.config import load_config
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class EmbedResult:
         return text_of_lines(lines)
 
 
+@takes_places("run", "dataset", writes="out")
 def embed(
     run: str | Path, dataset: Dataset | str | Path, out: str | Path, *, options: EmbedOptions = EmbedOptions()
 ) -> EmbedResult:
@@ -126,6 +129,7 @@ def embed(
     return _embed_towers([TowerSource(tower, dataset.about(tower), run=run) for tower in wanted], dataset, out, options)
 
 
+@takes_places("dataset", writes="out")
 def embed_backbone(
     backbone: str,
     dataset: Dataset | str | Path,
@@ -195,8 +199,8 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
         shards = {**earlier, **made}
         index = EmbeddingsIndex(
             **settings.model_dump(),
-            run=None if sources[0].run is None else str(sources[0].run.resolve()),
-            dataset=str(dataset.root.resolve()),
+            run=None if sources[0].run is None else named(sources[0].run.resolve()),
+            dataset=named(dataset.root.resolve()),
             towers={modality: tower.description for modality, tower in towers.items()},
             shards=sorted(shards.values(), key=lambda shard: (place_in_order(shard.modality), shard.path)),
         )

@@ -24,6 +24,7 @@ from setclip_cli.files import hashes
 from setclip_cli.files.documents import read_json
 from setclip_cli.files.what_is import Kind, what_is
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
@@ -231,6 +232,7 @@ def embedding_matrix(table: pa.Table) -> Matrix:
     return joined.astype(np.float32, copy=False)
 
 
+@takes_places("root")
 def open_embeddings(root: str | Path) -> Embeddings:
     """Opens a finished EMBEDDINGS folder.
 

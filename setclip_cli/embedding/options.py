@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, plural
 from setclip_cli.errors import SetClipError, UsageError, argument, nearest
-from setclip_cli.options import Flag, Options
+from setclip_cli.options import Flag, Options, path_or_place
 
 if TYPE_CHECKING:
     from setclip_cli.dataset.dataset import Dataset
@@ -152,11 +152,12 @@ class SearchOptions(Options):
     ] = None
     split: Annotated[str | None, Flag("Search only this split (default: all splits).")] = None
     run: Annotated[
-        str | Path | None, Flag("Path of the RUN (default: where it was at embedding).", metavar="RUN", parse=Path)
+        str | Path | None,
+        Flag("Path of the RUN (default: where it was at embedding).", metavar="RUN", parse=path_or_place),
     ] = None
     data: Annotated[
         str | Path | None,
-        Flag("Path of the DATASET (default: where it was at embedding).", metavar="DATASET", parse=Path),
+        Flag("Path of the DATASET (default: where it was at embedding).", metavar="DATASET", parse=path_or_place),
     ] = None
     sheet: Annotated[
         str | Path | None, Flag("Write the images found to this PNG file.", metavar="FILE", parse=Path)

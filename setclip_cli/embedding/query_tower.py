@@ -14,6 +14,7 @@ from setclip_cli.embedding.embeddings import INDEX_NAME
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.what_is import what_is
 from setclip_cli.pixels.bands import BandScale
+from setclip_cli.remote.copies import local_path
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
 
@@ -91,7 +92,7 @@ def open_query_tower(embeddings: Embeddings, modality: Modality, *, run: Path | 
     """
     index = embeddings.index
     if index.run is not None:
-        named = run or run_of(embeddings, Path(index.run))
+        named = run or run_of(embeddings, local_path(index.run))
         return tower_of_model(embeddings, load_model(named), modality, named=named)
     tower = index.towers.get(modality)
     if tower is None:

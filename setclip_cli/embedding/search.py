@@ -24,6 +24,8 @@ from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
 from setclip_cli.files.recognize import head_of
 from setclip_cli.files.what_is import what_is
+from setclip_cli.remote.arguments import takes_places
+from setclip_cli.remote.copies import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,6 +97,7 @@ class SearchResult:
         return text_of_lines(lines)
 
 
+@takes_places("embeddings")
 def search(embeddings: str | Path, query: str, *, options: SearchOptions = SearchOptions()) -> SearchResult:
     """The rows nearest to a query by cosine. Every row is compared.
 
@@ -127,7 +130,7 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
     why = ""
     if opened.index.run is not None:
         judged, why = hit_probabilities(
-            opened, run or Path(opened.index.run), asked, wanted, options.split, vectors, vector, scores
+            opened, run or local_path(opened.index.run), asked, wanted, options.split, vectors, vector, scores
         )
         hits = [replace(hit, probability=probability) for hit, probability in zip(hits, judged, strict=True)]
     if sheet:
@@ -261,7 +264,13 @@ def residues(query: str) -> str:
 
 def dataset_of(embeddings: Embeddings, data: Path | None, *, needed: bool) -> Dataset | None:
     """The DATASET that was embedded: where the user says, or where embeddings.json says, if it is still there."""
-    root = data or Path(embeddings.index.dataset)
+    try:
+        root = data or local_path(embeddings.index.dataset)
+    except SetClipError as error:
+        if needed:
+            raise
+        note(f"note: {error.problem}; {embeddings.root / INDEX_NAME} names it, so only ids and labels are shown")
+        return None
     found = what_is(root)
     if data is not None or found.kind == "dataset":
         return open_dataset(root)

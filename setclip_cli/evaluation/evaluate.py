@@ -35,6 +35,7 @@ from setclip_cli.files.lock import exclusive
 from setclip_cli.files.what_is import what_is
 from setclip_cli.joins import Join, Side, check
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.task_set import TaskSet
 
 
+@takes_places("models", "dataset", writes="out")
 def evaluate(
     models: str | Path | Sequence[str | Path],
     dataset: str | Path | Dataset,

@@ -13,6 +13,7 @@ import numpy as np
 from setclip_cli.evaluation.bootstrap import confidence_interval
 from setclip_cli.evaluation.metric_names import lower_is_better
 from setclip_cli.evaluation.metrics import recall_curve
+from setclip_cli.places import named
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def report_content(
         "schema_version": SCHEMA_VERSION,
         "setclip_version": __version__,
         "versions": _installed_versions(),
-        "dataset": {"path": str(dataset.root), "sha256": dataset.identity()},
+        "dataset": {"path": named(dataset.root), "sha256": dataset.identity()},
         "split": rows.split,
         "relevance": rows.rule,
         "modalities": [rows.left.modality, rows.right.modality],
@@ -118,7 +119,7 @@ def _shared_keys(members: Sequence[ScoredModel]) -> list[str]:
 def _model_entry(one: ScoredModel) -> dict[str, Any]:
     return {
         "name": one.model.name,
-        "path": str(one.model.path),
+        "path": named(one.model.path),
         "kind": one.model.kind,
         "method": one.model.method,
         "group": one.averaged_name,
@@ -206,7 +207,7 @@ def _mean_resampled(members: Sequence[ScoredModel], key: str) -> npt.NDArray[np.
 
 def command_line(models: Sequence[Path], dataset: Path, out: Path, options: EvaluateOptions) -> str:
     """The command that makes the same report."""
-    words = ["setclip", "evaluate", *map(str, models), str(dataset), "--out", str(out)]
+    words = ["setclip", "evaluate", *map(named, models), named(dataset), "--out", named(out)]
     words += ["--split", options.split, "--relevance", options.relevance]
     words += ["--baselines", ",".join(options.baselines) or "none"]
     words += ["--task-set", options.task_set] if options.task_set else []

@@ -8,7 +8,7 @@ import re
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from setclip_cli.errors import SetClipError, cause_of, first_line
 
@@ -32,7 +32,12 @@ _CUT_SHORT = re.compile(r"\d+ requested and \d+ written|file write failed|unexpe
 
 
 class WriteError(SetClipError):
-    """A file or folder cannot be written now. Another try may do it; what was written before stays whole."""
+    """A file or folder cannot be written now. Another try may do it; what was written before stays whole.
+
+    It is about this disk: a local copy of a folder elsewhere is called by its own path.
+    """
+
+    names_places: ClassVar[bool] = False
 
     def with_fix(self, more: str) -> WriteError:
         """The same error, with more to do in its fix."""
@@ -42,6 +47,8 @@ class WriteError(SetClipError):
 
 class InUseError(WriteError):
     """Another process writes to a folder."""
+
+    names_places: ClassVar[bool] = True
 
 
 @contextmanager

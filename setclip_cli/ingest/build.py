@@ -25,6 +25,9 @@ from setclip_cli.ingest.read_source import SourceReader
 from setclip_cli.ingest.result import IngestResult
 from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.splits import parse_split
+from setclip_cli.places import named
+from setclip_cli.remote.arguments import brought
+from setclip_cli.remote.copies import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,11 +77,11 @@ def build_dataset(
             reader.add(path, options, labels, options.max_bad_fraction)
         while progress.to_read_again:
             entry = next(iter(progress.to_read_again.values()))
-            settings = SourceSettings.of_entry(entry)
+            settings, path = brought(SourceSettings.of_entry(entry)), local_path(entry["path"])
             reader.add(
-                Path(entry["path"]),
+                path,
                 settings,
-                Labels(settings.labels, [open_source(Path(entry["path"]), settings)], required=False),
+                Labels(settings.labels, [open_source(path, settings)], required=False),
                 options.max_bad_fraction,
             )
         pairs = _paired(contents, options, file_pairs, look_up_again=contents.rows_removed or stopped_while_replacing)
@@ -115,7 +118,7 @@ def _paired(contents: Contents, options: IngestOptions, file_pairs: PairFile, *,
         pairs.draw_again(dataset)
     if isinstance(options.pairs, str | Path):
         path = Path(options.pairs)
-        origin = {"from": str(path.resolve()), "sha256": sha256_of(path)}
+        origin = {"from": named(path.resolve()), "sha256": sha256_of(path)}
         if rows_added or not pairs.has(origin):
             pairs.add(dataset, file_pairs, origin)
     elif options.pairs is not None:

@@ -30,6 +30,7 @@ from setclip_cli.files import atomic, hashes, leftovers
 from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.batches import rejects_table, write_table
 from setclip_cli.ingest.earlier_sources import EarlierSources, source_key
+from setclip_cli.places import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -103,7 +104,7 @@ class Contents:
     def in_order(self, paths: list[Path]) -> list[Path]:
         """The paths with those first that are sources of the DATASET, in its order."""
         places = {entry["path"]: place for place, entry in reversed([*enumerate(self.sources)])}
-        return sorted(paths, key=lambda path: places.get(str(path.resolve()), len(places)))
+        return sorted(paths, key=lambda path: places.get(named(path.resolve()), len(places)))
 
     def position_of(self, described: dict[str, Any]) -> int | None:
         """The place of the entry with the path and modality of ``described`` among the sources."""

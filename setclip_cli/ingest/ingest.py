@@ -12,6 +12,7 @@ from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS, build_dataset
 from setclip_cli.ingest.named_sources import ingest_named, split_by_name
 from setclip_cli.ingest.options import IngestOptions, refuse_unused
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from setclip_cli.ingest.result import IngestResult
 
 
+@takes_places("sources", writes="out")
 def ingest(
     sources: str | Path | Iterable[str | Path],
     out: str | Path,

@@ -17,6 +17,7 @@ from setclip_cli.ingest.sources.geotiff import GeoFolder
 from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.ingest.sources.vectors.source import VectorSource
 from setclip_cli.joins import Join, Side, check
+from setclip_cli.places import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ class Offered(NamedTuple):
 
 def offered(source: Source) -> Iterator[Offered]:
     """The names of a source's records. Images are not decoded for it if their paths are their ids."""
-    path = str(source.path.resolve())
+    path = named(source.path.resolve())
     if isinstance(source, ImageFolder | ImageArchive) and not isinstance(source, GeoFolder):
         for item in source.walk().items:
             usable = not isinstance(item.content, Reject) and usable_id(item.location) is None

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, ROW_KINDS, Modality, RowKind, why_not_a_name
 from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.files import atomic
-from setclip_cli.options import Flag, Options, options_of
+from setclip_cli.options import Flag, Options, options_of, path_or_place
+from setclip_cli.places import named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +28,9 @@ SplitBy = Literal["auto", "id", "label", "group", "cluster"]
 NearDuplicates = Literal["keep", "flag", "drop"]
 
 
-def file_or_count(text: str) -> Path | int:
+def file_or_count(text: str) -> Path | str | int:
     """A number, or else the path of a file."""
-    return int(text) if text.isdecimal() else Path(text)
+    return int(text) if text.isdecimal() else path_or_place(text)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class ReadOptions(Options):
             "Vectors: the id of each row: a text file with one id a line; or a table with a column id, and perhaps "
             "group, label and split.",
             metavar="FILE",
-            parse=Path,
+            parse=path_or_place,
         ),
     ] = None
     vector_column: Annotated[
@@ -138,7 +139,7 @@ class SourceSettings(ReadOptions):
 
     labels: Annotated[
         Path | str | None,
-        Flag("CSV id,label: classes for evaluation. Training never sees them.", metavar="FILE", parse=Path),
+        Flag("CSV id,label: classes for evaluation. Training never sees them.", metavar="FILE", parse=path_or_place),
     ] = None
     split: Annotated[
         str | None,
@@ -172,13 +173,13 @@ class SourceSettings(ReadOptions):
         """JSON for dataset.json, with the labels by their content."""
         settings = {part.name: getattr(self, part.name) for part in fields(SourceSettings) if part.name != "modality"}
         if self.ids is not None:
-            settings["ids"] = str(Path(self.ids).resolve())
+            settings["ids"] = named(Path(self.ids).resolve())
         settings = {name: value for name, value in settings.items() if name not in LATER_OPTIONS or value}
         labels = None if self.labels is None else Path(self.labels)
         return {
             **settings,
             "split": self.split or "auto",
-            "labels": None if labels is None else str(labels.resolve()),
+            "labels": None if labels is None else named(labels.resolve()),
             "labels_sha256": None if labels is None else sha256_of(labels),
         }
 
@@ -206,7 +207,7 @@ class IngestOptions(SourceSettings):
         Flag(
             "Known pairs that are wrong, a CSV as for --pairs: they are dropped and do not come back.",
             metavar="FILE",
-            parse=Path,
+            parse=path_or_place,
         ),
     ] = None
     max_bad_fraction: Annotated[
@@ -220,7 +221,7 @@ class IngestOptions(SourceSettings):
             "Manifests: take the files from this folder and download nothing.",
             name="--from",
             metavar="FOLDER",
-            parse=Path,
+            parse=path_or_place,
         ),
     ] = None
     max_bytes: Annotated[

@@ -15,6 +15,7 @@ from setclip_cli.ingest.pairing import splits_of_groups
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.threads import ordered_map
 from setclip_cli.joins import Join, Side, check
+from setclip_cli.places import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ def prepared(
         splits: The splits of the captions, if these decide.
         workers: Threads that hash images.
     """
-    path, name, read_as = str(source.path.resolve()), settings.modality, NAMES_OF_KINDS[settings.row_kind]
+    path, name, read_as = named(source.path.resolve()), settings.modality, NAMES_OF_KINDS[settings.row_kind]
     if name is not None and name != read_as:  # a reader knows the kind of its rows, and not their name
         records = (
             each._replace(modality=name) if isinstance(each, Record) and each.modality == read_as else each
@@ -66,7 +67,7 @@ def prepared_rows(
     blocks: Iterator[Rows], source: Source, labels: Labels, splits: CaptionSplits | None
 ) -> Iterator[Rows]:
     """The same for blocks of vectors."""
-    path = str(source.path.resolve())
+    path = named(source.path.resolve())
     for rows in blocks:
         found = rows
         if len(labels):

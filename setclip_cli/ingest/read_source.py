@@ -31,6 +31,7 @@ from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit, split_
 from setclip_cli.ingest.sources.vectors.source import VectorSource
 from setclip_cli.ingest.splits import parse_split
 from setclip_cli.ingest.vector_rows import decide_rows
+from setclip_cli.places import is_elsewhere, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +90,7 @@ class SourceReader:
         """Leaves out a source and those after it; those after it are to be read again."""
         later = self._contents.sources[position + 1 :]
         for entry in later:
-            if not Path(entry["path"]).exists():
+            if not is_elsewhere(entry["path"]) and not Path(entry["path"]).exists():
                 raise SetClipError(
                     f"{entry['path']}: is not there any more; it must be read again, because a source before it has "
                     "changed",
@@ -213,7 +214,7 @@ class SourceReader:
             self._dedup = self._dedup_of_rows(settings)
         rule = parse_split(settings.split)
         clusters, clustered_by = clusters_of(source, rule, settings, work=self._progress.folder)
-        path, earlier = source.path.resolve(), self._contents.earlier
+        path, earlier = Path(named(source.path.resolve())), self._contents.earlier
         rules = KeepRules(
             rule,
             kind=settings.row_kind,
@@ -283,7 +284,7 @@ class SourceReader:
 def _file_split(source: Source) -> FileSplit:
     """What the place of a source says about its rows. A folder of images says it itself; `test.png` is no split."""
     path = source.path.resolve()
-    return NO_SPLIT if path.is_dir() else split_of_file(path, by_name=not isinstance(source, ImageFolder))
+    return NO_SPLIT if path.is_dir() else split_of_file(Path(named(path)), by_name=not isinstance(source, ImageFolder))
 
 
 def _info_of(source: Source, settings: SourceSettings, known: ModalityInfo | None) -> ModalityInfo:
@@ -298,10 +299,10 @@ def _info_of(source: Source, settings: SourceSettings, known: ModalityInfo | Non
 def _described(source: Source, settings: SourceSettings, info: ModalityInfo) -> dict[str, Any]:
     """The part of a source's entry in dataset.json that is known before it is read."""
     files = source.files()
-    named = {} if settings.modality in KINDS_OF_NAMES else {"about": info.model_dump(exclude_none=True)}
+    about = {} if settings.modality in KINDS_OF_NAMES else {"about": info.model_dump(exclude_none=True)}
     return {
-        **named,
-        "path": str(source.path.resolve()),
+        **about,
+        "path": named(source.path.resolve()),
         "modality": settings.modality,
         "options": settings.identity(),
         "files": len(files),

@@ -21,6 +21,7 @@ from setclip_cli.inspection.check_pairs_page import check_pairs_page
 from setclip_cli.inspection.pairs_gain import Gain, gain_without
 from setclip_cli.options import path_of
 from setclip_cli.pools import read_pools
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.training.suspect_pairs import require_items
 from setclip_cli.trust.suspects import LIKELY, suspect_scores
 
@@ -139,6 +140,7 @@ class CheckPairsResult:
         )
 
 
+@takes_places("dataset", writes="out")
 def check_pairs(dataset: str | Path, out: str | Path, options: CheckPairsOptions | None = None) -> CheckPairsResult:
     """Judges every known pair of a split by the other ones, and writes what it found.
 

@@ -20,6 +20,7 @@ from setclip_cli.inspection.leakage import NearCopy, SplitCopies, near_copies
 from setclip_cli.inspection.options import InspectOptions
 from setclip_cli.options import path_of
 from setclip_cli.pools import open_towers, read_pools
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.trust.unmatched import UnmatchedRows, unmatched_rows
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class InspectResult:
         return text_of_lines(lines)
 
 
+@takes_places("dataset", writes="out")
 def inspect(dataset: str | Path, out: str | Path | None = None, options: InspectOptions | None = None) -> InspectResult:
     """Estimates how much of each pool has no partner in the other, and finds near copies across splits.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from setclip_cli.options import Flag, Options
+from setclip_cli.options import Flag, Options, path_or_place
 
 NEAR = 0.9
 
@@ -17,7 +17,7 @@ class InspectOptions(Options):
 
     run: Annotated[
         str | Path | None,
-        Flag("A RUN: look at the rows through its towers.", metavar="RUN", parse=Path),
+        Flag("A RUN: look at the rows through its towers.", metavar="RUN", parse=path_or_place),
     ] = None
     recipe: Annotated[
         str | None, Flag("Without a RUN: a recipe whose towers read the rows (default: small ones by kind).")

@@ -20,6 +20,7 @@ from setclip_cli.labelling.server import label_app
 from setclip_cli.labelling.session import Session, gone_in_words, require_known_rows
 from setclip_cli.options import path_of
 from setclip_cli.pools import read_pools
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.web.local_app import new_token
 from setclip_cli.web.rows import Rows
 from setclip_cli.web.serving import LocalServer, open_in_browser, port_of, take_port
@@ -66,6 +67,7 @@ class LabelResult:
         return text_of_lines(lines)
 
 
+@takes_places("dataset")
 def label(
     dataset: str | Path,
     out: str | Path,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from setclip_cli.dataset.modality import Modality
-from setclip_cli.options import Flag, Options
+from setclip_cli.options import Flag, Options, path_or_place
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,9 @@ class LabelOptions(Options):
 
     run: Annotated[
         str | Path | None,
-        Flag("A RUN that ranks the candidates (default: known pairs and answers do).", metavar="RUN", parse=Path),
+        Flag(
+            "A RUN that ranks the candidates (default: known pairs and answers do).", metavar="RUN", parse=path_or_place
+        ),
     ] = None
     recipe: Annotated[
         str | None, Flag("Without a RUN: a recipe whose towers read the rows (default: small ones by kind).")

@@ -20,6 +20,7 @@ from setclip_cli.labelling.sheet import Asked, sheet_csv, sheet_page, shown_rows
 from setclip_cli.labelling.suggest_options import SuggestOptions
 from setclip_cli.options import path_of
 from setclip_cli.pools import read_pools
+from setclip_cli.remote.arguments import takes_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +81,7 @@ class SuggestResult:
         )
 
 
+@takes_places("dataset", writes="out")
 def suggest(dataset: str | Path, out: str | Path, options: SuggestOptions | None = None) -> SuggestResult:
     """Writes suggest.csv and suggest.html: the items whose partners are most worth knowing.
 

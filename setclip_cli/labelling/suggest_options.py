@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from setclip_cli.dataset.modality import Modality
-from setclip_cli.options import Flag, Options
+from setclip_cli.options import Flag, Options, path_or_place
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class SuggestOptions(Options):
         Flag(
             "A RUN: take the items that it is unsure of, and show the partners that it finds likely.",
             metavar="RUN",
-            parse=Path,
+            parse=path_or_place,
         ),
     ] = None
     recipe: Annotated[

@@ -22,7 +22,9 @@ from setclip_cli.matching.assignment import assign
 from setclip_cli.matching.options import MatchOptions
 from setclip_cli.matching.table import CSV_NAME, PARQUET_NAME, Block, write_csv, write_parquet
 from setclip_cli.options import path_of
+from setclip_cli.places import named
 from setclip_cli.pools import read_pools
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run.config import load_config
 from setclip_cli.run.model import load_model
 from setclip_cli.trust.answers import Answers, best_answers
@@ -81,6 +83,7 @@ class MatchResult:
         return text_of_lines(lines)
 
 
+@takes_places("run", "dataset", writes="out")
 def match(
     run: str | Path, dataset: Dataset | str | Path, out: str | Path, options: MatchOptions = MatchOptions()
 ) -> MatchResult:
@@ -137,8 +140,8 @@ def match(
         content = {
             "schema_version": 1,
             **key,
-            "dataset": str(dataset.root),
-            "run": str(run),
+            "dataset": named(dataset.root),
+            "run": named(run),
             "split": pools.split,
             "modalities": list(names),
             "matches": found.count,

@@ -22,6 +22,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import write_document
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run import checkpoint
 from setclip_cli.run.config import (
     CONFIG_NAME,
@@ -293,6 +294,7 @@ def _named_tensors(encoders: dict[Modality, Encoder]) -> dict[str, torch.Tensor]
     }
 
 
+@takes_places("run")
 def load_model(run: Path | str) -> Model:
     """Opens a finished RUN.
 

@@ -13,6 +13,7 @@ from setclip_cli.evaluation import figures
 from setclip_cli.evaluation.formatting import format_metric, format_spread, metric_title
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import signed
+from setclip_cli.places import named
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def study_content(
         "setclip_version": __version__,
         "title": study.title,
         "recipe": study.recipe,
-        "dataset": {"path": str(dataset.root), "sha256": dataset.identity()},
+        "dataset": {"path": named(dataset.root), "sha256": dataset.identity()},
         "split": study.split,
         "relevance": relevance,
         "seeds": study.seeds,

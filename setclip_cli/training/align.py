@@ -25,6 +25,7 @@ from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import InUseError, WriteError
 from setclip_cli.options import path_of
 from setclip_cli.recipe.recipe import Recipe, load_recipe
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run import checkpoint
 from setclip_cli.run.config import METRICS_NAME, RECIPE_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME, is_finished
@@ -87,6 +88,7 @@ class AlignResult:
         return f"{visible(self.run)}: {self.method} on {pairs_in_words(self.pairs, self.items)}, {took}"
 
 
+@takes_places("dataset", writes="out")
 @kept_graphs()
 def align(
     recipe: Recipe | Path | str, dataset: Dataset | Path | str, out: Path | str, *, resume: bool = False

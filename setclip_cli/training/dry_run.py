@@ -13,7 +13,9 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.features.layer_choice import layer_pairs, wants_best
 from setclip_cli.methods.auto import Choice, choose
 from setclip_cli.methods.no_pairs import require_matchable
+from setclip_cli.options import path_of
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run.folder import check_out
 from setclip_cli.training.checks import require_rows
 from setclip_cli.training.known_pairs import KnownPairs, known_pairs, pair_rows, pairs_in_items
@@ -104,12 +106,14 @@ class AlignPlan:
         return [f"  starts from the heads of {self.recipe.init_from}"] if self.recipe.init_from else []
 
 
-def plan_align(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> AlignPlan:
+@takes_places(looks="out")
+def plan_align(recipe: Recipe, dataset: Dataset, out: Path | str, *, resume: bool = False) -> AlignPlan:
     """Checks a recipe against its data and this machine. `align` makes the same plan before it starts.
 
     Raises:
         SetClipError: everything that is wrong, in one message.
     """
+    out = path_of(out, "out")
     problems: list[SetClipError] = []
     scales: list[str] = []  # of bands, for the notes
     rows: dict[Modality, int] = {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.files.write_errors import writing
+from setclip_cli.places import named
 from setclip_cli.run.config import METRICS_NAME
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class WeightsAndBiases(Logger):
 
     def __init__(self, run: Path, _step: int, recipe: Mapping[str, Any]) -> None:
         wandb = _imported("wandb")
-        identity = atomic.sha256_bytes(str(run.resolve()).encode())[:16]
+        identity = atomic.sha256_bytes(named(run.resolve()).encode())[:16]
         self._run = wandb.init(project="setclip", name=run.name, id=identity, resume="allow", config=dict(recipe))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

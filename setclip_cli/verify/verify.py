@@ -20,6 +20,7 @@ from setclip_cli.files.leftovers import is_temporary
 from setclip_cli.files.lock import LOCK_NAME
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run import checkpoint
 from setclip_cli.run.config import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, TUNED_NAME, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME
@@ -124,6 +125,7 @@ class VerifyResult:
                     self.unlisted.append(name)
 
 
+@takes_places("path")
 def verify(path: str | Path) -> VerifyResult:
     """Checks one of our folders: every file of it, every byte.
 

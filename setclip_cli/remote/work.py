@@ -1,0 +1,405 @@
+"""What is written on other machines: it is made in a folder of the cache, and sent when it is whole.
+
+    $SETCLIP_CACHE/remote/<place>/work/NAME      the folder that the command writes
+    $SETCLIP_CACHE/remote/<place>/work.json      which files of it are at the place already, as they are
+
+The folder begins as what is at the place. If the command fails or is stopped, nothing is sent and the folder stays: the
+same command goes on from it, unless somebody else has written to the place meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from setclip_cli.console import note
+from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files import atomic
+from setclip_cli.files.leftovers import is_temporary
+from setclip_cli.files.lock import LOCK_NAME
+from setclip_cli.files.write_errors import InUseError, WriteError, writing
+from setclip_cli.remote.commit import CLAIM, COMMIT, OURS, Commit, is_ours, read_commit
+from setclip_cli.remote.copies import call_by_name, folder_of
+from setclip_cli.remote.errors import TRIES, ChangedError, tried
+from setclip_cli.remote.place import Place
+from setclip_cli.remote.store import Entry, Store
+from setclip_cli.remote.stores import open_store
+from setclip_cli.remote.transfer import OTHER_DISK, bar, each, fetch, is_here
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+# The files of our folders that are written last: who finds one finds a whole folder.
+LAST = ("dataset.json", "embeddings.json", "config.json", "report.json", "report.html", "matches.json", "study.json")
+MARKS = (*LAST, ".finished", "recipe.toml", "report.md", "baselines", "inspect.json", "check_pairs.csv", "suggest.csv")
+_NEVER_SENT = (".ingest", OURS)
+CLAIM_EVERY_S = 60.0
+CLAIM_ENDS_S = 15 * 60.0
+_open: dict[Path, _Work] = {}
+
+
+@contextmanager
+def written(place: Place) -> Iterator[Path]:
+    """Yields the local folder in which a command writes, and sends it to the place after the block.
+
+    Raises:
+        SetClipError: the place cannot be read or written; it holds other things; another command writes there.
+    """
+    if place.scheme in ("http", "https", "hf"):
+        raise SetClipError(
+            f"{argument('out')} {place.shown}: setclip does not write to {place.scheme}://",
+            fix="write to this machine, s3:// or gs://",
+        )
+    store = open_store(place)
+    home = folder_of(store)
+    atomic.make_folder(home)
+    lock = FileLock(home / "work.lock", timeout=0)
+    with writing(home):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise InUseError(
+                f"{place.shown}: another setclip process of this machine is writing here",
+                fix=f"wait until it ends, or choose another {argument('out')}",
+            ) from error
+    try:
+        with _claimed(store) as claim:
+            work = _Work(store, home, claim)
+            work.begin()
+            _open[work.root] = work
+            try:
+                yield work.root
+            except WriteError as error:
+                raise error.with_fix(OTHER_DISK) from error
+            except SetClipError as error:
+                raise _not_sent(error, work) from error
+            finally:
+                _open.pop(work.root, None)
+            work.send()
+    finally:
+        lock.release()
+
+
+def send_finished(folder: Path, names: Sequence[str]) -> None:
+    """Sends files of an output folder that are whole before the command ends; nothing for a folder of this machine.
+
+    Only files that no reader sees yet are sent: those that are new there.
+    """
+    if (work := _open.get(folder)) is not None:
+        work.send_early(names)
+
+
+def _not_sent(error: SetClipError, work: _Work) -> SetClipError:
+    """The same error; it may name a file of the output folder, which is still here only."""
+    if work.store.place.shown not in error.problem or not any(work.root.rglob("*")):
+        return error
+    problem, fix = error.marked()
+    more = f"nothing was sent to {work.store.place.shown}; its files are below {work.root.parent}"
+    return SetClipError(problem, fix=f"{fix}; {more}", exit_code=error.exit_code)
+
+
+class _Work:
+    """A folder of the cache that becomes the folder at a place."""
+
+    def __init__(self, store: Store, home: Path, claim: _Claim) -> None:
+        self.store, self._claim = store, claim
+        self.root = home / "work" / store.place.name
+        self._record = home / "work.json"
+        self._there: dict[str, Entry] = {}  # what is at the place
+
+    def begin(self) -> None:
+        """Makes the folder what is at the place, or keeps what an earlier command has begun on top of it."""
+        place = self.store.place
+        for _ in range(TRIES):
+            try:
+                entries = self.store.entries()
+                if "" in entries:
+                    raise SetClipError(f"{place.shown}: is a file", fix=f"choose another {argument('out')}")
+                if (begun := read_commit(self.store, entries)) is not None:
+                    self._finish(begun)
+                    entries = self.store.entries()
+                self._there = {name: entry for name, entry in entries.items() if not is_ours(name)}
+                self._refuse_foreign()
+                self._fill()
+                break
+            except ChangedError:
+                continue
+        else:
+            raise SetClipError(f"{place.shown}: changes while it is read", fix="wait until it is complete")
+        call_by_name(self.root, place)
+
+    def _refuse_foreign(self) -> None:
+        tops = {name.partition("/")[0] for name in self._there}
+        if tops and not tops & set(MARKS):
+            shown = f"{', '.join(map(repr, sorted(tops)[:3]))}{', ...' if len(tops) > 3 else ''}"
+            raise SetClipError(
+                f"{self.store.place.shown}: exists but is not a folder that setclip wrote (it holds {shown})",
+                fix=f"choose another {argument('out')}, or remove it yourself; nothing was changed",
+            )
+
+    def _fill(self) -> None:
+        place, there = self.store.place, self._there
+        known = self._read_record()
+        states = {name: entry.state for name, entry in there.items()}
+        if self.root.is_dir() and states == {name: one["there"] for name, one in known.items()}:
+            return  # nobody has written there since: what is here is as new, or newer
+        if known and self._unsent(known):
+            note(f"note: {place.shown}: has changed since this machine began to write there; that beginning is left")
+        atomic.make_folder(self.root)
+        missing = []
+        for name, entry in there.items():
+            path = self.root / name
+            same = known.get(name, {}).get("there") == entry.state and known[name]["here"] == _stamp(path)
+            if not same and not is_here(path, entry):
+                missing.append(name)
+        for path in sorted(self.root.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):
+                    path.rmdir()
+            elif path.relative_to(self.root).as_posix() not in there:
+                path.unlink()
+        if missing:
+            size = sum(entry.size for entry in map(there.__getitem__, missing))
+            note(f"{place.shown}: copying {_files(len(missing))}, {size:,} bytes, to {self.root.parent}")
+            for name in missing:
+                with suppress(FileNotFoundError):
+                    (self.root / name).unlink()
+            fetch(self.store, there, missing, lambda name: self.root / name)
+        self._write_record(there)
+
+    def _unsent(self, known: Mapping[str, dict[str, Any]]) -> bool:
+        here = self._here()
+        return set(here) != set(known) or any(known[name]["here"] != stamp for name, stamp in here.items())
+
+    def _here(self) -> dict[str, list[int]]:
+        """The files to send, with what shows a change of each."""
+        found = {}
+        for folder, inside, files in os.walk(self.root):
+            relative = Path(folder).relative_to(self.root)
+            inside[:] = [name for name in inside if not is_temporary(name) and name not in _NEVER_SENT]
+            for name in files:
+                if name != LOCK_NAME and not is_temporary(name) and not name.endswith(".part"):
+                    stamp = _stamp(Path(folder) / name)
+                    if stamp is not None:
+                        found[(relative / name).as_posix()] = stamp
+        return found
+
+    def send_early(self, names: Sequence[str]) -> None:
+        """Sends whole files whose names are not there yet, or that no index there lists."""
+        indexed = any(name in self._there for name in LAST)
+        names = [name for name in names if name not in self._there or not indexed]
+        for name in names:
+            self._send_all([name])
+
+    def send(self) -> None:
+        """Makes the place what is here."""
+        known, here = self._read_record(), self._here()
+        changed = [name for name, stamp in here.items() if name not in known or known[name]["here"] != stamp]
+        gone = [name for name in self._there if name not in here]
+        records = [name for name in gone if name.startswith(".finished/")]  # no reader looks at them
+        removed = [name for name in gone if name not in records]
+        new = [name for name in changed if name not in self._there and name not in LAST]
+        last = [name for name in LAST if name in changed]
+        replaced = [name for name in changed if name in self._there and name not in LAST]
+        if not changed and not gone:
+            return
+        self._send_all(new)
+        self._claim.require()
+        if not replaced and not removed and len([name for name in last if name in self._there]) < 2:
+            self._send_all(last, together=False)
+        else:
+            self._replace([*replaced, *last], removed)
+        for name in records:
+            self.store.remove(name)
+            self._there.pop(name)
+        self._write_record(self._there)
+        size = sum((self.root / name).stat().st_size for name in changed)
+        note(f"{self.store.place.shown}: {_files(len(changed))}, {size:,} bytes, were sent there")
+
+    def _send_all(self, names: Sequence[str], *, together: bool = True, at: Mapping[str, str] | None = None) -> None:
+        """Sends files and records each as soon as it is there."""
+        guard = threading.Lock()
+        total = sum((self.root / name).stat().st_size for name in names)
+
+        def send(name: str, stopped: threading.Event) -> None:
+            path, key = self.root / name, name if at is None else at[name]
+            if stopped.is_set():
+                return
+            size = path.stat().st_size
+            self.store.send(path, key)
+            entry = self.store.look(key)
+            if entry is None or entry.size != size:
+                raise SetClipError(
+                    f"{self.store.place.inside(name).shown}: has {0 if entry is None else entry.size:,} bytes after "
+                    f"{size:,} were sent",
+                    fix="run the same command again",
+                )
+            shown.update(size)
+            if at is None:
+                with guard:
+                    self._there[name] = entry
+                    self._write_record(self._there, only=name)
+
+        with bar(total, f"send {self.store.place.name}") as shown:
+            if together:
+                each(send, names)
+            else:
+                for name in names:
+                    send(name, threading.Event())
+
+    def _replace(self, names: Sequence[str], removed: Sequence[str]) -> None:
+        folder = f"{OURS}/new-{secrets.token_hex(8)}"
+        commit = Commit(files={name: f"{folder}/{name}" for name in names}, removed=list(removed))
+        self._send_all(names, at=commit.files)
+        self._claim.require()
+        path = self._record.with_name("commit.json")
+        atomic.write_text(path, commit.model_dump_json())
+        self.store.send(path, COMMIT)
+        self._finish(commit)
+        for name in removed:
+            self._there.pop(name, None)
+        for name in names:
+            if (entry := self.store.look(name)) is not None:
+                self._there[name] = entry
+        self._write_record(self._there)
+
+    def _finish(self, commit: Commit) -> None:
+        """Gives the new files their names, then removes all that was needed for it."""
+        names = sorted(commit.files, key=lambda name: (name in LAST, name))
+        for name in names:
+            self.store.copy(commit.files[name], name)
+        for name in commit.removed:
+            self.store.remove(name)
+        self.store.remove(COMMIT)
+        for key in commit.files.values():
+            self.store.remove(key)
+
+    def _read_record(self) -> dict[str, dict[str, Any]]:
+        try:
+            found: dict[str, dict[str, Any]] = json.loads(self._record.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def _write_record(self, there: Mapping[str, Entry], *, only: str | None = None) -> None:
+        """Records which local files are at the place; all that are here now, or one."""
+        known = {} if only is None else self._read_record()
+        for name in there if only is None else [only]:
+            known[name] = {"there": there[name].state, "here": _stamp(self.root / name)}
+        atomic.write_text(self._record, json.dumps(known), sync=False)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
+class _Claim:
+    """That this process writes at a place: a file there, made anew each minute."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._stopped = store, threading.Event()
+        self._own = {"writer": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def content(self) -> bytes:
+        return json.dumps({**self._own, "at": datetime.now(UTC).isoformat(timespec="seconds")}).encode()
+
+    def take(self) -> None:
+        for _ in range(2):
+            if self._store.create(CLAIM, self.content()):
+                self._thread.start()
+                return
+            holder = self._holder()
+            if holder is None:
+                continue
+            if not self._has_ended(holder):
+                raise InUseError(
+                    f"{self._store.place.shown}: another setclip command is writing here ({holder.get('host')}, "
+                    f"process {holder.get('pid')}, last seen {holder.get('at')})",
+                    fix=f"wait until it ends, or choose another {argument('out')}. If it was killed, its claim ends "
+                    f"after {CLAIM_ENDS_S / 60:g} minutes",
+                )
+            self._store.remove(CLAIM)
+        raise InUseError(
+            f"{self._store.place.shown}: another setclip command is writing here", fix="wait until it ends"
+        )
+
+    def require(self) -> None:
+        """Checks before a change that readers see that nobody has taken over."""
+        holder = self._holder()
+        if holder is None or holder.get("writer") != self._own["writer"]:
+            raise SetClipError(
+                f"{self._store.place.shown}: another command has taken over the writing there",
+                fix="run the same command again, after the other has ended",
+            )
+
+    def give_back(self) -> None:
+        self._stopped.set()
+        with suppress(SetClipError):
+            holder = self._holder()
+            if holder is not None and holder.get("writer") == self._own["writer"]:
+                self._store.remove(CLAIM)
+
+    def _holder(self) -> dict[str, Any] | None:
+        def read() -> bytes | None:
+            entry = self._store.look(CLAIM)
+            try:
+                return None if entry is None else self._store.read(CLAIM, 0, max(entry.size, 1))
+            except FileNotFoundError:
+                return None
+
+        content = tried(read, self._store.place, "be read")
+        if content is None:
+            return None
+        try:
+            found: dict[str, Any] = json.loads(content)
+        except ValueError:
+            return {}
+        return found
+
+    def _has_ended(self, holder: Mapping[str, Any]) -> bool:
+        if holder.get("host") == self._own["host"] and isinstance(holder.get("pid"), int):
+            try:
+                os.kill(int(holder["pid"]), 0)
+            except ProcessLookupError:
+                return True
+            except (OSError, OverflowError):
+                pass
+        try:
+            seen = datetime.fromisoformat(str(holder.get("at")))
+        except ValueError:
+            return False
+        return (datetime.now(UTC) - seen).total_seconds() > CLAIM_ENDS_S
+
+    def _renew(self) -> None:
+        while not self._stopped.wait(CLAIM_EVERY_S):
+            with suppress(Exception):  # the next one may do it, and `require` looks before a change
+                self.require()
+                self._store.send_bytes(self.content(), CLAIM)
+
+
+@contextmanager
+def _claimed(store: Store) -> Iterator[_Claim]:
+    claim = _Claim(store)
+    claim.take()
+    try:
+        yield claim
+    finally:
+        claim.give_back()

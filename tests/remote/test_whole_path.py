@@ -1,0 +1,111 @@
+"""Sources, DATASETs, RUNs, EMBEDDINGS and REPORTs elsewhere, through the commands and through Python."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import invoke, make_world, run_ok
+
+import setclip_cli as setclip
+from setclip_cli.files.atomic import sha256_file
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Proteins, captions, pairs, a DATASET and a recipe on this machine."""
+    before = os.environ.get("SETCLIP_CACHE")
+    folder = make_world(tmp_path_factory.mktemp("world"))
+    if before is not None:
+        os.environ["SETCLIP_CACHE"] = before
+    return folder
+
+
+def _sources(s3: Any, world: Path) -> None:
+    for name in ("proteins.fasta", "captions.jsonl", "pairs.csv"):
+        s3.put("lab", f"raw data/{name}", (world / name).read_bytes())
+
+
+def test_the_whole_path_on_s3_gives_what_it_gives_on_this_machine(s3: Any, world: Path, tmp_path: Path) -> None:
+    _sources(s3, world)
+    data = "s3://lab/data/my"
+    run_ok(
+        "ingest", "protein=s3://lab/raw data/proteins.fasta", "caption=s3://lab/raw data/captions.jsonl",
+        "--pairs", "s3://lab/raw data/pairs.csv", "--out", data,
+    )  # fmt: skip
+    for name in ("protein/train-00000.parquet", "caption/train-00000.parquet", "pairs.parquet"):
+        assert s3.get("lab", f"data/my/{name}") == (world / "data" / name).read_bytes()
+    index = json.loads(s3.get("lab", "data/my/dataset.json"))
+    assert [entry["path"] for entry in index["sources"]] == [
+        "s3://lab/raw data/proteins.fasta",
+        "s3://lab/raw data/captions.jsonl",
+    ]
+    assert index["pairs"][0]["from"] == "s3://lab/raw data/pairs.csv"
+
+    recipe = world / "recipe.toml"
+    run_ok("align", recipe, "--data", data, "--out", "s3://lab/runs/my", "--set", "method=cca")
+    run_ok("embed", "s3://lab/runs/my", data, "--out", "s3://lab/embeddings/my")
+    made = json.loads(s3.get("lab", "embeddings/my/embeddings.json"))
+    assert (made["run"], made["dataset"]) == ("s3://lab/runs/my", data)
+    told = json.loads(
+        run_ok(
+            "evaluate", "s3://lab/embeddings/my", data, "--split", "train", "--relevance", "pairs",
+            "--out", "s3://lab/reports/my", "--json",
+        )
+    )  # fmt: skip
+    assert told["dataset"]["path"] == data
+    assert "s3://lab/embeddings/my" in s3.get("lab", "reports/my/report.json").decode()
+    found = run_ok("search", "s3://lab/embeddings/my", "a kinase, entry 3")
+    assert "P0" in found
+    assert "whole" in run_ok("verify", data)
+
+    cache = str(tmp_path / "cache")
+    for key in s3.keys("lab"):
+        if not key.endswith((".parquet", ".safetensors")):
+            assert cache not in s3.get("lab", key).decode(), key
+    assert not [key for key in s3.keys("lab") if "/.setclip/" in key or "/.lock" in key or ".ingest" in key]
+
+    (tmp_path / "cache2").mkdir()
+    local = run_ok("embed", "s3://lab/runs/my", world / "data", "--out", tmp_path / "e")
+    assert "36 rows" in local or "rows" in local
+    name = "protein/train-00000.parquet"
+    (tmp_path / "there.parquet").write_bytes(s3.get("lab", f"embeddings/my/{name}"))
+    assert sha256_file(tmp_path / "there.parquet") == sha256_file(tmp_path / "e" / name)
+
+
+def test_python_takes_places_in_memory(memory: Any, world: Path) -> None:
+    for name in ("proteins.fasta", "captions.jsonl", "pairs.csv"):
+        memory.pipe_file(f"/raw/{name}", (world / name).read_bytes())
+    from setclip_cli.ingest.ingest import ingest
+    from setclip_cli.ingest.options import IngestOptions
+
+    ingest(
+        ["protein=memory://raw/proteins.fasta", "caption=memory://raw/captions.jsonl"],
+        "memory://data/my",
+        IngestOptions(pairs="memory://raw/pairs.csv"),
+    )
+    data = setclip.open_dataset("memory://data/my")
+    assert data.modalities() == ["protein", "caption"]
+    recipe = setclip.load_recipe(world / "recipe.toml", ["method=cca"])
+    setclip.align(recipe, "memory://data/my", "memory://runs/my")
+    from setclip_cli.embedding.embed import embed
+
+    embed("memory://runs/my", "memory://data/my", "memory://embeddings/my")
+    report = setclip.evaluate(
+        "memory://embeddings/my",
+        "memory://data/my",
+        "memory://report",
+        setclip.EvaluateOptions(split="train", relevance="pairs"),
+    )
+    assert "protein_to_caption/recall_at_1" in report.metrics
+    assert memory.exists("/report/report.html")
+    assert setclip.load_model("memory://runs/my").encoders.keys() == {"protein", "caption"}
+
+
+def test_a_place_that_is_not_there_is_a_plain_error(s3: Any, tmp_path: Path) -> None:
+    code, stdout, stderr = invoke("embed", "--backbone", "esm:esm2_t6_8M_UR50D", "s3://lab/no", "--out", tmp_path / "e")
+    assert (code, stdout) == (3, "")
+    assert "s3://lab/no: no such file or folder" in stderr
