@@ -13,6 +13,7 @@ from setclip_cli.dataset.band_scale import band_scale, bands_of_rows, require_ba
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.dataset.modality import place_in_order
 from setclip_cli.embedding import engines
+from setclip_cli.embedding.calibration import measured_bits
 from setclip_cli.embedding.embeddings import FINISHED, INDEX_NAME, EmbeddedShard, Embeddings, EmbeddingsIndex
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
 from setclip_cli.embedding.options import EmbedOptions, check_raw_features, modality_for_backbone
@@ -169,11 +170,7 @@ def _opened(dataset: Dataset | str | Path) -> Dataset:
 
 def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, options: EmbedOptions) -> EmbedResult:
     started = time.perf_counter()
-    jobs = [
-        ShardToEmbed(dataset.root, out, shard, dataset.about(source.modality), source, options)
-        for source in sources
-        for shard in dataset.shards(source.modality, options.split)
-    ]
+    split_shards = {source: dataset.shards(source.modality, options.split) for source in sources}
     refuse_foreign(out, "an EMBEDDINGS folder", (INDEX_NAME, FINISHED))
     if options.faiss:
         require_faiss()  # now, not after the last shard
@@ -182,8 +179,19 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
     settings = next(iter(towers.values())).settings
     with exclusive(out):
         atomic.make_folder(out / FINISHED)  # it marks the folder as EMBEDDINGS from the start
-        earlier = finished_shards(out, settings)
+        finished = finished_shards(out, settings)
+        earlier, bits = finished.shards, finished.bits
         _require_same_dataset(out, dataset, earlier.values())
+        if options.dtype == "ubinary":
+            measured = {name: measured_bits(dataset, name, towers[name]) for name in towers.keys() - bits.keys()}
+            bits = {**bits, **measured}
+        jobs = [
+            ShardToEmbed(
+                dataset.root, out, shard, dataset.about(source.modality), source, options, bits.get(source.modality)
+            )
+            for source, shards in split_shards.items()
+            for shard in shards
+        ]
         kept = {
             job.shard.path: shard
             for job in jobs
@@ -201,7 +209,10 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
             **settings.model_dump(),
             run=None if sources[0].run is None else named(sources[0].run.resolve()),
             dataset=named(dataset.root.resolve()),
-            towers={modality: tower.description for modality, tower in towers.items()},
+            towers={
+                modality: tower.description.model_copy(update={"bits": bits.get(modality)})
+                for modality, tower in towers.items()
+            },
             shards=sorted(shards.values(), key=lambda shard: (place_in_order(shard.modality), shard.path)),
         )
         indexes = write_faiss(Embeddings(out, index)) if options.faiss else {}

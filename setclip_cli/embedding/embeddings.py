@@ -2,6 +2,8 @@
 
 EMBEDDINGS/embeddings.json                      EmbeddingsIndex, written last, with the hash of every file
 EMBEDDINGS/<modality>/<split>-00000.parquet     id, embedding: fixed_size_list<float32>[dim], label, windows (proteins)
+
+`codes` says what the embedding is in the other types.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli.dataset.dataset import Shard, require_distinct_paths
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, require_kind
+from setclip_cli.embedding.codes import BitCode, decode
 from setclip_cli.embedding.options import Dtype, Precision
 from setclip_cli.errors import SetClipError, nearest, translated
 from setclip_cli.files import hashes
@@ -48,6 +51,19 @@ class EmbeddedShard(Shard):
     bad: dict[str, str] = Field(default_factory=dict)  # id -> why the row is absent
 
 
+class StoredBitCode(BaseModel):
+    """The `BitCode` of one modality, with which its bits are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    centre: list[float]
+    spread: float
+    rows: int  # that it was fitted to
+
+    def opened(self) -> BitCode:
+        return BitCode(np.array(self.centre, np.float32), self.spread)
+
+
 class EmbeddedTower(BaseModel):
     """Where the embeddings of one modality come from."""
 
@@ -60,6 +76,7 @@ class EmbeddedTower(BaseModel):
     identity: str  # of the backbone: weights, preprocessing and pooling
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     encoder: dict[str, Any] | None = None  # description of the RUN's encoder; None for raw features
+    bits: StoredBitCode | None = None  # of ubinary
 
 
 class EmbeddingSettings(BaseModel):
@@ -89,17 +106,20 @@ class EmbeddingsIndex(EmbeddingSettings):
         require_distinct_paths(self.shards)
         for name, tower in self.towers.items():
             require_kind(name, tower.kind)
+            if (tower.bits is None) == (self.dtype == "ubinary") or (tower.bits and len(tower.bits.centre) != self.dim):
+                raise ValueError(f"towers.{name}.bits: does not fit {self.dtype} rows of {self.dim} values")
         known = {f"{shard.modality}/{shard.split}.faiss" for shard in self.shards}
         if unknown := sorted(set(self.files) - known):
             raise ValueError(f"files: {unknown[0]!r} is not the FAISS index of a modality and split of the shards")
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """What embeddings.json holds: the kind of a tower only if its name does not say it, as in earlier versions."""
+        """What embeddings.json holds: without what a tower does not have, as in earlier versions."""
         content = self.model_dump(mode="json")
         for tower in content["towers"].values():
-            if tower["kind"] is None:
-                del tower["kind"]
+            for name in ("kind", "bits"):
+                if tower[name] is None:
+                    del tower[name]
         return content
 
     def settings(self) -> EmbeddingSettings:
@@ -157,7 +177,7 @@ class Embeddings:
         return sorted(found, key=lambda shard: shard.path)
 
     def read(self, shard: EmbeddedShard, columns: Sequence[str] | None = None) -> pa.Table:
-        """One shard's table.
+        """One shard's table; `matrix` reads its embeddings.
 
         Raises:
             SetClipError: the file is missing or has changed, or is not a Parquet file.
@@ -171,9 +191,26 @@ class Embeddings:
         Raises:
             SetClipError: the file is missing or no Parquet file, or holds a row that is zero or not finite.
         """
+        for stored in self.stored_blocks(shard):
+            yield self._decoded(shard, stored)
+
+    def stored_blocks(self, shard: EmbeddedShard) -> Iterator[np.ndarray[Any, Any]]:
+        """The same as they are in the file: `codes` says what they mean.
+
+        Raises:
+            SetClipError: the file is missing or no Parquet file.
+        """
         with self._readable(shard) as path, pq.ParquetFile(path) as file:
             for batch in file.iter_batches(ROWS_PER_GROUP, columns=["embedding"]):
-                yield self._usable(shard, embedding_matrix(pa.Table.from_batches([batch])))
+                yield stored_matrix(pa.Table.from_batches([batch]))
+
+    def bit_code(self, modality: Modality) -> BitCode | None:
+        """What the bits of ``ubinary`` mean; None for the other types."""
+        stored = self.index.towers[modality].bits
+        return None if stored is None else stored.opened()
+
+    def _decoded(self, shard: EmbeddedShard, stored: np.ndarray[Any, Any]) -> Matrix:
+        return self._usable(shard, decode(stored, self.index.dtype, self.bit_code(shard.modality)))
 
     def _usable(self, shard: EmbeddedShard, values: Matrix) -> Matrix:
         """The values. Raises SetClipError if a row is zero or not finite: an early version wrote such rows."""
@@ -219,17 +256,16 @@ class Embeddings:
             table = self.read(shard)
             ids += table["id"].to_pylist()
             labels += table["label"].to_pylist()
-            parts.append(self._usable(shard, embedding_matrix(table)))
+            parts.append(self._decoded(shard, stored_matrix(table)))
         return EmbeddingTable(ids, np.concatenate(parts), labels)
 
 
-def embedding_matrix(table: pa.Table) -> Matrix:
-    """(n, d) float32 of a shard's embedding column; not a copy if it is one float32 chunk."""
+def stored_matrix(table: pa.Table) -> np.ndarray[Any, Any]:
+    """(n, k) numbers of a shard's embedding column, in its type; not a copy if it is one chunk."""
     column = table["embedding"]
-    dim = column.type.list_size
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in column.chunks]
-    joined = chunks[0] if len(chunks) == 1 else np.concatenate([np.empty((0, dim), "float32"), *chunks])
-    return joined.astype(np.float32, copy=False)
+    width, dtype = column.type.list_size, column.type.value_type.to_pandas_dtype()
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty((0, width), dtype), *chunks])
 
 
 @takes_places("root")

@@ -35,7 +35,8 @@ def write_faiss(embeddings: Embeddings) -> dict[str, str]:
     """Writes ``<modality>/<split>.faiss``: exact search by inner product, over the rows in the order of the shards.
 
     `faiss.read_index` opens it; FAISS's id n is row n of the shards one after the other. FAISS holds the vectors of one
-    modality and split in memory at a time: 4 bytes for each value.
+    modality and split in memory at a time: 4 bytes for each value, also of int8, for which FAISS has no such index.
+    Rows of ubinary are compared by the bits that differ, and `faiss.read_index_binary` opens their index.
 
     Returns:
         Path of each index in the folder -> its sha256, for embeddings.json.
@@ -47,12 +48,14 @@ def write_faiss(embeddings: Embeddings) -> dict[str, str]:
     written: dict[str, str] = {}
     for modality in embeddings.modalities():
         for split in sorted({shard.split for shard in embeddings.shards(modality)}):
-            index = faiss.IndexFlatIP(embeddings.index.dim)
+            bits = embeddings.index.dtype == "ubinary"
+            width = -(-embeddings.index.dim // 8) if bits else embeddings.index.dim * 4  # bytes
+            index = faiss.IndexBinaryFlat(8 * width) if bits else faiss.IndexFlatIP(embeddings.index.dim)
             for shard in embeddings.shards(modality, split):
-                for values in embeddings.blocks(shard):
+                for values in embeddings.stored_blocks(shard) if bits else embeddings.blocks(shard):
                     index.add(values)
             path = index_path(embeddings.root, modality, split)
-            with atomic.atomic_path(path, needs=index.ntotal * embeddings.index.dim * 4) as temporary:
-                faiss.write_index(index, str(temporary))
+            with atomic.atomic_path(path, needs=index.ntotal * width) as temporary:
+                (faiss.write_index_binary if bits else faiss.write_index)(index, str(temporary))
             written[path.relative_to(embeddings.root).as_posix()] = atomic.sha256_file(path)
     return written

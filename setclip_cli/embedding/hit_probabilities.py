@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from setclip_cli.embedding.vectors import ROWS_PER_BLOCK
 from setclip_cli.run.config import load_config
 from setclip_cli.trust.probability import probabilities_alone
 from setclip_cli.trust.saved import read_calibration, why_not
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.embedding.embeddings import Embeddings
-    from setclip_cli.embedding.vectors import Vectors
+    from setclip_cli.embedding.vectors import Rows, Vectors
     from setclip_cli.trust.calibration import Direction
 
 
@@ -70,6 +69,11 @@ def open_hit_judge(
     config = load_config(run)
     if asked == wanted:
         return None, ""
+    if embeddings.index.dtype == "ubinary":
+        return None, (
+            "the cosines of ubinary rows are estimates, which the calibration of the RUN does not judge; for "
+            "probabilities, embed with --dtype int8"
+        )
     calibration = read_calibration(run)
     if calibration is None:
         why, fix = why_not(run, config)
@@ -87,14 +91,14 @@ def hit_probabilities(
     asked: Modality,
     wanted: Modality,
     split: str | None,
-    vectors: Vectors,
+    rows: Rows,
     query: Vectors,
     cosines: Sequence[float],
 ) -> tuple[list[float | None], str]:
     """For each hit of a search its probability, see `HitJudge`; or why there is none.
 
     Args:
-        vectors: (n, d) unit rows that were searched.
+        rows: That were searched.
         query: (d,) unit vector.
         cosines: Of the hits.
 
@@ -102,17 +106,17 @@ def hit_probabilities(
         SetClipError: as `open_hit_judge`.
     """
     judge, why = open_hit_judge(embeddings, run, asked, wanted, split)
-    if judge is None or not len(vectors):
+    if judge is None or not len(rows):
         return [None] * len(cosines), why
-    mass = _mass(vectors, query, judge.direction.temperature)
-    return [*judge.probabilities(cosines, mass, len(vectors))], ""
+    mass = _mass(rows, query, judge.direction.temperature)
+    return [*judge.probabilities(cosines, mass, len(rows))], ""
 
 
-def _mass(vectors: Vectors, query: Vectors, temperature: float) -> float:
+def _mass(rows: Rows, query: Vectors, temperature: float) -> float:
     """log Σ_j exp(cos / temperature) over all rows, in blocks."""
     total = -math.inf
-    for start in range(0, len(vectors), ROWS_PER_BLOCK):
-        scores = (np.asarray(vectors[start : start + ROWS_PER_BLOCK]) @ query).astype(np.float64) / temperature
+    for _, cosines in rows.cosines(query):
+        scores = cosines.astype(np.float64) / temperature
         highest = float(scores.max())
         total = float(np.logaddexp(total, highest + math.log(float(np.exp(scores - highest).sum()))))
     return total

@@ -13,7 +13,7 @@ from setclip_cli.options import Flag, Options, path_or_place
 if TYPE_CHECKING:
     from setclip_cli.dataset.dataset import Dataset
 
-Dtype = Literal["float32", "float16"]
+Dtype = Literal["float32", "float16", "int8", "ubinary"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Engine = Literal["local", "ray"]
 
@@ -99,7 +99,9 @@ class EmbedOptions(Options):
         Modality | None, Flag("Embed only this modality of a RUN (default: each one that has a tower and rows).")
     ] = None
     split: Annotated[str | None, Flag("Embed only this split (default: all splits).")] = None
-    dtype: Annotated[Dtype, Flag("Write the values in this type.")] = "float32"
+    dtype: Annotated[
+        Dtype, Flag("Write the values in this type. int8 takes a quarter of the bytes, ubinary one bit a value.")
+    ] = "float32"
     precision: Annotated[
         Precision, Flag("Compute the backbone's matrix products in this type. bfloat16 and float16 are for GPUs.")
     ] = "float32"

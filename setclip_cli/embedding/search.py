@@ -18,7 +18,7 @@ from setclip_cli.embedding.embeddings import INDEX_NAME, EmbeddedShard, Embeddin
 from setclip_cli.embedding.hit_probabilities import hit_probabilities
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.query_tower import open_query_tower
-from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
+from setclip_cli.embedding.vectors import open_rows
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
@@ -99,7 +99,7 @@ class SearchResult:
 
 @takes_places("embeddings")
 def search(embeddings: str | Path, query: str, *, options: SearchOptions = SearchOptions()) -> SearchResult:
-    """The rows nearest to a query by cosine. Every row is compared.
+    """The rows nearest to a query by cosine. Every row is compared, of ubinary its bits first.
 
     Args:
         embeddings: The EMBEDDINGS folder.
@@ -123,20 +123,20 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
         )
     if sheet:
         _require_png(sheet)
-    vectors = unit_vectors(opened, wanted, options.split)
+    searched = open_rows(opened, wanted, options.split)
     vector = embed_query(opened, query, asked, run=run)
-    rows, scores = nearest_rows(vectors, vector, options.top)
+    rows, scores = searched.nearest(vector, options.top)
     hits, images = _look_up(opened, wanted, options.split, rows, scores, data=data, images=sheet is not None)
     why = ""
     if opened.index.run is not None:
         judged, why = hit_probabilities(
-            opened, run or local_path(opened.index.run), asked, wanted, options.split, vectors, vector, scores
+            opened, run or local_path(opened.index.run), asked, wanted, options.split, searched, vector, scores
         )
         hits = [replace(hit, probability=probability) for hit, probability in zip(hits, judged, strict=True)]
     if sheet:
         remove_leftovers_of(sheet)
         atomic.write_bytes(sheet, contact_sheet(hits, images))
-    return SearchResult(asked, wanted, len(vectors), hits, sheet, why)
+    return SearchResult(asked, wanted, len(searched), hits, sheet, why)
 
 
 def _require_png(sheet: Path) -> None:

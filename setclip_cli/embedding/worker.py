@@ -18,14 +18,16 @@ from setclip_cli.dataset.dataset import Dataset, DatasetIndex, Shard
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality
 from setclip_cli.dataset.schemas import ModalityInfo, matrix_of
 from setclip_cli.embedding import engines
-from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingSettings
+from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingSettings, StoredBitCode
 from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.embedding.writing import record_finished, write_embedding_shard
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
-    from setclip_cli.backbones.base import Backbone
+    import pyarrow as pa
+
+    from setclip_cli.backbones.base import Backbone, Encoded
     from setclip_cli.encoders import Encoder
     from setclip_cli.pixels.bands import BandScale
 
@@ -55,6 +57,7 @@ class ShardToEmbed:
     about: ModalityInfo  # of its rows
     tower: TowerSource
     options: EmbedOptions
+    bits: StoredBitCode | None = None  # of ubinary
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,17 @@ class LoadedTower:
     encoder: Encoder | None
     settings: EmbeddingSettings
     description: EmbeddedTower
+
+    def embed(self, items: Any) -> tuple[np.ndarray[Any, Any], Encoded]:
+        """(n, dim) float32 embeddings of items as `items` gives them, and what the backbone says about them."""
+        encoded = self.backbone.encode(items)
+        with torch.inference_mode():
+            values = encoded.features if self.encoder is None else self.encoder(encoded.features)
+        return values.numpy(), encoded
+
+    def items(self, column: pa.ChunkedArray) -> Any:
+        """What the backbone reads of its column."""
+        return matrix_of(column) if self.backbone.kind == "vector" else column.to_pylist()
 
 
 @lru_cache(maxsize=2)
@@ -132,18 +146,14 @@ def embed_shard(job: ShardToEmbed) -> EmbeddedShard:
     bad: dict[int, str] = {}
     truncated = replaced_letters = 0
     for start in range(0, max(1, len(ids)), ROWS_PER_CALL):
-        column = table[backbone.column].slice(start, ROWS_PER_CALL)
-        items: Any = matrix_of(column) if backbone.kind == "vector" else column.to_pylist()
-        encoded = backbone.encode(items)
-        with torch.inference_mode():
-            values = encoded.features if tower.encoder is None else tower.encoder(encoded.features)
-        parts.append(values.numpy())
+        values, encoded = tower.embed(tower.items(table[backbone.column].slice(start, ROWS_PER_CALL)))
+        parts.append(values)
         windows += encoded.windows or []
         bad |= {start + position: reason for position, reason in encoded.failed.items()}
         truncated += encoded.truncated
         replaced_letters += encoded.replaced_letters
     with np.errstate(over="ignore"):  # such a row is bad
-        embeddings = np.concatenate(parts).astype(job.options.dtype)
+        embeddings = np.concatenate(parts).astype("float16" if job.options.dtype == "float16" else "float32")
     for position, reason in unusable_rows(embeddings).items():
         bad.setdefault(position, f"its embedding {reason} in {job.options.dtype}")
     good = [position for position in range(len(ids)) if position not in bad]
@@ -155,6 +165,7 @@ def embed_shard(job: ShardToEmbed) -> EmbeddedShard:
         labels=table["label"].take(good).to_pylist() if good else [],
         windows=[windows[position] for position in good] if windows else None,
         dtype=job.options.dtype,
+        code=None if job.bits is None else job.bits.opened(),
     )
     finished = EmbeddedShard(
         **{**job.shard.model_dump(), "rows": len(good), "bytes": size, "sha256": sha256},
@@ -164,5 +175,5 @@ def embed_shard(job: ShardToEmbed) -> EmbeddedShard:
         replaced_letters=replaced_letters,
         bad={ids[position]: reason for position, reason in sorted(bad.items())},
     )
-    record_finished(job.out, tower.settings, finished)
+    record_finished(job.out, tower.settings, finished, job.bits)
     return finished

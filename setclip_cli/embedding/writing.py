@@ -6,6 +6,7 @@ EMBEDDINGS/.finished/<modality>/<split>-00000.json   a shard that is whole; a ru
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from setclip_cli.console import note
+from setclip_cli.dataset.modality import Modality
+from setclip_cli.embedding.codes import encode
 from setclip_cli.embedding.embeddings import (
     EMBED_AGAIN,
     FINISHED,
@@ -22,6 +25,7 @@ from setclip_cli.embedding.embeddings import (
     EmbeddedShard,
     EmbeddingSettings,
     EmbeddingsIndex,
+    StoredBitCode,
 )
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic, hashes
@@ -32,9 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from setclip_cli.embedding.codes import BitCode
     from setclip_cli.embedding.options import Dtype
 
-_ARROW = {"float32": pa.float32(), "float16": pa.float16()}
+_ARROW = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "ubinary": pa.uint8()}
 
 
 class FinishedShard(BaseModel):
@@ -44,6 +49,7 @@ class FinishedShard(BaseModel):
 
     settings: EmbeddingSettings = Field(alias="making")  # the key in the file
     shard: EmbeddedShard
+    bits: StoredBitCode | None = None  # of ubinary
 
 
 def write_embedding_shard(
@@ -55,6 +61,7 @@ def write_embedding_shard(
     labels: Sequence[str | None],
     windows: Sequence[int] | None = None,
     dtype: Dtype = "float32",
+    code: BitCode | None = None,
 ) -> tuple[int, str]:
     """Writes one shard whole or not at all. Equal rows give equal bytes.
 
@@ -66,6 +73,7 @@ def write_embedding_shard(
         labels: n labels; None for a row without one.
         windows: n counts of windows, for proteins.
         dtype: Type of the written values.
+        code: Of ``ubinary``.
 
     Returns:
         The file's size in bytes and its sha256.
@@ -74,9 +82,10 @@ def write_embedding_shard(
         ValueError: lengths differ, or a row is zero or not finite in ``dtype``: such a row is never written.
         SetClipError: the file cannot be written.
     """
-    values = np.ascontiguousarray(embeddings, dtype=dtype)
-    if values.ndim != 2 or not (len(ids) == len(values) == len(labels)) or unusable_rows(values):
+    fits = embeddings.ndim == 2 and len(ids) == len(embeddings) == len(labels)
+    if not fits or unusable_rows(embeddings.astype("float16") if dtype == "float16" else embeddings):
         raise ValueError(f"{relative}: needs (n, d) embeddings, none zero or not finite, and as many ids and labels")
+    values = encode(embeddings, dtype, code)
     columns = {
         "id": pa.array(ids, pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), _ARROW[dtype]), values.shape[1]),
@@ -98,30 +107,50 @@ def write_embedding_shard(
     return path.stat().st_size, sha256
 
 
-def record_finished(root: Path, settings: EmbeddingSettings, shard: EmbeddedShard) -> None:
+def record_finished(
+    root: Path, settings: EmbeddingSettings, shard: EmbeddedShard, bits: StoredBitCode | None = None
+) -> None:
     """Records that a shard is whole, so that the next run keeps it."""
-    record = FinishedShard(making=settings, shard=shard)
-    write_document(_record_path(root, shard.path), record.model_dump(by_alias=True))
+    record = FinishedShard(making=settings, shard=shard, bits=bits)
+    left_out = {"bits"} if bits is None else None
+    write_document(_record_path(root, shard.path), record.model_dump(by_alias=True, exclude=left_out))
 
 
-def finished_shards(root: Path, settings: EmbeddingSettings) -> dict[str, EmbeddedShard]:
-    """The shards that earlier runs finished in this folder, by path. The files themselves are not checked here.
+@dataclass(frozen=True)
+class Finished:
+    """What earlier runs finished in a folder. The files themselves are not checked.
+
+    Attributes:
+        shards: By path.
+        bits: Modality -> the code of its shards, of ubinary.
+    """
+
+    shards: dict[str, EmbeddedShard]
+    bits: dict[Modality, StoredBitCode]
+
+
+def finished_shards(root: Path, settings: EmbeddingSettings) -> Finished:
+    """What earlier runs finished in this folder.
 
     Raises:
         SetClipError: the folder was made by another model or with other settings.
     """
     found: dict[str, EmbeddedShard] = {}
+    bits: dict[Modality, StoredBitCode] = {}
     index_path = root / INDEX_NAME
     records = sorted((root / FINISHED).rglob("*.json")) if (root / FINISHED).is_dir() else []
     if index_path.exists():
         index = read_json(index_path, EmbeddingsIndex, fix=EMBED_AGAIN)
         _require_same(root, index.settings(), settings)
         found = {shard.path: shard for shard in index.shards}
+        bits = {name: tower.bits for name, tower in index.towers.items() if tower.bits is not None}
     for path in records:
         record = read_json(path, FinishedShard, fix="remove it, and run the same command again")
         _require_same(root, record.settings, settings)
         found[record.shard.path] = record.shard
-    return found
+        if record.bits is not None:
+            bits.setdefault(record.shard.modality, record.bits)
+    return Finished(found, bits)
 
 
 def write_index(root: Path, index: EmbeddingsIndex, faiss: Mapping[str, str] | None = None) -> None:

@@ -273,7 +273,7 @@ def test_a_modality_the_run_or_the_dataset_lacks_is_named(run: Path, tmp_path: P
     [
         ([], "needs a RUN and a DATASET, got 1 paths"),
         (["--tokens-per-batch", "many"], "neither a"),
-        (["--dtype", "int8"], "int8"),
+        (["--dtype", "int4"], "int4"),
         (["--backbone", "esm:esm2_t6_8M"], "did you mean"),
         (["--backbone", ESM, "--pooling", "max"], "error: --pooling 'max': esm backbones do not have it"),
         (["--backbone", ESM, "--pooling", "clss"], "do not have it (did you mean 'cls'?)"),

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from setclip_cli.embedding.codes import BitCode, encode, unit
 from setclip_cli.embedding.embeddings import (
     EmbeddedShard,
     EmbeddedTower,
     EmbeddingSettings,
     EmbeddingsIndex,
+    StoredBitCode,
     open_embeddings,
 )
 from setclip_cli.embedding.writing import finished_shards, record_finished, write_embedding_shard, write_index
@@ -24,6 +26,8 @@ SETTINGS = EmbeddingSettings(model="m" * 64, method="clip", dim=3)
 IDS = ["a", "b", "c", "d"]
 LABELS = ["x", None, "y", "x"]
 VALUES = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
+CODE = BitCode.fit(unit(VALUES))
+BITS = StoredBitCode(centre=CODE.centre.tolist(), spread=CODE.spread, rows=4)
 
 
 def make(root: Path, *, settings: EmbeddingSettings = SETTINGS, shards: int = 2) -> EmbeddingsIndex:
@@ -38,6 +42,7 @@ def make(root: Path, *, settings: EmbeddingSettings = SETTINGS, shards: int = 2)
             embeddings=VALUES[rows],
             labels=[LABELS[row] for row in rows],
             dtype=settings.dtype,
+            code=CODE,
         )
         entries.append(
             EmbeddedShard(
@@ -51,7 +56,8 @@ def make(root: Path, *, settings: EmbeddingSettings = SETTINGS, shards: int = 2)
             )
         )
         record_finished(root, settings, entries[-1])
-    tower = EmbeddedTower(spec="sentence-transformers:x", pooling="default", identity="i")
+    bits = BITS if settings.dtype == "ubinary" else None
+    tower = EmbeddedTower(spec="sentence-transformers:x", pooling="default", identity="i", bits=bits)
     index = EmbeddingsIndex(**settings.model_dump(), dataset="data", towers={"caption": tower}, shards=entries)
     write_index(root, index)
     return index
@@ -66,6 +72,38 @@ def test_what_is_written_is_what_is_loaded(tmp_path: Path, dtype: str, tolerance
     schema = pq.read_schema(tmp_path / "caption" / "test-00000.parquet")
     assert str(schema.field("embedding").type).startswith("fixed_size_list<element: ")
     assert schema.field("embedding").type.list_size == 3
+
+
+SMALL = [pytest.param("int8", "int8", 3, id="int8"), pytest.param("ubinary", "uint8", 1, id="ubinary")]
+
+
+def small(dtype: str) -> EmbeddingSettings:
+    return SETTINGS.model_copy(update={"dtype": dtype})
+
+
+@pytest.mark.parametrize(("dtype", "column", "width"), SMALL)
+def test_a_small_type_is_loaded_as_the_unit_rows_that_it_stands_for(
+    tmp_path: Path, dtype: str, column: str, width: int
+) -> None:
+    make(tmp_path, settings=small(dtype))
+    found = open_embeddings(tmp_path)
+    table = found.load("caption", "test")
+    assert (table.ids, table.labels, table.embeddings.dtype) == (IDS, LABELS, np.float32)
+    np.testing.assert_allclose(np.linalg.norm(table.embeddings, axis=1), 1, atol=1e-6)
+    blocks = [block for shard in found.shards("caption") for block in found.blocks(shard)]
+    np.testing.assert_array_equal(np.concatenate(blocks), table.embeddings)
+    if dtype == "int8":
+        np.testing.assert_allclose(table.embeddings, unit(VALUES), atol=0.006)
+    schema = pq.read_schema(tmp_path / "caption" / "test-00000.parquet")
+    assert str(schema.field("embedding").type) == f"fixed_size_list<element: {column}>[{width}]"
+
+
+def test_bits_without_their_code_or_with_one_of_another_width_are_refused(tmp_path: Path) -> None:
+    index = make(tmp_path, settings=small("ubinary")).model_dump()
+    for bits in (None, {"centre": [0.0, 0.0], "spread": 1.0, "rows": 4}):
+        index["towers"]["caption"]["bits"] = bits
+        with pytest.raises(ValueError, match=r"towers\.caption\.bits: does not fit ubinary rows of 3 values"):
+            EmbeddingsIndex.model_validate(index)
 
 
 def test_nothing_of_the_run_stays_beside_the_index(tmp_path: Path) -> None:
@@ -110,6 +148,33 @@ def test_lancedb_takes_it_and_finds_the_nearest(tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "e" / "caption" / "test-00000.parquet")
     table = lancedb.connect(tmp_path / "db").create_table("rows", rows)
     assert table.search(VALUES[2], vector_column_name="embedding").limit(1).to_list()[0]["id"] == "c"
+
+
+@pytest.mark.parametrize(("dtype", "column", "width"), SMALL)
+def test_other_programs_read_the_bytes_of_a_small_type(tmp_path: Path, dtype: str, column: str, width: int) -> None:
+    pandas, polars, duckdb = (pytest.importorskip(name) for name in ("pandas", "polars", "duckdb"))
+    make(tmp_path, settings=small(dtype))
+    expected = encode(VALUES, dtype, CODE)  # type: ignore[arg-type]
+    frame = polars.read_parquet(tmp_path / "caption" / "*.parquet")
+    assert frame.schema["embedding"] == polars.Array(polars.Int8 if dtype == "int8" else polars.UInt8, width)
+    np.testing.assert_array_equal(frame["embedding"].to_numpy(), expected)
+    rows = duckdb.sql(f"select embedding from '{tmp_path}/caption/*.parquet' order by id").fetchall()
+    np.testing.assert_array_equal(np.array([row[0] for row in rows]), expected)
+    first = pandas.read_parquet(tmp_path / "caption" / "test-00000.parquet")
+    np.testing.assert_array_equal(np.stack(first["embedding"].to_list()), expected[:2])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "ubinary"])
+def test_lancedb_takes_a_small_type_and_finds_the_nearest_bits(tmp_path: Path, dtype: str) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    make(tmp_path / "e", settings=small(dtype), shards=1)
+    rows = pq.read_table(tmp_path / "e" / "caption" / "test-00000.parquet")
+    table = lancedb.connect(tmp_path / "db").create_table("rows", rows)
+    expected = encode(VALUES, dtype, CODE)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.array(table.to_arrow()["embedding"].to_pylist()), expected)
+    if dtype == "ubinary":  # of int8 its search takes no query
+        found = table.search(expected[0], "embedding").distance_type("hamming").limit(1).to_list()
+        np.testing.assert_array_equal(found[0]["embedding"], expected[0])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -22,7 +22,7 @@ from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.embedding import vectors
 from setclip_cli.embedding.embed import embed, embed_backbone
 from setclip_cli.embedding.embeddings import open_embeddings
-from setclip_cli.embedding.options import SearchOptions
+from setclip_cli.embedding.options import EmbedOptions, SearchOptions
 from setclip_cli.embedding.search import search
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.encoders import ProjectionHead
@@ -117,6 +117,21 @@ def test_a_caption_finds_images_and_an_image_finds_captions_by_cosine(world: Pat
     best = int((captions.embeddings @ images.embeddings[4]).argmax())
     assert (result.query_modality, result.modality) == ("image", "caption")
     assert (result.hits[0].id, result.hits[0].shown) == (captions.ids[best], CAPTIONS[best])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "ubinary"])
+def test_a_search_of_small_rows_compares_the_whole_query_with_what_they_stand_for(
+    world: Path, tmp_path: Path, dtype: str
+) -> None:
+    embed(world / "run", world / "data", tmp_path / "e", options=EmbedOptions(dtype=dtype))  # type: ignore[arg-type]
+    query = open_embeddings(world / "embeddings").load("caption").embeddings[2]
+    images = open_embeddings(tmp_path / "e").load("image")
+    result = search(tmp_path / "e", CAPTIONS[2], options=SearchOptions(top=4))
+    scores = images.embeddings @ query
+    assert [hit.id for hit in result.hits] == [images.ids[row] for row in np.argsort(-scores)[:4]]
+    np.testing.assert_allclose([hit.score for hit in result.hits], np.sort(scores)[::-1][:4], atol=1e-5)
+    assert ("estimates" in result.why_no_probability) == (dtype == "ubinary")
+    run_ok("verify", tmp_path / "e")
 
 
 def test_searching_its_own_modality_finds_the_query_itself(world: Path) -> None:

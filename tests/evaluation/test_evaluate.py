@@ -351,6 +351,17 @@ def test_embeddings_of_two_widths_or_of_raw_backbones_share_no_space(tmp_path):
     assert "raw features of backbones" in fails([raw], data, tmp_path / "report")
 
 
+def test_small_types_are_scored_as_the_rows_that_they_stand_for(tmp_path):
+    data = worlds.dataset(tmp_path / "data")
+    metrics = {}
+    for dtype in ("float32", "int8", "ubinary"):
+        model = worlds.embeddings(tmp_path / dtype, data, dtype=dtype)
+        found = evaluate([model], data, tmp_path / "report" / dtype).content["methods"][0]["metrics"]
+        metrics[dtype] = found["image_to_caption/map"]["mean"]
+    assert metrics["int8"] == pytest.approx(metrics["float32"], abs=0.01)
+    assert 0.4 < metrics["ubinary"] < metrics["float32"]  # eight bits a row; chance is 0.27
+
+
 @pytest.mark.parametrize(("value", "says"), [(math.nan, "not finite"), (math.inf, "not finite"), (0.0, "zero")])
 def test_an_embedding_that_cannot_be_compared_is_named(tmp_path, value, says):
     data = worlds.dataset(tmp_path / "data")

@@ -15,16 +15,20 @@ from PIL import Image
 from setclip_cli.dataset.dataset import Dataset, DatasetIndex, open_dataset, write_shard
 from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.dataset.schemas import PAIRS_SCHEMA, schema_of
+from setclip_cli.embedding.codes import BitCode
 from setclip_cli.embedding.embeddings import (
     EmbeddedShard,
     EmbeddedTower,
     EmbeddingsIndex,
+    StoredBitCode,
 )
+from setclip_cli.embedding.options import Dtype
 from setclip_cli.embedding.writing import write_embedding_shard, write_index
 from setclip_cli.files import atomic
 
 COLOURS = {"forest": (34, 102, 51), "desert": (214, 178, 112), "lake": (52, 98, 150), "snow": (236, 240, 243)}
 CLASSES = tuple(COLOURS)
+CODE = BitCode(np.zeros(8, np.float32), 8**-0.5)  # of ubinary rows of the default width
 
 
 def dataset(root: Path, *, images: int = 48, captions: int = 60, pairs: list[tuple[str, str]] | None = None) -> Dataset:
@@ -84,6 +88,7 @@ def embeddings(
     widths: tuple[int, int] = (8, 8),
     spoil: dict[str, float] | None = None,
     encoder: bool = True,
+    dtype: Dtype = "float32",
 ) -> Path:
     """EMBEDDINGS where a row is its class's direction plus noise; less noise is a better model.
 
@@ -100,15 +105,20 @@ def embeddings(
         directions = np.eye(width)[[CLASSES.index(label) if label in CLASSES else 5 for label in labels]]
         values = directions + noise * rng.normal(size=directions.shape)
         values = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
-        size, sha256 = write_embedding_shard(root, shard.path, ids=ids, embeddings=values, labels=labels)
+        size, sha256 = write_embedding_shard(
+            root, shard.path, ids=ids, embeddings=values, labels=labels, dtype=dtype, code=CODE
+        )
         if spoil:
             size, sha256 = _spoil(root / shard.path, spoil)
         fields = shard.model_dump() | {"bytes": size, "sha256": sha256}
         made.append(EmbeddedShard(**fields, input_sha256=shard.sha256))
-    tower = EmbeddedTower(spec="test:none", pooling="default", identity=model, encoder={} if encoder else None)
+    bits = StoredBitCode(centre=CODE.centre.tolist(), spread=CODE.spread, rows=0) if dtype == "ubinary" else None
+    tower = EmbeddedTower(
+        spec="test:none", pooling="default", identity=model, encoder={} if encoder else None, bits=bits
+    )
     towers = {"image": tower, "caption": tower}
     index = EmbeddingsIndex(
-        model=model, method=method, dim=widths[0], dataset=str(data.root), towers=towers, shards=made
+        model=model, method=method, dim=widths[0], dtype=dtype, dataset=str(data.root), towers=towers, shards=made
     )
     write_index(root, index)
     return root

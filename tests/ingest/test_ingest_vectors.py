@@ -23,6 +23,7 @@ import pytest
 
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.dataset.verify import verify
+from setclip_cli.embedding.writing import write_embedding_shard
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.ingest import batches
 from setclip_cli.ingest.ingest import ingest
@@ -230,6 +231,29 @@ def test_an_embeddings_folder_is_a_source(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "data").about("image_emb").encoder
     with pytest.raises(SetClipError, match="holds embeddings of image, caption"):
         ingest(folder, tmp_path / "other", AUDIO)
+
+
+def test_an_embeddings_folder_of_int8_is_a_source_of_unit_rows_and_one_of_bits_is_refused(tmp_path: Path) -> None:
+    rows = noise(3, 16)
+    size, sha256 = write_embedding_shard(
+        tmp_path / "e",
+        "audio/train-00000.parquet",
+        ids=["a", "b", "c"],
+        embeddings=rows,
+        labels=[None] * 3,
+        dtype="int8",
+    )
+    shard = {"path": "audio/train-00000.parquet", "modality": "audio", "split": "train", "rows": 3}
+    index: dict[str, object] = {"model": "m", "method": "features", "dim": 16, "dtype": "int8", "towers": {}}
+    index["shards"] = [shard | {"bytes": size, "sha256": sha256}]
+    (tmp_path / "e" / "embeddings.json").write_text(json.dumps(index))
+    ingest(tmp_path / "e", tmp_path / "data", AUDIO)
+    found = rows_of(open_dataset(tmp_path / "data"), "audio")
+    expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose([found[name] for name in "abc"], expected, atol=0.005)
+    (tmp_path / "e" / "embeddings.json").write_text(json.dumps(index | {"dtype": "ubinary"}))
+    with pytest.raises(SetClipError, match=r"holds ubinary embeddings.*\n.*--dtype int8 or float32"):
+        ingest(tmp_path / "e", tmp_path / "other", AUDIO)
 
 
 def test_vectors_take_the_split_of_the_captions_that_describe_them(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import hashes
 from setclip_cli.files.documents import read_json
-from setclip_cli.ingest.sources.vectors.blocks import Block, VectorFile
+from setclip_cli.ingest.sources.vectors.blocks import Block, Values, VectorFile
 from setclip_cli.ingest.sources.vectors.parquet import ParquetVectors
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ class EmbeddedVectors(VectorFile):
                 fix=f"say which ones to read: {argument('vector_column')} {next(iter(modalities), 'NAME')}",
             )
         self._shards = [shard for shard in index.shards if shard.modality == chosen]
+        if index.dtype == "ubinary":
+            raise SetClipError(
+                f"{path}: holds ubinary embeddings: one bit a value says too little to be aligned again",
+                fix="embed the same DATASET with --dtype int8 or float32 into another folder, and ingest that one",
+            )
+        self._of_bytes = index.dtype == "int8"
         dtype = np.dtype("<f2" if index.dtype == "float16" else "<f4")
         rows = sum(shard.rows for shard in self._shards)
         super().__init__(path, width=index.dim, dtype=dtype, rows=rows, has_ids=True)
@@ -69,7 +75,16 @@ class EmbeddedVectors(VectorFile):
             if row + shard.rows > start:
                 path = self.path / shard.path
                 hashes.require_unchanged(path, shard.sha256, since="embed", listed_in=INDEX_NAME, fix=_FIX)
-                file = ParquetVectors(path, column="embedding", id_column="id")
+                file = ParquetVectors(path, column="embedding", id_column="id", scale=1 if self._of_bytes else None)
                 for block in file.blocks(max(start - row, 0)):
+                    if self._of_bytes:
+                        block = block._replace(values=_unit(block.values))
                     yield block._replace(splits=[shard.split] * len(block.values))
             row += shard.rows
+
+
+def _unit(values: Values) -> Values:
+    """Rows of int8, of which each has a length of its own, at length 1."""
+    rows: Values = values.astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
