@@ -370,7 +370,7 @@ def _not_a_dataset(root: Path) -> SetClipError:
     elif found.kind == "quickstart":
         fix = f"give the DATASET in it: {root / 'dataset'}"
     else:
-        fix = "give the folder that `setclip ingest` wrote; in `setclip embed` and `evaluate` the DATASET comes last"
+        fix = "give the folder that `setclip ingest` wrote; in commands that take a RUN too, the DATASET comes after it"
     return SetClipError(f"{root}: {found.words}; it {missing}", fix=fix)
 
 

@@ -20,6 +20,10 @@ Kind = Literal[
     "embeddings",
     "report",
     "matches",
+    "labels",
+    "sheet",
+    "inspection",
+    "pair check",
     "study",
     "quickstart",
     "cache",
@@ -64,6 +68,8 @@ def _of_names(path: Path, names: set[str]) -> Found:
         return Found("embeddings", "is an EMBEDDINGS folder")
     if ".finished" in names:
         return Found("embeddings", "is an EMBEDDINGS folder whose embedding has not finished")
+    if "labels.json" in names:  # before the RUN: a recipe and a RUN may lie in it
+        return Found("labels", "is a folder of `setclip label`")
     if "config.json" in names and _is_run(path):
         return Found("run", "is a RUN")
     if "recipe.toml" in names:
@@ -72,6 +78,12 @@ def _of_names(path: Path, names: set[str]) -> Found:
         return Found("report", "is a REPORT")
     if "matches.json" in names:
         return Found("matches", "is a folder of matches")
+    if "suggest.csv" in names:
+        return Found("sheet", "is a folder of `setclip suggest`")
+    if "inspect.json" in names:
+        return Found("inspection", "is a folder of `setclip inspect`")
+    if "check_pairs.json" in names:
+        return Found("pair check", "is a folder of `setclip check-pairs`")
     if "study.json" in names or {"scores", "runs"} <= names:
         return Found("study", "is the folder of a study")
     if {"source", "dataset"} <= names:

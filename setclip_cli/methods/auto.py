@@ -3,7 +3,7 @@
 Some data have one right answer for each item: this image's caption. There ``transport`` is far ahead. Others have many:
 any caption of the same scene. There ``set-clip-plus`` is ahead, because it draws items of one kind together, which is
 just what hides the one partner (benchmarks/results.md). ``goal`` says which. With ``goal = "auto"`` it is what the data
-can answer: kinds, if somebody has named them on both sides and no item has several partners of its own; else partners.
+can answer: kinds, if somebody has named them on both sides and most known items have one partner; else partners.
 
 Asking held-out pairs was tried. How far transport leads a method that draws kinds together does not tell which goal a
 user has: with 50 pairs of proteins it may be behind although partners are wanted (benchmarks/results.md).
@@ -11,6 +11,7 @@ user has: with 50 pairs of proteins it may be behind although partners are wante
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,6 +69,11 @@ def choose(recipe: Recipe, pairs: Sequence[Ends], items: Sequence[int], *, label
     return Choice(recipe.with_settings(method=GOAL_METHODS[goal], goal="auto"), goal, reason)
 
 
+def _with_several(items: Sequence[int]) -> int:
+    """How many items have several pairs. A few have them by chance, where two items were given one partner."""
+    return sum(times > 1 for times in Counter(items).values())
+
+
 def _goal(recipe: Recipe, pairs: Sequence[Ends], items: Sequence[int], *, labelled: bool) -> tuple[Goal, str]:
     count = len(set(items))
     if recipe.goal != "auto":
@@ -80,8 +86,8 @@ def _goal(recipe: Recipe, pairs: Sequence[Ends], items: Sequence[int], *, labell
         return "kind", "training goes on from another RUN"
     if min(len({pair[side] for pair in pairs}) for side in (0, 1)) < PAIRS_NEEDED[GOAL_METHODS["partner"]]:
         return "kind", f"{pairs_in_words(len(pairs), count)} cannot tell what makes a partner"
-    if len(pairs) > count:
-        return "partner", "known items have several partners of their own"
+    if 2 * _with_several(items) >= count:
+        return "partner", "most known items have several partners of their own"
     if labelled:
-        return "kind", "both sides have labels, and known items have one partner each"
+        return "kind", "both sides have labels, and most known items have one partner each"
     return "partner", "there are no labels on both sides that would name kinds"

@@ -172,7 +172,7 @@ def _not_a_run(run: Path, found: Found) -> SetClipError:
     fixes: dict[Kind, str] = {
         "missing": again,
         "empty": again,
-        "dataset": "give the folder that `setclip align` wrote; in `setclip embed RUN DATASET` the RUN comes first",
+        "dataset": "give the folder that `setclip align` wrote; in the commands the RUN comes before the DATASET",
         "embeddings": "give the folder that `setclip align` wrote",
         "checkpoints": f"give the RUN itself: {run.parent}",
         "quickstart": f"give one of the RUNs in {run / 'runs'}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from setclip_cli.console import note
-from setclip_cli.errors import UsageError
+from setclip_cli.errors import SetClipError
 from setclip_cli.ingest.annotations import quoted
 from setclip_cli.methods.pairs_needed import require_pairs_of
 from setclip_cli.training.known_pairs import KnownPairs
@@ -63,7 +63,7 @@ def without_suspects(recipe: Recipe, left: Tensor, right: Tensor, known: KnownPa
 def require_items(count: int, what: str) -> None:
     """Raises SetClipError if there are too few known items to tell which pairs are wrong."""
     if count < LEAST_ITEMS:
-        raise UsageError(
+        raise SetClipError(
             f"{what}: each pair is judged by the other ones, which takes {LEAST_ITEMS} known items or more; "
             f"there {'is' if count == 1 else 'are'} {count or 'none'}",
             fix="add pairs with `setclip ingest --pairs`; `setclip suggest` says which items to label",

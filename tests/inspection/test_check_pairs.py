@@ -217,7 +217,7 @@ def test_leaving_out_needs_pairs_to_judge_by(tmp_path: Path) -> None:
     data = ingested(tmp_path, named(12, 0), rows=60)
     words = ("align", tmp_path / "recipe.toml", "--data", data, "--out", tmp_path / "run", "--drop-suspect")
     code, _, stderr = small_world.invoke(*words)
-    assert code == 2
+    assert code == 3
     assert "takes 20 known items or more; there are 12" in stderr
 
 

@@ -26,6 +26,10 @@ TEN = list(range(10))
         (False, 10, "partner", "no labels on both sides"),
         (True, 5, "partner", "several partners of their own"),
         (False, 5, "partner", "several partners of their own"),
+        (True, 9, "kind", "both sides have labels, and most known items have one partner"),  # two got one caption
+        (False, 9, "partner", "no labels on both sides"),
+        (True, 7, "kind", "most known items have one partner"),
+        (True, 6, "partner", "most known items have several partners"),
     ],
 )
 def test_the_goal_is_what_the_data_can_answer(

@@ -92,7 +92,7 @@ def test_what_auto_takes_is_known_before_anything_is_computed_and_is_what_align_
     )
     code, told, _ = invoke(*words, "--dry-run")
     assert code == 0
-    reason = "auto: transport, for the goal 'partner': known items have several partners of their own"
+    reason = "auto: transport, for the goal 'partner': most known items have several partners of their own"
     assert f"  {reason}\n" in told
     assert "  fitted in closed form\n" in told
     assert "steps x" not in told
