@@ -13,13 +13,12 @@ from setclip_cli.backbones.sentence_image import SentenceImageBackbone
 from setclip_cli.backbones.timm_image import TimmBackbone
 from setclip_cli.backbones.vector import VectorBackbone
 from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.export.native import FULL_FORM
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.export.options import Form
-
-FULL_FORM = "leave --form plain out; loading the model then needs trust_remote_code=True"
 
 
 def backbone_modules(backbone: Backbone, form: Form) -> list[Any]:

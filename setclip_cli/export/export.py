@@ -6,18 +6,22 @@ DIR/setclip_export.json   what was exported, from which RUN, and the differences
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from setclip_cli.console import text_of_lines
+from setclip_cli.errors import UsageError
 from setclip_cli.export.check import TOLERANCE, own_embeddings, require_equal, sentence_embeddings
+from setclip_cli.export.heads import write_heads
+from setclip_cli.export.native import require_plain_parts
+from setclip_cli.export.onnx_graphs import require_onnx, write_onnx
 from setclip_cli.export.options import ExportOptions
 from setclip_cli.export.rows import rows_of
 from setclip_cli.export.sentence_folder import encoders_of, has_plain_form, write_sentence_transformers
-from setclip_cli.export.towers import Tower, load_towers
+from setclip_cli.export.towers import load_towers
 from setclip_cli.files import atomic, leftovers
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import LOCK_NAME, exclusive
@@ -26,9 +30,10 @@ from setclip_cli.options import path_of
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from setclip_cli.encoders import Encoder
+    from setclip_cli.run.model import Model
 
 INDEX_NAME = "setclip_export.json"
 
@@ -43,8 +48,7 @@ class ExportResult:
         dim: Width of the embeddings.
         bytes: Of all files.
         differences: By modality, the largest difference to the RUN's own embeddings on the checked rows.
-        trust_remote_code: Whether loading it runs module files of the folder.
-        modules: Names of these files.
+        modules: Names of module files of ours in it; loading it runs them, so it needs trust_remote_code.
         agreement: Of the plain form: the correlation of its cosines across the sides with those of the whole RUN; None
             if it leaves nothing out.
         plain: Whether there is a plain form, which needs no trust_remote_code.
@@ -57,14 +61,23 @@ class ExportResult:
     dim: int
     bytes: int
     differences: dict[str, float]
-    trust_remote_code: bool
-    modules: list[str]
-    agreement: float | None
-    plain: bool
     wall_s: float
+    modules: list[str] = field(default_factory=list)
+    agreement: float | None = None
+    plain: bool = False
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether loading it runs module files of the folder."""
+        return bool(self.modules)
 
     def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "out": str(self.out), "wall_s": round(self.wall_s, 3)}
+        return {
+            **vars(self),
+            "out": str(self.out),
+            "wall_s": round(self.wall_s, 3),
+            "trust_remote_code": self.trust_remote_code,
+        }
 
     def summary(self) -> str:
         worst = max(self.differences.values())
@@ -106,49 +119,65 @@ def export_run(run: str | Path, out: str | Path, *, options: ExportOptions = Exp
     run, out = path_of(run, "run"), path_of(out, "out")
     model = load_model(run)
     refuse_foreign(out, "an export", [INDEX_NAME])
-    towers = load_towers(model)
-    encoders = encoders_of(towers, options.form)
-    rows = [rows_of(tower, options.data) for tower in towers]
+    if options.to == "onnx":
+        require_onnx()
+    write = _heads(model, options) if options.to == "safetensors" else _towers(model, options)
     with exclusive(out):
         building = leftovers.temporary_folder(out / "export")
         try:
             with writing(out):
                 building.mkdir()
-                made = _write(building, towers, encoders, rows, options)
+                made = write(building)
                 size = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
                 result = ExportResult(out=out, to=options.to, form=options.form, bytes=size, wall_s=0.0, **made)
                 described = {key: value for key, value in result.as_json().items() if key not in ("out", "wall_s")}
                 _replace(out, building, {**described, "run": model.identity, "method": model.config.method})
         finally:
             leftovers.remove(building)
-    return ExportResult(**{**vars(result), "wall_s": time.perf_counter() - started})
+    return replace(result, wall_s=time.perf_counter() - started)
 
 
-def _write(
-    folder: Path,
-    towers: Sequence[Tower],
-    encoders: Sequence[Encoder],
-    rows: Sequence[list[Any]],
-    options: ExportOptions,
-) -> dict[str, Any]:
-    """Writes into an empty folder and checks what is there; what the result says about it."""
+def _heads(model: Model, options: ExportOptions) -> Callable[[Path], dict[str, Any]]:
+    """What writes the heads alone; no backbone is loaded."""
+    if options.data is not None:
+        raise UsageError(
+            "--data: works with whole towers; heads are checked on made-up features", fix="leave --data out"
+        )
+    chosen = list(model.encoders.values()) if options.form == "full" else require_plain_parts(model.encoders.values())
+    encoders = dict(zip(model.encoders, chosen, strict=True))
+
+    def write(folder: Path) -> dict[str, Any]:
+        return {"dim": chosen[0].dim, "differences": write_heads(folder, model, encoders)}
+
+    return write
+
+
+def _towers(model: Model, options: ExportOptions) -> Callable[[Path], dict[str, Any]]:
+    """What writes both towers, and checks what is there."""
+    towers = load_towers(model)
+    graphs = options.to == "onnx"
+    if graphs and options.form == "plain":
+        encoders: Sequence[Encoder] = require_plain_parts([tower.encoder for tower in towers])
+    else:
+        encoders = encoders_of(towers, options.form)
+    rows = [rows_of(tower, options.data) for tower in towers]
     whole = [own_embeddings(tower, tower.encoder, items) for tower, items in zip(towers, rows, strict=True)]
     wanted = [own_embeddings(*given) for given in zip(towers, encoders, rows, strict=True)]
-    files = write_sentence_transformers(folder, towers, encoders, options.form)
-    found = sentence_embeddings(folder, towers, rows, trusted=bool(files))
-    differences = {
-        tower.modality: require_equal(tower.modality, own, theirs, TOLERANCE)
-        for tower, own, theirs in zip(towers, wanted, found, strict=True)
-    }
     less = any(encoder is not tower.encoder for encoder, tower in zip(encoders, towers, strict=True))
-    return {
-        "dim": encoders[0].dim,
-        "differences": differences,
-        "trust_remote_code": bool(files),
-        "modules": files,
-        "agreement": _correlation(whole, wanted) if less else None,
-        "plain": has_plain_form(towers),
-    }
+    about = {"dim": encoders[0].dim, "agreement": _correlation(whole, wanted) if less else None}
+
+    def write(folder: Path) -> dict[str, Any]:
+        if graphs:
+            return {**about, "differences": write_onnx(folder, towers, encoders, rows, wanted, options.opset)}
+        files = write_sentence_transformers(folder, towers, encoders, options.form)
+        found = sentence_embeddings(folder, towers, rows, trusted=bool(files))
+        differences = {
+            tower.modality: require_equal(tower.modality, own, theirs, TOLERANCE)
+            for tower, own, theirs in zip(towers, wanted, found, strict=True)
+        }
+        return {**about, "differences": differences, "modules": files, "plain": has_plain_form(towers)}
+
+    return write
 
 
 def _correlation(whole: Sequence[Any], part: Sequence[Any]) -> float:

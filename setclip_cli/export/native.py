@@ -23,9 +23,13 @@ from setclip_cli.encoders import (
     UnitRows,
     WithStart,
 )
+from setclip_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+
+FULL_FORM = "leave --form plain out; loading the model then needs trust_remote_code=True"
 
 
 def native_modules(encoder: Encoder) -> list[Any] | None:
@@ -56,6 +60,23 @@ def plain_parts(encoders: Sequence[Encoder]) -> list[Encoder] | None:
     """
     sides = [dict(_parts(encoder)) for encoder in encoders]
     return next(([side[place] for side in sides] for place in sides[0] if all(place in side for side in sides)), None)
+
+
+def require_plain_parts(encoders: Iterable[Encoder]) -> list[Encoder]:
+    """`plain_parts` of the encoders of a RUN.
+
+    Raises:
+        UsageError: there are none.
+    """
+    whole = list(encoders)
+    parts = plain_parts(whole)
+    if parts is None:
+        kinds = " and ".join(sorted({encoder.kind for encoder in whole}))
+        raise UsageError(
+            f"--form plain: sentence-transformers has no modules for any part of these encoders ({kinds})",
+            fix=f'{FULL_FORM}; of a RUN of method "set-clip-plus" or "set-clip" there is a plain form',
+        )
+    return parts
 
 
 def _parts(encoder: Encoder, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Encoder]]:

@@ -56,12 +56,10 @@ def _made(backbone: Backbone) -> list[Any]:
         lengths = [5 + 30 * place for place in range(ROWS - 1)] + [1_300]  # the last takes several windows
         return ["".join(draw.choices("ACDEFGHIKLMNPQRSTVWY", k=length)) for length in lengths]
     bands = getattr(backbone, "bands", None)
-    return [_made_image(noise, None if bands is None else bands) for _ in range(ROWS)]
+    return [_made_image(noise) if bands is None else _made_bands(noise, bands) for _ in range(ROWS)]
 
 
-def _made_image(noise: np.random.Generator, bands: Any) -> bytes:
-    if bands is not None:
-        return _made_bands(noise, bands)
+def _made_image(noise: np.random.Generator) -> bytes:
     pixels = Image.fromarray(noise.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     file = io.BytesIO()
     pixels.resize((320, 240), Image.Resampling.BICUBIC).save(file, "PNG")
@@ -70,11 +68,12 @@ def _made_image(noise: np.random.Generator, bands: Any) -> bytes:
 
 def _made_bands(noise: np.random.Generator, bands: Any) -> bytes:
     from setclip_cli.pixels.bands import rasterio_needed
+    from setclip_cli.pixels.quiet import quiet
 
     rasterio = rasterio_needed("images of bands")
     mean, std = np.array(bands.mean, np.float32), np.array(bands.std, np.float32)
     samples = mean[:, None, None] + std[:, None, None] * noise.standard_normal((len(mean), 40, 48)).astype(np.float32)
-    with rasterio.MemoryFile() as file:
+    with quiet(), rasterio.MemoryFile() as file:
         with file.open(driver="GTiff", width=48, height=40, count=len(mean), dtype="float32") as out:
             out.write(samples)
         content: bytes = file.read()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.errors import UsageError
-from setclip_cli.export.backbone_modules import FULL_FORM, TimmInTransformers, backbone_modules, require_plain
-from setclip_cli.export.native import native_modules, plain_parts
+from setclip_cli.export.backbone_modules import TimmInTransformers, backbone_modules, require_plain
+from setclip_cli.export.native import native_modules, require_plain_parts
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
@@ -86,14 +86,7 @@ def encoders_of(towers: Sequence[Tower], form: Form) -> Sequence[Encoder]:
         return whole
     for tower in towers:
         require_plain(tower.backbone)
-    parts = plain_parts(whole)
-    if parts is None:
-        kinds = " and ".join(sorted({encoder.kind for encoder in whole}))
-        raise UsageError(
-            f"--form plain: sentence-transformers has no modules for any part of these encoders ({kinds})",
-            fix=f'{FULL_FORM}; of a RUN of method "set-clip-plus" or "set-clip" there is a plain form',
-        )
-    return parts
+    return require_plain_parts(whole)
 
 
 def has_plain_form(towers: Sequence[Tower]) -> bool:

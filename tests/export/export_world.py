@@ -96,6 +96,7 @@ def make_run(
     *,
     kind: str = "projection",
     specs: dict[str, str] = KINDS,
+    of_images: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Path:
     """A RUN of untrained encoders of one kind.
@@ -103,14 +104,17 @@ def make_run(
     Args:
         weights: By modality; of vectors their width.
         specs: Backbones by modality.
-        settings: Of `load_backbone`, for both towers.
+        of_images: Of `load_backbone`, for the tower of images.
+        settings: Of `load_backbone`, for both towers; for the other one, if there are ``of_images``.
     """
     towers, encoders = {}, {}
     for number, (modality, place) in enumerate(weights.items()):
         vectors = isinstance(place, int)
         info = ModalityInfo(kind="vector", width=place, dtype="float32", encoder="probe") if vectors else None
         spec = "vector" if vectors else specs[modality]
-        backbone = load_backbone(spec, modality=modality, info=info, weights=str(place), **settings)
+        own = {} if vectors else of_images if modality == "image" and of_images is not None else settings
+        where = "auto" if vectors else str(place)
+        backbone = load_backbone(spec, modality=modality, info=info, weights=where, **own)
         encoders[modality] = encoder(kind, backbone.dim, seed=number)
         towers[modality] = TowerConfig(
             kind="vector" if vectors else None,
@@ -118,7 +122,8 @@ def make_run(
             spec=spec,
             weights="auto" if vectors else str(place),
             pooling=backbone.pooling,
-            layer=settings.get("layer", -1),
+            layer=own.get("layer", -1),
+            joint=own.get("joint", False),
             preprocessing=backbone.preprocessing,
             identity=backbone.identity,
             dim=backbone.dim,

@@ -7,6 +7,7 @@ files if rasterio is installed. Pictures are turned upright as EXIF says and bec
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,11 @@ class SetClipImage(InputModule):
             import rasterio
 
             content = item if isinstance(item, bytes) else Path(item).read_bytes()
-            with rasterio.MemoryFile(content) as file, file.open() as scene:
-                read = scene.read(masked=True)
+            driver = "GTiff" if content.startswith((b"II", b"MM")) else "JP2OpenJPEG"  # others open what a file names
+            with warnings.catch_warnings(), rasterio.MemoryFile(content) as file:
+                warnings.simplefilter("ignore")  # that an image has no place on the ground
+                with file.open(driver=driver) as scene:
+                    read = scene.read(masked=True)
             samples = np.ma.getdata(read).astype(np.float32)
             missing = np.ma.getmaskarray(read) | ~np.isfinite(samples)
         wanted = len(self.bands["mean"])
