@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from setclip_cli.dataset.modality import singular
 from setclip_cli.embedding.hit_probabilities import HitJudge, open_hit_judge
@@ -85,6 +86,7 @@ class Service:
         collections = {name: Collection.open(embeddings, name, split, dataset) for name in names}
         towers = {name: tower_of_model(embeddings, model, name, named=run) for name in model.encoders}
         service = cls(run, model, embeddings, split, dataset, towers, collections)
+        pa.default_memory_pool().release_unused()  # what reading the shards took
         for asked in towers:
             for wanted in collections:
                 judge, why = open_hit_judge(embeddings, run, asked, wanted, split)
