@@ -32,7 +32,7 @@ import tiny
 from setclip_cli.backbones import load_backbone
 from setclip_cli.dataset.dataset import INDEX_NAME, DatasetIndex, write_shard
 from setclip_cli.dataset.schemas import ModalityInfo, schema_of
-from setclip_cli.encoders import ProjectionHead
+from setclip_cli.encoders import Encoder, ProjectionHead
 from setclip_cli.files import atomic
 from setclip_cli.run.config import ModelConfig, TowerConfig
 from setclip_cli.run.model import save_model
@@ -66,7 +66,8 @@ def make(work: Path, rows: int) -> None:
         )
     atomic.write_json(work / "data" / INDEX_NAME, DatasetIndex(shards=shards, modalities={"audio": info}).as_json())
     texts = tiny.sentence_folder(work / "text")
-    towers, encoders = {}, {}
+    towers: dict[str, TowerConfig] = {}
+    encoders: dict[str, Encoder] = {}
     for name, spec, weights, own in (
         ("audio", "vector", "auto", info),
         ("caption", "sentence-transformers:tiny", str(texts), ModalityInfo(kind="text")),

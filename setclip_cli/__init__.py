@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from setclip_cli.matching.options import MatchOptions
     from setclip_cli.recipe.recipe import Recipe, load_recipe
     from setclip_cli.run.model import Model, load_model
+    from setclip_cli.serving.options import ServeOptions
+    from setclip_cli.serving.serve import serve
     from setclip_cli.training.align import align
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "MatchOptions",
     "Model",
     "Recipe",
+    "ServeOptions",
     "SetClipError",
     "SuggestOptions",
     "__version__",
@@ -63,6 +66,7 @@ __all__ = [
     "losses",
     "match",
     "open_dataset",
+    "serve",
     "suggest",
 ]
 
@@ -79,6 +83,7 @@ _HOMES = {
     "MatchOptions": "matching.options",
     "Model": "run.model",
     "Recipe": "recipe.recipe",
+    "ServeOptions": "serving.options",
     "SetClipError": "errors",
     "SuggestOptions": "labelling.suggest_options",
     "align": "training.align",
@@ -91,6 +96,7 @@ _HOMES = {
     "load_recipe": "recipe.recipe",
     "match": "matching.match",
     "open_dataset": "dataset.dataset",
+    "serve": "serving.serve",
     "suggest": "labelling.suggest",
 }
 

@@ -143,13 +143,18 @@ def serve_app(
         answer: SearchAnswer = await batches.answer(await _search_job(service, request), within_s=timeout_s)
         return answer
 
-    @app.post("/match", responses={**_PROBLEMS, 500: {"model": Problem, "description": "The DATASET is not there."}})
+    @app.post("/match", responses={**_PROBLEMS, 409: {"model": Problem, "description": "The rows cannot be compared."}})
     async def match(request: MatchRequest) -> MatchAnswer:
         """The partners of rows, each with the probability that it is right, and that there is none.
 
         They are those of `setclip match`. The first request starts the comparison of all rows, and may get 503.
         """
-        return await partners.answer(request, within_s=timeout_s)
+        try:
+            return await partners.answer(request, within_s=timeout_s)
+        except UsageError:
+            raise
+        except SetClipError as error:
+            raise HTTPException(409, f"{error.problem}; {error.fix}") from error
 
     @app.get(
         "/picture/{modality}/{place}/{size}",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LETTERS = 20_000  # of a text
 RESIDUES = 10_000  # of the sequences of one request
@@ -20,8 +23,18 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _exactly_one(names: Iterable[str]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in names]})
+
+
+_ITEM_KINDS = ("text", "sequence", "image", "vector")
+_QUERY_KINDS = (*_ITEM_KINDS, "embedding", "id")
+
+
 class Item(_Body):
     """One item: a text, a sequence, a picture or a vector. Exactly one of these four is given."""
+
+    model_config = _exactly_one(_ITEM_KINDS)
 
     text: Annotated[str | None, Field(min_length=1, max_length=LETTERS, description="Words.")] = None
     sequence: Annotated[
@@ -46,7 +59,7 @@ class Item(_Body):
         return self
 
     def _kinds(self) -> tuple[str, ...]:
-        return "text", "sequence", "image", "vector"
+        return _ITEM_KINDS
 
 
 class EmbedRequest(_Body):
@@ -68,6 +81,8 @@ class EmbedAnswer(_Body):
 class SearchRequest(Item):
     """A query: one of the four kinds of items, an embedding that /embed gave, or the id of a row."""
 
+    model_config = _exactly_one(_QUERY_KINDS)
+
     embedding: Annotated[_Numbers | None, Field(description="An embedding of this model.")] = None
     id: Annotated[_Id | None, Field(description="A row of the EMBEDDINGS; `as` says its modality.")] = None
     modality: Annotated[
@@ -77,7 +92,7 @@ class SearchRequest(Item):
     top: Annotated[int, Field(ge=1, le=TOP)] = 10
 
     def _kinds(self) -> tuple[str, ...]:
-        return *super()._kinds(), "embedding", "id"
+        return _QUERY_KINDS
 
 
 class Shown(_Body):

@@ -28,13 +28,12 @@ _DISCARDED_BYTES = 64 << 20  # of a body that is too large
 BODY_S = 10.0  # for a body to arrive
 PAGE = Path(__file__).parent / "page"  # what all pages share
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".html": "text/html"}
+POLICY = (  # nothing comes from elsewhere, no script or style stands in the page itself, and no text becomes mark-up
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
 _HEADERS = {
-    # Nothing comes from elsewhere, no script or style stands in the page itself, and no text becomes mark-up.
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -58,6 +57,7 @@ def local_app(
     body_s: float = BODY_S,
     open_paths: Collection[str] = (),
     any_host: bool = False,
+    policy: str = POLICY,
 ) -> FastAPI:
     """An application that answers only a browser or a program that knows the token.
 
@@ -74,6 +74,7 @@ def local_app(
         body_s: Seconds within which a body has to arrive.
         open_paths: Paths that need no token.
         any_host: Other computers may ask too, by whatever name this one has there. It needs a token.
+        policy: What the browser lets the pages do (their Content Security Policy).
     """
     app = app or FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     files = {
@@ -87,6 +88,7 @@ def local_app(
         body_s=body_s,
         open_paths=frozenset(open_paths),
         any_host=any_host,
+        policy=policy,
     )
 
     @app.get("/", include_in_schema=False)
@@ -128,8 +130,12 @@ class _Checks:
         body_s: float,
         open_paths: frozenset[str],
         any_host: bool,
+        policy: str,
     ) -> None:
         self.app = app
+        self.headers = [
+            (name.encode(), value.encode()) for name, value in {"content-security-policy": policy, **_HEADERS}.items()
+        ]
         self.token = token
         self.hosts = None if any_host else {f"127.0.0.1:{port}", f"localhost:{port}"}
         self.cookie = f"setclip-{port}"  # browsers send the cookies of all ports of a host
@@ -144,8 +150,7 @@ class _Checks:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", []), *own]}
+                message = {**message, "headers": [*message.get("headers", []), *self.headers]}
             await send(message)
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

@@ -174,7 +174,7 @@ def test_without_the_dataset_ids_and_labels_are_shown_and_matching_says_why(
             hit = caller.fine("/search", text="forest", top=1)["hits"][0]
             assert (hit["shown"]["id"], hit["shown"]["picture"]) == (hit["id"], None)
             status, told = caller.post("/match", {"modality": "image", "ids": ["image-0"]})
-            assert (status, "the DATASET that was embedded is not there" in told["error"]) == (500, True)
+            assert (status, "the DATASET that was embedded is not there" in told["error"]) == (409, True)
         with service_of(pictures, data=tmp_path / "elsewhere") as address:
             assert Caller(address).fine("/search", text="forest", top=1)["hits"][0]["shown"]["picture"]
     finally:

@@ -159,7 +159,7 @@ function card(hit, modality) {
     lines.push(make("div", { className: "small", textContent: [shown.organism, shown.length].filter(Boolean).join(" · ") }));
     lines.push(make("div", { className: "residues", textContent: shown.residues }));
   }
-  const facts = [shown.id, hit.label, shown.size].filter(Boolean).join(" · ");
+  const facts = [shown.id, hit.label, shown.size?.replaceAll(" ", "\u00a0")].filter(Boolean).join(" · ");
   lines.push(make("div", { className: "id", textContent: facts }));
   const image = shown.picture ? make("img", { src: `${shown.picture}/small`, alt: shown.id, loading: "lazy" }) : null;
   return make("div", { className: "hit" }, image, make("div", { className: "words" }, ...lines));
