@@ -66,12 +66,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         content, start = self.server.files[self.path], 0
         if wanted and self.server.ranges and self.headers.get("If-Range", self.server.tag) == self.server.tag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, size = int(first), len(content)
+            if last and start < size:
+                content = content[: int(last) + 1]
             if start >= len(content):
                 self.send_error(416)
                 return
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{size}")
         else:
             self.send_response(200)
         given = {"Content-Length": str(len(content) - start), "ETag": self.server.tag, **self.server.headers}

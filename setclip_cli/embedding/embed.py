@@ -18,7 +18,7 @@ from setclip_cli.embedding.embeddings import FINISHED, INDEX_NAME, EmbeddedShard
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
 from setclip_cli.embedding.options import EmbedOptions, check_raw_features, modality_for_backbone
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
-from setclip_cli.embedding.writing import finished_shards, is_whole, write_index
+from setclip_cli.embedding.writing import finished_shards, is_whole, record_name, write_index
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
@@ -27,6 +27,7 @@ from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
 from setclip_cli.places import named
 from setclip_cli.remote.arguments import takes_places
+from setclip_cli.remote.work import send_finished
 from setclip_cli.run.config import load_config
 
 if TYPE_CHECKING:
@@ -246,6 +247,7 @@ def _embed_missing(
     with closing(_results(missing, options)) as results:
         for shard in progress(results, total=len(missing), label="embed", unit="shard"):
             made[shard.path] = shard
+            send_finished(missing[0].out, [shard.path, record_name(shard.path)])
             bad += len(shard.bad)
             if bad > options.max_bad_fraction * rows:
                 identifier, reason = next(item for each in (*kept, *made.values()) for item in each.bad.items())

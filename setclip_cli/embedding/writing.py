@@ -183,8 +183,13 @@ def is_whole(root: Path, shard: EmbeddedShard) -> bool:
     return False
 
 
+def record_name(shard: str) -> str:
+    """The path, in the folder, of the record of a shard."""
+    return f"{FINISHED}/{shard.removesuffix('.parquet')}.json"
+
+
 def _record_path(root: Path, relative: str) -> Path:
-    return (root / FINISHED / relative).with_suffix(".json")
+    return root / record_name(relative)
 
 
 def _require_same(root: Path, found: EmbeddingSettings, wanted: EmbeddingSettings) -> None:

@@ -41,7 +41,7 @@ class Found(NamedTuple):
     words: str
 
 
-_CACHE_FOLDERS = {"features", "vectors", "items", "layers", "downloads", "hashes", "seals"}
+_CACHE_FOLDERS = {"features", "vectors", "items", "layers", "downloads", "hashes", "remote", "seals"}
 
 
 def what_is(path: Path) -> Found:

@@ -3,7 +3,7 @@
     $SETCLIP_CACHE/remote/<place>/<state>/NAME   the file or folder; NAME is the last part of the place
 
 Another state has another folder, so that no command sees a mix. A file that is the same in both is linked, not copied
-again. States that no command has used for a day are removed when a new one is made.
+again. A state that no command has used is removed: after a day if there is a newer one, else after a month.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from setclip_cli.console import note, visible
 from setclip_cli.errors import SetClipError
@@ -142,10 +142,14 @@ def _linked(others: Sequence[Path], root: Path, name: str, entry: Entry) -> bool
 
 
 def _remove_unused(home: Path, used: Path) -> None:
-    for folder in home.iterdir():
-        if folder == used or not folder.is_dir() or folder.name == "work":
+    """Removes other states of this place after a day, and all states of any place after a month."""
+    for folder in home.parent.glob("*/*"):
+        if folder == used or folder.name == "work" or not folder.is_dir():
             continue
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _UNUSED_S:
-                shutil.rmtree(folder, ignore_errors=True)
-                (home / f"{folder.name}.lock").unlink(missing_ok=True)
+        with suppress(OSError, Timeout):
+            unused_s = time.time() - folder.stat().st_mtime
+            if unused_s > (_UNUSED_S if folder.parent == home else 30 * _UNUSED_S):
+                lock = folder.with_name(f"{folder.name}.lock")
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink(missing_ok=True)

@@ -16,13 +16,15 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.files.web import RefusedError, open_url
 from setclip_cli.remote.errors import ChangedError, RemoteError, scrubbed, tried
 from setclip_cli.remote.place import Place
-from setclip_cli.remote.store import Entry
+from setclip_cli.remote.store import PIECE_BYTES, Entry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT_S = 30.0
 MAX_INDEX_BYTES = 256 << 20
+_BLOCK_BYTES = 1 << 20
+_WITHOUT_RANGES_BYTES = 256 << 20
 _INDEXES = ("dataset.json", "embeddings.json", "config.json")
 _OF_A_RUN = (
     "recipe.toml",
@@ -40,6 +42,7 @@ class HttpStore:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.identity = ""
+        self.piece_bytes = PIECE_BYTES
 
     def entries(self) -> dict[str, Entry]:
         if "." not in self.place.name and (found := self._folder()):
@@ -77,6 +80,8 @@ class HttpStore:
         def ask() -> Entry | None:
             try:
                 with self._open(place, {"Range": "bytes=0-0"}) as answer:
+                    if answer.status != 206:
+                        self.piece_bytes = _WITHOUT_RANGES_BYTES  # each piece begins at the start of the file
                     return _entry(answer)
             except urllib.error.HTTPError as error:
                 error.close()
@@ -95,7 +100,8 @@ class HttpStore:
                     if not str(answer.headers.get("Content-Range", "")).startswith(f"bytes {start}-"):
                         raise ConnectionError("the server sent another part of the file")
                     return answer.read(end - start)
-                answer.read(start)  # the server knows no ranges: what comes before is read and left
+                for at in range(0, start, _BLOCK_BYTES):  # the server knows no ranges: what comes before is left
+                    answer.read(min(_BLOCK_BYTES, start - at))
                 return answer.read(end - start)
         except urllib.error.HTTPError as error:
             error.close()

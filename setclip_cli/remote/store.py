@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from setclip_cli.remote.place import Place
 
 
+PIECE_BYTES = 8 << 20
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file on another machine, as the server describes it.
@@ -46,6 +49,7 @@ class Store(Protocol):
 
     place: Place
     identity: str  # what tells its server from another one
+    piece_bytes: int  # to ask for at once
 
     def entries(self) -> dict[str, Entry]:
         """The files in the folder; ``{"": entry}`` if the place is a file; empty if nothing is there."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.remote.errors import RemoteError, tried
 from setclip_cli.remote.place import Place, why_not_a_file_name
-from setclip_cli.remote.store import Entry, Store
+from setclip_cli.remote.store import PIECE_BYTES, Entry, Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,7 @@ class FsspecStore:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.piece_bytes = PIECE_BYTES
         self._fs = _filesystem(place)
         self._root: str = self._fs._strip_protocol(f"{place.scheme}://{place.path}")
         self.identity = str(getattr(self._fs, "endpoint_url", None) or _endpoint(place))

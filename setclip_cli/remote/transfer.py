@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from setclip_cli.remote.store import Entry, Store
 
-PIECE_BYTES = 8 << 20
 PARALLEL = 8
 _MD5 = re.compile(r"[0-9a-f]{32}")
 OTHER_DISK = "SETCLIP_CACHE can name a folder on another disk: what is elsewhere is copied there first"
@@ -102,7 +101,7 @@ def _fetch(store: Store, name: str, entry: Entry, path: Path, shown: tqdm[object
             continue
         if start == entry.size and part.exists():
             break
-        end = min(start + PIECE_BYTES, entry.size)
+        end = min(start + store.piece_bytes, entry.size)
         try:
             content = store.read(name if entry.key is None else entry.key, start, end) if end > start else b""
             if not content and end > start:
@@ -133,12 +132,18 @@ def _fetch(store: Store, name: str, entry: Entry, path: Path, shown: tqdm[object
 
 def _is_listed(store: Store, name: str, entry: Entry, part: Path) -> bool:
     """Whether the bytes that came are those of the file that was listed."""
-    if _MD5.fullmatch(entry.tag):
-        with part.open("rb") as file:
-            if hashlib.file_digest(file, "md5").hexdigest() == entry.tag:
-                return True
+    if _MD5.fullmatch(entry.tag) and has_tag(part, entry):
+        return True
     now = store.look(name if entry.key is None else entry.key)
     return now is not None and now.state == entry.state
+
+
+def has_tag(path: Path, entry: Entry) -> bool:
+    """Whether a file may be the one with this tag. Only a tag that is an MD5 says more than that."""
+    if not _MD5.fullmatch(entry.tag):
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest() == entry.tag
 
 
 def is_here(path: Path, entry: Entry) -> bool:

@@ -9,11 +9,13 @@ same command goes on from it, unless somebody else has written to the place mean
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,13 +29,13 @@ from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import is_temporary
 from setclip_cli.files.lock import LOCK_NAME
 from setclip_cli.files.write_errors import InUseError, WriteError, writing
-from setclip_cli.remote.commit import CLAIM, COMMIT, OURS, Commit, is_ours, read_commit
+from setclip_cli.remote.commit import BEGUN, CLAIM, COMMIT, OURS, Commit, is_ours, read_commit
 from setclip_cli.remote.copies import call_by_name, folder_of
 from setclip_cli.remote.errors import TRIES, ChangedError, tried
 from setclip_cli.remote.place import Place
 from setclip_cli.remote.store import Entry, Store
 from setclip_cli.remote.stores import open_store
-from setclip_cli.remote.transfer import OTHER_DISK, bar, each, fetch, is_here
+from setclip_cli.remote.transfer import OTHER_DISK, bar, each, fetch, has_tag, is_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,6 +63,10 @@ def written(place: Place) -> Iterator[Path]:
         )
     store = open_store(place)
     home = folder_of(store)
+    if int(os.environ.get("RANK") or 0):  # of a group that torchrun started: its first process writes and sends
+        call_by_name(home / "work" / place.name, place)
+        yield home / "work" / place.name
+        return
     atomic.make_folder(home)
     lock = FileLock(home / "work.lock", timeout=0)
     with writing(home):
@@ -115,6 +121,10 @@ class _Work:
         self.root = home / "work" / store.place.name
         self._record = home / "work.json"
         self._there: dict[str, Entry] = {}  # what is at the place
+        self._known = self._read_record()
+        self._begun = False  # whether the place is marked as one in which the first command has not finished
+        self._guard = threading.Lock()
+        self._written_s = 0.0
 
     def begin(self) -> None:
         """Makes the folder what is at the place, or keeps what an earlier command has begun on top of it."""
@@ -127,7 +137,11 @@ class _Work:
                 if (begun := read_commit(self.store, entries)) is not None:
                     self._finish(begun)
                     entries = self.store.entries()
+                for name in entries:
+                    if name.startswith(f"{OURS}/new-"):  # of a command that was stopped before its commit.json
+                        self.store.remove(name)
                 self._there = {name: entry for name, entry in entries.items() if not is_ours(name)}
+                self._begun = BEGUN in entries
                 self._refuse_foreign()
                 self._fill()
                 break
@@ -139,7 +153,7 @@ class _Work:
 
     def _refuse_foreign(self) -> None:
         tops = {name.partition("/")[0] for name in self._there}
-        if tops and not tops & set(MARKS):
+        if tops and not tops & set(MARKS) and not self._begun:
             shown = f"{', '.join(map(repr, sorted(tops)[:3]))}{', ...' if len(tops) > 3 else ''}"
             raise SetClipError(
                 f"{self.store.place.shown}: exists but is not a folder that setclip wrote (it holds {shown})",
@@ -148,13 +162,16 @@ class _Work:
 
     def _fill(self) -> None:
         place, there = self.store.place, self._there
-        known = self._read_record()
+        self._adopt()
+        known = {name: one for name, one in self._known.items() if one["there"] is not None}
         states = {name: entry.state for name, entry in there.items()}
         if self.root.is_dir() and states == {name: one["there"] for name, one in known.items()}:
             return  # nobody has written there since: what is here is as new, or newer
         if known and self._unsent(known):
             note(f"note: {place.shown}: has changed since this machine began to write there; that beginning is left")
         atomic.make_folder(self.root)
+        if self._begun and not self._indexed() and not any(name.startswith(".finished/") for name in there):
+            there = {}  # another machine has begun, and only it could go on from these files
         missing = []
         for name, entry in there.items():
             path = self.root / name
@@ -174,7 +191,21 @@ class _Work:
                 with suppress(FileNotFoundError):
                     (self.root / name).unlink()
             fetch(self.store, there, missing, lambda name: self.root / name)
-        self._write_record(there)
+        self._known = {name: self._pair(name) for name in there}
+        self._save_record()
+
+    def _indexed(self) -> bool:
+        """Whether a command has finished at the place: what is there has readers."""
+        return any(name in self._there for name in LAST)
+
+    def _adopt(self) -> None:
+        """Takes files for sent that were sent when this machine was stopped, before it could record that."""
+        for name, entry in self._there.items():
+            known, stamp = self._known.get(name, {}), _stamp(self.root / name)
+            if known.get("there") == entry.state or stamp is None or known.get("sending") != stamp:
+                continue
+            if stamp[0] == entry.size and has_tag(self.root / name, entry):
+                self._known[name] = {"there": entry.state, "here": stamp}
 
     def _unsent(self, known: Mapping[str, dict[str, Any]]) -> bool:
         here = self._here()
@@ -195,21 +226,21 @@ class _Work:
 
     def send_early(self, names: Sequence[str]) -> None:
         """Sends whole files whose names are not there yet, or that no index there lists."""
-        indexed = any(name in self._there for name in LAST)
-        names = [name for name in names if name not in self._there or not indexed]
+        names = [name for name in names if name not in self._there or not self._indexed()]
         for name in names:
             self._send_all([name])
 
     def send(self) -> None:
         """Makes the place what is here."""
-        known, here = self._read_record(), self._here()
+        known, here = dict(self._known), self._here()
         changed = [name for name, stamp in here.items() if name not in known or known[name]["here"] != stamp]
         gone = [name for name in self._there if name not in here]
-        records = [name for name in gone if name.startswith(".finished/")]  # no reader looks at them
-        removed = [name for name in gone if name not in records]
-        new = [name for name in changed if name not in self._there and name not in LAST]
+        unread = [name for name in gone if name.startswith(".finished/") or not self._indexed()]
+        removed = [name for name in gone if name not in unread]
         last = [name for name in LAST if name in changed]
-        replaced = [name for name in changed if name in self._there and name not in LAST]
+        others = [name for name in changed if name not in LAST]
+        new = [name for name in others if name not in self._there or not self._indexed()]
+        replaced = [name for name in others if name not in new]
         if not changed and not gone:
             return
         self._send_all(new)
@@ -218,17 +249,28 @@ class _Work:
             self._send_all(last, together=False)
         else:
             self._replace([*replaced, *last], removed)
-        for name in records:
+        for name in unread:
             self.store.remove(name)
             self._there.pop(name)
-        self._write_record(self._there)
+        if self._begun:
+            self.store.remove(BEGUN)
+            self._begun = False
+        self._write_record()
         size = sum((self.root / name).stat().st_size for name in changed)
         note(f"{self.store.place.shown}: {_files(len(changed))}, {size:,} bytes, were sent there")
 
     def _send_all(self, names: Sequence[str], *, together: bool = True, at: Mapping[str, str] | None = None) -> None:
         """Sends files and records each as soon as it is there."""
-        guard = threading.Lock()
         total = sum((self.root / name).stat().st_size for name in names)
+        for name in names:
+            before = self._there.get(name)
+            here = self._known.get(name, {}).get("here")
+            state = None if before is None else before.state
+            self._known[name] = {"there": state, "here": here, "sending": _stamp(self.root / name)}
+        self._save_record()
+        if at is None and not self._begun and not self._indexed():
+            self.store.send_bytes(b"", BEGUN)
+            self._begun = True
 
         def send(name: str, stopped: threading.Event) -> None:
             path, key = self.root / name, name if at is None else at[name]
@@ -245,9 +287,7 @@ class _Work:
                 )
             shown.update(size)
             if at is None:
-                with guard:
-                    self._there[name] = entry
-                    self._write_record(self._there, only=name)
+                self._note_sent(name, entry)
 
         with bar(total, f"send {self.store.place.name}") as shown:
             if together:
@@ -270,7 +310,7 @@ class _Work:
         for name in names:
             if (entry := self.store.look(name)) is not None:
                 self._there[name] = entry
-        self._write_record(self._there)
+        self._write_record()
 
     def _finish(self, commit: Commit) -> None:
         """Gives the new files their names, then removes all that was needed for it."""
@@ -290,12 +330,25 @@ class _Work:
             return {}
         return found
 
-    def _write_record(self, there: Mapping[str, Entry], *, only: str | None = None) -> None:
-        """Records which local files are at the place; all that are here now, or one."""
-        known = {} if only is None else self._read_record()
-        for name in there if only is None else [only]:
-            known[name] = {"there": there[name].state, "here": _stamp(self.root / name)}
-        atomic.write_text(self._record, json.dumps(known), sync=False)
+    def _write_record(self) -> None:
+        """Records which local files are at the place, as they are there."""
+        self._known = {name: self._pair(name) for name in self._there}
+        self._save_record()
+
+    def _save_record(self) -> None:
+        atomic.write_text(self._record, json.dumps(self._known), sync=False)
+
+    def _pair(self, name: str) -> dict[str, Any]:
+        return {"there": self._there[name].state, "here": _stamp(self.root / name)}
+
+    def _note_sent(self, name: str, entry: Entry) -> None:
+        """Records one file. The disk is written once a second at most: what it misses, `_adopt` finds."""
+        with self._guard:
+            self._there[name] = entry
+            self._known[name] = self._pair(name)
+            if time.monotonic() - self._written_s > 1:
+                self._save_record()
+                self._written_s = time.monotonic()
 
 
 def _stamp(path: Path) -> list[int] | None:
@@ -310,12 +363,21 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count:,} files"
 
 
+def _machine() -> str:
+    """Tells machines, and containers of one machine, from each other: the numbers of their processes are their own."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
 class _Claim:
     """That this process writes at a place: a file there, made anew each minute."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._stopped = store, threading.Event()
-        self._own = {"writer": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
+        self._own = {"writer": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid(), "of": _machine()}
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def content(self) -> bytes:
@@ -375,7 +437,7 @@ class _Claim:
         return found
 
     def _has_ended(self, holder: Mapping[str, Any]) -> bool:
-        if holder.get("host") == self._own["host"] and isinstance(holder.get("pid"), int):
+        if holder.get("of") == self._own["of"] and isinstance(holder.get("pid"), int):
             try:
                 os.kill(int(holder["pid"]), 0)
             except ProcessLookupError:

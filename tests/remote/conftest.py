@@ -19,7 +19,7 @@ class S3:
     Attributes:
         asked: ``(method, path)`` of each request.
         fault: Is asked for each request ``(method, path)``: an error code such as ``AccessDenied``; ``cut`` to send
-            half of the answer; ``hang up``; None to answer.
+            half of the answer; ``silence``; None to answer.
         seen: Is called after each answer.
     """
 
@@ -48,7 +48,7 @@ class S3:
         fault = self.fault(method, path)
         if fault not in (None, "cut"):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            if fault == "hang up":
+            if fault == "silence":
                 raise ConnectionError
             status = {"SlowDown": "503 Slow Down", "InternalError": "500 Error"}.get(str(fault), "403 Forbidden")
             body = f"<?xml version='1.0'?><Error><Code>{fault}</Code><Message>no {SECRET}</Message></Error>".encode()
