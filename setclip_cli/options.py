@@ -85,16 +85,26 @@ def path_of(given: str | Path, name: str) -> Path:
         UsageError: it is empty; or it names something on another machine, and this argument must be on this one.
     """
     refuse_empty(given, name)
-    if is_elsewhere(given):
-        raise UsageError(
-            f"{argument(name)} {str(given).partition('?')[0]}: must be on this machine",
-            fix="copy it to this machine first, and give the path of the copy",
-        )
-    if is_cut(given):
-        raise UsageError(
-            f"{argument(name)} {given}: has lost a slash, because a Path was made of it", fix="give it as text"
-        )
+    if is_elsewhere(given) or is_cut(given):
+        raise here_only(argument(name), given)
     return Path(given)
+
+
+def here_only(shown: str, given: str | Path) -> UsageError:
+    """The error about the name of something on another machine where a path of this one is needed.
+
+    Args:
+        shown: The argument, for the message.
+    """
+    place = str(given).partition("?")[0]
+    if is_cut(given):
+        place = place.replace(":/", "://", 1)
+        more = "; in Python, give the name of a place as text, because a Path loses a slash"
+    else:
+        more = ""
+    return UsageError(
+        f"{shown} {place}: must be on this machine", fix=f"copy it to this machine, and give the path of the copy{more}"
+    )
 
 
 def path_or_place(text: str) -> Path | str:

@@ -14,7 +14,7 @@ def study(
     file: Annotated[
         Path, typer.Argument(metavar="STUDY", help="A TOML study: a file, or a name that `setclip studies` lists.")
     ],
-    data: Annotated[Path, typer.Option(help="The DATASET to train and score on.")],
+    data: Annotated[str, typer.Option(path_type=str, help="The DATASET to train and score on.")],
     out: Annotated[Path, typer.Option(help="The folder to write RUNs, table and plots to.")],
     jobs: Annotated[int, typer.Option(min=1, help="Number of processes; they share the CPU.")] = 1,
     as_json: AsJson = False,

@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from setclip_cli.errors import UsageError, argument
-from setclip_cli.options import Options
+from setclip_cli.options import Options, here_only
 from setclip_cli.places import is_cut, is_elsewhere
 from setclip_cli.remote.place import parse_place
 
@@ -97,10 +97,7 @@ def _names_a_place(value: Any) -> bool:
 def _refuse_cut(name: str, value: Any) -> None:
     for one in value if isinstance(value, list | tuple) else [value]:
         if is_cut(one):
-            raise UsageError(
-                f"{argument(name)} {one}: has lost a slash, because a Path was made of it",
-                fix="give the name of a place as text",
-            )
+            raise here_only(argument(name), one)
 
 
 def _refuse_one_in_the_other(arguments: dict[str, Any], reads: tuple[str, ...], out: Any) -> None:

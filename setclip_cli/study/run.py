@@ -22,6 +22,7 @@ from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.shipped import find
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.study.planned_runs import plan_runs
 from setclip_cli.study.report import markdown_table, study_content, write_study
 from setclip_cli.study.study_file import load_study
@@ -60,6 +61,7 @@ class StudyResult:
         return f"{markdown_table(self.content)}\n{counts}; see {visible(self.out / 'study.md')}"
 
 
+@takes_places("dataset")
 def run_study(study_file: str | Path, dataset: str | Path | Dataset, out: str | Path, *, jobs: int = 1) -> StudyResult:
     """Trains and scores the runs that are missing, and writes the table and the plots.
 

@@ -115,7 +115,7 @@ def test_a_path_object_of_a_place_is_refused(tmp_path: Path) -> None:
         lambda: setclip.open_dataset(Path("s3://lab/x")),
         lambda: setclip.evaluate([Path("s3://lab/x")], tmp_path, tmp_path),
     ):
-        with pytest.raises(SetClipError, match="has lost a slash"):
+        with pytest.raises(SetClipError, match="a Path loses a slash"):
             call()
 
 

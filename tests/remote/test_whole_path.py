@@ -109,3 +109,47 @@ def test_a_place_that_is_not_there_is_a_plain_error(s3: Any, tmp_path: Path) -> 
     code, stdout, stderr = invoke("embed", "--backbone", "esm:esm2_t6_8M_UR50D", "s3://lab/no", "--out", tmp_path / "e")
     assert (code, stdout) == (3, "")
     assert "s3://lab/no: no such file or folder" in stderr
+
+
+def test_embed_sends_each_shard_when_it_is_finished_and_another_machine_goes_on(
+    s3: Any, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run_ok("align", world / "recipe.toml", "--data", world / "data", "--out", run, "--set", "method=cca")
+    out = "s3://lab/e"
+    s3.fault = lambda method, path: "AccessDenied" if method == "PUT" and "e/caption/" in path else None
+    code, _, stderr = invoke("embed", run, world / "data", "--out", out)
+    assert code == 3
+    assert "s3://lab/e/caption/train-00000.parquet: cannot be written" in stderr
+    assert "e/protein/train-00000.parquet" in s3.keys("lab")
+    assert "e/embeddings.json" not in s3.keys("lab")
+    code, _, stderr = invoke("search", out, "a kinase")
+    assert code == 3
+    assert "s3://lab/e: its embedding has not finished" in stderr
+    s3.fault = lambda _method, _path: None
+    monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / "another"))
+    told = json.loads(run_ok("embed", run, world / "data", "--out", out, "--json"))
+    assert (told["made"], told["kept"], told["out"]) == (1, 1, out)
+    assert sorted(s3.keys("lab")) == [
+        "e/caption/train-00000.parquet",
+        "e/embeddings.json",
+        "e/protein/train-00000.parquet",
+    ]
+    run_ok("embed", run, world / "data", "--out", tmp_path / "here")
+    for name in ("caption", "protein"):
+        here = (tmp_path / "here" / name / "train-00000.parquet").read_bytes()
+        assert s3.get("lab", f"e/{name}/train-00000.parquet") == here
+
+
+def test_a_dry_run_looks_at_a_place_and_writes_nothing(s3: Any, world: Path) -> None:
+    told = run_ok("align", world / "recipe.toml", "--data", world / "data", "--out", "s3://lab/runs/x", "--dry-run")
+    assert "s3://lab/runs/x" in told or "rows" in told
+    assert s3.keys("lab") == []
+
+
+def test_what_takes_no_place_says_so(world: Path) -> None:
+    code, _, stderr = invoke("label", world / "data", "--out", "s3://lab/labels")
+    assert code == 2
+    assert "--out s3://lab/labels: must be on this machine" in stderr
+    with pytest.raises(setclip.SetClipError, match="must be on this machine"):
+        setclip.load_recipe("s3://lab/recipe.toml")
