@@ -19,6 +19,7 @@ from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_f
 from setclip_cli.embedding.options import EmbedOptions, check_raw_features, modality_for_backbone
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
 from setclip_cli.embedding.writing import finished_shards, is_whole, record_name, write_index
+from setclip_cli.encoders import nested_widths
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
@@ -128,6 +129,7 @@ def embed(
     for tower in wanted:
         dataset.require_rows(tower, config.towers[tower].info(tower))
         require_bands(dataset, tower, options.split, config.towers[tower].bands)
+        _require_width(run, options.width, nested_widths(config.towers[tower].encoder))
     return _embed_towers([TowerSource(tower, dataset.about(tower), run=run) for tower in wanted], dataset, out, options)
 
 
@@ -156,6 +158,9 @@ def embed_backbone(
     """
     out = path_of(out, "out")
     check_raw_features(backbone, pooling, options.modality)
+    if options.width is not None:
+        shown = argument("width")
+        raise UsageError(f"{shown}: the features of a backbone are not nested", fix=f"leave {shown} out, or give a RUN")
     dataset = _opened(dataset)
     modality = modality_for_backbone(backbone, dataset, options.modality)
     bands = None if bands_of_rows(dataset, modality, None) is None else band_scale(dataset, modality, None)
@@ -163,6 +168,22 @@ def embed_backbone(
         modality, info=dataset.about(modality), backbone=backbone, weights=weights, pooling=pooling, bands=bands
     )
     return _embed_towers([source], dataset, out, options)
+
+
+def _require_width(run: Path, width: int | None, nested: list[int]) -> None:
+    """Raises SetClipError unless the embeddings of a RUN can be cut to this width."""
+    if width is None or width in nested:
+        return
+    shown = argument("width")
+    if nested:
+        raise UsageError(
+            f"{shown} {width}: {run} was trained for the widths {', '.join(map(str, nested))}",
+            fix=f"choose one of them, or leave {shown} out",
+        )
+    raise UsageError(
+        f"{shown} {width}: the embeddings of {run} are not nested, so that their first values alone mean little",
+        fix=f"leave {shown} out, or train with --set projection.nested=[{width},...]",
+    )
 
 
 def _opened(dataset: Dataset | str | Path) -> Dataset:

@@ -88,6 +88,7 @@ class EmbeddingSettings(BaseModel):
     method: str  # the RUN's, or "features"
     dim: int
     dtype: Dtype = "float32"
+    width: int | None = None  # that nested embeddings were cut to, if they were
     precision: Precision = "float32"
 
 
@@ -116,6 +117,8 @@ class EmbeddingsIndex(EmbeddingSettings):
     def as_json(self) -> dict[str, Any]:
         """What embeddings.json holds: without what a tower does not have, as in earlier versions."""
         content = self.model_dump(mode="json")
+        if self.width is None:
+            del content["width"]
         for tower in content["towers"].values():
             for name in ("kind", "bits"):
                 if tower[name] is None:

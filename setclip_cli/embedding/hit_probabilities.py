@@ -74,6 +74,11 @@ def open_hit_judge(
             "the cosines of ubinary rows are estimates, which the calibration of the RUN does not judge; for "
             "probabilities, embed with --dtype int8"
         )
+    if (width := embeddings.index.width) is not None:
+        return None, (
+            f"the calibration of the RUN judges whole embeddings, and these are cut to {width} values; for "
+            "probabilities, embed without --width"
+        )
     calibration = read_calibration(run)
     if calibration is None:
         why, fix = why_not(run, config)

@@ -93,7 +93,7 @@ def modality_for_backbone(backbone: str, dataset: Dataset, modality: Modality | 
 
 @dataclass(frozen=True)
 class EmbedOptions(Options):
-    """What to embed, and how. Of these, only ``dtype`` and ``precision`` change the values."""
+    """What to embed, and how. Of these, only ``dtype``, ``width`` and ``precision`` change the values."""
 
     modality: Annotated[
         Modality | None, Flag("Embed only this modality of a RUN (default: each one that has a tower and rows).")
@@ -102,6 +102,14 @@ class EmbedOptions(Options):
     dtype: Annotated[
         Dtype, Flag("Write the values in this type. int8 takes a quarter of the bytes, ubinary one bit a value.")
     ] = "float32"
+    width: Annotated[
+        int | None,
+        Flag(
+            "Write this many values of each embedding (default: all). The RUN needs them in projection.nested.",
+            metavar="N",
+            least=1,
+        ),
+    ] = None
     precision: Annotated[
         Precision, Flag("Compute the backbone's matrix products in this type. bfloat16 and float16 are for GPUs.")
     ] = "float32"

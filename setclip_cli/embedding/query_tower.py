@@ -13,6 +13,7 @@ from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.embedding.embeddings import INDEX_NAME
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.what_is import what_is
+from setclip_cli.losses.nested import narrowed
 from setclip_cli.pixels.bands import BandScale
 from setclip_cli.remote.copies import local_path
 from setclip_cli.run.model import load_model
@@ -61,6 +62,7 @@ class QueryTower:
 
     backbone: Backbone
     encoder: Encoder | None
+    width: int | None = None  # that nested embeddings are cut to, as those of the rows
 
     def embed(self, items: Sequence[Any]) -> Embedded:
         """Embeds what the backbone reads: texts, residues, bytes of image files, or vectors.
@@ -71,7 +73,7 @@ class QueryTower:
         encoded = self.backbone.encode(items)
         with torch.inference_mode():
             features = encoded.features if self.encoder is None else self.encoder(encoded.features)
-            vectors = features.float()
+            vectors = narrowed(features.float(), self.width or features.shape[1])
         broken = {row: f"its embedding {reason}" for row, reason in unusable_rows(vectors.numpy()).items()}
         return Embedded(
             torch.nn.functional.normalize(vectors, dim=1).numpy(),
@@ -121,7 +123,7 @@ def tower_of_model(embeddings: Embeddings, model: Model, modality: Modality, *, 
         )
     backbone = model.load_backbone(modality)
     require_made_by(embeddings, model.identity, named=named)
-    return QueryTower(backbone, model.encoders[modality])
+    return QueryTower(backbone, model.encoders[modality], embeddings.index.width)
 
 
 def require_made_by(embeddings: Embeddings, identity: str, *, named: Path | None) -> None:

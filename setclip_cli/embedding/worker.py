@@ -21,6 +21,7 @@ from setclip_cli.embedding import engines
 from setclip_cli.embedding.embeddings import EmbeddedShard, EmbeddedTower, EmbeddingSettings, StoredBitCode
 from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.embedding.writing import record_finished, write_embedding_shard
+from setclip_cli.losses.nested import narrowed
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
 
@@ -74,6 +75,7 @@ class LoadedTower:
         encoded = self.backbone.encode(items)
         with torch.inference_mode():
             values = encoded.features if self.encoder is None else self.encoder(encoded.features)
+            values = narrowed(values, self.settings.width or values.shape[1])
         return values.numpy(), encoded
 
     def items(self, column: pa.ChunkedArray) -> Any:
@@ -115,7 +117,12 @@ def load_tower(source: TowerSource, options: EmbedOptions) -> LoadedTower:
     if options.compile and (reason := compile_blocks(backbone)):
         note(f"note: --compile: this machine cannot compile ({reason}); the rows are embedded without it")
     settings = EmbeddingSettings(
-        model=identity, method=method, dim=dim, dtype=options.dtype, precision=options.precision
+        model=identity,
+        method=method,
+        dim=options.width or dim,
+        dtype=options.dtype,
+        width=options.width,
+        precision=options.precision,
     )
     description = EmbeddedTower(
         kind=None if source.modality in KINDS_OF_NAMES else backbone.kind,

@@ -40,6 +40,12 @@ class Encoder(nn.Module):
         """An encoder of the described shapes, its tensors still to be loaded."""
 
 
+def nested_widths(description: dict[str, Any]) -> list[int]:
+    """Widths at which the first values of an embedding are trained to be one too; none if it is not nested."""
+    inner = description.get("encoder") if description.get("kind") == "composed" else None
+    return nested_widths(inner) if inner else list(description.get("nested", []))
+
+
 def encoder_from_description(description: dict[str, Any]) -> Encoder:
     """Builds the encoder that ``describe()`` described; load its tensors with ``load_state_dict``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from setclip_cli.encoders.base import Encoder, encoder_from_description
 from setclip_cli.encoders.start import WithStart
 from setclip_cli.encoders.transform import FeatureTransform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Composed(Encoder):
@@ -50,12 +53,18 @@ class ProjectionHead(Encoder):
 
     kind = "projection"
 
-    def __init__(self, features: int, dim: int, *, head: str = "mlp", seed: int = 0) -> None:
-        """Weights are drawn from ``seed`` alone, whatever the state of torch's global generator."""
+    def __init__(
+        self, features: int, dim: int, *, head: str = "mlp", seed: int = 0, nested: Sequence[int] | None = None
+    ) -> None:
+        """Weights are drawn from ``seed`` alone, whatever the state of torch's global generator.
+
+        ``nested`` are the widths that the training nests; they change nothing here.
+        """
         super().__init__()
         if head not in {"mlp", "linear"}:
             raise ValueError(f"head must be 'mlp' or 'linear', got {head!r}")
         self.features, self.dim, self.head = features, dim, head
+        self._nested = list(nested or ())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.input = nn.Linear(features, dim)
@@ -69,8 +78,11 @@ class ProjectionHead(Encoder):
         return F.normalize(projected, dim=1)
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "features": self.features, "dim": self.dim, "head": self.head}
+        described = {"kind": self.kind, "features": self.features, "dim": self.dim, "head": self.head}
+        return {**described, "nested": self._nested} if self._nested else described
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> ProjectionHead:
-        return cls(description["features"], description["dim"], head=description["head"])
+        return cls(
+            description["features"], description["dim"], head=description["head"], nested=description.get("nested")
+        )

@@ -68,7 +68,9 @@ def _align_like(peer: ModelFolder, method: str, dataset: Dataset, out: Path) -> 
         recipe = recipe.with_settings(method=method, towers=towers)
     else:
         # Its axes too, where they are the preset of its method: a baseline of fewer would be a weak one.
-        recipe = recipe.with_settings(method=method, projection=recipe.projection)
+        # Its nested widths not: a training-free method has no heads, and others are compared at full width.
+        projection = recipe.projection.model_dump(exclude={"nested"})
+        recipe = recipe.with_settings(method=method, projection=projection)
     recipe_hash = hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:8]
     run = out / recipe_hash / f"{method}-{peer.seed}"
     align_own(recipe, dataset, run)

@@ -27,7 +27,7 @@ from setclip_cli.evaluation.pairs_of_training import LEFT_OUT, without_pairs_of_
 from setclip_cli.evaluation.prompts import prompt_prototypes
 from setclip_cli.evaluation.report import REPORT_NAME, Report
 from setclip_cli.evaluation.report_content import ScoredModel, command_line, report_content
-from setclip_cli.evaluation.scoring import metric_keys, point_values, score
+from setclip_cli.evaluation.scoring import metric_keys, point_values, score, values_by_width
 from setclip_cli.evaluation.task_set import load_task_set
 from setclip_cli.evaluation.trust_metrics import calibration_for, judge_trust
 from setclip_cli.files.folders import refuse_foreign
@@ -202,4 +202,5 @@ def _score_model(
     trust = judge_trust(calibration, *sides, rows) if calibration else None
     if trust:
         scores = replace(scores, metrics=scores.metrics | trust.metrics)
-    return ScoredModel(model, averaged_name, sides, untrained, scores, before, trust)
+    by_width = values_by_width(*sides, rows, model.nested)
+    return ScoredModel(model, averaged_name, sides, untrained, scores, before, trust, by_width)

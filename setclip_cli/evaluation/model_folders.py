@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from setclip_cli.embedding.embeddings import open_embeddings
+from setclip_cli.encoders import nested_widths
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.documents import read_toml
 from setclip_cli.run.config import RECIPE_NAME, load_config, require_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from setclip_cli.dataset.modality import Modality
@@ -31,6 +32,7 @@ class ModelFolder:
         seed: The seed of a RUN; None for EMBEDDINGS.
         recipe: The resolved recipe of a RUN; empty for EMBEDDINGS.
         baseline: Whether the evaluation aligned it for comparison.
+        nested: Widths at which the first values of its embeddings are embeddings too.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ModelFolder:
     recipe: dict[str, Any]
     modalities: tuple[Modality, Modality]
     baseline: bool = False
+    nested: tuple[int, ...] = ()
 
 
 def open_model_folders(paths: Sequence[Path]) -> list[ModelFolder]:
@@ -84,7 +87,8 @@ def _open_folder(path: Path) -> ModelFolder:
     require_file(path, config, RECIPE_NAME)
     recipe = read_toml(path / RECIPE_NAME)
     left, right = config.modalities()
-    return ModelFolder(name, path, "run", config.method, config.seed, recipe, (left, right))
+    widths = _shared_widths(config.towers[side].encoder for side in (left, right))
+    return ModelFolder(name, path, "run", config.method, config.seed, recipe, (left, right), nested=widths)
 
 
 def _open_embeddings_folder(path: Path, name: str) -> ModelFolder:
@@ -100,7 +104,15 @@ def _open_embeddings_folder(path: Path, name: str) -> ModelFolder:
             f"{path}: holds raw features of backbones, which do not share a space",
             fix=f"setclip embed RUN DATASET --out {path}",
         )
-    return ModelFolder(name, path, "embeddings", opened.index.method, None, {}, (found[0], found[1]))
+    described = [tower.encoder for tower in opened.index.towers.values() if tower.encoder is not None]
+    widths = tuple(width for width in _shared_widths(described) if width <= opened.index.dim)
+    return ModelFolder(name, path, "embeddings", opened.index.method, None, {}, (found[0], found[1]), nested=widths)
+
+
+def _shared_widths(encoders: Iterable[dict[str, Any]]) -> tuple[int, ...]:
+    """The nested widths that the encoders of both sides have."""
+    left, right = map(nested_widths, encoders)
+    return tuple(width for width in left if width in right)
 
 
 def averaged_names(models: Sequence[ModelFolder]) -> dict[str, str]:

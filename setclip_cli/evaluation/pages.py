@@ -113,6 +113,18 @@ def markdown_note(content: Content) -> str:
             )
             lines.append(f"| {metric_title(key)} | {before} | {after} |")
         lines.append("")
+    if "widths" in first:
+        keys = width_keys(content)
+        lines += [
+            f"The first values of an embedding alone ({in_markdown(first['name'])}):",
+            "",
+            f"| {' | '.join(['values', *map(metric_title, keys)])} |",
+            f"|{' ---: |' * (len(keys) + 1)}",
+        ]
+        for one in first["widths"]:
+            cells = [format_metric(one["metrics"][key], key) for key in keys]
+            lines.append(f"| {' | '.join([str(one['width']), *cells])} |")
+        lines.append("")
     if "trust" in content:
         error = first["metrics"]["trust/ece"]
         lines += [
@@ -137,6 +149,13 @@ def headline_keys(content: Content) -> list[str]:
     left, right = content["modalities"]
     keys = [f"{left}_to_{right}/map", f"{right}_to_{left}/map", "zero_shot/top1"]
     return [key for key in keys if key in content["methods"][0]["metrics"]]
+
+
+def width_keys(content: Content) -> list[str]:
+    """The metrics of the table of nested widths."""
+    left, right = content["modalities"]
+    directions = (f"{left}_to_{right}", f"{right}_to_{left}")
+    return [f"{direction}/{name}" for name in ("map", "recall_at_10") for direction in directions]
 
 
 def html_page(content: Content, details: PageDetails) -> str:
@@ -171,6 +190,7 @@ def html_page(content: Content, details: PageDetails) -> str:
         drawings=drawings,
         colours=colours,
         headline=headline_keys(content),
+        width_keys=width_keys(content),
         scale=_interval_plot_end(content, headline_keys(content)[0]),
     )
 

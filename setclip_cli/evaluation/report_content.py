@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class ScoredModel:
         untrained: The sides before training; None for EMBEDDINGS.
         before: Metric key -> value before training; empty for EMBEDDINGS.
         trust: How right its probabilities are; None without a calibration.
+        by_width: Width of nested embeddings -> metric key -> value.
     """
 
     model: ModelFolder
@@ -60,6 +61,7 @@ class ScoredModel:
     scores: Scores
     before: dict[str, float]
     trust: Trust | None = None
+    by_width: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 def report_content(
@@ -162,6 +164,7 @@ def _method_entry(name: str, members: Sequence[ScoredModel], rows: EvaluationSet
         "runs": [one.model.name for one in members],
         "metrics": entries,
         "before": {key: float(np.mean([one.before[key] for one in members])) for key in members[0].before},
+        **_width_entry(members),
         "clip_benchmark": {
             theirs: entries[ours]["mean"]
             for theirs, ours in CLIP_BENCHMARK_KEYS.items()
@@ -174,6 +177,21 @@ def _method_entry(name: str, members: Sequence[ScoredModel], rows: EvaluationSet
             for direction, of_direction in zip(rows.directions(), zip(*rankings, strict=True), strict=True)
         },
     }
+
+
+def _width_entry(members: Sequence[ScoredModel]) -> dict[str, Any]:
+    """Means over the runs at each width of nested embeddings; nothing for others."""
+    widths = [width for width in members[0].by_width if all(width in one.by_width for one in members)]
+    means = [
+        {
+            "width": width,
+            "metrics": {
+                key: float(np.mean([one.by_width[width][key] for one in members])) for key in members[0].by_width[width]
+            },
+        }
+        for width in widths
+    ]
+    return {"widths": means} if means else {}
 
 
 def _differences_to_first(methods: Mapping[str, Sequence[ScoredModel]]) -> list[dict[str, Any]]:

@@ -18,10 +18,11 @@ from setclip_cli.evaluation.metric_names import (
     ZERO_SHOT,
 )
 from setclip_cli.evaluation.metrics import HEADLINE_RECALLS, Retrieval, mean_over_queries, retrieve
+from setclip_cli.evaluation.similarity import unit_rows
 from setclip_cli.evaluation.zero_shot import ZeroShot, class_means, classify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from setclip_cli.evaluation.arrays import Embeddings, Floats
     from setclip_cli.evaluation.evaluation_set import EvaluationSet
@@ -124,6 +125,22 @@ def point_values(left: Embeddings, right: Embeddings, rows: EvaluationSet) -> di
     if classified:
         found |= {f"zero_shot/{name}": float(values.mean()) for name, values in classified.values.items()}
     return found | {f"geometry/{name}": value for name, value in set_distances(left, right).items()}
+
+
+def values_by_width(
+    left: Embeddings, right: Embeddings, rows: EvaluationSet, widths: Sequence[int]
+) -> dict[int, dict[str, float]]:
+    """For each width of nested embeddings the values of retrieval with the first values alone, by metric key."""
+    found: dict[int, dict[str, float]] = {}
+    for width in widths:
+        cut = [side if width == side.shape[1] else unit_rows(side[:, :width]) for side in (left, right)]
+        rankings = _rank_both_directions(cut[0], cut[1], rows)
+        found[width] = {
+            f"{direction}/{name}": value
+            for direction, ranking in zip(rows.directions(), rankings, strict=True)
+            for name, value in mean_over_queries(ranking.values).items()
+        }
+    return found
 
 
 def set_distances(left: Embeddings, right: Embeddings) -> dict[str, float]:

@@ -102,8 +102,32 @@ def _of_training(recipe: Settings) -> Iterator[str]:
             f"pairs = {recipe.pairs}: method {recipe.method!r} learns from pairs alone and needs {needed} or more; "
             "set-clip-plus needs none"
         )
+    if recipe.projection.nested:
+        yield from _of_nested_heads(recipe, recipe.projection.nested)
     if recipe.projection.dim == 1 and recipe.projection.kind == "mlp":
         yield "projection.dim = 1: an mlp head ends in a layer norm, which makes one value 0; give 2 or more"
+
+
+def _of_nested_heads(recipe: Settings, widths: list[int]) -> Iterator[str]:
+    """Only one trained head has narrower embeddings within its own."""
+    key = f"projection.nested = {widths}"
+    if widths != sorted(set(widths)) or widths[-1] != recipe.projection.dim:
+        yield f"{key}: widths have to rise up to projection.dim, which is {recipe.projection.dim}"
+    if widths[0] == 1:
+        yield f"{key}: a unit row of one value is 1 or -1; start with 2 or more"
+    if recipe.method == "auto":
+        yield f"{key}: method 'auto' may choose a method without heads; name one, such as method = 'set-clip-plus'"
+    elif recipe.method in TRAINING_FREE_METHODS:
+        yield f"{key}: method {recipe.method!r} trains no heads; leave it out, or choose set-clip-plus"
+    if recipe.pairs == 0 and recipe.method == "set-clip-plus" and not recipe.joint:
+        yield f"{key}: with pairs = 0 method 'set-clip-plus' matches the features and trains no heads; leave it out"
+    if recipe.joint:
+        yield f"{key}: joint towers keep the width of the embeddings that they start from; leave it out"
+    if recipe.ensemble > 1:
+        yield f"ensemble = {recipe.ensemble}: heads side by side have no nested widths; leave one of the two out"
+    for name, share in recipe.extra_encoders.model_dump().items():
+        if share:
+            yield f"extra_encoders.{name} = {share}: it has no nested widths; leave it or projection.nested out"
 
 
 def _of_goal(recipe: Settings, tuned: str | None) -> Iterator[str]:

@@ -116,7 +116,11 @@ def with_preset(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_extra_encoders(document: dict[str, Any]) -> bool:
-    """Whether a preset may add extra encoders: aligned towers need none, and version 1 knew them for frozen ones."""
+    """Whether a preset may add extra encoders: aligned towers need none, nested heads would not be nested beside them,
+    and version 1 knew them for frozen ones."""
+    projection = document.get("projection")
+    if isinstance(projection, dict) and projection.get("nested"):
+        return False
     return not _any_tower(document, "joint", False) and not (document.get("schema_version") == 1 and _tunes(document))
 
 

@@ -79,6 +79,9 @@ class Projection(Section):
     pca: NonNegativeInt = 64
     """How many principal axes of the features are kept; 0 keeps all. If it is left out, method transport has 384, and
     128 with joint towers and pairs = 0."""
+    nested: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    """Widths, such as [64, 128, 256], at which the first values of an embedding are trained to be an embedding too; the
+    last is dim. `embed --width` cuts to one of them. A recipe with it has no extra encoders."""
 
 
 class Term(Section):

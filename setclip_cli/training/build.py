@@ -34,6 +34,7 @@ def build_tower(recipe: Recipe, side: str, pool: Pool, *, start: Encoder | None 
         head=recipe.projection.kind,
         dim=recipe.projection.dim,
         axes=recipe.projection.pca,
+        nested=recipe.projection.nested,
         members=recipe.ensemble,
         seed=recipe.seed,
         noise=recipe.objective.self_supervised.noise,
@@ -75,7 +76,7 @@ def build_training(
         else:
             tower.start_from(weights)
     device = left.features.device
-    objective = build_objective(recipe.objective, pairs=len(pairs)).to(device)
+    objective = build_objective(recipe.objective, pairs=len(pairs), nested=recipe.projection.nested).to(device)
     coordinates = None
     if len(pairs) and ("teacher" in objective.terms or train.balance):
         neighbours = recipe.objective.teacher.neighbours

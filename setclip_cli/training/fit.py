@@ -125,6 +125,11 @@ def fit_method(
         while training.taken < training.steps:
             training.advance()
         return finish(recipe, training, pairs, items)
+    if recipe.projection.nested:
+        raise UsageError(
+            "projection.nested: without known pairs the features are matched, and no head is trained",
+            fix="give known pairs, or leave projection.nested out",
+        )
     start = aligned_starts(left, right, initial) if recipe.joint else None
     if any(weights.tuned for weights in initial or ()):
         raise UsageError(

@@ -27,6 +27,7 @@ from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.sampling import generator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from setclip_cli.backbones.base import Backbone
@@ -89,6 +90,7 @@ class TrainingTower:
         chunk: int,
         tf32: bool,
         start: Encoder | None = None,
+        nested: Sequence[int] | None = None,
     ) -> None:
         """Fits the transform and draws the weights of the heads.
 
@@ -101,6 +103,7 @@ class TrainingTower:
             noise: Length of the noise that makes a second view, where the mean length of the features is 1.
             chunk: Rows whose activations a tuned backbone holds at once.
             tf32: Whether matrix products may use TensorFloat-32 on CUDA.
+            nested: Widths of the heads that the objective nests.
             start: From the pool's features to the embeddings before the first step; without it they are random.
         """
         device = pool.features.device
@@ -116,7 +119,7 @@ class TrainingTower:
         seeds = [generator(seed, "init", side, member).initial_seed() for member in range(members)]
         heads: list[Encoder]
         if start is None:
-            heads = [ProjectionHead(self._axes, dim, head=head, seed=each) for each in seeds]
+            heads = [ProjectionHead(self._axes, dim, head=head, seed=each, nested=nested) for each in seeds]
         else:
             heads = [ResidualHead(self._axes, start.dim, hidden=dim, head=head, seed=each) for each in seeds]
         self.heads = nn.ModuleList(heads).to(device)
