@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from setclip_cli.serving.options import ServeOptions
     from setclip_cli.serving.serve import serve
     from setclip_cli.training.align import align
+    from setclip_cli.viewing.options import ViewOptions
+    from setclip_cli.viewing.view import view
 
 __all__ = [
     "Aligned",
@@ -54,6 +56,7 @@ __all__ = [
     "ServeOptions",
     "SetClipError",
     "SuggestOptions",
+    "ViewOptions",
     "__version__",
     "align",
     "check_pairs",
@@ -68,6 +71,7 @@ __all__ = [
     "open_dataset",
     "serve",
     "suggest",
+    "view",
 ]
 
 _HOMES = {
@@ -86,6 +90,7 @@ _HOMES = {
     "ServeOptions": "serving.options",
     "SetClipError": "errors",
     "SuggestOptions": "labelling.suggest_options",
+    "ViewOptions": "viewing.options",
     "align": "training.align",
     "check_pairs": "inspection.check_pairs",
     "evaluate": "evaluation.evaluate",
@@ -98,6 +103,7 @@ _HOMES = {
     "open_dataset": "dataset.dataset",
     "serve": "serving.serve",
     "suggest": "labelling.suggest",
+    "view": "viewing.view",
 }
 
 

@@ -31,6 +31,7 @@ from setclip_cli.cli.stops import STOPPED, how_to_go_on, tell, what_happened
 from setclip_cli.cli.study import study
 from setclip_cli.cli.suggest import suggest
 from setclip_cli.cli.verify import verify
+from setclip_cli.cli.view import view
 from setclip_cli.console import visible_lines, visible_list
 from setclip_cli.errors import ExitCode, SetClipError, UsageError, cause_of
 from setclip_cli.options import refuse_empty
@@ -191,6 +192,7 @@ for command in (
     embed,
     search,
     serve,
+    view,
     match,
     evaluate,
     export,

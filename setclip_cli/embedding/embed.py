@@ -16,6 +16,7 @@ from setclip_cli.embedding import engines
 from setclip_cli.embedding.calibration import measured_bits
 from setclip_cli.embedding.embeddings import FINISHED, INDEX_NAME, EmbeddedShard, Embeddings, EmbeddingsIndex
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
+from setclip_cli.embedding.map import write_map
 from setclip_cli.embedding.options import EmbedOptions, check_raw_features, modality_for_backbone
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
 from setclip_cli.embedding.writing import finished_shards, is_whole, record_name, write_index
@@ -51,6 +52,7 @@ class EmbedResult:
         bad: Id -> why the row is absent.
         wall_s: Seconds.
         faiss: FAISS indexes written.
+        map: The map of all rows, if one was asked for.
     """
 
     out: Path
@@ -64,10 +66,13 @@ class EmbedResult:
     bad: dict[str, str]
     wall_s: float
     faiss: list[Path]
+    map: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         faiss = [str(path) for path in self.faiss]
-        return {**vars(self), "out": str(self.out), "wall_s": round(self.wall_s, 3), "faiss": faiss}
+        return {**vars(self), "out": str(self.out), "wall_s": round(self.wall_s, 3), "faiss": faiss} | (
+            {} if self.map is None else {"map": str(self.map)}
+        )
 
     def summary(self) -> str:
         lines = [
@@ -239,6 +244,7 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
         )
         indexes = write_faiss(Embeddings(out, index)) if options.faiss else {}
         write_index(out, index, indexes)
+        written_map = write_map(Embeddings(out, index)) if options.map else None
     done = [shards[job.shard.path] for job in jobs]
     return EmbedResult(
         out=out,
@@ -252,6 +258,7 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
         bad={identifier: reason for shard in done for identifier, reason in shard.bad.items()},
         wall_s=time.perf_counter() - started,
         faiss=[out / name for name in indexes],
+        map=written_map,
     )
 
 

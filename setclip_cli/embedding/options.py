@@ -147,6 +147,10 @@ class EmbedOptions(Options):
     faiss: Annotated[
         bool, Flag("Also write a FAISS index of each modality and split. It needs the search extra.", name="--faiss")
     ] = False
+    map: Annotated[
+        bool,
+        Flag("Also write a map of all rows, for `setclip view`: UMAP with the maps extra, else PCA.", name="--map"),
+    ] = False
 
 
 @dataclass(frozen=True)
