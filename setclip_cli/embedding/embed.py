@@ -91,7 +91,16 @@ class EmbedResult:
         return text_of_lines(lines)
 
 
-@takes_places("run", "dataset", writes="out")
+def is_to_embed(options: EmbedOptions | None, name: str) -> bool:
+    """Whether `embed` reads a file of a DATASET: its shards of other modalities and splits need not be copied."""
+    modality, _, shard = name.partition("/")
+    if options is None or not shard.endswith(".parquet"):
+        return True
+    split = shard.rpartition("-")[0]
+    return options.modality in (None, modality) and options.split in (None, split)
+
+
+@takes_places("run", "dataset", writes="out", part=("dataset", is_to_embed))
 def embed(
     run: str | Path, dataset: Dataset | str | Path, out: str | Path, *, options: EmbedOptions = EmbedOptions()
 ) -> EmbedResult:

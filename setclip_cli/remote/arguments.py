@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 
 def takes_places(
-    *reads: str, writes: str | None = None, looks: str | None = None
+    *reads: str,
+    writes: str | None = None,
+    looks: str | None = None,
+    part: tuple[str, Callable[[Any, str], bool]] | None = None,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Lets a function take places, such as ``s3://bucket/data``, where it takes paths.
 
@@ -33,6 +36,8 @@ def takes_places(
         reads: The arguments that are read: a path, or several; also ``NAME=PATH``. The paths in an argument that is an
             options object are always read.
         writes: The argument that is the folder to write.
+        part: A read argument of which only some files are needed, and whether one is, from the options object of the
+            call (None if it has none) and the file's name in the folder.
         looks: The argument that is a folder which another command will write; it may be missing.
     """
 
@@ -49,7 +54,9 @@ def takes_places(
             out = given.arguments.get(writes) if writes else None
             _refuse_one_in_the_other(given.arguments, reads, out)
             for name, value in given.arguments.items():
-                if name in reads or isinstance(value, Options):
+                if part and name == part[0] and is_elsewhere(value):
+                    given.arguments[name] = _brought_in_part(value, given.arguments, part[1])
+                elif name in reads or isinstance(value, Options):
                     given.arguments[name] = brought(value)
                 elif name == looks and is_elsewhere(value):
                     from setclip_cli.remote.copies import copy_if_any
@@ -82,6 +89,13 @@ def brought(value: Any) -> Any:
         named = {one.name: getattr(value, one.name) for one in fields(value)}
         return replace(value, **{name: brought(part) for name, part in named.items() if is_elsewhere(part)})
     return value
+
+
+def _brought_in_part(given: str, arguments: dict[str, Any], needed: Callable[[Any, str], bool]) -> Any:
+    from setclip_cli.remote.copies import copy_of
+
+    options = next((value for value in arguments.values() if isinstance(value, Options)), None)
+    return copy_of(parse_place(given), lambda name: needed(options, name))
 
 
 def _names_a_place(value: Any) -> bool:

@@ -33,7 +33,7 @@ from setclip_cli.remote.stores import open_store
 from setclip_cli.remote.transfer import fetch, is_here
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _UNUSED_S = 24 * 3600.0
 _SEALED = (".parquet", ".safetensors", ".png", ".jpg", ".jpeg", ".webp", ".npy")  # nothing writes into such a file
@@ -60,8 +60,12 @@ def copy_if_any(place: Place) -> Path:
     return root
 
 
-def copy_of(place: Place) -> Path:
-    """The local copy of a place as it is now. Raises SetClipError as `local_path` does."""
+def copy_of(place: Place, part: Callable[[str], bool] = lambda _name: True) -> Path:
+    """The local copy of a place as it is now. Raises SetClipError as `local_path` does.
+
+    Args:
+        part: The files that are needed, by their names in the place; the others may be missing in the copy.
+    """
     store = open_store(place)
     for _ in range(TRIES):
         try:
@@ -69,7 +73,7 @@ def copy_of(place: Place) -> Path:
             entries = {name: entry for name, entry in entries.items() if not is_ours(name)}
             if not entries:
                 raise SetClipError(f"{place.shown}: no such file or folder", fix="check the name")
-            return _copied(store, entries)
+            return _copied(store, entries, part)
         except ChangedError as error:
             changed = error
     raise SetClipError(
@@ -83,7 +87,7 @@ def folder_of(store: Store) -> Path:
     return cache_folder() / "remote" / store.place.hashed(store.identity)
 
 
-def _copied(store: Store, entries: Mapping[str, Entry]) -> Path:
+def _copied(store: Store, entries: Mapping[str, Entry], part: Callable[[str], bool]) -> Path:
     place = store.place
     home = folder_of(store)
     folder = home / _state(entries)
@@ -91,7 +95,7 @@ def _copied(store: Store, entries: Mapping[str, Entry]) -> Path:
     atomic.make_folder(folder)
     lock = FileLock(home / f"{folder.name}.lock")
     with writing(home), lock:
-        missing = sorted(name for name in entries if not is_here(root / name, entries[name]))
+        missing = sorted(name for name in entries if part(name) and not is_here(root / name, entries[name]))
         others = [other / place.name for other in home.iterdir() if other.is_dir() and other != folder]
         missing = [name for name in missing if not _linked(others, root, name, entries[name])]
         if missing:

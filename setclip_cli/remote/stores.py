@@ -175,6 +175,7 @@ def _filesystem(place: Place) -> Any:
     if place.scheme == "s3":
         settings |= {
             "use_listings_cache": False,
+            "max_concurrency": 2,  # parts of 50 MB of one large file that are in memory at once
             "config_kwargs": {**_TIMEOUT_S, "retries": {"max_attempts": 1, "mode": "standard"}},
         }
     if place.scheme == "memory":

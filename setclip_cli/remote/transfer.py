@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from setclip_cli.remote.store import Entry, Store
 
 PARALLEL = 8
+PARALLEL_SENT = 4  # each of them may be in memory
 _MD5 = re.compile(r"[0-9a-f]{32}")
 OTHER_DISK = "SETCLIP_CACHE can name a folder on another disk: what is elsewhere is copied there first"
 
@@ -49,10 +50,10 @@ def bar(total: int, label: str) -> Iterator[tqdm[object]]:
         yield shown
 
 
-def each(action: Callable[[str, threading.Event], None], names: Sequence[str]) -> None:
+def each(action: Callable[[str, threading.Event], None], names: Sequence[str], parallel: int) -> None:
     """Does something for each name, several at a time. The first that fails stops the others."""
     stopped = threading.Event()
-    pool = ThreadPoolExecutor(PARALLEL)
+    pool = ThreadPoolExecutor(parallel)
     try:
         for _ in pool.map(lambda name: action(name, stopped), names):
             pass
@@ -83,7 +84,9 @@ def fetch(store: Store, entries: Mapping[str, Entry], names: Sequence[str], targ
         )
     with bar(total, f"copy {store.place.name}") as shown:
         try:
-            each(lambda name, stopped: _fetch(store, name, entries[name], target(name), shown, stopped), names)
+            each(
+                lambda name, stopped: _fetch(store, name, entries[name], target(name), shown, stopped), names, PARALLEL
+            )
         except WriteError as error:
             raise error.with_fix(OTHER_DISK) from error
 

@@ -35,7 +35,7 @@ from setclip_cli.remote.errors import TRIES, ChangedError, tried
 from setclip_cli.remote.place import Place
 from setclip_cli.remote.store import Entry, Store
 from setclip_cli.remote.stores import open_store
-from setclip_cli.remote.transfer import OTHER_DISK, bar, each, fetch, has_tag, is_here
+from setclip_cli.remote.transfer import OTHER_DISK, PARALLEL_SENT, bar, each, fetch, has_tag, is_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -291,7 +291,7 @@ class _Work:
 
         with bar(total, f"send {self.store.place.name}") as shown:
             if together:
-                each(send, names)
+                each(send, names, PARALLEL_SENT)
             else:
                 for name in names:
                     send(name, threading.Event())

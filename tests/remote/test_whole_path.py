@@ -141,6 +141,18 @@ def test_embed_sends_each_shard_when_it_is_finished_and_another_machine_goes_on(
         assert s3.get("lab", f"e/{name}/train-00000.parquet") == here
 
 
+def test_embed_copies_only_the_shards_that_it_embeds(s3: Any, world: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_ok("align", world / "recipe.toml", "--data", world / "data", "--out", run, "--set", "method=cca")
+    s3.upload("lab", world / "data", "d")
+    s3.asked.clear()
+    run_ok("embed", run, "s3://lab/d", "--modality", "caption", "--out", tmp_path / "e")
+    assert s3.gets("d/protein/") == []
+    assert len(s3.gets("d/caption/")) == 1
+    run_ok("embed", run, "s3://lab/d", "--out", tmp_path / "e")  # the rest of the same copy
+    assert (len(s3.gets("d/protein/")), len(s3.gets("d/caption/"))) == (1, 1)
+
+
 def test_a_dry_run_looks_at_a_place_and_writes_nothing(s3: Any, world: Path) -> None:
     told = run_ok("align", world / "recipe.toml", "--data", world / "data", "--out", "s3://lab/runs/x", "--dry-run")
     assert "s3://lab/runs/x" in told or "rows" in told

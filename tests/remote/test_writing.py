@@ -261,6 +261,29 @@ def test_ctrl_c_while_files_are_sent_ends_the_command_and_the_same_command_goes_
     assert not [key for key in s3.keys("lab") if ".setclip" in key]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("at", "sees"), [("/.setclip/new-", ["old"]), ("/.setclip/commit.json", ["new"])])
+def test_kill_9_while_files_are_replaced(s3: Any, tmp_path: Path, at: str, sees: list[str]) -> None:
+    source = captions(tmp_path, "old")
+    add(source)
+    captions(tmp_path, "new")
+    words = [sys.executable, "-m", "setclip_cli", "ingest", str(source), "--modality", "caption", "--out", DATA]
+    running = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+
+    def kill(method: str, path: str) -> None:
+        if method == "PUT" and at in path:
+            s3.seen = lambda _method, _path: None
+            running.kill()
+
+    s3.seen = kill
+    running.wait(timeout=120)
+    assert running.returncode == -signal.SIGKILL
+    assert texts() == sees
+    add(source)  # at once: the process that claimed to write has ended
+    assert texts() == ["new"]
+    assert not [key for key in s3.keys("lab") if ".setclip" in key]
+
+
 def test_the_claim_is_given_back_after_an_error(s3: Any, tmp_path: Path) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_text("")
