@@ -14,7 +14,7 @@ from setclip_cli.export.options import ExportOptions
 
 @with_options(ExportOptions)
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `setclip align` wrote.")],
+    run: Annotated[str, typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Write the model to this folder.")],
     *,
     options: ExportOptions,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,8 +13,10 @@ from setclip_cli.serving.options import ServeOptions
 
 @with_options(ServeOptions)
 def serve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `setclip align` wrote.")],
-    embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="A folder that `setclip embed` wrote.")],
+    run: Annotated[str, typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote.")],
+    embeddings: Annotated[
+        str, typer.Argument(path_type=str, metavar="EMBEDDINGS", help="A folder that `setclip embed` wrote.")
+    ],
     *,
     options: ServeOptions,
     as_json: AsJson = False,

@@ -27,6 +27,7 @@ from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import LOCK_NAME, exclusive
 from setclip_cli.files.write_errors import writing
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class ExportResult:
         return f'load it: SentenceTransformer("{self.out}"{trust}){why}'
 
 
+@takes_places("run")
 def export_run(run: str | Path, out: str | Path, *, options: ExportOptions = ExportOptions()) -> ExportResult:
     """Writes a RUN for another library. An export that is already in the folder is replaced when the new one is whole.
 

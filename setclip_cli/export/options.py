@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from setclip_cli.options import Flag, Options
+from setclip_cli.options import Flag, Options, path_or_place
 
 Target = Literal["sentence-transformers", "onnx", "safetensors"]
 Form = Literal["full", "plain"]
@@ -29,6 +29,10 @@ class ExportOptions(Options):
     ] = "full"
     data: Annotated[
         str | Path | None,
-        Flag("Check the result on rows of this DATASET (default: on made-up rows).", metavar="DATASET", parse=Path),
+        Flag(
+            "Check the result on rows of this DATASET (default: on made-up rows).",
+            metavar="DATASET",
+            parse=path_or_place,
+        ),
     ] = None
     opset: Annotated[int, Flag("With --to onnx: the version of the operators.", least=17, most=23)] = 18

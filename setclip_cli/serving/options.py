@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from setclip_cli.errors import UsageError, argument
-from setclip_cli.options import Flag, Options
+from setclip_cli.options import Flag, Options, path_or_place
 
 LOOPBACK = "127.0.0.1"
 LOCAL_HOSTS = (LOOPBACK, "localhost")
@@ -20,7 +20,7 @@ class ServeOptions(Options):
     split: Annotated[str | None, Flag("Search only this split (default: all splits).")] = None
     data: Annotated[
         str | Path | None,
-        Flag("Path of the DATASET (default: where it was at embedding).", metavar="DATASET", parse=Path),
+        Flag("Path of the DATASET (default: where it was at embedding).", metavar="DATASET", parse=path_or_place),
     ] = None
     port: Annotated[int, Flag("Port of the service; 0 takes any free one.", least=0, most=65_535)] = 0
     host: Annotated[

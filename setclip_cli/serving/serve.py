@@ -15,6 +15,7 @@ from setclip_cli.embedding.search import dataset_of
 from setclip_cli.errors import UsageError, argument, translated
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.serving.app import serve_app
 from setclip_cli.serving.batching import Batches
 from setclip_cli.serving.matches import Partners
@@ -48,6 +49,7 @@ class ServeResult:
         return text_of_lines([f"{self.embeddings}: was served, with {self.run}"])
 
 
+@takes_places("run", "embeddings")
 def serve(
     run: str | Path,
     embeddings: str | Path,

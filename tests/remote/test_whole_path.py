@@ -105,10 +105,38 @@ def test_python_takes_places_in_memory(memory: Any, world: Path) -> None:
     assert setclip.load_model("memory://runs/my").encoders.keys() == {"protein", "caption"}
 
 
-def test_a_place_that_is_not_there_is_a_plain_error(s3: Any, tmp_path: Path) -> None:
-    code, stdout, stderr = invoke("embed", "--backbone", "esm:esm2_t6_8M_UR50D", "s3://lab/no", "--out", tmp_path / "e")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ingest", "caption=s3://lab/no", "--out", "OUT"),
+        ("ingest", "RECIPE", "--modality", "caption", "--labels", "s3://lab/no", "--out", "OUT"),
+        ("ingest", "--verify", "s3://lab/no"),
+        ("align", "RECIPE", "--data", "s3://lab/no", "--out", "OUT"),
+        ("embed", "--backbone", "esm:esm2_t6_8M_UR50D", "s3://lab/no", "--out", "OUT"),
+        ("embed", "s3://lab/no", "DATA", "--out", "OUT"),
+        ("evaluate", "s3://lab/no", "DATA", "--out", "OUT"),
+        ("search", "s3://lab/no", "words"),
+        ("serve", "s3://lab/no", "s3://lab/no"),
+        ("export", "s3://lab/no", "--to", "safetensors", "--out", "OUT"),
+        ("match", "s3://lab/no", "DATA", "--out", "OUT"),
+        ("inspect", "s3://lab/no"),
+        ("inspect", "DATA", "--run", "s3://lab/no"),
+        ("check-pairs", "s3://lab/no", "--out", "OUT"),
+        ("suggest", "s3://lab/no", "--out", "OUT"),
+        ("label", "s3://lab/no", "--out", "OUT"),
+        ("study", "pairs", "--data", "s3://lab/no", "--out", "OUT"),
+        ("verify", "s3://lab/no"),
+    ],
+    ids=lambda words: "-".join(words[:1]),
+)
+def test_a_place_that_is_not_there_is_a_plain_error(
+    s3: Any, world: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    paths = {"OUT": tmp_path / "out", "DATA": world / "data", "RECIPE": world / "recipe.toml"}
+    code, stdout, stderr = invoke(*(paths.get(word, word) for word in words))
     assert (code, stdout) == (3, "")
     assert "s3://lab/no: no such file or folder" in stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_embed_sends_each_shard_when_it_is_finished_and_another_machine_goes_on(
