@@ -32,7 +32,7 @@ def backbone_modules(backbone: Backbone, form: Form) -> list[Any]:
     if isinstance(backbone, VectorBackbone):
         from setclip_cli.export.modules.setclip_vector import SetClipVector
 
-        return [] if plain else [SetClipVector(backbone.dim, backbone.info.encoder)]
+        return [] if plain else [SetClipVector(backbone.modality, backbone.dim, backbone.info.encoder)]
     return [_protein(backbone)]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
+import tempfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from setclip_cli.errors import SetClipError, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -41,14 +44,32 @@ def sentence_embeddings(
     """
     from sentence_transformers import SentenceTransformer
 
-    with translated(
-        folder,
-        Exception,
-        found="sentence-transformers cannot load what was written",
-        fix="pip install --upgrade sentence-transformers transformers timm, and export again",
+    with (
+        _modules_elsewhere(),
+        translated(
+            folder.parent,
+            Exception,
+            found="sentence-transformers cannot load what was to be written",
+            fix="pip install --upgrade sentence-transformers transformers timm, and export again",
+        ),
     ):
         model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=trusted, local_files_only=True)
         return [_encoded(model, tower, items) for tower, items in zip(towers, rows, strict=True)]
+
+
+@contextmanager
+def _modules_elsewhere() -> Iterator[None]:
+    """transformers copies the module files of a model before it runs them; those of a check go to no cache."""
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.HF_MODULES_CACHE
+    with tempfile.TemporaryDirectory() as folder:
+        dynamic_module_utils.HF_MODULES_CACHE = folder
+        try:
+            yield
+        finally:
+            dynamic_module_utils.HF_MODULES_CACHE = before
+            sys.path[:] = [place for place in sys.path if place != folder]
 
 
 def _encoded(model: Any, tower: Tower, items: list[Any]) -> npt.NDArray[np.float32]:

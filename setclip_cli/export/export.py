@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setclip_cli.console import text_of_lines
-from setclip_cli.errors import UsageError
 from setclip_cli.export.check import TOLERANCE, own_embeddings, require_equal, sentence_embeddings
 from setclip_cli.export.heads import write_heads
 from setclip_cli.export.native import require_plain_parts
@@ -141,10 +140,6 @@ def export_run(run: str | Path, out: str | Path, *, options: ExportOptions = Exp
 
 def _heads(model: Model, options: ExportOptions) -> Callable[[Path], dict[str, Any]]:
     """What writes the heads alone; no backbone is loaded."""
-    if options.data is not None:
-        raise UsageError(
-            "--data: works with whole towers; heads are checked on made-up features", fix="leave --data out"
-        )
     chosen = list(model.encoders.values()) if options.form == "full" else require_plain_parts(model.encoders.values())
     encoders = dict(zip(model.encoders, chosen, strict=True))
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from setclip_cli.errors import UsageError, argument
 from setclip_cli.options import Flag, Options, path_or_place
 
 Target = Literal["sentence-transformers", "onnx", "safetensors"]
+OPSET = 18
 Form = Literal["full", "plain"]
 
 
@@ -35,4 +37,14 @@ class ExportOptions(Options):
             parse=path_or_place,
         ),
     ] = None
-    opset: Annotated[int, Flag("With --to onnx: the version of the operators.", least=17, most=23)] = 18
+    opset: Annotated[int, Flag("With --to onnx: the version of the operators.", least=17, most=23)] = OPSET
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.opset != OPSET and self.to != "onnx":
+            raise UsageError(f"{argument('opset')}: works only with --to onnx", fix=f"leave {argument('opset')} out")
+        if self.data is not None and self.to == "safetensors":
+            raise UsageError(
+                f"{argument('data')}: works with whole towers; heads are checked on made-up features",
+                fix=f"leave {argument('data')} out",
+            )

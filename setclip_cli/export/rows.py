@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from setclip_cli.dataset.dataset import open_dataset
-from setclip_cli.errors import SetClipError
+from setclip_cli.dataset.schemas import matrix_of
+from setclip_cli.errors import SetClipError, argument
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +35,14 @@ def rows_of(tower: Tower, data: str | Path | None) -> list[Any]:
     if tower.modality not in dataset.modalities():
         raise SetClipError(
             f"{dataset.root}: holds no {tower.modality} rows, only {' and '.join(dataset.modalities())}",
-            fix="give the DATASET that the RUN was trained on, or leave --data out",
+            fix=f"give the DATASET that the RUN was trained on, or leave {argument('data')} out",
         )
     from setclip_cli.backbones.vector import rows_read_by
 
     dataset.require_rows(tower.modality, rows_read_by(tower.backbone))
     shard = dataset.shards(tower.modality)[0]
     column = dataset.read(shard, [tower.backbone.column])[tower.backbone.column].slice(0, ROWS)
-    items: list[Any] = column.to_pylist()
+    items: list[Any] = list(matrix_of(column)) if tower.backbone.kind == "vector" else column.to_pylist()
     failed = tower.backbone.encode(items).failed
     return [item for place, item in enumerate(items) if place not in failed]
 

@@ -28,6 +28,7 @@ Kind = Literal[
     "quickstart",
     "cache",
     "checkpoints",
+    "export",
     "model folder",
     "hub cache",
     "folder",
@@ -84,6 +85,8 @@ def _of_names(path: Path, names: set[str]) -> Found:
         return Found("inspection", "is a folder of `setclip inspect`")
     if "check_pairs.json" in names:
         return Found("pair check", "is a folder of `setclip check-pairs`")
+    if "setclip_export.json" in names:
+        return Found("export", "is a model that `setclip export` wrote")
     if "study.json" in names or {"scores", "runs"} <= names:
         return Found("study", "is the folder of a study")
     if {"source", "dataset"} <= names:

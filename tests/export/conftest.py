@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import subprocess
@@ -58,14 +57,3 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[di
         return [dict(np.load(f"{place}.npz")) for place in places]
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def _modules_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Module files that a check loads do not go to the user's cache."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf-modules"))
-
-
-def index_of(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "setclip_export.json").read_text())
-    return content
