@@ -163,7 +163,7 @@ def _protein(backbone: Any) -> Any:
     if left or unexpected:
         raise SetClipError(
             f"{backbone.spec}: transformers' ESM-2 has other tensors than this one ({(left or unexpected)[0]})",
-            fix="pip install --upgrade transformers",
+            fix="pip install -U transformers",
         )
     if backbone.attention_pooling is not None:
         made.query.data.copy_(backbone.attention_pooling.query)

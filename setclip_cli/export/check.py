@@ -50,7 +50,7 @@ def sentence_embeddings(
             folder.parent,
             Exception,
             found="sentence-transformers cannot load what was to be written",
-            fix="pip install --upgrade sentence-transformers transformers timm, and export again",
+            fix="pip install -U sentence-transformers transformers timm, and export again",
         ),
     ):
         model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=trusted, local_files_only=True)
@@ -62,13 +62,14 @@ def _modules_elsewhere() -> Iterator[None]:
     """transformers copies the module files of a model before it runs them; those of a check go to no cache."""
     from transformers import dynamic_module_utils
 
-    before = dynamic_module_utils.HF_MODULES_CACHE
+    library: Any = dynamic_module_utils
+    before = library.HF_MODULES_CACHE
     with tempfile.TemporaryDirectory() as folder:
-        dynamic_module_utils.HF_MODULES_CACHE = folder
+        library.HF_MODULES_CACHE = folder
         try:
             yield
         finally:
-            dynamic_module_utils.HF_MODULES_CACHE = before
+            library.HF_MODULES_CACHE = before
             sys.path[:] = [place for place in sys.path if place != folder]
 
 
@@ -115,7 +116,7 @@ def require_equal(
         raise SetClipError(
             f"{what}: the exported model differs from the RUN by {difference:.1e}, more than {tolerance:.0e}, so it "
             "was not written",
-            fix="pip install --upgrade sentence-transformers transformers timm, and export again; if it stays, please "
+            fix="pip install -U sentence-transformers transformers timm, and export again; if it stays, please "
             "report it with the RUN's config.json",
         )
     return difference

@@ -154,7 +154,7 @@ def _write_graph(path: Path, graph: Graph, inputs: dict[str, Tensor], kind: str,
             path.stem,
             Exception,
             found=f"{spec} cannot be written as a graph of ONNX",
-            fix="use --to sentence-transformers, or pip install --upgrade torch onnx onnxscript",
+            fix="use --to sentence-transformers, or pip install -U torch onnx onnxscript",
         ),
         _quiet(),
         torch.no_grad(),
@@ -180,7 +180,7 @@ def _run(path: Path, inputs: dict[str, Tensor]) -> npt.NDArray[np.float32]:
         path.name,
         Exception,
         found="onnxruntime cannot run it",
-        fix="pip install --upgrade onnxruntime, or lower --opset",
+        fix="pip install -U onnxruntime, or lower --opset",
     ):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         found: npt.NDArray[np.float32] = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
