@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,9 @@ from setclip_cli.viewing.options import ViewOptions
 
 @with_options(ViewOptions)
 def view(
-    embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="A folder that `setclip embed` wrote.")],
+    embeddings: Annotated[
+        str, typer.Argument(path_type=str, metavar="EMBEDDINGS", help="A folder that `setclip embed` wrote.")
+    ],
     *,
     options: ViewOptions,
     as_json: AsJson = False,

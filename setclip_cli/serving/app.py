@@ -244,7 +244,10 @@ async def _item(service: Service, item: Item, place: str = "") -> tuple[Modality
 async def _search_job(service: Service, request: SearchRequest) -> SearchJob:
     if request.embedding is not None or request.id is not None:
         asked = request.query_modality
-        vector = _row(service, request) if request.id is not None else _embedding(service, request.embedding or [])
+        if request.id is None:
+            vector = _embedding(service, request.embedding or [])
+        else:
+            vector = await asyncio.to_thread(_row, service, request)
         if asked is not None and asked not in service.towers:
             raise UsageError(
                 f"as: there is no {asked!r} tower here, only {' and '.join(service.towers)}",
@@ -272,7 +275,7 @@ def _row(service: Service, request: SearchRequest) -> Vectors:
     row = collection.row_of(request.id or "")
     if row is None:
         raise UsageError(f"id: there is no such {request.query_modality} row", fix="give the id of a row that is here")
-    return np.array(collection.vectors[row])
+    return collection.vector(row)
 
 
 def _embedding(service: Service, values: list[float]) -> Vectors:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from setclip_cli.console import visible
 from setclip_cli.embedding.search import source_shard
-from setclip_cli.embedding.vectors import unit_vectors
+from setclip_cli.embedding.vectors import open_rows, unit_vectors
 from setclip_cli.serving.bodies import Shown
-from setclip_cli.serving.index import Index
+from setclip_cli.serving.index import Index, SmallIndex, WholeIndex
 from setclip_cli.web.rows import Rows
 
 if TYPE_CHECKING:
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
-    from setclip_cli.embedding.embeddings import Embeddings
+    from setclip_cli.embedding.embeddings import EmbeddedShard, Embeddings
     from setclip_cli.embedding.vectors import Vectors
 
 
 @dataclass(frozen=True)
 class Collection:
     """Attributes:
-    vectors: (n, d) unit rows.
     ids, labels, splits: (n,).
     rows: What is shown of them; None if the DATASET is not there.
     places: (n,) the place of each in ``rows``.
     """
 
+    embeddings: Embeddings
     modality: Modality
-    vectors: Vectors
+    shards: list[EmbeddedShard]
     index: Index
     ids: pa.ChunkedArray
     labels: pa.ChunkedArray
@@ -53,7 +53,11 @@ class Collection:
         shards = embeddings.shards(modality, split)
         table = pa.concat_tables([embeddings.read(shard, ["id", "label"]) for shard in shards])
         splits = [pa.array([shard.split] * shard.rows).dictionary_encode() for shard in shards]
-        vectors = unit_vectors(embeddings, modality, split)
+        index: Index
+        if embeddings.index.dtype in ("int8", "ubinary"):
+            index = SmallIndex(open_rows(embeddings, modality, split))
+        else:
+            index = WholeIndex(unit_vectors(embeddings, modality, split))
         rows, places = None, np.arange(len(table))
         if dataset is not None:
             for shard in shards:
@@ -62,13 +66,30 @@ class Collection:
             if not rows.table["id"].combine_chunks().equals(table["id"].combine_chunks()):
                 places = np.array([rows.row_of[name] for name in table["id"].to_pylist()], np.int64)
         return cls(
-            modality, vectors, Index(vectors), table["id"], table["label"], pa.chunked_array(splits), rows, places
+            embeddings, modality, shards, index, table["id"], table["label"], pa.chunked_array(splits), rows, places
         )
 
     def row_of(self, identifier: str) -> int | None:
         """The first row with this id; None if there is none."""
         found = pc.index(self.ids, identifier).as_py()
         return None if found < 0 else int(found)
+
+    def vector(self, row: int) -> Vectors:
+        """(d,) the unit vector of a row, read from its shard.
+
+        Raises:
+            SetClipError: the shard is missing or has changed.
+        """
+        for shard in self.shards:
+            if row >= shard.rows:
+                row -= shard.rows
+                continue
+            for block in self.embeddings.blocks(shard):
+                if row < len(block):
+                    found: Vectors = block[row] / np.linalg.norm(block[row])
+                    return found
+                row -= len(block)
+        raise IndexError(row)
 
     def shown(self, row: int) -> Shown:
         if self.rows is None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from setclip_cli.embedding.vectors import BitRows
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from setclip_cli.embedding.vectors import Vectors
+    from setclip_cli.embedding.vectors import Rows, Vectors
 
 SCORES = 1 << 18  # held at a time: 1 MiB, which stays in the processor's cache
 GROUP = 64  # scores whose largest stands for all of them
@@ -34,8 +38,49 @@ class Nearest:
     mass: float
 
 
-class Index:
-    """(n, d) unit rows in memory. Every row is compared with every query."""
+class Index(ABC):
+    """The rows of one modality."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def nearest(self, queries: Vectors, tops: Sequence[int], temperatures: Sequence[float]) -> list[Nearest]:
+        """What is nearest to each query. It does not depend on the queries beside it.
+
+        Args:
+            queries: (q, d) unit vectors.
+            tops: How many rows of each.
+            temperatures: Of each mass.
+        """
+
+
+class SmallIndex(Index):
+    """Rows of int8 or of bits, which stay as small as they are: one query after another, as `setclip search` does."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def nearest(self, queries: Vectors, tops: Sequence[int], temperatures: Sequence[float]) -> list[Nearest]:
+        found = []
+        for query, top, temperature in zip(queries, tops, temperatures, strict=True):
+            rows, cosines = self._rows.nearest(query, top)
+            found.append(Nearest(rows, cosines, self._mass(query, temperature)))
+        return found
+
+    def _mass(self, query: Vectors, temperature: float) -> float:
+        if isinstance(self._rows, BitRows):
+            return -math.inf  # their cosines are estimates, of which nothing makes probabilities
+        blocks = (torch.from_numpy(block).double() / temperature for _, block in self._rows.cosines(query))
+        masses = [torch.logsumexp(block, 0) for block in blocks if len(block)]
+        return float(torch.logsumexp(torch.stack(masses), 0)) if masses else -math.inf
+
+
+class WholeIndex(Index):
+    """(n, d) unit rows in memory. Every row is compared with every query, and the queries share one pass."""
 
     def __init__(self, vectors: Vectors) -> None:
         with warnings.catch_warnings():
@@ -46,13 +91,6 @@ class Index:
         return len(self._vectors)
 
     def nearest(self, queries: Vectors, tops: Sequence[int], temperatures: Sequence[float]) -> list[Nearest]:
-        """What is nearest to each query. It does not depend on the queries beside it.
-
-        Args:
-            queries: (q, d) unit vectors.
-            tops: How many rows of each.
-            temperatures: Of each mass.
-        """
         asked = torch.from_numpy(np.ascontiguousarray(queries))
         heat = torch.tensor(temperatures, dtype=torch.float32)[:, None]
         masses = torch.full((len(asked),), -torch.inf, dtype=torch.float64)

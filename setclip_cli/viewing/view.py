@@ -11,6 +11,7 @@ from setclip_cli.console import note, text_of_lines
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.search import dataset_of
 from setclip_cli.options import path_of
+from setclip_cli.remote.arguments import takes_places
 from setclip_cli.viewing.app import view_app, viewer_files
 from setclip_cli.viewing.options import ViewOptions
 from setclip_cli.viewing.table import table_of
@@ -35,6 +36,7 @@ class ViewResult:
         return text_of_lines([f"{self.embeddings}: {self.rows:,} rows were shown"])
 
 
+@takes_places("embeddings")
 def view(
     embeddings: str | Path,
     *,

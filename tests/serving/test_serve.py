@@ -107,6 +107,25 @@ def test_embeddings_are_those_of_embed_and_can_be_searched_with(of_pictures: Cal
     assert of_pictures.fine("/search", id="caption-1", as_="caption", in_="caption")["hits"] == asked["hits"]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "ubinary"])
+def test_small_vectors_are_searched_as_the_command_does(vectors: Path, tmp_path: Path, dtype: str) -> None:
+    (tmp_path / "run").symlink_to(vectors / "run")
+    run_ok("embed", vectors / "run", vectors / "data", "--dtype", dtype, "--out", tmp_path / "embeddings")
+    values = open_dataset(vectors / "data").table("audio", "train", ["vector"])["vector"][7].as_py()
+    np.save(tmp_path / "query.npy", np.array(values, np.float32))
+    options = SearchOptions(top=6, query_modality="audio")
+    expected = search(tmp_path / "embeddings", str(tmp_path / "query.npy"), options=options)
+    with service_of(tmp_path) as address:
+        found = Caller(address).fine("/search", vector=values, as_="audio", top=6)
+        alike = Caller(address).fine("/search", id="a7", as_="audio", in_="audio", top=1)
+    assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in expected.hits]
+    for hit, wanted in zip(found["hits"], expected.hits, strict=True):
+        assert hit["score"] == pytest.approx(wanted.score, abs=2e-6)
+        assert hit["probability"] == (None if dtype == "ubinary" else pytest.approx(wanted.probability, abs=1e-5))
+    assert ("estimates" in found["why_no_probability"]) == (dtype == "ubinary")
+    assert alike["hits"][0]["id"] == "a7"
+
+
 def test_partners_are_those_of_the_match_command(of_vectors: Caller, vectors: Path, tmp_path: Path) -> None:
     run_ok("match", vectors / "run", vectors / "data", "--top", 3, "--out", tmp_path / "matches")
     table = pq.read_table(tmp_path / "matches" / "matches.parquet").to_pylist()
