@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from setclip_cli.evaluation.options import EvaluateOptions
     from setclip_cli.export.export import export_run
     from setclip_cli.export.options import ExportOptions
+    from setclip_cli.hub.options import PushOptions
+    from setclip_cli.hub.pull import pull
+    from setclip_cli.hub.push import push
     from setclip_cli.ingest.options import IngestOptions
     from setclip_cli.inspection.check_pairs import check_pairs
     from setclip_cli.inspection.check_pairs_options import CheckPairsOptions
@@ -52,6 +55,7 @@ __all__ = [
     "InspectOptions",
     "MatchOptions",
     "Model",
+    "PushOptions",
     "Recipe",
     "ServeOptions",
     "SetClipError",
@@ -69,6 +73,8 @@ __all__ = [
     "losses",
     "match",
     "open_dataset",
+    "pull",
+    "push",
     "serve",
     "suggest",
     "view",
@@ -86,6 +92,7 @@ _HOMES = {
     "InspectOptions": "inspection.options",
     "MatchOptions": "matching.options",
     "Model": "run.model",
+    "PushOptions": "hub.options",
     "Recipe": "recipe.recipe",
     "ServeOptions": "serving.options",
     "SetClipError": "errors",
@@ -101,6 +108,8 @@ _HOMES = {
     "load_recipe": "recipe.recipe",
     "match": "matching.match",
     "open_dataset": "dataset.dataset",
+    "pull": "hub.pull",
+    "push": "hub.push",
     "serve": "serving.serve",
     "suggest": "labelling.suggest",
     "view": "viewing.view",

@@ -23,6 +23,7 @@ from setclip_cli.cli.inspect import inspect
 from setclip_cli.cli.json_object import is_wanted, keep_error, one_object_on_stdout
 from setclip_cli.cli.label import label
 from setclip_cli.cli.match import match
+from setclip_cli.cli.push import pull, push
 from setclip_cli.cli.quickstart import quickstart
 from setclip_cli.cli.search import search
 from setclip_cli.cli.serve import serve
@@ -196,6 +197,8 @@ for command in (
     match,
     evaluate,
     export,
+    push,
+    pull,
     study,
     verify,
     quickstart,

@@ -1,6 +1,6 @@
 """Maps from features to embeddings, and the nearest-neighbour graphs that some of them need."""
 
-from setclip_cli.encoders.base import Encoder, encoder_from_description, nested_widths
+from setclip_cli.encoders.base import Encoder, encoder_from_description, nested_widths, rows_kept
 from setclip_cli.encoders.combined import Concatenated, MeanShift, side_by_side
 from setclip_cli.encoders.fitted import GraphMap, KernelMap, LinearMap, PoolMap, RelativeMap
 from setclip_cli.encoders.heads import Composed, ProjectionHead
@@ -24,5 +24,6 @@ __all__ = [
     "WithStart",
     "encoder_from_description",
     "nested_widths",
+    "rows_kept",
     "side_by_side",
 ]

@@ -24,6 +24,7 @@ class Encoder(nn.Module):
     """
 
     kind: ClassVar[str]
+    keeps: ClassVar[tuple[str, ...]] = ()  # the tensors that hold a row for each of some rows of data
     dim: int
 
     def __init_subclass__(cls) -> None:
@@ -44,6 +45,12 @@ def nested_widths(description: dict[str, Any]) -> list[int]:
     """Widths at which the first values of an embedding are trained to be one too; none if it is not nested."""
     inner = description.get("encoder") if description.get("kind") == "composed" else None
     return nested_widths(inner) if inner else list(description.get("nested", []))
+
+
+def rows_kept(encoder: Encoder) -> int:
+    """How many rows of data, at least, an encoder holds vectors of; 0 for one that learned from them alone."""
+    kept = (getattr(part, name) for part in encoder.modules() if isinstance(part, Encoder) for name in part.keeps)
+    return max(map(len, kept), default=0)
 
 
 def encoder_from_description(description: dict[str, Any]) -> Encoder:

@@ -69,6 +69,7 @@ class MeanShift(Encoder):
     """
 
     kind = "mean-shift"
+    keeps = ("left", "right")
     _MOST_STEPS = 100  # it has converged long before
 
     def __init__(

@@ -46,6 +46,7 @@ class KernelMap(Encoder):
     """A fitted kernel regression: unit(Σ_j exp((cos(x, a_j) - 1) / width) c_j)."""
 
     kind = "kernel"
+    keeps = ("anchors",)
 
     def __init__(self, anchors: Tensor, coefficients: Tensor, width: float) -> None:
         """``anchors`` is (c, p), unit rows; ``coefficients`` is (c, d)."""
@@ -85,6 +86,7 @@ class RelativeMap(Encoder):
     """
 
     kind = "relative"
+    keeps = ("anchors",)
     _FLOOR = 1e-6  # a row that is like none of the anchors becomes the uniform row, not a row of zeros
 
     def __init__(self, anchors: Tensor, power: float = 4.0) -> None:
@@ -125,6 +127,7 @@ class PoolMap(Encoder):
     """
 
     kind = "pool"
+    keeps = ("pool",)
 
     def __init__(self, pool: Tensor, values: Tensor, *, neighbours: int = 15, temperature: float = 0.1) -> None:
         """``pool`` is (n, p), ``values`` (n, d): z_j of each pool row."""

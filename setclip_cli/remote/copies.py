@@ -27,6 +27,7 @@ from setclip_cli.files.write_errors import writing
 from setclip_cli.places import call, is_elsewhere
 from setclip_cli.remote.commit import committed, is_ours
 from setclip_cli.remote.errors import TRIES, ChangedError
+from setclip_cli.remote.hub import hub_copy
 from setclip_cli.remote.place import Place, parse_place
 from setclip_cli.remote.store import Entry, Store
 from setclip_cli.remote.stores import open_store
@@ -52,6 +53,8 @@ def local_path(given: str | Path) -> Path:
 
 def copy_if_any(place: Place) -> Path:
     """`copy_of`, but a path at which nothing is if nothing is at the place."""
+    if place.scheme == "hub":
+        return hub_copy(place)
     store = open_store(place)
     if store.entries():
         return copy_of(place)
@@ -66,6 +69,8 @@ def copy_of(place: Place, part: Callable[[str], bool] = lambda _name: True) -> P
     Args:
         part: The files that are needed, by their names in the place; the others may be missing in the copy.
     """
+    if place.scheme == "hub":
+        return hub_copy(place)
     store = open_store(place)
     for _ in range(TRIES):
         try:

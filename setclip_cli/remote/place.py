@@ -33,7 +33,7 @@ class Place:
 
     @property
     def shown(self) -> str:
-        return f"{self.scheme}://{self.path}"
+        return f"hub:{self.path}" if self.scheme == "hub" else f"{self.scheme}://{self.path}"
 
     @property
     def name(self) -> str:
@@ -65,6 +65,10 @@ def parse_place(given: str) -> Place:
     Raises:
         UsageError: the scheme is not known, a part is missing, or it holds a user name or a password.
     """
+    if given.startswith("hub:"):
+        from setclip_cli.remote.hub import parse_hub
+
+        return parse_hub(given)
     scheme, _, rest = given.partition("://")
     scheme = scheme.lower()
     if scheme not in SCHEMES:

@@ -56,6 +56,11 @@ def written(place: Place) -> Iterator[Path]:
     Raises:
         SetClipError: the place cannot be read or written; it holds other things; another command writes there.
     """
+    if place.scheme == "hub":
+        raise SetClipError(
+            f"{argument('out')} {place.shown}: only finished RUNs are written to a hub",
+            fix=f"write to this machine, then `setclip push RUN --repo {place.path.partition('@')[0]}`",
+        )
     if place.scheme in ("http", "https", "hf"):
         raise SetClipError(
             f"{argument('out')} {place.shown}: setclip does not write to {place.scheme}://",

@@ -36,6 +36,11 @@ BACKBONE_PAPERS = {
     "timm": "PyTorch Image Models: Wightman 2019, doi:10.5281/zenodo.4414861, and the paper of the model named above",
     "sentence-transformers": "Sentence-BERT: Reimers and Gurevych 2019, arXiv:1908.10084",
 }
+# Names that model hubs know; of another licence they are told where it is written.
+_HUB_LICENCES = {
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0"),
+    *("cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odbl", "odc-by", "pddl"),
+}
 EXAMPLES: dict[RowKind, str] = {
     "protein": '["MKTAYIAKQRQISFVKSHFSRQ"]',
     "image": '["image.jpg"]',
@@ -59,6 +64,7 @@ def model_card(
     """
     left, right = recipe.modalities()
     lines = [
+        *metadata(config, [str(one.get("licence") or "") for one in dataset.index.manifests]),
         f"# {left} - {right} alignment by {config.method}",
         "",
         f"Two towers that map {plural(left)} and {plural(right)} into one space of unit vectors, trained by setclip "
@@ -103,6 +109,32 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def metadata(config: ModelConfig, licences: Sequence[str]) -> list[str]:
+    """What model hubs read, as YAML between two lines of dashes.
+
+    Args:
+        licences: What the manifests of the data say, one each; the result is `unknown` if there are none.
+    """
+    ids = {one.strip().lower().replace(" ", "-") for one in licences}
+    if not ids or ids & {"", "unknown"}:
+        licence = ["license: unknown"]
+    elif len(ids) == 1 and ids <= _HUB_LICENCES:
+        licence = [f"license: {ids.pop()}"]
+    else:
+        licence = ["license: other", "license_name: see-the-section-data"]
+    kinds = sorted({tower.info(modality).kind for modality, tower in config.towers.items()})
+    return [
+        "---",
+        "library_name: setclip",
+        *licence,
+        "pipeline_tag: feature-extraction",
+        "tags:",
+        *(f"- {tag}" for tag in ("setclip", "contrastive-learning", "cross-modal-retrieval", *kinds)),
+        "---",
+        "",
+    ]
 
 
 def _towers(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> list[str]:

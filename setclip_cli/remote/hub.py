@@ -1,0 +1,252 @@
+"""RUNs on a model hub, named ``hub:NAME`` or ``hub:NAME@REVISION``. huggingface_hub finds, copies and keeps them.
+
+Only the files of a RUN are copied, into the library's own cache, which goes on with a file that was cut short. Messages
+and records name the commit, so that they name the same bytes later.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from setclip_cli.console import note
+from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.files.write_errors import error_number, write_error
+from setclip_cli.places import call
+from setclip_cli.remote.errors import RemoteError, scrubbed
+from setclip_cli.remote.place import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+
+# What a RUN on a hub consists of. Nothing else is sent, and nothing else is copied; the last one holds ids of data.
+RUN_FILES = (
+    *("config.json", "recipe.toml", "model.safetensors", "initial.safetensors", "metrics.jsonl", "README.md"),
+    *("calibration.json", "selection.json", "tuned-*.safetensors", "dropped_pairs.csv"),
+)
+DROPPED_NAME = "dropped_pairs.csv"
+TRIES = 4
+LONGEST_WAIT_S = 30.0
+_REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"[\w][\w./-]*", re.ASCII)
+_TOKEN = "HF_TOKEN, or `hf auth login`"
+
+
+def parse_hub(given: str) -> Place:
+    """Reads ``hub:NAME`` or ``hub:NAME@REVISION``; a revision is a branch, a tag or a commit.
+
+    Raises:
+        UsageError: it is not the name of a repository, or not that of a revision.
+    """
+    repo, at, revision = given.removeprefix("hub:").partition("@")
+    if not is_repo(repo):
+        raise UsageError(
+            f"hub:{repo}: is not the name of a repository on a hub",
+            fix="write hub:OWNER/NAME, with letters, digits and single - _ . in the names",
+        )
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise UsageError(
+            f"hub:{repo}@{revision}: {revision!r} is not the name of a branch, a tag or a commit",
+            fix=f"leave it out for the newest, hub:{repo}, or write hub:{repo}@main",
+        )
+    return Place("hub", f"{repo}@{revision}" if at else repo)
+
+
+def is_repo(name: str) -> bool:
+    """Whether a text can be the name of a repository."""
+    bad_ends = (".git", ".ipynb", "-", ".")
+    return (
+        len(name) <= 96
+        and bool(_REPO.fullmatch(name))
+        and "--" not in name
+        and ".." not in name
+        and not any(part.endswith(bad_ends) for part in name.split("/"))
+    )
+
+
+def hub_copy(place: Place) -> Path:
+    """The local copy of a RUN on a hub, called by its commit from now on.
+
+    Raises:
+        SetClipError: there is no such repository or revision, it holds no RUN, the hub does not answer, or the copy
+            cannot be written.
+    """
+    repo, _, revision = place.path.partition("@")
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return _kept_copy(place, repo, revision)
+    hub = open_hub()
+    found = asked(
+        place, lambda: hub.model_info(repo, revision=revision or None, files_metadata=True), "read", revision=revision
+    )
+    sizes = {one.rfilename: one.size or 0 for one in found.siblings or ()}
+    names = [name for name in sizes if is_run_file(name)]
+    if "config.json" not in names or "model.safetensors" not in names:
+        shown = ", ".join(map(repr, sorted(sizes)[:3])) or "nothing"
+        raise SetClipError(
+            f"{place.shown}: holds no RUN of setclip (it holds {shown})",
+            fix="name a repository that `setclip push` wrote; a backbone's weights are named in the recipe",
+        )
+    here = Place("hub", f"{repo}@{found.sha}")
+    if not _is_kept(repo, str(found.sha), names):
+        size = sum(sizes[name] for name in names)
+        note(f"{here.shown}: copying {len(names)} files, {size:,} bytes, to the cache of huggingface_hub")
+    return _called(asked(here, lambda: _snapshot(hub, repo, str(found.sha)), "copied"), here)
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a file of a repository is one of a RUN."""
+    return any(Path(name).match(pattern) for pattern in RUN_FILES) and "/" not in name
+
+
+def open_hub() -> HfApi:
+    """The library's client. It reads HF_ENDPOINT and the token; it asks nothing yet."""
+    from huggingface_hub import HfApi, constants
+
+    from setclip_cli.version import __version__
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # it would ask which programs run here
+    return HfApi(library_name="setclip", library_version=__version__)
+
+
+def asked(place: Place, action: Callable[[], T], what: str, *, revision: str = "") -> T:
+    """Asks a hub, and again a few times while it is busy, in trouble or cut off.
+
+    Args:
+        what: What could not be done, such as ``"read"``.
+
+    Raises:
+        RemoteError: it did not work; no token is ever in the message.
+    """
+    for attempt in range(TRIES):
+        try:
+            return action()
+        except SetClipError:
+            raise
+        except Exception as caught:
+            error = caught.__cause__ if isinstance(caught.__cause__, Exception) else caught  # of a thread
+            if attempt == TRIES - 1 or not _may_pass(error):
+                raise _trouble(place, error, what, revision) from None
+            time.sleep(_wait_s(error, attempt))
+    raise AssertionError("unreachable")
+
+
+def _snapshot(hub: HfApi, repo: str, revision: str, **given: Any) -> Path:
+    from huggingface_hub import constants
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)  # of the library's own bars
+            super().__init__(*args, **{**kwargs, "disable": not sys.stderr.isatty(), "file": sys.stderr})
+
+    try:
+        folder = hub.snapshot_download(repo, revision=revision, allow_patterns=list(RUN_FILES), tqdm_class=Bar, **given)
+    except OSError as error:
+        if error.errno is None or _status(error) or error_number(error) is None:
+            raise
+        raise write_error(Path(constants.HF_HUB_CACHE) / repo, error) from error
+    return Path(folder)
+
+
+def _is_kept(repo: str, commit: str, names: list[str]) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(repo, name, revision=commit), str) for name in names)
+
+
+def _kept_copy(place: Place, repo: str, revision: str) -> Path:
+    """The copy that an earlier command made, when HF_HUB_OFFLINE says not to ask."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = _snapshot(open_hub(), repo, revision or "main", local_files_only=True)
+    except (LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise RemoteError(
+            f"{place.shown}: HF_HUB_OFFLINE is set, and there is no copy in the cache of huggingface_hub",
+            fix="unset HF_HUB_OFFLINE once, or give the path of a RUN",
+        ) from error
+    note(f"note: {place.shown}: HF_HUB_OFFLINE is set, so the copy of commit {folder.name} is taken")
+    return _called(folder, Place("hub", f"{repo}@{folder.name}"))
+
+
+def _called(folder: Path, place: Place) -> Path:
+    for path in {folder, folder.resolve()}:
+        call(path, place.shown)
+    return folder
+
+
+def _status(error: BaseException) -> int:
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether asking again may bring another answer."""
+    if status := _status(error):
+        return status in (408, 425, 429) or status >= 500
+    kind = {one.__name__ for one in type(error).__mro__}
+    return bool(
+        kind & {"TransportError", "ConnectionError", "TimeoutError", "ProtocolError", "LocalEntryNotFoundError"}
+    )
+
+
+def _wait_s(error: Exception, attempt: int) -> float:
+    said = getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
+    wait = float(said) if str(said).isdecimal() else 0.5 * 3**attempt
+    return min(wait, LONGEST_WAIT_S)
+
+
+def _trouble(place: Place, error: Exception, what: str, revision: str) -> RemoteError:
+    """The error for a user."""
+    from huggingface_hub import get_token
+
+    shown, status, kind = place.shown, _status(error), type(error).__name__
+    mro = {one.__name__ for one in type(error).__mro__}
+    if "RevisionNotFoundError" in mro:
+        return RemoteError(f"{shown}: the repository has no revision {revision!r}", fix="check its name")
+    if "GatedRepoError" in mro:
+        return RemoteError(f"{shown}: cannot be {what}: its owner asks for consent first", fix="give it on its page")
+    if status == 401 and get_token():
+        return RemoteError(f"{shown}: cannot be {what}: the hub does not take the token", fix=f"check {_TOKEN}")
+    if status in (401, 404):
+        secret = "the token may not see it" if get_token() else "it is private, and no token was found"
+        return RemoteError(
+            f"{shown}: cannot be {what}: there is no such repository, or {secret}",
+            fix=f"check the name; set {_TOKEN} for a private one",
+        )
+    if status == 403:
+        return RemoteError(
+            f"{shown}: cannot be {what}: the hub does not allow it to this user ({_said(error)})",
+            fix=f"check the rights of the token ({_TOKEN}), and that the owner is you or your organization",
+        )
+    if status == 429:
+        return RemoteError(f"{shown}: cannot be {what}: the hub asks to wait (HTTP 429)", fix="try again later")
+    if status >= 500:
+        return RemoteError(
+            f"{shown}: cannot be {what}: the hub is in trouble (HTTP {status})", fix="try again in some minutes"
+        )
+    if status:
+        return RemoteError(f"{shown}: cannot be {what}: HTTP {status} ({_said(error)})", fix="check the name")
+    if mro & {"TransportError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"}:
+        return RemoteError(
+            f"{shown}: cannot be {what}: the connection to the hub failed ({_said(error)})",
+            fix="check the network, and run the same command again: what came over is kept",
+        )
+    return RemoteError(f"{shown}: cannot be {what}: {kind}: {_said(error)}", fix="check the name")
+
+
+def _said(error: Exception) -> str:
+    """What the hub said, without what may be secret."""
+    from huggingface_hub import get_token
+
+    words = scrubbed(str(getattr(error, "server_message", None) or error)) or type(error).__name__
+    token = get_token()
+    return words.replace(token, "***") if token else words
