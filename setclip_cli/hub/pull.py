@@ -14,7 +14,8 @@ from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import writing
 from setclip_cli.options import path_of
 from setclip_cli.places import is_elsewhere, named
-from setclip_cli.remote.hub import hub_copy, is_run_file, parse_hub
+from setclip_cli.remote.hub import hub_copy, is_run_file
+from setclip_cli.remote.place import parse_hub
 from setclip_cli.run.config import CONFIG_NAME, RECIPE_NAME
 from setclip_cli.run.model import load_model
 

@@ -13,7 +13,8 @@ from setclip_cli.hub.card import card_for_hub
 from setclip_cli.hub.options import PushOptions
 from setclip_cli.options import path_of
 from setclip_cli.remote.arguments import takes_places
-from setclip_cli.remote.hub import DROPPED_NAME, asked, is_repo, is_run_file, open_hub, parse_hub
+from setclip_cli.remote.hub import DROPPED_NAME, asked, is_run_file, open_hub
+from setclip_cli.remote.place import is_repo, parse_hub
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:

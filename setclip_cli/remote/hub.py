@@ -6,14 +6,13 @@ and records name the commit, so that they name the same bytes later.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from setclip_cli.console import note
-from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.errors import SetClipError
 from setclip_cli.files.write_errors import error_number, write_error
 from setclip_cli.places import call
 from setclip_cli.remote.errors import RemoteError, scrubbed
@@ -34,41 +33,7 @@ RUN_FILES = (
 DROPPED_NAME = "dropped_pairs.csv"
 TRIES = 4
 LONGEST_WAIT_S = 30.0
-_REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
-_REVISION = re.compile(r"[\w][\w./-]*", re.ASCII)
 _TOKEN = "HF_TOKEN, or `hf auth login`"
-
-
-def parse_hub(given: str) -> Place:
-    """Reads ``hub:NAME`` or ``hub:NAME@REVISION``; a revision is a branch, a tag or a commit.
-
-    Raises:
-        UsageError: it is not the name of a repository, or not that of a revision.
-    """
-    repo, at, revision = given.removeprefix("hub:").partition("@")
-    if not is_repo(repo):
-        raise UsageError(
-            f"hub:{repo}: is not the name of a repository on a hub",
-            fix="write hub:OWNER/NAME, with letters, digits and single - _ . in the names",
-        )
-    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
-        raise UsageError(
-            f"hub:{repo}@{revision}: {revision!r} is not the name of a branch, a tag or a commit",
-            fix=f"leave it out for the newest, hub:{repo}, or write hub:{repo}@main",
-        )
-    return Place("hub", f"{repo}@{revision}" if at else repo)
-
-
-def is_repo(name: str) -> bool:
-    """Whether a text can be the name of a repository."""
-    bad_ends = (".git", ".ipynb", "-", ".")
-    return (
-        len(name) <= 96
-        and bool(_REPO.fullmatch(name))
-        and "--" not in name
-        and ".." not in name
-        and not any(part.endswith(bad_ends) for part in name.split("/"))
-    )
 
 
 def hub_copy(place: Place) -> Path:

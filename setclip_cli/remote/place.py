@@ -14,6 +14,8 @@ from urllib.parse import quote, unquote, urlsplit
 from setclip_cli.errors import UsageError
 from setclip_cli.places import SCHEMES
 
+_REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"[\w][\w./-]*", re.ASCII)
 _LONGEST_PART = 255  # bytes, of a name in most file systems
 
 
@@ -66,8 +68,6 @@ def parse_place(given: str) -> Place:
         UsageError: the scheme is not known, a part is missing, or it holds a user name or a password.
     """
     if given.startswith("hub:"):
-        from setclip_cli.remote.hub import parse_hub
-
         return parse_hub(given)
     scheme, _, rest = given.partition("://")
     scheme = scheme.lower()
@@ -112,6 +112,38 @@ def _parse_url(scheme: str, given: str) -> Place:
     if bad := why_not_a_file_name(unquote(path).lstrip("/") or host):
         raise UsageError(f"{shown}: {bad}", fix="give an address without it")
     return Place(scheme, f"{host}{'' if port is None else f':{port}'}{path}", parts.query)
+
+
+def parse_hub(given: str) -> Place:
+    """Reads ``hub:NAME`` or ``hub:NAME@REVISION``; a revision is a branch, a tag or a commit.
+
+    Raises:
+        UsageError: it is not the name of a repository, or not that of a revision.
+    """
+    repo, at, revision = given.removeprefix("hub:").partition("@")
+    if not is_repo(repo):
+        raise UsageError(
+            f"hub:{repo}: is not the name of a repository on a hub",
+            fix="write hub:OWNER/NAME, with letters, digits and single - _ . in the names",
+        )
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise UsageError(
+            f"hub:{repo}@{revision}: {revision!r} is not the name of a branch, a tag or a commit",
+            fix=f"leave it out for the newest, hub:{repo}, or write hub:{repo}@main",
+        )
+    return Place("hub", f"{repo}@{revision}" if at else repo)
+
+
+def is_repo(name: str) -> bool:
+    """Whether a text can be the name of a repository."""
+    bad_ends = (".git", ".ipynb", "-", ".")
+    return (
+        len(name) <= 96
+        and bool(_REPO.fullmatch(name))
+        and "--" not in name
+        and ".." not in name
+        and not any(part.endswith(bad_ends) for part in name.split("/"))
+    )
 
 
 def why_not_a_file_name(path: str) -> str | None:

@@ -18,7 +18,7 @@ from hub_server import TOKEN, Hub
 from setclip_cli import PushOptions, SetClipError, load_model, pull, push
 from setclip_cli.encoders import KernelMap, LinearMap, MeanShift, rows_kept
 from setclip_cli.remote.copies import local_path
-from setclip_cli.remote.hub import is_repo, parse_hub
+from setclip_cli.remote.place import is_repo, parse_hub
 
 REPO = "lab/scenes"
 # huggingface_hub sends files in a way that its own HTTP library calls old
