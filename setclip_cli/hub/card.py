@@ -38,8 +38,9 @@ def card_for_hub(run: Path, repo: str, *, report: Path | None = None) -> str:
     from huggingface_hub import ModelCard
 
     card = ModelCard(text)
-    card.data.model_name = repo.rpartition("/")[2]
-    card.data.eval_results = _results(run, report)
+    data: Any = card.data  # of a class whose attributes it does not declare
+    data.model_name = repo.rpartition("/")[2]
+    data.eval_results = _results(run, report)
     return str(card)
 
 
