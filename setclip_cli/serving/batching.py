@@ -1,4 +1,4 @@
-"""One thread that does the work of many requests: what came while it was busy is its next batch."""
+"""One thread that does the work of many requests: of what came while it was busy it makes its next batch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST = 16  # jobs of a batch: their scores are in memory together
+LEAST = 4  # that a batch takes if so many wait
 WAITING = 256  # jobs that wait at a time
 
 
@@ -27,8 +28,9 @@ class BusyError(Exception):
 class Batches(Generic[T, R]):
     """Gives waiting jobs to one function, several at a time.
 
-    A job never waits for others to come: a batch is what has gathered while the one before it was at work. So one
-    request alone is answered at once, and under load a batch grows by itself.
+    A job never waits for others to come: a batch is of what has gathered while the one before it was at work. So one
+    request alone is answered at once, and under load a batch grows by itself. Of many jobs it takes half: their answers
+    are sent, and the next requests read, while the other half is at work.
     """
 
     def __init__(self, work: Callable[[Sequence[T]], Sequence[R | Exception]], *, most: int = MOST) -> None:
@@ -61,7 +63,8 @@ class Batches(Generic[T, R]):
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
             batch, ended = [first], False
-            while len(batch) < self._most and not ended:
+            size = min(self._most, max(LEAST, -(-(1 + self._waiting.qsize()) // 2)))
+            while len(batch) < size and not ended:
                 try:
                     one = self._waiting.get_nowait()
                 except queue.Empty:

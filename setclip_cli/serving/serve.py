@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHORTEST_TOKEN = 16
+SWITCH_S = (
+    0.0005  # the thread that searches often needs the interpreter for a moment; Python's 5 ms are a third of a pass
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ def serve(
             )
         data = None if options.data is None else Path(options.data)
         service = Service.open(run, opened, split=options.split, dataset=dataset_of(opened, data, needed=False))
-        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one is left to read requests and write answers
+        before = sys.getswitchinterval(), torch.get_num_threads()
+        sys.setswitchinterval(SWITCH_S)
+        torch.set_num_threads(max(1, before[1] - 1))  # one is left to read requests and write answers
         batches: Batches[EmbedJob | SearchJob, Any] = Batches(service.work)
         port, local = port_of(taken), options.host in LOCAL_HOSTS
         shown = options.host if ":" not in options.host else f"[{options.host}]"
@@ -115,6 +121,8 @@ def serve(
             server.run(sockets=[taken])
         finally:
             batches.close()
+            sys.setswitchinterval(before[0])
+            torch.set_num_threads(before[1])
         return ServeResult(run, embeddings, {name: len(one.index) for name, one in service.collections.items()})
 
 
