@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHORTEST_TOKEN = 16
-SWITCH_S = (
+SWITCH_S = 0.0005  # the thread that searches often needs the interpreter for a moment; 5 ms are a third of a pass
     0.0005  # the thread that searches often needs the interpreter for a moment; Python's 5 ms are a third of a pass
 )
 
