@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 SHORTEST_TOKEN = 16
 SWITCH_S = 0.0005  # the thread that searches often needs the interpreter for a moment; 5 ms are a third of a pass
-    0.0005  # the thread that searches often needs the interpreter for a moment; Python's 5 ms are a third of a pass
-)
 
 
 @dataclass(frozen=True)
