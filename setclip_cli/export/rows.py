@@ -44,7 +44,7 @@ def rows_of(tower: Tower, data: str | Path | None) -> list[Any]:
     column = dataset.read(shard, [tower.backbone.column])[tower.backbone.column].slice(0, ROWS)
     items: list[Any] = list(matrix_of(column)) if tower.backbone.kind == "vector" else column.to_pylist()
     failed = tower.backbone.encode(items).failed
-    return [item for place, item in enumerate(items) if place not in failed]
+    return [item for place, item in enumerate(items) if place not in failed] or _made(tower.backbone)
 
 
 def _made(backbone: Backbone) -> list[Any]:

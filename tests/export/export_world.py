@@ -48,8 +48,8 @@ def encoder(kind: str, width: int, *, seed: int = 0) -> Encoder:
     made: dict[str, Any] = {
         "projection": lambda: Composed(transform, _moved(ProjectionHead(8, 6, seed=seed))),
         "projection-linear": lambda: Composed(transform, ProjectionHead(8, 6, head="linear", seed=seed)),
-        "projection-of-a-transform-twice-as-wide": lambda: Composed(
-            FeatureTransform.fit(features, 12), _moved(ProjectionHead(12, 6, seed=seed))
+        "projection-half-as-wide-as-the-features": lambda: Composed(
+            transform, _moved(ProjectionHead(8, width // 2, seed=seed))
         ),
         "bare": lambda: _moved(ProjectionHead(width, 6, seed=seed)),
         "residual": lambda: Composed(

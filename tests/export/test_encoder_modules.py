@@ -17,7 +17,7 @@ from setclip_cli.export.native import native_modules, plain_parts
 NATIVE = [
     "projection",
     "projection-linear",
-    "projection-of-a-transform-twice-as-wide",
+    "projection-half-as-wide-as-the-features",
     "bare",
     "residual",
     "residual-linear",
