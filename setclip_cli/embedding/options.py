@@ -174,5 +174,5 @@ class SearchOptions(Options):
         Flag("Path of the DATASET (default: where it was at embedding).", metavar="DATASET", parse=path_or_place),
     ] = None
     sheet: Annotated[
-        str | Path | None, Flag("Write the images found to this PNG file.", metavar="FILE", parse=Path)
+        str | Path | None, Flag("Write the images found to this PNG file.", metavar="FILE", parse=path_or_place)
     ] = None

@@ -9,17 +9,19 @@ from __future__ import annotations
 import functools
 import inspect
 from contextlib import ExitStack
-from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 from setclip_cli.errors import UsageError, argument
-from setclip_cli.options import Options, here_only
+from setclip_cli.options import Options, here_only, options_of
 from setclip_cli.places import is_cut, is_elsewhere
 from setclip_cli.remote.place import parse_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_WRITTEN = ("sheet",)  # options that are files to write
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -47,7 +49,8 @@ def takes_places(
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> T:
             given = signature.bind(*args, **kwargs)
-            if not any(map(_names_a_place, given.arguments.values())):
+            named = [name for name, value in given.arguments.items() if _names_a_place(value)]
+            if not named:
                 return function(*args, **kwargs)
             for name in (*reads, *([] if writes is None else [writes])):
                 _refuse_cut(name, given.arguments.get(name))
@@ -86,8 +89,7 @@ def brought(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(brought, value))
     if isinstance(value, Options) and is_dataclass(value):
-        named = {one.name: getattr(value, one.name) for one in fields(value)}
-        return replace(value, **{name: brought(part) for name, part in named.items() if is_elsewhere(part)})
+        return replace(value, **{name: brought(part) for name, part in _paths_of(value).items()})
     return value
 
 
@@ -98,9 +100,25 @@ def _brought_in_part(given: str, arguments: dict[str, Any], needed: Callable[[An
     return copy_of(parse_place(given), lambda name: needed(options, name))
 
 
+def _paths_of(options: Options) -> dict[str, Any]:
+    """The options that are paths and name places. Other options may well look like one, such as the name of an encoder.
+
+    Raises:
+        UsageError: one of them is a file to write.
+    """
+    found = {}
+    for name, (kind, flag) in options_of(type(options)).items():
+        value = getattr(options, name)
+        if Path in get_args(kind) and is_elsewhere(value):
+            if name in _WRITTEN:
+                raise here_only(argument(name, flag.names(name)), value)
+            found[name] = value
+    return found
+
+
 def _names_a_place(value: Any) -> bool:
     if isinstance(value, Options) and is_dataclass(value):
-        return any(is_elsewhere(getattr(value, one.name)) for one in fields(value))
+        return bool(_paths_of(value))
     if isinstance(value, list | tuple):
         return any(map(_names_a_place, value))
     if is_cut(value):

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from setclip_cli.remote.stores import open_store
 from setclip_cli.remote.transfer import fetch, is_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _UNUSED_S = 24 * 3600.0
 _SEALED = (".parquet", ".safetensors", ".png", ".jpg", ".jpeg", ".webp", ".npy")  # nothing writes into such a file
@@ -98,8 +98,7 @@ def _copied(store: Store, entries: Mapping[str, Entry], part: Callable[[str], bo
     folder = home / _state(entries)
     root = folder / place.name
     atomic.make_folder(folder)
-    lock = FileLock(home / f"{folder.name}.lock")
-    with writing(home), lock:
+    with writing(home), _alone(home / f"{folder.name}.lock", place):
         missing = sorted(name for name in entries if part(name) and not is_here(root / name, entries[name]))
         others = [other / place.name for other in home.iterdir() if other.is_dir() and other != folder]
         missing = [name for name in missing if not _linked(others, root, name, entries[name])]
@@ -120,6 +119,21 @@ def call_by_name(root: Path, place: Place) -> None:
     for path in {root, root.resolve()}:
         call(path, place.shown)
         call(visible(path), visible(place.shown))
+
+
+@contextmanager
+def _alone(path: Path, place: Place) -> Iterator[None]:
+    """One process copies a state of a place; others wait for it, and then find the files."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        note(f"{place.shown}: another setclip process is copying it; this one waits until it is there")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _state(entries: Mapping[str, Entry]) -> str:

@@ -1,6 +1,6 @@
 """Copies files from another machine: in pieces, several files at a time, and again from where a transfer broke off.
 
-    NAME.part   the bytes so far; it becomes NAME when it is whole
+    .<hash of NAME>.part   the bytes so far; it becomes NAME when it is whole
 
 A file is whole when it has the size and, where the server's tag is an MD5, the content that was listed; else the server
 is asked again whether the file is still the one that was listed.
@@ -21,7 +21,7 @@ from setclip_cli import console
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
 from setclip_cli.files.write_errors import WriteError, free_bytes, writing
-from setclip_cli.remote.errors import TRIES, ChangedError, lasts, trouble
+from setclip_cli.remote.errors import TRIES, ChangedError, RemoteError, lasts, trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PARALLEL = 8
 PARALLEL_SENT = 4  # each of them may be in memory
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 OTHER_DISK = "SETCLIP_CACHE can name a folder on another disk: what is elsewhere is copied there first"
 
@@ -92,14 +93,19 @@ def fetch(store: Store, entries: Mapping[str, Entry], names: Sequence[str], targ
 
 
 def _fetch(store: Store, name: str, entry: Entry, path: Path, shown: tqdm[object], stopped: threading.Event) -> None:
-    part = path.with_name(f"{path.name[:200]}.part")
+    part = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part")
     atomic.make_folder(path.parent)
+    if entry.size < 0:
+        raise RemoteError(
+            f"{store.place.inside(name).shown if name else store.place.shown}: the server does not say how large it is",
+            fix="download it yourself, and give its path",
+        )
     failures = 0
     while True:
         if stopped.is_set():
             raise _StoppedError
         start = part.stat().st_size if part.exists() else 0
-        if start > max(entry.size, 0):
+        if start > entry.size:
             atomic.remove_file(part)
             continue
         if start == entry.size and part.exists():
@@ -139,6 +145,11 @@ def _is_listed(store: Store, name: str, entry: Entry, part: Path) -> bool:
         return True
     now = store.look(name if entry.key is None else entry.key)
     return now is not None and now.state == entry.state
+
+
+def is_part(name: str) -> bool:
+    """Whether a file's name is one that this module gives to what has not come over yet."""
+    return _PART.fullmatch(name) is not None
 
 
 def has_tag(path: Path, entry: Entry) -> bool:

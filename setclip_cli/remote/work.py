@@ -35,7 +35,7 @@ from setclip_cli.remote.errors import TRIES, ChangedError, tried
 from setclip_cli.remote.place import Place
 from setclip_cli.remote.store import Entry, Store
 from setclip_cli.remote.stores import open_store
-from setclip_cli.remote.transfer import OTHER_DISK, PARALLEL_SENT, bar, each, fetch, has_tag, is_here
+from setclip_cli.remote.transfer import OTHER_DISK, PARALLEL_SENT, bar, each, fetch, has_tag, is_here, is_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -223,7 +223,7 @@ class _Work:
             relative = Path(folder).relative_to(self.root)
             inside[:] = [name for name in inside if not is_temporary(name) and name not in _NEVER_SENT]
             for name in files:
-                if name != LOCK_NAME and not is_temporary(name) and not name.endswith(".part"):
+                if name != LOCK_NAME and not is_temporary(name) and not is_part(name):
                     stamp = _stamp(Path(folder) / name)
                     if stamp is not None:
                         found[(relative / name).as_posix()] = stamp

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import KEY, SECRET, png  # type: ignore[attr-defined]
+from filelock import FileLock
 from small_world import invoke, run_ok
 
 import setclip_cli as setclip
+from setclip_cli.embedding.options import SearchOptions
+from setclip_cli.embedding.search import search
 from setclip_cli.errors import SetClipError
 from setclip_cli.remote import stores, transfer
 from setclip_cli.remote.copies import copy_of
@@ -316,3 +320,48 @@ def test_two_copies_of_one_state_are_one_folder_and_another_state_is_another(mem
     memory.pipe_file("/d/a.txt", b"2")
     second = copy_of(parse_place("memory://d"))
     assert ((first / "a.txt").read_bytes(), (second / "a.txt").read_bytes()) == (b"1", b"2")
+
+
+def test_an_option_that_only_looks_like_a_place_is_left_as_it_is(memory: Any, tmp_path: Path) -> None:
+    memory.pipe_file("/v/x.csv", b"id,dim_0,dim_1\na,1.0,2.0\nb,2.0,1.0\n")
+    out = tmp_path / "d"
+    code, _, stderr = invoke(
+        "ingest", "sound=memory://v/x.csv", "--kind", "vector", "--vector-column", "dim_*",
+        "--encoder", "https://nowhere.invalid/clap", "--out", out,
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert setclip.open_dataset(out).about("sound").encoder == "https://nowhere.invalid/clap"
+
+
+def test_a_file_to_write_is_on_this_machine(memory: Any) -> None:
+    code, _, stderr = invoke("search", "memory://e", "words", "--sheet", "s3://lab/found.png")
+    assert code == 2
+    assert "--sheet s3://lab/found.png: must be on this machine" in stderr
+    with pytest.raises(SetClipError, match=r"sheet s3://lab/found.png: must be on this machine"):
+        search("memory://e", "words", options=SearchOptions(sheet="s3://lab/found.png"))
+
+
+@pytest.mark.parametrize("names", [["a.bin", "a.bin.part"], ["empty", ".part"], ["x" * 255, "照" * 85]])
+def test_names_and_sizes_at_the_edge_come_over(memory: Any, names: list[str]) -> None:
+    for name in names:
+        memory.pipe_file(f"/d/{name}", b"" if name == "empty" else name.encode())
+    folder = copy_of(parse_place("memory://d"))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name: b"" if name == "empty" else name.encode() for name in names
+    }
+
+
+def test_a_second_command_waits_for_the_first_that_copies(memory: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    memory.pipe_file("/d/a.txt", b"1")
+    folder = copy_of(parse_place("memory://d")).parent
+    (folder / "d" / "a.txt").unlink()
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    lock.acquire()
+    second = threading.Thread(target=lambda: copy_of(parse_place("memory://d")))
+    second.start()
+    second.join(1)
+    assert second.is_alive()
+    lock.release()
+    second.join(30)
+    assert (folder / "d" / "a.txt").read_bytes() == b"1"
+    assert "another setclip process is copying it" in capsys.readouterr().err
