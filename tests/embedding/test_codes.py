@@ -10,7 +10,7 @@ import pytest
 import tiny
 from test_embedder import features, tree
 
-from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.dataset import DatasetIndex, open_dataset
 from setclip_cli.embedding import embed as embedder
 from setclip_cli.embedding import vectors
 from setclip_cli.embedding.codes import BitCode, decode, encode, turned, unit, unturned
@@ -18,6 +18,7 @@ from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.embedding.vectors import BitRows, Int8Rows, nearest_rows, open_rows, unit_vectors
 from setclip_cli.errors import SetClipError
+from setclip_cli.files import atomic
 
 FIRST_TURN = [0.44683972, 0.67312141, 0.52387778, 0.2562013, -0.08458609]
 
@@ -149,7 +150,7 @@ def test_a_small_type_is_the_code_of_the_float32_rows_and_takes_its_share_of_the
 
 
 @pytest.mark.parametrize("dtype", ["int8", "ubinary"])
-def test_neither_a_stop_nor_the_engine_nor_the_order_of_splits_changes_a_byte(
+def test_neither_a_stop_nor_the_number_of_processes_changes_a_byte(
     tmp_path: Path, tiny_esm2: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tiny.write_dataset(tmp_path / "data", {"protein": tiny.proteins(30)}, rows_per_shard=4)
@@ -175,6 +176,22 @@ def test_neither_a_stop_nor_the_engine_nor_the_order_of_splits_changes_a_byte(
     assert not (tmp_path / "stopped" / "embeddings.json").exists()
     assert features(data, tmp_path / "stopped", tiny_esm2, options).kept == 3
     assert tree(tmp_path / "stopped") == expected
+
+
+def test_split_by_split_gives_the_folder_of_all_splits(tmp_path: Path, tiny_esm2: Path) -> None:
+    """The code is measured on rows of all splits, whichever comes first."""
+    proteins, shards = tiny.proteins(24), []
+    for split, rows in (("train", proteins[:16]), ("test", proteins[16:])):
+        tiny.write_dataset(tmp_path / "data", {"protein": rows}, split=split)
+        shards += open_dataset(tmp_path / "data").index.shards
+    atomic.write_json(tmp_path / "data" / "dataset.json", DatasetIndex(shards=shards).model_dump())
+    options = EmbedOptions(dtype="ubinary")
+    features(tmp_path / "data", tmp_path / "all", tiny_esm2, options)
+    for order in (("train", "test"), ("test", "train")):
+        out = tmp_path / "-".join(order)
+        for split in order:
+            features(tmp_path / "data", out, tiny_esm2, replace(options, split=split))
+        assert tree(out) == tree(tmp_path / "all")
 
 
 def test_a_folder_keeps_its_code_when_the_dataset_grows(tmp_path: Path, tiny_esm2: Path) -> None:
