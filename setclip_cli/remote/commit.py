@@ -1,7 +1,7 @@
 """How a folder on another machine is replaced at once, though its server replaces one file at a time.
 
-    PLACE/.setclip/writer.json       who writes there now; see `work`
-    PLACE/.setclip/begun           there until the first command that writes there has finished
+    PLACE/.setclip/writer.json       who writes there now; see `claim`
+    PLACE/.setclip/begun             there until the first command that writes there has finished
     PLACE/.setclip/commit.json       there only while files are replaced: where the new ones are, and what is removed
     PLACE/.setclip/new-*/NAME        the new files, until they have taken the places of the old ones
 

@@ -9,15 +9,12 @@ same command goes on from it, unless somebody else has written to the place mean
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +26,10 @@ from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import is_temporary
 from setclip_cli.files.lock import LOCK_NAME
 from setclip_cli.files.write_errors import InUseError, WriteError, writing
-from setclip_cli.remote.commit import BEGUN, CLAIM, COMMIT, OURS, Commit, is_ours, read_commit
+from setclip_cli.remote.claim import Claim, claimed
+from setclip_cli.remote.commit import BEGUN, COMMIT, OURS, Commit, is_ours, read_commit
 from setclip_cli.remote.copies import call_by_name, folder_of
-from setclip_cli.remote.errors import TRIES, ChangedError, tried
+from setclip_cli.remote.errors import TRIES, ChangedError
 from setclip_cli.remote.place import Place
 from setclip_cli.remote.store import Entry, Store
 from setclip_cli.remote.stores import open_store
@@ -44,8 +42,6 @@ if TYPE_CHECKING:
 LAST = ("dataset.json", "embeddings.json", "config.json", "report.json", "report.html", "matches.json", "study.json")
 MARKS = (*LAST, ".finished", "recipe.toml", "report.md", "baselines", "inspect.json", "check_pairs.csv", "suggest.csv")
 _NEVER_SENT = (".ingest", OURS)
-CLAIM_EVERY_S = 60.0
-CLAIM_ENDS_S = 15 * 60.0
 _open: dict[Path, _Work] = {}
 
 
@@ -83,7 +79,7 @@ def written(place: Place) -> Iterator[Path]:
                 fix=f"wait until it ends, or choose another {argument('out')}",
             ) from error
     try:
-        with _claimed(store) as claim:
+        with claimed(store) as claim:
             work = _Work(store, home, claim)
             work.begin()
             _open[work.root] = work
@@ -121,7 +117,7 @@ def _not_sent(error: SetClipError, work: _Work) -> SetClipError:
 class _Work:
     """A folder of the cache that becomes the folder at a place."""
 
-    def __init__(self, store: Store, home: Path, claim: _Claim) -> None:
+    def __init__(self, store: Store, home: Path, claim: Claim) -> None:
         self.store, self._claim = store, claim
         self.root = home / "work" / store.place.name
         self._record = home / "work.json"
@@ -366,107 +362,3 @@ def _stamp(path: Path) -> list[int] | None:
 
 def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count:,} files"
-
-
-def _machine() -> str:
-    """Tells machines, and containers of one machine, from each other: the numbers of their processes are their own."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
-
-
-class _Claim:
-    """That this process writes at a place: a file there, made anew each minute."""
-
-    def __init__(self, store: Store) -> None:
-        self._store, self._stopped = store, threading.Event()
-        self._own = {"writer": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid(), "of": _machine()}
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-
-    def content(self) -> bytes:
-        return json.dumps({**self._own, "at": datetime.now(UTC).isoformat(timespec="seconds")}).encode()
-
-    def take(self) -> None:
-        for _ in range(2):
-            if self._store.create(CLAIM, self.content()):
-                self._thread.start()
-                return
-            holder = self._holder()
-            if holder is None:
-                continue
-            if not self._has_ended(holder):
-                raise InUseError(
-                    f"{self._store.place.shown}: another setclip command is writing here ({holder.get('host')}, "
-                    f"process {holder.get('pid')}, last seen {holder.get('at')})",
-                    fix=f"wait until it ends, or choose another {argument('out')}. If it was killed, its claim ends "
-                    f"after {CLAIM_ENDS_S / 60:g} minutes",
-                )
-            self._store.remove(CLAIM)
-        raise InUseError(
-            f"{self._store.place.shown}: another setclip command is writing here", fix="wait until it ends"
-        )
-
-    def require(self) -> None:
-        """Checks before a change that readers see that nobody has taken over."""
-        holder = self._holder()
-        if holder is None or holder.get("writer") != self._own["writer"]:
-            raise SetClipError(
-                f"{self._store.place.shown}: another command has taken over the writing there",
-                fix="run the same command again, after the other has ended",
-            )
-
-    def give_back(self) -> None:
-        self._stopped.set()
-        with suppress(SetClipError):
-            holder = self._holder()
-            if holder is not None and holder.get("writer") == self._own["writer"]:
-                self._store.remove(CLAIM)
-
-    def _holder(self) -> dict[str, Any] | None:
-        def read() -> bytes | None:
-            entry = self._store.look(CLAIM)
-            try:
-                return None if entry is None else self._store.read(CLAIM, 0, max(entry.size, 1))
-            except FileNotFoundError:
-                return None
-
-        content = tried(read, self._store.place, "be read")
-        if content is None:
-            return None
-        try:
-            found: dict[str, Any] = json.loads(content)
-        except ValueError:
-            return {}
-        return found
-
-    def _has_ended(self, holder: Mapping[str, Any]) -> bool:
-        if holder.get("of") == self._own["of"] and isinstance(holder.get("pid"), int):
-            try:
-                os.kill(int(holder["pid"]), 0)
-            except ProcessLookupError:
-                return True
-            except (OSError, OverflowError):
-                pass
-        try:
-            seen = datetime.fromisoformat(str(holder.get("at")))
-        except ValueError:
-            return False
-        return (datetime.now(UTC) - seen).total_seconds() > CLAIM_ENDS_S
-
-    def _renew(self) -> None:
-        while not self._stopped.wait(CLAIM_EVERY_S):
-            with suppress(Exception):  # the next one may do it, and `require` looks before a change
-                self.require()
-                self._store.send_bytes(self.content(), CLAIM)
-
-
-@contextmanager
-def _claimed(store: Store) -> Iterator[_Claim]:
-    claim = _Claim(store)
-    claim.take()
-    try:
-        yield claim
-    finally:
-        claim.give_back()

@@ -18,7 +18,7 @@ from small_world import invoke, run_ok
 import setclip_cli as setclip
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
-from setclip_cli.remote import work
+from setclip_cli.remote import claim
 from setclip_cli.remote.copies import copy_of
 from setclip_cli.remote.place import parse_place
 
@@ -62,7 +62,7 @@ def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
 
     def go(name: str) -> None:
         monkeypatch.setenv("SETCLIP_CACHE", str(tmp_path / name))
-        monkeypatch.setattr(work, "_machine", lambda: name)
+        monkeypatch.setattr(claim, "machine", lambda: name)
 
     return go
 
@@ -74,7 +74,7 @@ def test_a_writer_that_dies_at_any_change_leaves_the_old_folder_or_the_new_one(
 ) -> None:
     old, new = [f"old {n}" for n in range(4)], [f"new {n}" for n in range(5)]
     source = captions(tmp_path, *old)
-    monkeypatch.setattr(work, "CLAIM_ENDS_S", -1.0)  # the claim of one that was killed has ended
+    monkeypatch.setattr(claim, "CLAIM_ENDS_S", -1.0)  # the claim of one that was killed has ended
     before = after = 0
     for number in range(40):
         s3.fault = lambda _method, _path: None
@@ -112,7 +112,7 @@ def test_a_writer_that_dies_at_any_change_leaves_the_old_folder_or_the_new_one(
 def test_a_first_command_that_dies_shows_no_dataset_and_goes_on_anywhere(
     s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_machine: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(work, "CLAIM_ENDS_S", -1.0)
+    monkeypatch.setattr(claim, "CLAIM_ENDS_S", -1.0)
     source = captions(tmp_path, "one", "two", "three")
     for number in range(1, 8):
         for key in s3.keys("lab"):
