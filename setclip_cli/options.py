@@ -102,9 +102,11 @@ def here_only(shown: str, given: str | Path) -> UsageError:
         more = "; in Python, give the name of a place as text, because a Path loses a slash"
     else:
         more = ""
-    return UsageError(
-        f"{shown} {place}: must be on this machine", fix=f"copy it to this machine, and give the path of the copy{more}"
-    )
+    if shown == argument("out"):
+        fix = f"write to a folder of this machine, and copy that to where you want it{more}"
+    else:
+        fix = f"copy it to this machine, and give the path of the copy{more}"
+    return UsageError(f"{shown} {place}: must be on this machine", fix=fix)
 
 
 def path_or_place(text: str) -> Path | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,8 +13,11 @@ from setclip_cli.export.options import ExportOptions
 
 @with_options(ExportOptions)
 def export(
-    run: Annotated[str, typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Write the model to this folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote, or hub:OWNER/NAME."),
+    ],
+    out: Annotated[str, typer.Option(path_type=str, metavar="DIR", help="Write the model to this folder.")],
     *,
     options: ExportOptions,
     as_json: AsJson = False,

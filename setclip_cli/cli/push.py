@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,7 +36,7 @@ def push(
 
 def pull(
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", help="The repository on the hub.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The RUN folder to write.")],
+    out: Annotated[str, typer.Option(path_type=str, metavar="RUN", help="The RUN folder to write.")],
     as_json: AsJson = False,
 ) -> None:
     """Copy a RUN from a model hub to this machine, and check every byte.

@@ -5,6 +5,7 @@ DIR/setclip_export.json   what was exported, from which RUN, and the differences
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setclip_cli.console import text_of_lines
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.export.check import TOLERANCE, own_embeddings, require_equal, sentence_embeddings
 from setclip_cli.export.heads import write_heads
 from setclip_cli.export.native import require_plain_parts
@@ -120,6 +122,7 @@ def export_run(run: str | Path, out: str | Path, *, options: ExportOptions = Exp
     run, out = path_of(run, "run"), path_of(out, "out")
     model = load_model(run)
     refuse_foreign(out, "an export", [INDEX_NAME])
+    _refuse_strange(out)
     if options.to == "onnx":
         require_onnx()
     write = _heads(model, options) if options.to == "safetensors" else _towers(model, options)
@@ -182,13 +185,39 @@ def _correlation(whole: Sequence[Any], part: Sequence[Any]) -> float:
     return float(np.corrcoef(cosines)[0, 1])
 
 
+def _files_of(folder: Path) -> list[str]:
+    """The files below a folder that are neither the index nor left by a killed command."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sorted(
+        path.as_posix()
+        for path in found
+        if path.parts[0] not in (INDEX_NAME, LOCK_NAME) and not leftovers.is_temporary(path.parts[0])
+    )
+
+
+def _refuse_strange(out: Path) -> None:
+    """Refuses to replace an export if files lie beside it that it did not write: they would be removed."""
+    if not (out / INDEX_NAME).exists():
+        return
+    try:
+        ours = set(json.loads((out / INDEX_NAME).read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()  # it says nothing of the files: none of them is removed
+    if strange := [name for name in _files_of(out) if name not in ours]:
+        raise SetClipError(
+            f"{out}: holds files that are not of the export, such as {strange[0]!r}",
+            fix=f"move them away, or choose another {argument('out')}; nothing was changed",
+        )
+
+
 def _replace(out: Path, building: Path, index: dict[str, Any]) -> None:
     """Puts the new files in the place of the old ones. The index says that it is not finished until all are there."""
-    atomic.write_json(out / INDEX_NAME, {"finished": False})
+    files = _files_of(building)
+    atomic.write_json(out / INDEX_NAME, {"finished": False, "files": sorted({*_files_of(out), *files})})
     kept = {INDEX_NAME, LOCK_NAME, building.name}
     for path in sorted(out.iterdir()):
         if path.name not in kept and not leftovers.is_temporary(path.name):
             atomic.remove_folder(path) if path.is_dir() and not path.is_symlink() else atomic.remove_file(path)
     for path in sorted(building.iterdir(), key=lambda one: one.name == "modules.json"):  # what a reader looks for: last
         atomic.move(path, out / path.name)
-    atomic.write_json(out / INDEX_NAME, {**index, "finished": True})
+    atomic.write_json(out / INDEX_NAME, {**index, "finished": True, "files": files})

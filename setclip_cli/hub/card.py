@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from setclip_cli.errors import SetClipError, argument, translated
 from setclip_cli.evaluation.formatting import metric_title
+from setclip_cli.places import named
 from setclip_cli.run.config import load_config
 from setclip_cli.run.model_card import metadata
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # What a reader of the hub compares: the metrics of retrieval and of zero-shot classification, not those of geometry.
 _SHOWN = ("/map", "/mrr", "/recall_at_1", "/recall_at_5", "/recall_at_10", "/top1", "/top5", "/mean_recall")
@@ -52,8 +51,8 @@ def _results(run: Path, report: Path) -> list[Any]:
         target = _target(run, content)
     if target is None:
         raise SetClipError(
-            f"{argument('report')} {report}: is not about {run}",
-            fix=f"setclip evaluate {run} DATASET --out REPORT, and give that REPORT",
+            f"{argument('report')} {report}: is not about {named(run)}",
+            fix=f"setclip evaluate {named(run)} DATASET --out REPORT, and give that REPORT",
         )
     relevance, split = content["relevance"], content["split"]
     return [
@@ -75,10 +74,13 @@ def _results(run: Path, report: Path) -> list[Any]:
 def _target(run: Path, content: Any) -> Any:
     """The entry of a RUN in report.json; None if there is none, or more than one could be it."""
     config = load_config(run)
+    if content["modalities"] != list(config.modalities()):
+        return None
     found = [
         one
         for one in content["targets"]
         if one["kind"] == "run" and (one["method"], one["seed"]) == (config.method, config.seed)
     ]
-    same = [one for one in found if one["path"].rpartition("/")[2] == run.name] or found
+    places = {named(run), named(run.resolve()), str(run.resolve())}
+    same = [one for one in found if one["path"] in places or str(Path(one["path"]).resolve()) in places]
     return same[0] if len(same) == 1 else None

@@ -79,16 +79,16 @@ def push(run: str | Path, repo: str, options: PushOptions = PushOptions()) -> Pu
     model = load_model(run)
     card = card_for_hub(run, repo, report=None if options.report is None else Path(options.report))
     files = sorted(path for path in run.iterdir() if path.is_file() and _is_sent(path.name, options))
-    for modality, encoder in model.encoders.items():
-        if kept := rows_kept(encoder):
-            note(
-                f"note: the {modality} tower of method {model.config.method} holds vectors of {kept:,} rows of your "
-                "data, and they are sent with it"
-            )
     hub = open_hub()
     private = _made(hub, place, repo, options)
     there = _there(hub, place, repo)
     commit = _sent(hub, place, repo, files, card, _to_remove(place, there, files))
+    for modality, encoder in model.encoders.items():
+        if kept := rows_kept(encoder):
+            note(
+                f"note: the {modality} tower of method {model.config.method} holds vectors of {kept:,} rows of your "
+                "data; they are part of what was sent"
+            )
     old = asked(place, lambda: hub.repo_info(repo, revision=options.revision).sha, "read")
     total = sum(path.stat().st_size for path in files if path.name != "README.md") + len(card.encode())
     return PushResult(
@@ -122,7 +122,7 @@ def _made(hub: HfApi, place: Place, repo: str, options: PushOptions) -> bool:
     if not private and not options.public:
         raise SetClipError(
             f"hub:{repo}: is public already: everybody could read the RUN",
-            fix=f"say so with {argument('public')}, or choose another {argument('repo')}",
+            fix=f"nothing was sent; say so with {argument('public')}, or choose another {argument('repo')}",
         )
     if private and options.public:
         raise SetClipError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 from setclip_cli.errors import UsageError, argument
-from setclip_cli.options import Options, here_only, options_of
+from setclip_cli.options import Options, here_only, options_of, path_of
 from setclip_cli.places import is_cut, is_elsewhere
 from setclip_cli.remote.place import parse_place
 
@@ -52,6 +52,8 @@ def takes_places(
             named = [name for name, value in given.arguments.items() if _names_a_place(value)]
             if not named:
                 return function(*args, **kwargs)
+            if "out" in named and writes is None and looks is None:
+                path_of(given.arguments["out"], "out")  # before anything is copied
             for name in (*reads, *([] if writes is None else [writes])):
                 _refuse_cut(name, given.arguments.get(name))
             out = given.arguments.get(writes) if writes else None

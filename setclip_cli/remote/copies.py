@@ -27,7 +27,7 @@ from setclip_cli.files.write_errors import writing
 from setclip_cli.places import call, is_elsewhere
 from setclip_cli.remote.commit import committed, is_ours
 from setclip_cli.remote.errors import TRIES, ChangedError
-from setclip_cli.remote.hub import hub_copy
+from setclip_cli.remote.hub import hub_copy, not_to_a_hub
 from setclip_cli.remote.place import Place, parse_place
 from setclip_cli.remote.store import Entry, Store
 from setclip_cli.remote.stores import open_store
@@ -54,7 +54,7 @@ def local_path(given: str | Path) -> Path:
 def copy_if_any(place: Place) -> Path:
     """`copy_of`, but a path at which nothing is if nothing is at the place."""
     if place.scheme == "hub":
-        return hub_copy(place)
+        raise not_to_a_hub(place)
     store = open_store(place)
     if store.entries():
         return copy_of(place)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from setclip_cli.console import note
-from setclip_cli.errors import SetClipError
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files.write_errors import error_number, write_error
 from setclip_cli.places import call
 from setclip_cli.remote.errors import RemoteError, scrubbed
@@ -33,6 +33,9 @@ RUN_FILES = (
 DROPPED_NAME = "dropped_pairs.csv"
 TRIES = 4
 LONGEST_WAIT_S = 30.0
+_BROKEN = {
+    *("TransportError", "RequestError", "ConnectionError", "TimeoutError", "ProtocolError", "LocalEntryNotFoundError"),
+}
 _TOKEN = "HF_TOKEN, or `hf auth login`"
 
 
@@ -54,17 +57,27 @@ def hub_copy(place: Place) -> Path:
     )
     sizes = {one.rfilename: one.size or 0 for one in found.siblings or ()}
     names = [name for name in sizes if is_run_file(name)]
-    if "config.json" not in names or "model.safetensors" not in names:
+    if missing := [name for name in ("config.json", "model.safetensors", "recipe.toml") if name not in names]:
         shown = ", ".join(map(repr, sorted(sizes)[:3])) or "nothing"
         raise SetClipError(
-            f"{place.shown}: holds no RUN of setclip (it holds {shown})",
+            f"{place.shown}: holds no whole RUN of setclip: it has no {missing[0]} (it holds {shown})",
             fix="name a repository that `setclip push` wrote; a backbone's weights are named in the recipe",
         )
     here = Place("hub", f"{repo}@{found.sha}")
     if not _is_kept(repo, str(found.sha), names):
         size = sum(sizes[name] for name in names)
         note(f"{here.shown}: copying {len(names)} files, {size:,} bytes, to the cache of huggingface_hub")
-    return _called(asked(here, lambda: _snapshot(hub, repo, str(found.sha)), "copied"), here)
+    # by the name that was given, so that the library keeps which commit it was, for HF_HUB_OFFLINE
+    folder = asked(here, lambda: _snapshot(hub, repo, revision or "main"), "copied")
+    return _called(folder, Place("hub", f"{repo}@{folder.name}"))
+
+
+def not_to_a_hub(place: Place) -> SetClipError:
+    """The error of a command that would write to a hub."""
+    return SetClipError(
+        f"{argument('out')} {place.shown}: only finished RUNs are written to a hub",
+        fix=f"write to this machine, then `setclip push RUN --repo {place.path.partition('@')[0]}`",
+    )
 
 
 def is_run_file(name: str) -> bool:
@@ -72,13 +85,19 @@ def is_run_file(name: str) -> bool:
     return any(Path(name).match(pattern) for pattern in RUN_FILES) and "/" not in name
 
 
-def open_hub() -> HfApi:
-    """The library's client. It reads HF_ENDPOINT and the token; it asks nothing yet."""
+def open_hub(*, offline: bool = False) -> HfApi:
+    """The library's client. It reads HF_ENDPOINT and the token; it asks nothing yet.
+
+    Raises:
+        RemoteError: HF_HUB_OFFLINE is set, and ``offline`` is not: the caller wants to ask.
+    """
     from huggingface_hub import HfApi, constants
 
     from setclip_cli.version import __version__
 
     constants.HF_HUB_DISABLE_TELEMETRY = True  # it would ask which programs run here
+    if constants.HF_HUB_OFFLINE and not offline:
+        raise RemoteError("HF_HUB_OFFLINE is set, so the hub is not asked", fix="unset HF_HUB_OFFLINE")
     return HfApi(library_name="setclip", library_version=__version__)
 
 
@@ -97,7 +116,8 @@ def asked(place: Place, action: Callable[[], T], what: str, *, revision: str = "
         except SetClipError:
             raise
         except Exception as caught:
-            error = caught.__cause__ if isinstance(caught.__cause__, Exception) else caught  # of a thread
+            cause = caught.__cause__
+            error = cause if type(caught) is RuntimeError and isinstance(cause, Exception) else caught  # of a thread
             if attempt == TRIES - 1 or not _may_pass(error):
                 raise _trouble(place, error, what, revision) from None
             time.sleep(_wait_s(error, attempt))
@@ -133,7 +153,7 @@ def _kept_copy(place: Place, repo: str, revision: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = _snapshot(open_hub(), repo, revision or "main", local_files_only=True)
+        folder = _snapshot(open_hub(offline=True), repo, revision or "main", local_files_only=True)
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
         raise RemoteError(
             f"{place.shown}: HF_HUB_OFFLINE is set, and there is no copy in the cache of huggingface_hub",
@@ -158,9 +178,7 @@ def _may_pass(error: Exception) -> bool:
     if status := _status(error):
         return status in (408, 425, 429) or status >= 500
     kind = {one.__name__ for one in type(error).__mro__}
-    return bool(
-        kind & {"TransportError", "ConnectionError", "TimeoutError", "ProtocolError", "LocalEntryNotFoundError"}
-    )
+    return bool(kind & _BROKEN)
 
 
 def _wait_s(error: Exception, attempt: int) -> float:
@@ -176,7 +194,10 @@ def _trouble(place: Place, error: Exception, what: str, revision: str) -> Remote
     shown, status, kind = place.shown, _status(error), type(error).__name__
     mro = {one.__name__ for one in type(error).__mro__}
     if "RevisionNotFoundError" in mro:
-        return RemoteError(f"{shown}: the repository has no revision {revision!r}", fix="check its name")
+        return RemoteError(
+            f"{shown}: the repository has no branch, tag or commit {revision!r}",
+            fix=f"check its name, or leave it out for the newest: {shown.partition('@')[0]}",
+        )
     if "GatedRepoError" in mro:
         return RemoteError(f"{shown}: cannot be {what}: its owner asks for consent first", fix="give it on its page")
     if status == 401 and get_token():
@@ -200,10 +221,12 @@ def _trouble(place: Place, error: Exception, what: str, revision: str) -> Remote
         )
     if status:
         return RemoteError(f"{shown}: cannot be {what}: HTTP {status} ({_said(error)})", fix="check the name")
-    if mro & {"TransportError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"}:
+    if mro & _BROKEN:
+        from huggingface_hub import constants
+
         return RemoteError(
-            f"{shown}: cannot be {what}: the connection to the hub failed ({_said(error)})",
-            fix="check the network, and run the same command again: what came over is kept",
+            f"{shown}: cannot be {what}: the connection to {scrubbed(constants.ENDPOINT)} failed ({_said(error)})",
+            fix="check the network, and HF_ENDPOINT if it is set; then run the same command again",
         )
     return RemoteError(f"{shown}: cannot be {what}: {kind}: {_said(error)}", fix="check the name")
 

@@ -30,6 +30,7 @@ from setclip_cli.remote.claim import Claim, claimed
 from setclip_cli.remote.commit import BEGUN, COMMIT, OURS, Commit, is_ours, read_commit
 from setclip_cli.remote.copies import call_by_name, folder_of
 from setclip_cli.remote.errors import TRIES, ChangedError
+from setclip_cli.remote.hub import not_to_a_hub
 from setclip_cli.remote.place import Place
 from setclip_cli.remote.store import Entry, Store
 from setclip_cli.remote.stores import open_store
@@ -53,10 +54,7 @@ def written(place: Place) -> Iterator[Path]:
         SetClipError: the place cannot be read or written; it holds other things; another command writes there.
     """
     if place.scheme == "hub":
-        raise SetClipError(
-            f"{argument('out')} {place.shown}: only finished RUNs are written to a hub",
-            fix=f"write to this machine, then `setclip push RUN --repo {place.path.partition('@')[0]}`",
-        )
+        raise not_to_a_hub(place)
     if place.scheme in ("http", "https", "hf"):
         raise SetClipError(
             f"{argument('out')} {place.shown}: setclip does not write to {place.scheme}://",

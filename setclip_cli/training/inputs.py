@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +13,7 @@ from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.console import note
 from setclip_cli.features.frozen import augmented_features, frozen_features
 from setclip_cli.features.raw_rows import open_raw_rows
+from setclip_cli.remote.copies import local_path
 from setclip_cli.run.config import load_config
 from setclip_cli.run.model import load_model
 from setclip_cli.training.early_stopping import EarlyStopping, Validation, ValidationRows
@@ -100,7 +100,7 @@ def loads_half(recipe: Recipe, modality: Modality) -> bool:
     """
     if not recipe.towers[modality].joint or recipe.init_from is None:
         return recipe.towers[modality].joint
-    tower = load_config(Path(recipe.init_from)).towers.get(modality)
+    tower = load_config(local_path(recipe.init_from)).towers.get(modality)
     return tower is not None and tower.joint
 
 
@@ -112,7 +112,7 @@ def initial_weights(recipe: Recipe, sides: Sequence[SideInput]) -> tuple[Initial
     """
     if recipe.init_from is None:
         return None
-    model = load_model(Path(recipe.init_from))
+    model = load_model(local_path(recipe.init_from))
     found = []
     for side in sides:
         tower = model.config.towers.get(side.modality)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.backbones import empty_backbone
 from setclip_cli.backbones.devices import resolve_device, resolve_training_precision
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.errors import UsageError
+from setclip_cli.remote.copies import local_path
 from setclip_cli.run.config import TowerConfig, load_config
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_init_from(recipe: Recipe) -> None:
     """Raises SetClipError if ``init_from`` is not a finished RUN, or its towers are surely others."""
     if recipe.init_from is None:
         return
-    config = load_config(Path(recipe.init_from))
+    config = load_config(local_path(recipe.init_from))
     for modality in recipe.modalities():
         tower, wanted = config.towers.get(modality), recipe.towers[modality]
         if tower is None or (tower.info(modality).kind == "image" and tower.spec != wanted.backbone):

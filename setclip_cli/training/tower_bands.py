@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.dataset.band_scale import band_scale, bands_of_rows
 from setclip_cli.errors import UsageError
 from setclip_cli.pixels.bands import BandScale
+from setclip_cli.remote.copies import local_path
 from setclip_cli.run.config import load_config
 
 if TYPE_CHECKING:
@@ -44,6 +44,6 @@ def tower_bands(recipe: Recipe, dataset: Dataset, modality: Modality) -> BandSca
         )
     if tower.band_scale is not None:
         return BandScale((0.0,) * bands, (tower.band_scale,) * bands)
-    start = None if recipe.init_from is None else load_config(Path(recipe.init_from)).towers.get(modality)
+    start = None if recipe.init_from is None else load_config(local_path(recipe.init_from)).towers.get(modality)
     earlier = None if start is None else start.bands
     return earlier if earlier is not None and len(earlier.mean) == bands else scale

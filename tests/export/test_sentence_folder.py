@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,15 @@ def test_an_export_of_ours_is_replaced_and_a_foreign_folder_is_not(
     with pytest.raises(SetClipError, match=r"thesis\.txt"):
         export_run(run, foreign)
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
+    (out / "notes").mkdir()
+    (out / "notes" / "n.txt").write_text("mine")  # beside an export of ours
+    for options in (PLAIN, ExportOptions(to="safetensors")):
+        with pytest.raises(SetClipError, match=r"not of the export, such as 'notes/n\.txt'"):
+            export_run(run, out, options=options)
+    assert (out / "notes" / "n.txt").read_text() == "mine"
+    shutil.rmtree(out / "notes")
+    export_run(run, out, options=ExportOptions(to="safetensors"))
+    assert not (out / "modules.json").exists()
 
 
 def test_what_has_no_plain_form_says_so(tmp_path: Path, tiny_timm: Path, tiny_sentence: Path) -> None:

@@ -149,7 +149,9 @@ def test_what_others_keep_there_is_not_touched(hub: Hub, run: Path) -> None:
     with pytest.raises(SetClipError, match=r"holds other things than a RUN, such as 'pytorch_model.bin'"):
         push(run, REPO)
     assert hub.files(REPO) == {"pytorch_model.bin": b"theirs"}
-    with pytest.raises(SetClipError, match=r"holds no RUN of setclip \(it holds 'pytorch_model.bin'\)"):
+    with pytest.raises(
+        SetClipError, match=r"no whole RUN of setclip: it has no config.json \(it holds 'pytorch_model.bin'"
+    ):
         local_path(f"hub:{REPO}")
 
 
@@ -252,16 +254,61 @@ def test_offline_takes_the_copy_that_is_here(
 ) -> None:
     from huggingface_hub import constants
 
-    push(run, REPO)
     name = push(run, REPO).name
     local_path(f"hub:{REPO}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = len(hub.asked)
-    assert load_model(local_path(name)).identity == load_model(run).identity
-    assert "HF_HUB_OFFLINE is set, so the copy of commit" in capsys.readouterr().err
+    for given in (f"hub:{REPO}", f"hub:{REPO}@main", name):
+        assert load_model(local_path(given)).identity == load_model(run).identity
+        assert "HF_HUB_OFFLINE is set, so the copy of commit" in capsys.readouterr().err
+    with pytest.raises(SetClipError, match="HF_HUB_OFFLINE is set, so the hub is not asked"):
+        push(run, REPO)
     with pytest.raises(SetClipError, match="there is no copy in the cache"):
         local_path("hub:lab/other")
     assert len(hub.asked) == asked
+
+
+def test_a_revision_that_is_not_there_is_named(hub: Hub, run: Path, tmp_path: Path) -> None:
+    push(run, REPO)
+    with pytest.raises(SetClipError, match="has no branch, tag or commit 'v9'") as caught:
+        pull(f"{REPO}@v9", tmp_path / "out")
+    assert caught.value.fix.endswith(f"hub:{REPO}")
+
+
+def test_a_hub_that_cannot_be_reached_is_named(
+    hub: Hub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for act in (lambda: push(run, REPO), lambda: pull(REPO, tmp_path / "out")):
+        with pytest.raises(SetClipError, match=r"the connection to http://127\.0\.0\.1:9 failed") as caught:
+            act()
+        assert "check the network, and HF_ENDPOINT" in caught.value.fix
+
+
+@pytest.mark.parametrize("command", ["export", "pull", "align", "dry run"])
+def test_nothing_is_written_to_a_folder_of_the_name_of_a_repository(
+    hub: Hub, world: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    aligned = ("align", world / "recipe.toml", "--data", world / "data")
+    words = {"export": ("export", run, "--to", "safetensors"), "pull": ("pull", REPO)}.get(command, aligned)
+    more = ("--dry-run",) if command == "dry run" else ()
+    code, _, stderr = small_world.invoke(*words, "--out", "hub:lab/new", *more)
+    assert code in (2, 3)
+    assert "--out hub:lab/new" in stderr
+    assert not (tmp_path / "hub:lab").exists()
+    assert hub.asked == []
+
+
+def test_training_starts_from_a_run_on_the_hub(hub: Hub, world: Path, run: Path, tmp_path: Path) -> None:
+    push(run, REPO)
+    heads = ("--set", "train.steps=1", "--set", "method=clip")
+    for start, out in ((f"hub:{REPO}", "a"), (run, "b")):
+        code, _, stderr = small_world.align(world, tmp_path / out, *heads, "--set", f'init_from="{start}"')
+        assert code == 0, stderr
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
 
 
 def test_a_copy_that_is_here_is_not_copied_again(hub: Hub, run: Path) -> None:
@@ -305,8 +352,14 @@ def test_the_card_tells_the_hub_licence_tags_and_metrics(hub: Hub, world: Path, 
     assert "protein_to_caption/recall_at_1" in told
     assert told == {key: pytest.approx(metrics[key]["value"], abs=5e-5) for key in told}
     assert not any(key.startswith("geometry/") for key in told)
-    content["targets"][0]["seed"] = 77
-    (report / "report.json").write_text(json.dumps(content))
+    old = json.dumps(content)
+    for change in (("seed", 77), ("path", "runs/another"), ("method", "cca")):
+        content = json.loads(old)
+        content["targets"][0][change[0]] = change[1]
+        (report / "report.json").write_text(json.dumps(content))
+        with pytest.raises(SetClipError, match="is not about"):
+            push(run, REPO, PushOptions(report=report))
+    (report / "report.json").write_text(json.dumps(json.loads(old) | {"modalities": ["image", "caption"]}))
     with pytest.raises(SetClipError, match="is not about"):
         push(run, REPO, PushOptions(report=report))
 
