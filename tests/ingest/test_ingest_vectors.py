@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,13 @@ def test_an_embeddings_folder_of_int8_is_a_source_of_unit_rows_and_one_of_bits_i
     (tmp_path / "e" / "embeddings.json").write_text(json.dumps(index | {"dtype": "ubinary"}))
     with pytest.raises(SetClipError, match=r"holds ubinary embeddings.*\n.*--dtype int8 or float32"):
         ingest(tmp_path / "e", tmp_path / "other", AUDIO)
+    shard = next((tmp_path / "e").rglob("*.parquet"))
+    for scale in (None, 1.0):  # its bytes mean nothing without the folder, whatever scale they are given
+        with pytest.raises(SetClipError, match="holds ubinary embeddings"):
+            ingest(shard, tmp_path / "other", replace(AUDIO, scale=scale))
+    (tmp_path / "e" / "embeddings.json").write_text(json.dumps(index | {"dtype": "int8"}))
+    with pytest.raises(SetClipError, match="each row has a scale of its own"):
+        ingest(shard, tmp_path / "other", AUDIO)
 
 
 def test_vectors_take_the_split_of_the_captions_that_describe_them(tmp_path: Path) -> None:

@@ -101,8 +101,10 @@ def _opened(
 
         return open_hdf5(path, column=column, id_column=id_column, scale=scale, average=average)
     if suffix == ".parquet":
+        from setclip_cli.ingest.sources.vectors.embeddings import refuse_small_shard
         from setclip_cli.ingest.sources.vectors.parquet import ParquetVectors
 
+        refuse_small_shard(path)
         return ParquetVectors(path, column=column, id_column=id_column, scale=scale)
     if suffix == ".safetensors":
         from setclip_cli.ingest.sources.vectors.safetensors import open_safetensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,10 +59,7 @@ class EmbeddedVectors(VectorFile):
             )
         self._shards = [shard for shard in index.shards if shard.modality == chosen]
         if index.dtype == "ubinary":
-            raise SetClipError(
-                f"{path}: holds ubinary embeddings: one bit a value says too little to be aligned again",
-                fix="embed the same DATASET with --dtype int8 or float32 into another folder, and ingest that one",
-            )
+            raise _bits(path)
         self._of_bytes = index.dtype == "int8"
         dtype = np.dtype("<f2" if index.dtype == "float16" else "<f4")
         rows = sum(shard.rows for shard in self._shards)
@@ -81,6 +79,29 @@ class EmbeddedVectors(VectorFile):
                         block = block._replace(values=_unit(block.values))
                     yield block._replace(splits=[shard.split] * len(block.values))
             row += shard.rows
+
+
+def _bits(path: Path) -> SetClipError:
+    return SetClipError(
+        f"{path}: holds ubinary embeddings: one bit a value says too little to be aligned again",
+        fix="embed the same DATASET with --dtype int8 or float32 into another folder, and ingest that one",
+    )
+
+
+def refuse_small_shard(path: Path) -> None:
+    """Refuses a file of EMBEDDINGS whose bytes mean nothing without the folder: bits, and values with a scale a row."""
+    root = path.absolute().parents[1]
+    try:
+        dtype = json.loads((root / INDEX_NAME).read_bytes())["dtype"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # it is no file of such a folder
+    if dtype == "ubinary":
+        raise _bits(path)
+    if dtype == "int8":
+        raise SetClipError(
+            f"{path}: is a file of int8 EMBEDDINGS, in which each row has a scale of its own",
+            fix=f"give the folder, {path.parent.parent}",
+        )
 
 
 def _unit(values: Values) -> Values:
