@@ -10,6 +10,7 @@ from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.encoders import nested_widths
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.documents import read_toml
+from setclip_cli.places import named
 from setclip_cli.run.config import RECIPE_NAME, load_config, require_file
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def _open_folder(path: Path) -> ModelFolder:
             f"{path}: no such folder", fix="give a RUN of `setclip align` or EMBEDDINGS of `setclip embed`"
         )
     name = path.name or path.resolve().name
+    if (place := named(path)).startswith("hub:"):  # the folder is called by its commit
+        name = place.partition("@")[0].rpartition("/")[2].removeprefix("hub:")
     if (path / EMBEDDINGS_NAME).exists():
         return _open_embeddings_folder(path, name)
     config = load_config(path)

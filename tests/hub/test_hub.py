@@ -101,7 +101,8 @@ def test_every_command_takes_the_name_for_the_run(hub: Hub, world: Path, run: Pa
         "evaluate", name, world / "data", "--out", tmp_path / "report", "--split", "train"
     )
     assert code == 0, stderr
-    assert json.loads((tmp_path / "report" / "report.json").read_text())["targets"][0]["path"] == name
+    target = json.loads((tmp_path / "report" / "report.json").read_text())["targets"][0]
+    assert (target["name"], target["path"]) == ("scenes", name)
     vectors = load_model(local_path(name)).embed(captions=["a kinase"])
     assert np.array_equal(vectors, load_model(run).embed(captions=["a kinase"]))
 
