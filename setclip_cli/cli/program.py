@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S = 2.0
 _SLOWER_BY_S = 60.0  # than another process of a group; a busy machine takes long to import torch
+_COMPUTING = "setclip-"  # names of our threads that compute begin so
+_code = 1  # with which the process ends; 1 until a command has ended
 _ended = False  # whether the command has ended by itself
 
 
@@ -28,7 +31,9 @@ def main() -> None:
     A second signal ends it at once. A signal that comes while a library is imported, and that the library turns into
     an error of its own, is a signal too.
     """
+    global _code
     _open_standard_streams()
+    atexit.register(_leave_threads)  # the first to be registered is the last to be called
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup setclip ...`
             signal.signal(number, _stop)
@@ -56,7 +61,21 @@ def main() -> None:
         watch = threading.Timer(_PATIENCE_S, os._exit, (code,))
         watch.daemon = True
         watch.start()  # threads that wait for a server, for instance, are not waited for
+    _code = code
     sys.exit(code)
+
+
+def _leave_threads() -> None:
+    """Ends the process here if a thread of ours still computes, after all else has been put in order.
+
+    The interpreter would kill such a thread amidst the C++ code of a library, and that aborts the process.
+    """
+    if not any(thread.name.startswith(_COMPUTING) for thread in threading.enumerate()):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(_code)
 
 
 def _code_of(run: Callable[[], None]) -> int:

@@ -48,11 +48,14 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The body cannot be read.", "model": Problem},
-    403: {"description": "Without the token, or another page sent it.", "content": {"text/plain": {}}},
-    408: {"description": "The request took too long to arrive.", "content": {"text/plain": {}}},
-    413: {"description": "The request is too large.", "content": {"text/plain": {}}},
+    403: {"description": "Without the token, or another page sent it.", "model": Problem},
+    408: {"description": "The request took too long to arrive.", "model": Problem},
+    413: {"description": "The request is too large.", "model": Problem},
     422: {"description": "The request cannot be answered.", "model": Problem},
-    503: {"description": "Too much is asked for just now, or rows are still compared. Ask later.", "model": Problem},
+    503: {
+        "description": "Too much is asked for just now, rows are still compared, or the service stops.",
+        "model": Problem,
+    },
 }
 _REFUSED = {code: _PROBLEMS[code] for code in (403, 408, 413)}
 _KINDS: dict[str, RowKind] = {"text": "text", "sequence": "protein", "image": "image", "vector": "vector"}

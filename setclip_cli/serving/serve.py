@@ -113,7 +113,7 @@ def serve(
                 warning("what is sent is not encrypted, the token neither: put a server with TLS before it")
             ready(address)
 
-        server = LocalServer(app, ready=say_ready, patience_s=3 * options.timeout)
+        server = LocalServer(app, ready=say_ready, patience_s=3 * options.timeout, arrival_s=options.timeout)
         served(server)
         try:
             server.run(sockets=[taken])

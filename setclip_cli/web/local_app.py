@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlencode
 
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from setclip_cli.errors import SetClipError
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 BODY_BYTES = 64 << 10  # of a request to a page of ours: its answers are small
 _DISCARDED_BYTES = 64 << 20  # of a body that is too large
-BODY_S = 10.0  # for a body to arrive
+BODY_S = 30.0  # for a request to arrive
+BEGAN = "began"  # in the state of a request: when it began to arrive, by the clock of the event loop
 PAGE = Path(__file__).parent / "page"  # what all pages share
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".html": "text/html"}
 POLICY = (  # nothing comes from elsewhere, no script or style stands in the page itself, and no text becomes mark-up
@@ -71,7 +72,7 @@ def local_app(
         pages: Folders of files that belong to the page; each is served under its name, and ``index.html`` as ``/``.
         app: What is made a local page; default: a new one without a description of its requests.
         body_bytes: A request with a larger body is refused.
-        body_s: Seconds within which a body has to arrive.
+        body_s: Seconds within which a request has to arrive with its body.
         open_paths: Paths that need no token.
         any_host: Other computers may ask too, by whatever name this one has there. It needs a token.
         policy: What the browser lets the pages do (their Content Security Policy).
@@ -148,33 +149,47 @@ class _Checks:
                 await self.app(scope, receive, send)
             return  # no WebSocket is served
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *self.headers]}
             await send(message)
 
+        try:
+            await self._answer(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the server stops
+            if not started:
+                await refused("The service is stopping.", 503, "ask again when it has been started again", close=True)(
+                    scope, receive, send_with_headers
+                )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         answer = self._refusal(scope, headers)
         if answer is None:
             try:
-                async with asyncio.timeout(self.body_s):
+                now = asyncio.get_running_loop().time()
+                async with asyncio.timeout_at(scope.get("state", {}).get(BEGAN, now) + self.body_s):
                     body = await _read_body(receive, self.body_bytes)
             except TimeoutError:
-                answer = _refused(f"The request did not arrive within {self.body_s:g} s.", 408, close=True)
+                answer = refused(f"The request did not arrive within {self.body_s:g} s.", 408, close=True)
             else:
                 if body is not None:
-                    await self.app(scope, _again(body, receive), send_with_headers)
+                    await self.app(scope, _again(body, receive), send)
                     return
                 answer = self._too_large()
         if answer.status_code == 413:
             await _discard(receive, self.body_s)
-        await answer(scope, receive, send_with_headers)
+        await answer(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         """The answer to a request that goes no further; None for one that may."""
         host = headers.get("host", "")
         if not host or (self.hosts is not None and host not in self.hosts):
-            return _refused("This page is served to 127.0.0.1 alone.", 403)
+            return refused("This page is served to 127.0.0.1 alone.", 403, "open the address that setclip printed")
         given = parse_qs(scope["query_string"].decode("latin-1"))
         token = given.pop("token", [""])[0]
         if scope["path"] == "/" and token and (self.token is None or self._is_token(token)):
@@ -186,9 +201,11 @@ class _Checks:
         _, _, bearer = headers.get("authorization", "").partition("Bearer ")
         if scope["path"] not in self.open_paths and not self._is_token(bearer):
             if self.token is not None and not self._is_token(_cookie(headers.get("cookie", ""), self.cookie)):
-                return _refused("Open the whole address that setclip printed, with its token.", 403)
+                return refused("The token is missing, or it is not the one of this service.", 403)
             if not self._may_come_from(headers.get("origin"), host) and scope["method"] not in ("GET", "HEAD"):
-                return _refused("Another page sent this request.", 403)
+                return refused(
+                    "Another page sent this request.", 403, "send it from the page of setclip, or with the token"
+                )
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()) or int(length[:20]) > self.body_bytes:
             return self._too_large()
@@ -206,11 +223,22 @@ class _Checks:
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
     def _too_large(self) -> Response:
-        return _refused(f"A request has at most {self.body_bytes:,} bytes.", 413, close=True)
+        return refused(f"A request has at most {self.body_bytes:,} bytes.", 413, close=True)
 
 
-def _refused(why: str, status: int, *, close: bool = False) -> Response:
-    return PlainTextResponse(why, status, {"connection": "close"} if close else None)
+_FIXES = {
+    400: "send a request of HTTP/1.1",
+    403: "open the whole address that setclip printed, or send its token as Authorization: Bearer TOKEN",
+    408: "send it at once, or less of it",
+    413: "send less at once",
+    503: "ask again later",
+}
+
+
+def refused(why: str, status: int, fix: str = "", *, close: bool = False) -> Response:
+    """An answer that says why there is no other. Each status has a fix that helps unless one is given."""
+    content = {"error": why, "fix": fix or _FIXES[status]}
+    return JSONResponse(content, status, {"connection": "close"} if close else None)
 
 
 def _cookie(header: str, name: str) -> str:

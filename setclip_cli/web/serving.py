@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import webbrowser
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -17,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from setclip_cli.errors import SetClipError, UsageError, argument, cause_of
+from setclip_cli.web.local_app import BEGAN, BODY_S, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +31,7 @@ LOOPBACK = "127.0.0.1"
 CONNECTIONS = 64
 PATIENCE_S = 300.0  # for one request of a page of ours
 _GRACE_S = 2  # for answers that are on their way when the server stops
-_LINGER_S = 2  # between two looks at a connection
+_LOOK_S = 0.5  # between two looks at a connection
 
 
 class _ImpatientProtocol(H11Protocol):
@@ -39,29 +42,78 @@ class _ImpatientProtocol(H11Protocol):
     """
 
     patience_s = PATIENCE_S
+    arrival_s = BODY_S
+    most = CONNECTIONS
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._last = self.loop.time()
-        self.loop.call_later(_LINGER_S, self._look)
+        self._app, self.app = self.app, self._answer
+        self._begin()
+        self.loop.call_later(_LOOK_S, self._look)
+        others = [one for one in self.connections if isinstance(one, _ImpatientProtocol) and one is not self]
+        if len(others) >= self.most and (waiting := [one for one in others if not one.at_work()]):
+            min(waiting, key=lambda one: one.began)._put_out("Too many connections are open.", 503)
 
     def data_received(self, data: bytes) -> None:
-        busy = self.cycle is not None and not self.cycle.response_complete
-        if not busy and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
-            self._last = self.loop.time()  # the first bytes of a request: from now on the time runs
+        if self.cycle is not None and not self.at_work() and self._has_sent_nothing():
+            self._begin()  # the first bytes of a further request: from now on the time runs
         super().data_received(data)
 
     def on_response_complete(self) -> None:
-        self._last = self.loop.time()
+        self._begin()
         super().on_response_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        self._say(msg, 400)
+
+    def at_work(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _begin(self) -> None:
+        self.began = self.loop.time()
+        self.app_state = {**self.app_state, BEGAN: self.began}  # each request gets a copy
+
+    def _has_sent_nothing(self) -> bool:
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answers a request, if not too many others are being answered."""
+        if len(self.connections) > self.most:
+            await refused("Too many connections are open.", 503, close=True)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
     def _look(self) -> None:
-        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+        closing = self.transport.is_closing()
+        if closing and not self.transport.get_write_buffer_size():
             return
-        if self.loop.time() - self._last > self.patience_s:
+        waited = self.loop.time() - self.began
+        if waited > self.patience_s:
             self.transport.abort()
             return
-        self.loop.call_later(_LINGER_S, self._look)
+        if waited > self.arrival_s and not (closing or self.at_work() or self.transport.get_write_buffer_size()):
+            self._put_out(f"The request did not arrive within {self.arrival_s:g} s.", 408)
+        self.loop.call_later(_LOOK_S, self._look)
+
+    def _put_out(self, why: str, status: int) -> None:
+        """Closes a connection whose request has not arrived. One that was answered before may just have no other."""
+        if self.conn.our_state is h11.IDLE and (self.cycle is None or not self._has_sent_nothing()):
+            self._say(why, status)
+        else:
+            self.transport.close()
+
+    def _say(self, why: str, status: int) -> None:
+        """Writes an answer to what is no whole request, and closes the connection."""
+        answer = refused(why, status, close=True)
+        events = (
+            h11.Response(status_code=status, headers=answer.raw_headers, reason=HTTPStatus(status).phrase.encode()),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        )
+        for event in events:
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
 
 def take_port(port: int, host: str = LOOPBACK) -> socket.socket:
@@ -121,6 +173,7 @@ class LocalServer(uvicorn.Server):
         *,
         ready: Callable[[], None] = lambda: None,
         patience_s: float = PATIENCE_S,
+        arrival_s: float = BODY_S,
         connections: int = CONNECTIONS,
     ) -> None:
         """A server of an application.
@@ -128,19 +181,24 @@ class LocalServer(uvicorn.Server):
         Args:
             ready: Is called once, as soon as requests are answered.
             patience_s: Seconds that one request may take in all, from its first byte until its answer has been read.
-            connections: Open at a time; further ones are answered with 503.
+            arrival_s: Seconds for the head of a request to arrive: of the first, from the connection on.
+            connections: Open at a time. For a further one the one is closed that has waited longest without a
+                request; if all are being answered, it gets 503.
         """
         super().__init__(
             uvicorn.Config(
                 app,
-                http=type("_Protocol", (_ImpatientProtocol,), {"patience_s": patience_s}),
+                http=type(
+                    "_Protocol",
+                    (_ImpatientProtocol,),
+                    {"patience_s": patience_s, "arrival_s": arrival_s, "most": connections},
+                ),
                 log_level="warning",
                 access_log=False,  # addresses hold the token
                 server_header=False,
                 lifespan="off",
                 ws="none",
-                timeout_graceful_shutdown=_GRACE_S,
-                limit_concurrency=connections,
+                timeout_graceful_shutdown=2 * _GRACE_S,
             )
         )
         self.ready = ready
@@ -149,6 +207,15 @@ class LocalServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(_GRACE_S, self._end_requests)
+        await super().shutdown(sockets)
+
+    def _end_requests(self) -> None:
+        """Ends what is not answered yet; the application says so to the clients (see `local_app`)."""
+        for task in self.server_state.tasks:
+            task.cancel()
 
     def stop(self) -> None:
         """Ends the server after the answers that are on their way."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -322,24 +325,107 @@ def test_a_body_that_is_no_request_is_422(of_pictures: Caller, body: bytes) -> N
 
 def test_a_query_of_10_mb_is_413(of_pictures: Caller) -> None:
     status, said = of_pictures.post("/search", {"text": "x" * 10_000_000})
-    assert (status, said) == (413, "A request has at most 1,048,576 bytes.")
+    assert (status, said["error"]) == (413, "A request has at most 1,048,576 bytes.")
     assert of_pictures.fine("/search", text="forest")["hits"]
+
+
+def connections(caller: Caller, count: int) -> list[socket.socket]:
+    host, port = caller.host.split(":")
+    return [socket.create_connection((host, int(port)), timeout=60) for _ in range(count)]
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What is sent until the service closes the connection."""
+    with connection:
+        return b"".join(iter(lambda: connection.recv(4096), b""))
 
 
 def test_a_slow_client_is_put_out_and_keeps_nobody_waiting(pictures: Path) -> None:
     with service_of(pictures, timeout=1) as address:
         caller = Caller(address)
-        host, port = caller.host.split(":")
-        slow = [socket.create_connection((host, int(port)), timeout=60) for _ in range(3)]
-        slow[0].sendall(b"POST /sea")  # never ends its first line
+        slow = connections(caller, 4)
         head = f"POST /search HTTP/1.1\r\nHost: {caller.host}\r\nAuthorization: Bearer {caller.token}\r\n"
+        slow[0].sendall(b"POST /sea")  # never ends its first line
         slow[1].sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        slow[2].sendall(f"GET /health HTTP/1.1\r\nHost: {caller.host}\r\n\r\nGET /hea".encode())
         assert caller.fine("/search", text="forest")["hits"]
-        assert slow[1].recv(4096).startswith(b"HTTP/1.1 408 ")
-        assert slow[0].recv(100) == b""  # closed, as is the one that never said a word
-        assert slow[2].recv(100) == b""
-        for one in slow:
+        assert slow[2].recv(12) == b"HTTP/1.1 200"
+        for one in slow:  # the last one never says a word
+            told = all_of(one)
+            assert b"HTTP/1.1 408 " in told
+            assert json.loads(told.rpartition(b"\r\n\r\n")[2])["error"] == "The request did not arrive within 1 s."
+
+
+def test_connections_without_a_request_keep_nobody_out(pictures: Path) -> None:
+    with service_of(pictures) as address:
+        caller = Caller(address)
+        idle = connections(caller, 70)
+        for one in idle[::2]:
+            one.sendall(b"POST /search HTTP/1.1\r\n")
+        assert caller.fine("/search", text="forest")["hits"]
+        told = all_of(idle[0])  # it has waited longest
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert json.loads(told.rpartition(b"\r\n\r\n")[2])["fix"] == "ask again later"
+        for one in idle[1:]:
             one.close()
+
+
+def test_what_is_no_http_is_told_in_json(of_pictures: Caller) -> None:
+    [one] = connections(of_pictures, 1)
+    one.sendall(b"hello\r\n\r\n")
+    told = all_of(one)
+    assert told.startswith(b"HTTP/1.1 400 ")
+    assert set(json.loads(told.rpartition(b"\r\n\r\n")[2])) == {"error", "fix"}
+
+
+# ---- the end
+
+
+SLOW_MATCH = """
+import sys, torch
+from setclip_cli.matching import match
+from setclip_cli.cli import program
+
+def compare(*_given):  # for ever, most of the time in C++ code
+    print("comparing", file=sys.stderr, flush=True)
+    while True:
+        torch.randn(600, 600) @ torch.randn(600, 600)
+
+match.Matches.of = compare
+program.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_while_rows_are_compared_ends_quietly_and_is_told_to_who_waits(
+    vectors: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    (tmp_path / "token").write_text("a_token-for-the-test")
+    words = ["serve", vectors / "run", vectors / "embeddings", "--token-file", tmp_path / "token"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_MATCH, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+    assert process.stderr is not None
+    address = next(line.split()[1] for line in process.stderr if line.startswith("ready: "))
+    answers: list[tuple[int, Any]] = []
+    asked = {"modality": "audio", "ids": ["a7"]}
+    client = threading.Thread(target=lambda: answers.append(Caller(address).post("/match", asked)))
+    client.start()
+    for line in process.stderr:
+        if line == "comparing\n":
+            break
+    process.send_signal(number)
+    out, told = process.communicate(timeout=60)
+    client.join(60)
+    assert (process.returncode, answers[0][0], set(answers[0][1])) == (code, 503, {"error", "fix"})
+    assert "stopping" in answers[0][1]["error"]
+    assert told.count("\n") == (1 if code else 0), told
+    assert ("was served" in out) == (code == 0)
 
 
 def test_an_unexpected_error_of_one_query_does_not_spoil_the_others(
