@@ -176,7 +176,7 @@ def test_the_recipe_says_which_side_is_left(run: Path) -> None:
     config = load_config(run)
     assert config.modalities() == ["optical", "note"]
     assert (config.left, [*load_model(run).encoders]) == ("optical", ["optical", "note"])
-    assert (run / "README.md").read_text().startswith("# optical - note alignment")
+    assert (run / "README.md").read_text().partition("\n---\n")[2].startswith("\n# optical - note alignment")
 
 
 def test_reports_and_gates_follow_the_names_and_the_order(data: Path, run: Path, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def _merged(likely: list[int], typical: list[int], share: float, count: int) -> 
         kind = kinds[-1 if by_score else 0]
         row = next((row for row in kind if row not in merged), None)
         if row is None:
-            kinds.remove(kind)
+            kinds = [other for other in kinds if other is not kind]
             continue
         merged[row] = None
         taken += by_score

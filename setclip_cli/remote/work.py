@@ -177,18 +177,19 @@ class _Work:
             same = known.get(name, {}).get("there") == entry.state and known[name]["here"] == _stamp(path)
             if not same and not is_here(path, entry):
                 missing.append(name)
-        for path in sorted(self.root.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                with suppress(OSError):
-                    path.rmdir()
-            elif path.relative_to(self.root).as_posix() not in there:
-                path.unlink()
+        with writing(self.root):
+            for path in sorted(self.root.rglob("*"), reverse=True):
+                if path.is_dir() and not path.is_symlink():
+                    with suppress(OSError):
+                        path.rmdir()
+                elif path.relative_to(self.root).as_posix() not in there:
+                    path.unlink()
         if missing:
             size = sum(entry.size for entry in map(there.__getitem__, missing))
             note(f"{place.shown}: copying {_files(len(missing))}, {size:,} bytes, to {self.root.parent}")
             for name in missing:
-                with suppress(FileNotFoundError):
-                    (self.root / name).unlink()
+                with writing(self.root):
+                    (self.root / name).unlink(missing_ok=True)
             fetch(self.store, there, missing, lambda name: self.root / name)
         self._known = {name: self._pair(name) for name in there}
         self._save_record()

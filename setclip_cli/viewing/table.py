@@ -70,7 +70,7 @@ def table_of(
     joined = pa.concat_tables([part.unify_dictionaries() for part in parts]).unify_dictionaries()
     used = [name for name in joined.column_names if joined[name].null_count < len(joined)]
     if not any(joined["text"].unique().to_pylist()):
-        used.remove("text")
+        used = [name for name in used if name != "text"]
     return joined.select(used).append_column(ROW_NAME, pa.array(range(len(joined)))), shown
 
 

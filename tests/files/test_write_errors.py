@@ -181,6 +181,7 @@ WRITES = {
     *("OSFile", "SummaryWriter", "savefig", "rmtree", "copyfile", "copy2", "copytree", "move", "remove", "add_scalar"),
     *("TemporaryDirectory", "TemporaryFile", "NamedTemporaryFile", "mkdtemp", "mkstemp", "fsync", "to_csv", "memmap"),
 }
+OURS = {"atomic", "leftovers", "checkpoint", "store", "_store"}  # whose calls of these names are no writes here
 GUARDS = {"atomic_path", "writing", "appending", "if_cache_takes_it"}
 # File -> calls that need no guard there, and why.
 ALLOWED = {
@@ -195,6 +196,11 @@ ALLOWED = {
     "cli/machine_checks.py": {"TemporaryFile"},  # doctor tries whether a disk can be written
     "cli/program.py": {"open"},  # /dev/null, in place of a stream that the caller closed
     "backbones/fetch.py": {"unlink"},  # a damaged download
+    "remote/copies.py": {"unlink", "hardlink_to", "rmtree"},  # suppressed: it is copied, or removed the next time
+    "viewing/app.py": {"write_table"},  # into memory
+    "export/backbone_modules.py": {"save_file"},  # called in a guard of export.py, as the next two
+    "export/sentence_folder.py": {"save"},
+    "export/check.py": {"TemporaryDirectory"},
 }
 
 
@@ -225,7 +231,7 @@ def writes(call: ast.Call) -> bool:
         return False  # our own
     if name == "save" and call.args and name_of(call.args[0]) in ("encoded", "written", "file"):
         return False  # into memory
-    if isinstance(call.func, ast.Attribute) and name_of(call.func.value) in ("atomic", "leftovers", "checkpoint"):
+    if isinstance(call.func, ast.Attribute) and name_of(call.func.value) in OURS:
         return False
     if name == "open":
         given = [str(word.value) for word in ast.walk(call) if isinstance(word, ast.Constant)]
