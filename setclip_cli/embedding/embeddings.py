@@ -8,6 +8,7 @@ EMBEDDINGS/<modality>/<split>-00000.parquet     id, embedding: fixed_size_list<f
 
 from __future__ import annotations
 
+import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from setclip_cli.files import hashes
 from setclip_cli.files.documents import read_json
 from setclip_cli.files.what_is import Kind, what_is
 from setclip_cli.options import path_of
+from setclip_cli.places import named
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.vectors import unusable_rows
 
@@ -150,6 +152,14 @@ class Embeddings:
 
     root: Path
     index: EmbeddingsIndex
+
+    def command(self, *more: str) -> str:
+        """The command that goes on with this folder, with ``more`` options."""
+        index = self.index
+        settings = [] if index.dtype == "float32" else ["--dtype", index.dtype]
+        settings += [] if index.width is None else ["--width", str(index.width)]
+        words = ["setclip", "embed", index.run or "RUN", index.dataset, "--out", named(self.root), *settings, *more]
+        return shlex.join(words)
 
     def kinds(self) -> dict[Modality, RowKind]:
         """The kind of rows of each tower."""

@@ -183,6 +183,9 @@ def is_whole(root: Path, shard: EmbeddedShard) -> bool:
     return False
 
 
+_CHOSEN = ("dtype", "width", "precision")  # settings that are options of the command
+
+
 def record_name(shard: str) -> str:
     """The path, in the folder, of the record of a shard."""
     return f"{FINISHED}/{shard.removesuffix('.parquet')}.json"
@@ -195,8 +198,10 @@ def _record_path(root: Path, relative: str) -> Path:
 def _require_same(root: Path, found: EmbeddingSettings, wanted: EmbeddingSettings) -> None:
     different = [name for name in EmbeddingSettings.model_fields if getattr(found, name) != getattr(wanted, name)]
     if different:
-        name = different[0]
+        name = "width" if "width" in different else different[0]
+        before, now = (getattr(settings, name) for settings in (found, wanted))
+        as_before = f"give {argument(name)} {before} to go on with it, or " if name in _CHOSEN and before else ""
         raise SetClipError(
-            f"{root}: was made with another {name} ({getattr(found, name)}, now {getattr(wanted, name)})",
-            fix=f"choose another {argument('out')}, or remove the folder first",
+            f"{root}: was made with another {name} ({before or 'whole rows'}, now {now or 'whole rows'})",
+            fix=f"{as_before}choose another {argument('out')}, or remove the folder first",
         )

@@ -70,9 +70,11 @@ class VerifyResult:
         rows = f", {self.rows:,} rows" if self.rows else ""
         lines = [f"{self.path}: a whole {self.what}; {self.files:,} files{rows}, {self.bytes / 1e6:,.1f} MB; all match"]
         if self.unchecked:
-            lines.append(f"{len(self.unchecked):,} files have no hash on record: {_some(self.unchecked)}")
+            lines.append(f"{_files(len(self.unchecked), 'has', 'have')} no hash on record: {_some(self.unchecked)}")
         if self.unlisted:
-            lines.append(f"{len(self.unlisted):,} files are listed nowhere and are not used: {_some(self.unlisted)}")
+            lines.append(
+                f"{_files(len(self.unlisted), 'is', 'are')} listed nowhere and not used: {_some(self.unlisted)}"
+            )
         return text_of_lines(lines)
 
     def compare(self, name: str, sha256: str, rows: int = 0) -> None:
@@ -272,6 +274,10 @@ def _cache(result: VerifyResult) -> None:
                 result.compare(name, seal.read_text(encoding="utf-8", errors="replace").strip())
             else:
                 result.unchecked.append(name)
+
+
+def _files(count: int, one: str, many: str) -> str:
+    return f"1 file {one}" if count == 1 else f"{count:,} files {many}"
 
 
 def _some(names: list[str]) -> str:

@@ -80,7 +80,7 @@ def _places(embeddings: Embeddings) -> dict[Modality, Places]:
     if found is not None:
         return found[0]
     note("note: there is no map of these rows yet, so the page shows their two main directions (PCA)")
-    note(f"note: for a better one: setclip embed RUN DATASET --out {embeddings.root} --map")
+    note(f"note: for a better one: {embeddings.command('--map')}")
     vectors = {name: unit_vectors(embeddings, name, None) for name in embeddings.modalities()}
     places = principal_plane(np.concatenate([np.asarray(one) for one in vectors.values()]))
     parts = np.split(places, np.cumsum([len(one) for one in vectors.values()])[:-1])

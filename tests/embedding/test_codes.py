@@ -233,3 +233,21 @@ def test_faiss_finds_the_rows_of_a_small_type(data: Path, tmp_path: Path, tiny_e
     distances, _ = binary.search(stored[:3], 4)
     differ = np.unpackbits(stored[:3, None] ^ stored[None], axis=2).sum(2)
     np.testing.assert_array_equal(distances, np.sort(differ, axis=1)[:, :4])
+
+
+def test_a_folder_of_another_type_is_refused_with_the_option_that_goes_on(tmp_path: Path) -> None:
+    from setclip_cli.embedding.embeddings import EmbeddingSettings
+    from setclip_cli.embedding.writing import _require_same
+
+    whole = EmbeddingSettings(model="m", method="clip", dim=8)
+    small = whole.model_copy(update={"dtype": "ubinary"})
+    with pytest.raises(SetClipError, match=r"another dtype \(ubinary, now float32\)") as caught:
+        _require_same(tmp_path, small, whole)
+    assert caught.value.fix.startswith("give dtype ubinary to go on")
+    cut = whole.model_copy(update={"dim": 4, "width": 4})
+    with pytest.raises(SetClipError, match=r"another width \(4, now whole rows\)") as caught:
+        _require_same(tmp_path, cut, whole)
+    assert "4 to go on" in caught.value.fix
+    with pytest.raises(SetClipError, match=r"another width \(whole rows, now 4\)") as caught:
+        _require_same(tmp_path, whole, cut)
+    assert caught.value.fix.startswith("choose another")

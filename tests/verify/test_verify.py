@@ -100,7 +100,7 @@ def test_files_that_are_listed_nowhere_are_named(world: Path, folder: str) -> No
     (world / folder / "protein/train-00007.parquet").write_text("left over")
     (world / folder / ".lock").touch()
     assert verify(world / folder).unlisted == ["protein/train-00007.parquet"]
-    assert "1 files are listed nowhere" in run_ok("verify", folder)
+    assert "1 file is listed nowhere" in run_ok("verify", folder)
 
 
 def test_a_run_of_an_early_version_has_files_without_a_hash() -> None:
