@@ -58,6 +58,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     },
 }
 _REFUSED = {code: _PROBLEMS[code] for code in (403, 408, 413)}
+_SEE = "see the page /docs"
+_JSON = "send a JSON object and the header Content-Type: application/json"
 _KINDS: dict[str, RowKind] = {"text": "text", "sequence": "protein", "image": "image", "vector": "vector"}
 _DESCRIPTION = """\
 Embeds items with a trained model and searches the rows that it has embedded. Send the header
@@ -157,7 +159,8 @@ def serve_app(
         except UsageError:
             raise
         except SetClipError as error:
-            raise HTTPException(409, f"{error.problem}; {error.fix}") from error
+            problem, fix = error.for_command_line()
+            raise HTTPException(409, {"error": problem, "fix": fix}) from error
 
     @app.get(
         "/picture/{modality}/{place}/{size}",
@@ -182,44 +185,54 @@ def serve_app(
     def docs() -> Response:
         return Response((PAGE / "docs.html").read_bytes(), media_type="text/html")
 
+    def told(error: str, fix: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+        content = {"error": service.without_paths(error), "fix": service.without_paths(fix)}
+        return JSONResponse(content, status, headers)
+
     @app.exception_handler(UsageError)
     async def unusable(_request: Request, error: UsageError) -> Response:
-        return _problem(*error.for_command_line(), 422)
+        return told(*error.for_command_line(), 422)
 
     @app.exception_handler(SetClipError)
     async def problem(_request: Request, error: SetClipError) -> Response:
-        return _problem(*error.for_command_line(), 500)
+        return told(*error.for_command_line(), 500)
 
     @app.exception_handler(BusyError)
     async def busy(_request: Request, error: BusyError) -> Response:
-        return _problem(str(error), "ask again later", 503, {"retry-after": "1"})
+        return told(str(error), "ask again later", 503, {"retry-after": "1"})
 
     @app.exception_handler(AnyHTTPException)
     @app.exception_handler(HTTPException)
     async def refused(_request: Request, error: AnyHTTPException) -> Response:
-        return _problem(str(error.detail), "see /openapi.json", error.status_code, error.headers)
+        return told(*_parts(error.detail), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def misunderstood(_request: Request, error: RequestValidationError) -> Response:
-        return _problem(*_first_mistake(error), 422)
+    async def misunderstood(request: Request, error: RequestValidationError) -> Response:
+        return told(*_first_mistake(error, request.headers.get("content-type")), 422)
 
     return app
 
 
-def _problem(error: str, fix: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse({"error": error, "fix": fix}, status, headers)
+def _parts(detail: object) -> tuple[str, str]:
+    """What is wrong and how to mend it, of the detail of an error."""
+    return (detail["error"], detail["fix"]) if isinstance(detail, dict) else (str(detail), _SEE)
 
 
-def _first_mistake(error: RequestValidationError) -> tuple[str, str]:
-    """Where the first mistake is and what it is; what was sent is not repeated."""
+def _first_mistake(error: RequestValidationError, sent_as: str | None) -> tuple[str, str]:
+    """Where the first mistake is and what it is; of what was sent only the name of a field is repeated."""
     found = error.errors()[0]
     place = ".".join(str(part) for part in found["loc"][1:])
+    if found["loc"][0] == "body":
+        if sent_as is None:
+            return "the header Content-Type is missing", _JSON
+        if not sent_as.partition(";")[0].strip().lower().endswith(("/json", "+json")):
+            return "the header Content-Type says that the request is not JSON", _JSON
     if found["type"] == "json_invalid":
-        return "the request is not JSON", "send a JSON object and the header content-type: application/json"
+        return "the request is not JSON", _JSON
     if found["type"] == "extra_forbidden":
-        return "the request has a field that is not known", "see /openapi.json"
+        return f"the request has a field that is not known: {place[-60:]!r}", _SEE
     said = found["msg"].removeprefix("Value error, ")
-    return f"{place}: {said}" if place else said, "see /openapi.json"
+    return f"{place}: {said}" if place else said, _SEE
 
 
 async def _item(service: Service, item: Item, place: str = "") -> tuple[Modality, Any]:

@@ -21,7 +21,6 @@ from setclip_cli.run.config import RECIPE_NAME, load_config, require_file
 from setclip_cli.serving.batching import BusyError
 from setclip_cli.serving.bodies import MatchAnswer, Matched, MatchRequest, Partner, Shown
 from setclip_cli.serving.collection import shown_of
-from setclip_cli.serving.service import without_path
 from setclip_cli.trust.saved import read_calibration, why_not
 from setclip_cli.web.rows import Rows
 
@@ -57,11 +56,12 @@ class Partners:
             SetClipError: the DATASET is not there or has changed, or there is no such row.
         """
         with self._starting:
-            if self._made is None:
+            if self.state in ("not asked for", "failed"):  # what was missing may have been put back
                 self._made = Future()
                 threading.Thread(target=self._make, args=(self._made,), name="setclip-match", daemon=True).start()
+            future = self._made
         try:
-            made = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._made)), within_s)
+            made = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), within_s)
         except TimeoutError as error:
             raise BusyError("all rows are being compared, once") from error
         return await asyncio.to_thread(made.answer, request)
@@ -79,8 +79,8 @@ class _Made:
         run, dataset = service.run, service.dataset
         if dataset is None:
             raise SetClipError(
-                f"{service.embeddings.root}: the DATASET that was embedded is not there, and rows are matched with it",
-                fix="stop the service, and give the path of the DATASET with --data",
+                "the DATASET that was embedded is not there, and rows are matched with it",
+                fix="whoever runs the service starts it again with the path of the DATASET: --data DATASET",
             )
         config = load_config(run)
         require_file(run, config, RECIPE_NAME)
@@ -98,7 +98,7 @@ class _Made:
         left, right = (replace(side, features=nothing, embeddings=None) for side in pools.sides)
         self.matches = replace(made, pools=replace(pools, left=left, right=right), unmatched=None)
         self.coverage = options.coverage
-        self.why = "" if calibration else without_path("; ".join(why_not(run, config)), run)
+        self.why = "" if calibration else service.without_paths("; ".join(why_not(run, config)))
         self.modalities = [side.modality for side in pools.sides]
         self.places = [{name: row for row, name in enumerate(side.ids)} for side in pools.sides]
         self.rows = [Rows(dataset, modality, pools.split) for modality in self.modalities]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +13,9 @@ import pyarrow as pa
 
 from setclip_cli.dataset.modality import singular
 from setclip_cli.embedding.hit_probabilities import HitJudge, open_hit_judge
-from setclip_cli.embedding.query_tower import QueryTower, require_made_by, tower_of_model
+from setclip_cli.embedding.query_tower import QueryTower, tower_of_model
 from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.remote.copies import local_path
 from setclip_cli.run.model import load_model
 from setclip_cli.serving.bodies import EmbeddedItem, Hit, SearchAnswer
 from setclip_cli.serving.collection import Collection
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
     from setclip_cli.embedding.vectors import Vectors
     from setclip_cli.run.model import Model
 
+_FOLDER = re.compile(
+    r"(?<![\w./:-])(?:/[^\s/'\",;:()]+)+/(?P<name>[^\s/'\",;:()]+)"
+)  # any other path: its name is left
 _ANY = 0.05  # a temperature where no probability is asked for
 
 
@@ -75,7 +82,7 @@ class Service:
                 or there are no rows of the split.
         """
         model = load_model(run)
-        require_made_by(embeddings, model.identity, named=run)
+        _require_made_by(embeddings, model, run)
         names = [
             name
             for name in embeddings.modalities()
@@ -90,8 +97,18 @@ class Service:
         for asked in towers:
             for wanted in collections:
                 judge, why = open_hit_judge(embeddings, run, asked, wanted, split)
-                service._judges[asked, wanted] = judge, without_path(why, run)
+                service._judges[asked, wanted] = judge, service.without_paths(why)
         return service
+
+    def without_paths(self, told: str) -> str:
+        """A message for somebody on another computer, whom the folders of this one do not concern."""
+        roots = [(self.run, "the RUN"), (self.embeddings.root, "the EMBEDDINGS")]
+        if self.dataset is not None:
+            roots.append((self.dataset.root, "the DATASET"))
+        names = {str(path): name for root, name in roots for path in (root.resolve(), root)}
+        for path in sorted(names, key=len, reverse=True):
+            told = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w-])", names[path], told)
+        return _FOLDER.sub(lambda found: found["name"], told)
 
     def kind(self, modality: Modality) -> RowKind:
         return self.towers[modality].backbone.kind
@@ -206,9 +223,16 @@ class Service:
         return answers
 
 
-def without_path(told: str, run: Path) -> str:
-    """A message for somebody on another computer, whom the place of the RUN does not concern."""
-    return told.replace(str(run), "the RUN")
+def _require_made_by(embeddings: Embeddings, model: Model, run: Path) -> None:
+    """Raises SetClipError unless the RUN made them; its fix serves them with the RUN that did, if that is there."""
+    if model.identity == embeddings.index.model:
+        return
+    named = embeddings.index.run or ""
+    fix = f"setclip embed {shlex.quote(str(run))} DATASET --out EMBEDDINGS; then serve these"
+    with suppress(SetClipError):
+        if load_model(local_path(named)).identity == embeddings.index.model:
+            fix = shlex.join(["setclip", "serve", named, str(embeddings.root)])
+    raise SetClipError(f"{embeddings.root}: was not made by {run}", fix=fix)
 
 
 def _items_of(job: EmbedJob | SearchJob) -> list[tuple[Modality, Any]]:

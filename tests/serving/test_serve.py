@@ -197,11 +197,43 @@ def test_without_the_dataset_ids_and_labels_are_shown_and_matching_says_why(
             assert (hit["shown"]["id"], hit["shown"]["picture"]) == (hit["id"], None)
             status, told = caller.post("/match", {"modality": "image", "ids": ["image-0"]})
             assert (status, "the DATASET that was embedded is not there" in told["error"]) == (409, True)
+            assert "--data DATASET" in told["fix"]
+            assert str(pictures) not in json.dumps(told)
         with service_of(pictures, data=tmp_path / "elsewhere") as address:
             assert Caller(address).fine("/search", text="forest", top=1)["hits"][0]["shown"]["picture"]
     finally:
         moved.rename(pictures / "data")
     assert "give its new path with --data" in capsys.readouterr().err
+
+
+def test_a_dataset_that_leaves_while_it_is_served_is_told_without_its_place_and_may_come_back(
+    vectors: Path, tmp_path: Path
+) -> None:
+    with service_of(vectors) as address:
+        caller = Caller(address)
+        moved = (vectors / "data").rename(tmp_path / "elsewhere")
+        try:
+            status, told = caller.post("/match", {"modality": "audio", "ids": ["a7"]})
+        finally:
+            moved.rename(vectors / "data")
+        assert (status, set(told)) == (409, {"error", "fix"})
+        assert str(vectors) not in json.dumps(told)
+        assert "the DATASET" in told["error"]
+        assert caller.fine("/match", modality="audio", ids=["a7"])["matches"]
+
+
+def test_embeddings_of_another_run_are_told_with_the_command_that_serves_them(
+    vectors: Path, pictures: Path, tmp_path: Path
+) -> None:
+    code, _, told = invoke("serve", vectors / "run", pictures / "embeddings")
+    assert code == 3
+    assert f"fix: setclip serve {pictures / 'run'} {pictures / 'embeddings'}\n" in told
+    moved = (pictures / "run").rename(tmp_path / "run")
+    try:
+        _, _, told = invoke("serve", vectors / "run", pictures / "embeddings")
+    finally:
+        moved.rename(pictures / "run")
+    assert f"fix: setclip embed {vectors / 'run'} DATASET" in told
 
 
 # ---- who may ask
@@ -282,7 +314,7 @@ def png_bomb(width: int, height: int) -> bytes:
         ({"text": 7}, "text: "),
         ({}, "give exactly one of text, sequence, image, vector"),
         ({"text": "a", "image": "aa=="}, "got text and image"),
-        ({"text": "a", "more": 1}, "a field that is not known"),
+        ({"text": "a", "more": 1}, "a field that is not known: 'more'"),
         ({"text": "a", "top": 0}, "top: "),
         ({"text": "a", "top": 10**30}, "top: "),
         ({"text": "a", "in": "protein"}, "in: there are no 'protein' rows here, only image and caption"),
@@ -321,6 +353,21 @@ def test_a_body_that_is_no_request_is_422(of_pictures: Caller, body: bytes) -> N
     status, content = of_pictures.post("/search", body)
     assert status == (400 if body.startswith(b"[[") else 422), content
     assert set(content) == {"error", "fix"}
+
+
+@pytest.mark.parametrize(
+    ("sent_as", "told"),
+    [
+        (None, "Content-Type is missing"),
+        ("text/plain", "Content-Type says"),
+        ("application/x-www-form-urlencoded", "Content-Type says"),
+    ],
+)
+def test_a_body_whose_header_does_not_say_json_is_told_so(of_pictures: Caller, sent_as: str | None, told: str) -> None:
+    status, content = of_pictures.post("/search", {"text": "a"}, **{"content-type": sent_as})
+    assert status == 422
+    assert told in content["error"]
+    assert content["fix"]
 
 
 def test_a_query_of_10_mb_is_413(of_pictures: Caller) -> None:

@@ -131,9 +131,13 @@ def test_nothing_in_the_page_can_run_or_reach_another_site(browser: Any, address
 
 def test_a_problem_is_told_and_goes_away(window: Window) -> None:
     page = window.page
+    page.fill("#words", "forest")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".hit")
     page.evaluate(DROP, ["broken.jpg", base64.b64encode(b"no picture").decode()])
     page.wait_for_selector("#problem:not([hidden])")
     assert "image: is not a picture that can be read" in page.locator("#problem").inner_text()
+    assert page.locator(".hit").count() == 0  # they were of another query
     window.told.clear()  # the browser writes the 422 down
     page.click("#clear")
     page.fill("#words", "forest")

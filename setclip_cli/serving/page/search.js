@@ -49,7 +49,7 @@ async function start() {
   const rows = searchable().map((tower) => `${tower.searched.toLocaleString("en")} ${tower.modality} rows`);
   at("about").textContent = `${rows.join(", ")}${about.split ? ` of split ${about.split}` : ""} · ${about.method}`;
   const typed = about.towers.filter((tower) => KINDS[tower.kind] && tower.kind !== "image");
-  at("as").replaceChildren(option("", "as it looks"), ...about.towers.filter((tower) => KINDS[tower.kind])
+  at("as").replaceChildren(option("", "detect"), ...about.towers.filter((tower) => KINDS[tower.kind])
     .map((tower) => option(tower.modality, tower.modality)));
   at("in").replaceChildren(option("", "another modality"), ...searchable().map((tower) => option(tower.modality, tower.modality)));
   const can = [];
@@ -129,6 +129,7 @@ async function search(given = null) {
   } catch (error) {
     if (number !== asking) return;
     at("status").textContent = "";
+    at("hits").replaceChildren(); // they are of an earlier query
     tell(error.message);
   }
   if (number === asking) document.body.dataset.searched = number;
@@ -149,10 +150,10 @@ function card(hit, modality) {
   const lines = [];
   const sure = hit.probability === null ? null
     : make("b", { textContent: `${(100 * hit.probability).toFixed(1)} %`, title: "how likely it is right" });
-  const alike = make("button", { type: "button", textContent: "alike", title: "search with this row" });
-  alike.onclick = () => { window.scrollTo(0, 0); search({ id: hit.id, as: modality }); };
+  const more = make("button", { type: "button", textContent: "more like this", title: "search with this row" });
+  more.onclick = () => { window.scrollTo(0, 0); search({ id: hit.id, as: modality }); };
   lines.push(make("div", { className: "scores" }, make("span", { textContent: hit.rank }), sure,
-    make("span", { textContent: hit.score.toFixed(3), title: "cosine" }), alike));
+    make("span", { textContent: hit.score.toFixed(3), title: "cosine" }), more));
   if (shown.text) lines.push(make("div", { className: "text", textContent: shown.text }));
   if (shown.kind === "protein") {
     lines.push(make("div", { className: "text", textContent: shown.name || shown.id }));
