@@ -56,10 +56,10 @@ class Partners:
             SetClipError: the DATASET is not there or has changed, or there is no such row.
         """
         with self._starting:
-            if self.state in ("not asked for", "failed"):  # what was missing may have been put back
-                self._made = Future()
-                threading.Thread(target=self._make, args=(self._made,), name="setclip-match", daemon=True).start()
             future = self._made
+            if future is None or self.state == "failed":  # what was missing may have been put back
+                future = self._made = Future()
+                threading.Thread(target=self._make, args=(future,), name="setclip-match", daemon=True).start()
         try:
             made = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), within_s)
         except TimeoutError as error:
