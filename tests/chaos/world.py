@@ -8,6 +8,7 @@ ROOT/home, tmp, cwd/   nothing may be written there
 from __future__ import annotations
 
 import gzip
+import inspect
 import io
 import json
 import os
@@ -87,7 +88,7 @@ def small_batches() -> None:
     from setclip_cli.ingest import build, ingest, manifest
 
     for function in (build.build_dataset, ingest.ingest, manifest.build_dataset):
-        function.__kwdefaults__["shard_rows"] = BATCH_ROWS
+        inspect.unwrap(function).__kwdefaults__["shard_rows"] = BATCH_ROWS  # beneath what lets it take places
 
 
 def small_quickstart() -> None:
