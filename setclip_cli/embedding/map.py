@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from setclip_cli.errors import SetClipError, translated
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from setclip_cli.dataset.modality import Modality
@@ -26,6 +28,18 @@ NEIGHBOURS = 15  # of each row that UMAP keeps near
 _SHARDS: Final = b"setclip.shards"  # in the metadata of the file: what it is a map of
 _METHOD: Final = b"setclip.method"
 Places: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+
+@contextmanager
+def same_threads() -> Iterator[None]:
+    """Keeps the number of threads of torch: Numba, on which UMAP stands, sets that of the whole process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_map(embeddings: Embeddings) -> Path:
@@ -108,7 +122,10 @@ def _umap(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Places:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one seed means one thread, and numba's own
-        made = umap.UMAP(n_neighbors=NEIGHBOURS, min_dist=0.1, metric="cosine", random_state=0).fit_transform(vectors)
+        with same_threads():
+            made = umap.UMAP(n_neighbors=NEIGHBOURS, min_dist=0.1, metric="cosine", random_state=0).fit_transform(
+                vectors
+            )
     found: Places = np.asarray(made, np.float32)
     return found
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from setclip_cli.embedding.map import same_threads
+
 if TYPE_CHECKING:
     from setclip_cli.evaluation.arrays import Embeddings, Floats, Ints
 
@@ -44,7 +46,7 @@ def plane_map(left: Embeddings, right: Embeddings) -> PlaneMap:
     if umap is None:
         plane, method = _principal_plane(together), "PCA"
     else:
-        with warnings.catch_warnings():  # of numba's, about how it compiles
+        with same_threads(), warnings.catch_warnings():  # of numba's, about how it compiles
             warnings.simplefilter("ignore")
             layout = umap.UMAP(metric="cosine", n_neighbors=_NEIGHBOURS, random_state=0, n_jobs=1)
             plane, method = np.asarray(layout.fit_transform(together), np.float64), "UMAP"
