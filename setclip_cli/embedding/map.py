@@ -118,14 +118,11 @@ def principal_plane(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Places:
 def _umap(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Places:
     import warnings
 
-    import umap
-
-    with warnings.catch_warnings():
+    with same_threads(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one seed means one thread, and numba's own
-        with same_threads():
-            made = umap.UMAP(n_neighbors=NEIGHBOURS, min_dist=0.1, metric="cosine", random_state=0).fit_transform(
-                vectors
-            )
+        import umap
+
+        made = umap.UMAP(n_neighbors=NEIGHBOURS, min_dist=0.1, metric="cosine", random_state=0).fit_transform(vectors)
     found: Places = np.asarray(made, np.float32)
     return found
 

@@ -42,7 +42,8 @@ def plane_map(left: Embeddings, right: Embeddings) -> PlaneMap:
     A few rows get the axes too. Equal input gives an equal map: the sign of an axis and the seed of UMAP are fixed.
     """
     together = np.concatenate([left, right]).astype(np.float64)
-    umap = _umap() if len(together) >= _FEWEST_FOR_UMAP else None
+    with same_threads():
+        umap = _umap() if len(together) >= _FEWEST_FOR_UMAP else None
     if umap is None:
         plane, method = _principal_plane(together), "PCA"
     else:
