@@ -13,9 +13,10 @@ from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
 from setclip_cli.files.write_errors import writing
 from setclip_cli.options import path_of
-from setclip_cli.places import is_elsewhere, named
-from setclip_cli.remote.hub import hub_copy, is_run_file
+from setclip_cli.places import named
+from setclip_cli.remote.hub import hub_copy
 from setclip_cli.remote.place import parse_hub
+from setclip_cli.remote.run_files import is_run_file
 from setclip_cli.run.config import CONFIG_NAME, RECIPE_NAME
 from setclip_cli.run.model import load_model
 
@@ -56,8 +57,6 @@ def pull(name: str, out: str | Path) -> PullResult:
             or other things.
     """
     place = parse_hub(name if name.startswith("hub:") else f"hub:{name}")
-    if is_elsewhere(out):
-        raise SetClipError(f"{argument('out')} {out}: a pulled RUN is a folder of this machine", fix="give a path")
     out = path_of(out, "out")
     refuse_foreign(out, "a RUN folder", [RECIPE_NAME, CONFIG_NAME])
     copy = hub_copy(place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from setclip_cli.hub.card import card_for_hub
 from setclip_cli.hub.options import PushOptions
 from setclip_cli.options import path_of
 from setclip_cli.remote.arguments import takes_places
-from setclip_cli.remote.hub import DROPPED_NAME, asked, is_run_file, open_hub
+from setclip_cli.remote.hub import asked, open_hub
 from setclip_cli.remote.place import is_repo, parse_hub
+from setclip_cli.remote.run_files import DROPPED_NAME, is_run_file
 from setclip_cli.run.model import load_model
 
 if TYPE_CHECKING:
@@ -44,15 +45,7 @@ class PushResult:
     unchanged: bool
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "repo": self.repo,
-            "commit": self.commit,
-            "private": self.private,
-            "files": list(self.files),
-            "bytes": self.bytes,
-            "unchanged": self.unchanged,
-        }
+        return asdict(self)
 
     def summary(self) -> str:
         seen = "only you and whom you allow see it" if self.private else "everybody sees it"
@@ -81,8 +74,8 @@ def push(run: str | Path, repo: str, options: PushOptions = PushOptions()) -> Pu
     files = sorted(path for path in run.iterdir() if path.is_file() and _is_sent(path.name, options))
     hub = open_hub()
     private = _made(hub, place, repo, options)
-    there = _there(hub, place, repo)
-    commit = _sent(hub, place, repo, files, card, _to_remove(place, there, files))
+    there = asked(place, lambda: hub.list_repo_files(repo, revision=options.revision), "read")
+    commit = _sent(hub, place, repo, options.revision, files, card, _to_remove(place, there, files))
     for modality, encoder in model.encoders.items():
         if kept := rows_kept(encoder):
             note(
@@ -134,12 +127,6 @@ def _made(hub: HfApi, place: Place, repo: str, options: PushOptions) -> bool:
     return private
 
 
-def _there(hub: HfApi, place: Place, repo: str) -> list[str]:
-    """The files that the branch holds."""
-    revision = place.path.partition("@")[2] or None
-    return asked(place, lambda: hub.list_repo_files(repo, revision=revision), "read")
-
-
 def _to_remove(place: Place, there: list[str], files: list[Path]) -> list[str]:
     """The files of an earlier RUN that this one does not have.
 
@@ -156,12 +143,14 @@ def _to_remove(place: Place, there: list[str], files: list[Path]) -> list[str]:
     return [name for name in there if name not in sent and name not in _OF_THE_HUB]
 
 
-def _sent(hub: HfApi, place: Place, repo: str, files: list[Path], card: str, gone: list[str]) -> str | None:
+def _sent(
+    hub: HfApi, place: Place, repo: str, revision: str | None, files: list[Path], card: str, gone: list[str]
+) -> str | None:
     """Sends all files in one commit; its name, or None if nothing has changed."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     def send() -> str | None:
-        before = hub.repo_info(repo, revision=place.path.partition("@")[2] or None).sha
+        before = hub.repo_info(repo, revision=revision).sha
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(path.name, card.encode() if path.name == "README.md" else path) for path in files
         ]
@@ -170,7 +159,7 @@ def _sent(hub: HfApi, place: Place, repo: str, files: list[Path], card: str, gon
             repo,
             operations,
             commit_message="A RUN of setclip",
-            revision=place.path.partition("@")[2] or None,
+            revision=revision,
             parent_commit=before,
         )
         return None if made.oid == before else str(made.oid)

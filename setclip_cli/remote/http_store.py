@@ -16,6 +16,7 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.files.web import RefusedError, open_url
 from setclip_cli.remote.errors import ChangedError, RemoteError, scrubbed, tried
 from setclip_cli.remote.place import Place
+from setclip_cli.remote.run_files import names_of_towers
 from setclip_cli.remote.store import PIECE_BYTES, Entry
 
 if TYPE_CHECKING:
@@ -26,14 +27,6 @@ MAX_INDEX_BYTES = 256 << 20
 _BLOCK_BYTES = 1 << 20
 _WITHOUT_RANGES_BYTES = 256 << 20
 _INDEXES = ("dataset.json", "embeddings.json", "config.json")
-_OF_A_RUN = (
-    "recipe.toml",
-    "model.safetensors",
-    "initial.safetensors",
-    "metrics.jsonl",
-    "README.md",
-    "calibration.json",
-)
 
 
 class HttpStore:
@@ -173,7 +166,7 @@ def _listed(index: str, content: Any) -> list[str]:
     if index == "config.json":
         if not isinstance(content.get("towers"), dict):
             return []
-        return [*_OF_A_RUN, *(f"tuned-{name}.safetensors" for name in content["towers"])]
+        return names_of_towers(content["towers"])
     shards, files = content.get("shards"), content.get("files", {})
     if not isinstance(shards, list) or not isinstance(files, dict):
         return []

@@ -17,6 +17,7 @@ from setclip_cli.files.write_errors import error_number, write_error
 from setclip_cli.places import call
 from setclip_cli.remote.errors import RemoteError, scrubbed
 from setclip_cli.remote.place import Place
+from setclip_cli.remote.run_files import NEEDED, PATTERNS, is_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a RUN on a hub consists of. Nothing else is sent, and nothing else is copied; the last one holds ids of data.
-RUN_FILES = (
-    *("config.json", "recipe.toml", "model.safetensors", "initial.safetensors", "metrics.jsonl", "README.md"),
-    *("calibration.json", "selection.json", "tuned-*.safetensors", "dropped_pairs.csv"),
-)
-DROPPED_NAME = "dropped_pairs.csv"
 TRIES = 4
 LONGEST_WAIT_S = 30.0
 _BROKEN = {
@@ -57,7 +52,7 @@ def hub_copy(place: Place) -> Path:
     )
     sizes = {one.rfilename: one.size or 0 for one in found.siblings or ()}
     names = [name for name in sizes if is_run_file(name)]
-    if missing := [name for name in ("config.json", "model.safetensors", "recipe.toml") if name not in names]:
+    if missing := [name for name in NEEDED if name not in names]:
         shown = ", ".join(map(repr, sorted(sizes)[:3])) or "nothing"
         raise SetClipError(
             f"{place.shown}: holds no whole RUN of setclip: it has no {missing[0]} (it holds {shown})",
@@ -78,11 +73,6 @@ def not_to_a_hub(place: Place) -> SetClipError:
         f"{argument('out')} {place.shown}: only finished RUNs are written to a hub",
         fix=f"write to this machine, then `setclip push RUN --repo {place.path.partition('@')[0]}`",
     )
-
-
-def is_run_file(name: str) -> bool:
-    """Whether a file of a repository is one of a RUN."""
-    return any(Path(name).match(pattern) for pattern in RUN_FILES) and "/" not in name
 
 
 def open_hub(*, offline: bool = False) -> HfApi:
@@ -134,7 +124,7 @@ def _snapshot(hub: HfApi, repo: str, revision: str, **given: Any) -> Path:
             super().__init__(*args, **{**kwargs, "disable": not sys.stderr.isatty(), "file": sys.stderr})
 
     try:
-        folder = hub.snapshot_download(repo, revision=revision, allow_patterns=list(RUN_FILES), tqdm_class=Bar, **given)
+        folder = hub.snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS), tqdm_class=Bar, **given)
     except OSError as error:
         if error.errno is None or _status(error) or error_number(error) is None:
             raise

@@ -26,6 +26,7 @@ from setclip_cli.files.write_errors import InUseError, WriteError
 from setclip_cli.options import path_of
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.remote.arguments import takes_places
+from setclip_cli.remote.run_files import DROPPED_NAME
 from setclip_cli.run import checkpoint
 from setclip_cli.run.config import METRICS_NAME, RECIPE_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME, is_finished
@@ -43,7 +44,6 @@ from setclip_cli.training.loop import run_steps
 from setclip_cli.training.overlap import estimate_overlap
 from setclip_cli.training.preconditions import training_device
 from setclip_cli.training.suspect_pairs import (
-    DROPPED_NAME,
     dropped_csv,
     told_of_dropped,
     warn_of_suspects,

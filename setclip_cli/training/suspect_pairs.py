@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.dataset import Dataset, Pair
     from setclip_cli.recipe.recipe import Recipe
 
-DROPPED_NAME = "dropped_pairs.csv"
 WARN_ITEMS = 100  # known items from which `align` looks for wrong pairs unasked: with fewer, right ones look wrong
 WARN_PAIRS = 1_000  # that it looks at: bounds the time
 WARN_SHARE = 0.08  # of the pairs, from which it warns: up to 5 in 100 right pairs may look wrong

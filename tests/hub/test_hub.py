@@ -365,6 +365,22 @@ def test_the_card_tells_the_hub_licence_tags_and_metrics(hub: Hub, world: Path, 
         push(run, REPO, PushOptions(report=report))
 
 
+def test_every_file_of_a_run_is_known_by_its_name(run: Path) -> None:
+    """Else a hub, or a web server, would give a RUN that lacks it."""
+    from setclip_cli.remote.run_files import DROPPED_NAME, is_run_file, names_of_towers
+    from setclip_cli.run.config import TUNED_NAME
+    from setclip_cli.run.folder import SELECTION_NAME
+    from setclip_cli.trust.saved import CALIBRATION_NAME
+
+    written = {path.name for path in run.iterdir() if path.is_file() and path.name != ".lock"}
+    more = {SELECTION_NAME, CALIBRATION_NAME, DROPPED_NAME, TUNED_NAME.format(modality="caption")}
+    assert all(map(is_run_file, written | more))
+    assert written | more == {"config.json", *names_of_towers(["caption"])}
+    assert not any(
+        map(is_run_file, ("notes.txt", "tuned-a/b.safetensors", "checkpoints", "model.bin", "../config.json"))
+    )
+
+
 def test_what_a_model_keeps_of_the_data_is_counted() -> None:
     import torch
 
