@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 # Two test processes share two cores: a second thread in each only waits. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tiny
+from browser_world import chromium
 from loopback import Server
 
 # Other work on the machine makes an example slow; that says nothing about the code.
@@ -41,6 +43,13 @@ def oracle() -> Path:
     if not (SHARED / "oracle").is_dir():
         pytest.skip("the oracle values (shared/oracle beside the checkout) are not here")
     return SHARED / "oracle"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; its tests skip where there is none."""
+    with chromium("--disable-gpu") as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

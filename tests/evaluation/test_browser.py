@@ -5,16 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from browser_world import chromium_path
 
 from evaluation import worlds
 from setclip_cli.evaluation.evaluate import evaluate
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Run in a copy of the page, which itself has no script: what a reader's browser made of it.
 PROBE = """<script>addEventListener("load", () => {
   const root = document.documentElement;
@@ -40,10 +39,7 @@ FRAME = """<!doctype html><script>addEventListener("message", (event) => {
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    return found
+    return chromium_path()
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,11 @@ from typing import Any
 
 import label_world
 import pytest
+from browser_world import Window
 from small_world import run_ok
 
 from setclip_cli.dataset.dataset import open_dataset
 
-sync_api = pytest.importorskip("playwright.sync_api")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HOSTILE = (
     "<script>window.ran = 1; alert(1)</script>",
     '"><img src=x onerror="window.ran=2">',
@@ -31,37 +29,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium here: make browser")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return label_world.make_dataset(tmp_path_factory.mktemp("world"))
 
 
-class Window:
-    """A page in the browser, with all that it must not do written down."""
+class Label(Window):
+    """The label page."""
 
     def __init__(self, browser: Any, address: str, **context: Any) -> None:
-        self.context = browser.new_context(**context)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
-        self.told: list[str] = []
-        self.elsewhere: list[str] = []
-        self.dialogs: list[str] = []
-        self.page.on("console", lambda message: self.told.append(message.text))
-        self.page.on("pageerror", lambda error: self.told.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
-        here = address.partition("?")[0]
-        self.page.on("request", lambda one: None if one.url.startswith(here) else self.elsewhere.append(one.url))
-        self.page.goto(address)
+        super().__init__(browser, address, **context)
         self.wait(0)
 
     def wait(self, revision: int) -> None:
@@ -78,17 +54,13 @@ class Window:
     def item(self) -> str:
         return self.text("#item .id").partition(" · ")[0]
 
-    def close(self) -> None:
-        assert (self.told, self.elsewhere, self.dialogs) == ([], [], [])
-        self.context.close()
-
 
 @pytest.fixture
-def window(browser: Any) -> Iterator[Callable[..., Window]]:
-    opened: list[Window] = []
+def window(browser: Any) -> Iterator[Callable[..., Label]]:
+    opened: list[Label] = []
 
-    def open_window(address: str, **context: Any) -> Window:
-        opened.append(Window(browser, address, **context))
+    def open_window(address: str, **context: Any) -> Label:
+        opened.append(Label(browser, address, **context))
         return opened[-1]
 
     yield open_window
@@ -177,7 +149,7 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 def test_a_browser_that_is_closed_in_the_middle_loses_nothing(data: Path, tmp_path: Path, browser: Any) -> None:
     out = tmp_path / "labels"
     with label_world.page_of(out, label_world.pools_of(data), count=5) as (address, _):
-        one = Window(browser, address)
+        one = Label(browser, address)
         one.key("1", 1)
         one.page.keyboard.press("2")
         one.context.close()  # while the answer is on its way
@@ -196,7 +168,7 @@ def test_a_browser_that_is_closed_in_the_middle_loses_nothing(data: Path, tmp_pa
 def test_two_windows_of_one_session_do_not_answer_a_question_twice(data: Path, tmp_path: Path, browser: Any) -> None:
     out = tmp_path / "labels"
     with label_world.page_of(out, label_world.pools_of(data), count=5) as (address, _):
-        one, other = Window(browser, address), Window(browser, address)
+        one, other = Label(browser, address), Label(browser, address)
         one.key("1", 1)
         other.page.keyboard.press("2")
         other.wait(1)  # it shows what the first one has done, and says so
@@ -210,7 +182,7 @@ def test_two_windows_of_one_session_do_not_answer_a_question_twice(data: Path, t
 
 def test_a_server_that_has_gone_is_told(data: Path, tmp_path: Path, browser: Any) -> None:
     with label_world.page_of(tmp_path / "labels", label_world.pools_of(data), count=5) as (address, _):
-        one = Window(browser, address)
+        one = Label(browser, address)
         one.key("1", 1)
     one.page.keyboard.press("2")
     one.page.wait_for_selector("#problem:not([hidden])")
@@ -252,7 +224,7 @@ def test_hostile_captions_and_ids_are_text(tmp_path: Path, window: Any) -> None:
 
 def test_nothing_that_stands_in_a_page_can_run_even_if_it_got_there(data: Path, tmp_path: Path, browser: Any) -> None:
     with label_world.page_of(tmp_path / "labels", label_world.pools_of(data), count=2) as (address, _):
-        one = Window(browser, address)
+        one = Label(browser, address)
         for attempt in (
             "document.body.innerHTML = `<img src=x onerror='window.ran=1'>`",
             "document.body.setAttribute('onclick', 'window.ran=1')",

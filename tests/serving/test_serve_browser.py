@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from browser_world import Window
 from serve_world import CAPTIONS, make_pictures, service_of
 
-sync_api = pytest.importorskip("playwright.sync_api")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HOSTILE = (
     "<script>window.ran = 1; alert(1)</script>",
     '"><img src=x onerror="window.ran=2">',
@@ -31,56 +28,32 @@ DROP = """([name, content]) => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium here: make browser")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path, tiny_sentence: Path) -> Iterator[str]:
     folder = make_pictures(tmp_path_factory.mktemp("page"), tiny_timm, tiny_sentence, [*CAPTIONS, *HOSTILE])
     with service_of(folder) as found:
         yield found
 
 
-class Window:
-    """A page in the browser, with all that it must not do written down."""
+class Search(Window):
+    """The search page."""
 
     def __init__(self, browser: Any, address: str, **context: Any) -> None:
-        self.context = browser.new_context(**context)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
-        self.told: list[str] = []
-        self.page.on("console", lambda message: self.told.append(message.text))
-        self.page.on("pageerror", lambda error: self.told.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.told.append(dialog.message), dialog.dismiss()))
-        here = address.partition("?")[0]
-        self.page.on("request", lambda one: None if one.url.startswith(here) else self.told.append(one.url))
-        self.page.goto(address)
+        super().__init__(browser, address, **context)
         self.page.wait_for_selector('body[data-page="ready"]')
 
     def searched(self, number: int) -> list[str]:
         self.page.wait_for_selector(f'body[data-searched="{number}"]')
         return [str(text) for text in self.page.locator("#hits .id").all_inner_texts()]
 
-    def close(self) -> None:
-        assert self.told == []
-        self.context.close()
-
 
 @pytest.fixture
-def window(browser: Any, address: str) -> Iterator[Window]:
-    opened = Window(browser, address)
+def window(browser: Any, address: str) -> Iterator[Search]:
+    opened = Search(browser, address)
     yield opened
     opened.close()
 
 
-def test_a_person_types_words_drops_a_picture_and_searches_with_a_row(window: Window) -> None:
+def test_a_person_types_words_drops_a_picture_and_searches_with_a_row(window: Search) -> None:
     page = window.page
     assert "token" not in page.url
     assert "7 image rows" in page.locator("#about").inner_text()
@@ -105,7 +78,7 @@ def test_a_person_types_words_drops_a_picture_and_searches_with_a_row(window: Wi
     assert "nearest to the image first" in page.locator("#status").inner_text()
 
 
-def test_hostile_captions_are_text(window: Window) -> None:
+def test_hostile_captions_are_text(window: Search) -> None:
     page = window.page
     page.select_option("#in", "caption")
     page.fill("#words", HOSTILE[0])
@@ -120,7 +93,7 @@ def test_hostile_captions_are_text(window: Window) -> None:
 
 
 def test_nothing_in_the_page_can_run_or_reach_another_site(browser: Any, address: str) -> None:
-    opened = Window(browser, address)
+    opened = Search(browser, address)
     assert opened.page.evaluate("fetch('https://evil.example/').then(() => 'sent', () => 'refused')") == "refused"
     refused = opened.page.evaluate(
         "() => { try { document.body.innerHTML = '<img src=x>'; return '' } catch (error) { return error.name } }"
@@ -129,7 +102,7 @@ def test_nothing_in_the_page_can_run_or_reach_another_site(browser: Any, address
     opened.context.close()
 
 
-def test_a_problem_is_told_and_goes_away(window: Window) -> None:
+def test_a_problem_is_told_and_goes_away(window: Search) -> None:
     page = window.page
     page.fill("#words", "forest")
     page.keyboard.press("Enter")
@@ -146,7 +119,7 @@ def test_a_problem_is_told_and_goes_away(window: Window) -> None:
     assert page.locator("#problem").is_hidden()
 
 
-def test_the_requests_are_described(window: Window) -> None:
+def test_the_requests_are_described(window: Search) -> None:
     page = window.page
     page.click("header a")
     page.wait_for_selector('body[data-page="ready"]')
@@ -157,7 +130,7 @@ def test_the_requests_are_described(window: Window) -> None:
 @pytest.mark.parametrize("width", [380, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_pages_fit_their_window(browser: Any, address: str, width: int, scheme: str) -> None:
-    opened = Window(browser, address, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    opened = Search(browser, address, viewport={"width": width, "height": 800}, color_scheme=scheme)
     opened.page.fill("#words", "forest")
     opened.page.keyboard.press("Enter")
     opened.searched(1)

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
+from browser_world import chromium
 from serve_world import CAPTIONS, make_pictures
 from view_world import HOSTILE, view_of
 
-sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("embedding_atlas")
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 pytestmark = pytest.mark.slow
 
 
 def test_the_map_opens_without_a_network_and_shows_texts_as_text(
     tmp_path: Path, tiny_timm: Path, tiny_sentence: Path
 ) -> None:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium here: make browser")
     make_pictures(tmp_path, tiny_timm, tiny_sentence, [*CAPTIONS, *HOSTILE])
     rows = 7 + len(CAPTIONS) + len(HOSTILE)
     elsewhere: list[str] = []
     dialogs: list[str] = []
     refused: list[str] = []
-    with view_of(tmp_path / "embeddings") as address, sync_api.sync_playwright() as playwright:
+    drawing = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    with view_of(tmp_path / "embeddings") as address, chromium(*drawing) as browser:
         here = address.partition("?")[0]
-        browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        )
         context = browser.new_context(viewport={"width": 1300, "height": 1000})
         page = context.new_page()
         page.set_default_timeout(120_000)
@@ -55,7 +48,6 @@ def test_the_map_opens_without_a_network_and_shows_texts_as_text(
         pictures.first.wait_for()
         width = pictures.first.evaluate("(image) => image.decode().then(() => image.naturalWidth)")
         assert width == 64
-        browser.close()
     assert elsewhere == []
     assert dialogs == []
     assert [text for text in refused if "script" in text] == []  # it evaluates nothing
