@@ -54,6 +54,7 @@ class ExportResult:
         agreement: Of the plain form: the correlation of its cosines across the sides with those of the whole RUN; None
             if it leaves nothing out.
         plain: Whether there is a plain form, which needs no trust_remote_code.
+        whole: Whether the embeddings are those of the RUN; False if the plain form leaves parts of it out.
         wall_s: Seconds.
     """
 
@@ -67,6 +68,7 @@ class ExportResult:
     modules: list[str] = field(default_factory=list)
     agreement: float | None = None
     plain: bool = False
+    whole: bool = True
 
     @property
     def trust_remote_code(self) -> bool:
@@ -82,12 +84,14 @@ class ExportResult:
         }
 
     def summary(self) -> str:
-        worst = max(self.differences.values())
+        worst, heads = max(self.differences.values()), self.to == "safetensors"
         lines = [
             f"{self.out}: {' and '.join(self.differences)}, {self.dim} values, {self.bytes / 1e6:.1f} MB, "
             f"{self.wall_s:.1f} s",
-            f"largest difference to setclip embed on the checked rows: {worst:.1e}",
+            f"largest difference to {'the RUN on made-up features' if heads else 'setclip embed'}: {worst:.1e}",
         ]
+        if heads and not self.whole:
+            lines.append("the plain form has the trained heads alone, so its embeddings are not those of setclip embed")
         if self.agreement is not None:
             lines.append(
                 f"the plain form leaves parts of the RUN out: its cosines correlate with those of the whole by "
@@ -147,7 +151,8 @@ def _heads(model: Model, options: ExportOptions) -> Callable[[Path], dict[str, A
     encoders = dict(zip(model.encoders, chosen, strict=True))
 
     def write(folder: Path) -> dict[str, Any]:
-        return {"dim": chosen[0].dim, "differences": write_heads(folder, model, encoders)}
+        whole = all(one is model.encoders[modality] for modality, one in encoders.items())
+        return {"dim": chosen[0].dim, "whole": whole, "differences": write_heads(folder, model, encoders)}
 
     return write
 
@@ -164,7 +169,7 @@ def _towers(model: Model, options: ExportOptions) -> Callable[[Path], dict[str, 
     whole = [own_embeddings(tower, tower.encoder, items) for tower, items in zip(towers, rows, strict=True)]
     wanted = [own_embeddings(*given) for given in zip(towers, encoders, rows, strict=True)]
     less = any(encoder is not tower.encoder for encoder, tower in zip(encoders, towers, strict=True))
-    about = {"dim": encoders[0].dim, "agreement": _correlation(whole, wanted) if less else None}
+    about = {"dim": encoders[0].dim, "whole": not less, "agreement": _correlation(whole, wanted) if less else None}
 
     def write(folder: Path) -> dict[str, Any]:
         if graphs:

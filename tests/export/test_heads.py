@@ -54,6 +54,16 @@ def test_every_kind_of_encoder_is_tried() -> None:
     assert set().union(*(kinds(encoder(kind, 20).describe()) for kind in KINDS)) == set(base._KINDS)
 
 
+def test_the_plain_heads_say_when_they_are_not_the_whole_run(tmp_path: Path) -> None:
+    plain = ExportOptions(to="safetensors", form="plain")
+    for kind, whole in (("projection", True), ("all", False)):
+        run = make_run(tmp_path / kind, {"expression": 20, "image_features": 24}, kind=kind)
+        for options in (HEADS, plain):
+            made = export_run(run, tmp_path / f"{kind}-{options.form}", options=options)
+            assert made.whole == (whole or options is HEADS)
+            assert ("not those of setclip embed" in made.summary()) == (not made.whole)
+
+
 def test_heads_need_no_backbone_and_say_what_they_take(tmp_path: Path, tiny_timm: Path, tiny_sentence: Path) -> None:
     copy = tmp_path / "weights.safetensors"
     copy.write_bytes(tiny_timm.read_bytes())
