@@ -67,7 +67,7 @@ def test_embed_cuts_to_a_width_at_length_1_and_a_query_is_cut_too(world: Path, t
     run_ok("verify", tmp_path / "e")
     code, _, stderr = invoke("embed", world / "nested", world / "data", "--out", tmp_path / "e", "--width", 8)
     assert code == 3
-    assert "another dim" in stderr
+    assert "another width (4, now 8)" in stderr
     run_ok("embed", world / "nested", world / "data", "--out", tmp_path / "e1", "--width", 8, "--dtype", "ubinary")
     shards = open_embeddings(tmp_path / "e1")
     assert next(shards.stored_blocks(shards.shards("protein")[0])).shape == (36, 1)
