@@ -1,7 +1,8 @@
 """`--relevance auto`, the default: what counts as a right answer, by what the split can answer.
 
-A RUN that was aligned for partners is asked for partners, so groups come first for it. For every other RUN labels come
-first. A rule that the split cannot answer is passed over, and the reason says why.
+A model that was aligned for partners is asked for partners, so groups come first for it. For every other model labels
+come first. EMBEDDINGS are asked for the same as the RUN that made them. A rule that the split cannot answer is passed
+over, and the reason says why.
 """
 
 from __future__ import annotations
@@ -26,20 +27,18 @@ if TYPE_CHECKING:
 def relevance_of_models(
     options: EvaluateOptions, models: Sequence[ModelFolder], dataset: Dataset, without_embedding: Mapping[str, set[str]]
 ) -> tuple[RelevanceRule, str]:
-    """What counts as a right answer for these models, and why: the first RUN decides.
+    """What counts as a right answer for these models, and why: the first RUN decides, or the first EMBEDDINGS.
 
-    The reason is empty if the user gave the rule, or if there are EMBEDDINGS only: these are scored by label.
+    The reason is empty if the user gave the rule.
 
     Raises:
         SetClipError: as ``choose_relevance`` does.
     """
     if options.relevance != "auto":
         return options.relevance, ""
-    run = next((model for model in models if model.kind == "run"), None)
-    if run is None:
-        return "label", ""
+    first = next((model for model in models if model.kind == "run"), models[0])
     return choose_relevance(
-        dataset, *run.modalities, split=options.split, method=run.method, without_embedding=without_embedding
+        dataset, *first.modalities, split=options.split, method=first.method, without_embedding=without_embedding
     )
 
 
@@ -55,7 +54,7 @@ def choose_relevance(
     """The first rule that the split can answer, and why it was taken.
 
     Args:
-        method: That the RUN was aligned with; None to look at the data alone.
+        method: That the model was aligned with; None to look at the data alone.
         without_embedding: Modality -> ids that are not scored.
 
     Raises:

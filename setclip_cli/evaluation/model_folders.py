@@ -11,7 +11,7 @@ from setclip_cli.encoders import nested_widths
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.documents import read_toml
 from setclip_cli.places import named
-from setclip_cli.run.config import RECIPE_NAME, load_config, require_file
+from setclip_cli.run.config import RECIPE_NAME, identity_of, load_config, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +34,7 @@ class ModelFolder:
         recipe: The resolved recipe of a RUN; empty for EMBEDDINGS.
         baseline: Whether the evaluation aligned it for comparison.
         nested: Widths at which the first values of its embeddings are embeddings too.
+        identity: Equal if the embeddings are equal, wherever the folder is.
     """
 
     name: str
@@ -45,18 +46,21 @@ class ModelFolder:
     modalities: tuple[Modality, Modality]
     baseline: bool = False
     nested: tuple[int, ...] = ()
+    identity: str = ""
 
 
 def open_model_folders(paths: Sequence[Path]) -> list[ModelFolder]:
     """Checks every folder before anything is computed.
 
     Raises:
-        SetClipError: a path is neither a finished RUN nor EMBEDDINGS or is given twice, or they embed other modalities.
+        SetClipError: a path is neither a finished RUN nor EMBEDDINGS, two are the same or copies of each other, or they
+            embed other modalities.
     """
     repeated = [path for path, times in Counter(path.resolve() for path in paths).items() if times > 1]
     if repeated:
         raise UsageError(f"{repeated[0]}: is given more than once", fix="give each folder once")
     models = [_open_folder(path) for path in paths]
+    _refuse_copies(models)
     order = next((model.modalities for model in models if model.kind == "run"), models[0].modalities)
     for number, model in enumerate(models):  # EMBEDDINGS do not say which side is the left one
         if model.kind == "embeddings" and {*model.modalities} == {*order}:
@@ -76,6 +80,20 @@ def open_model_folders(paths: Sequence[Path]) -> list[ModelFolder]:
     return models
 
 
+def _refuse_copies(models: Sequence[ModelFolder]) -> None:
+    """Refuses two folders with the same model: they would count as two seeds, or as two models of the same quality."""
+    first: dict[tuple[str, str], ModelFolder] = {}
+    for model in models:
+        other = first.setdefault((model.kind, model.identity), model)
+        if other is model:
+            continue
+        if model.kind == "run":
+            problem = f"{model.path}: is the same RUN as {other.path} (method {model.method}, seed {model.seed})"
+        else:
+            problem = f"{model.path}: has the embeddings of the same model as {other.path}, of the same type and width"
+        raise UsageError(problem, fix="give only one of the two; to average over seeds, align with another seed")
+
+
 def _open_folder(path: Path) -> ModelFolder:
     if not path.is_dir():
         raise SetClipError(
@@ -91,7 +109,17 @@ def _open_folder(path: Path) -> ModelFolder:
     recipe = read_toml(path / RECIPE_NAME)
     left, right = config.modalities()
     widths = _shared_widths(config.towers[side].encoder for side in (left, right))
-    return ModelFolder(name, path, "run", config.method, config.seed, recipe, (left, right), nested=widths)
+    return ModelFolder(
+        name,
+        path,
+        "run",
+        config.method,
+        config.seed,
+        recipe,
+        (left, right),
+        nested=widths,
+        identity=identity_of(path, config),
+    )
 
 
 def _open_embeddings_folder(path: Path, name: str) -> ModelFolder:
@@ -109,7 +137,17 @@ def _open_embeddings_folder(path: Path, name: str) -> ModelFolder:
         )
     described = [tower.encoder for tower in opened.index.towers.values() if tower.encoder is not None]
     widths = tuple(width for width in _shared_widths(described) if width <= opened.index.dim)
-    return ModelFolder(name, path, "embeddings", opened.index.method, None, {}, (found[0], found[1]), nested=widths)
+    return ModelFolder(
+        name,
+        path,
+        "embeddings",
+        opened.index.method,
+        None,
+        {},
+        (found[0], found[1]),
+        nested=widths,
+        identity=opened.index.settings().model_dump_json(),
+    )
 
 
 def _shared_widths(encoders: Iterable[dict[str, Any]]) -> tuple[int, ...]:

@@ -136,6 +136,19 @@ def require_file(run: Path, config: ModelConfig, name: RunFile) -> None:
         require_unchanged(run / name, config.files[name])
 
 
+def identity_of(run: Path, config: ModelConfig) -> str:
+    """The identity of a RUN with this config.json.
+
+    Raises:
+        SetClipError: it is of an early version, without hashes in config.json, and its tensors cannot be read.
+    """
+    sha256 = config.files.get(MODEL_NAME)
+    if sha256 is None:
+        with translated(run / MODEL_NAME, OSError, found="cannot be read", fix=RESTORE):
+            sha256 = atomic.sha256_file(run / MODEL_NAME)
+    return config.identity(sha256)
+
+
 def require_whole(run: Path, config: ModelConfig) -> None:
     """Checks every file of a RUN whose hash config.json knows.
 

@@ -33,6 +33,7 @@ from setclip_cli.run.config import (
     ModelConfig,
     RunFile,
     TowerConfig,
+    identity_of,
     load_config,
     require_file,
     require_unchanged,
@@ -308,8 +309,7 @@ def load_model(run: Path | str) -> Model:
     towers = {name: config.towers[name] for name in config.modalities()}
     encoders = _encoders(run / MODEL_NAME, {name: tower.encoder for name, tower in towers.items()})
     initial = _encoders(run / INITIAL_NAME, {name: tower.initial for name, tower in towers.items()})
-    model_sha256 = config.files.get(MODEL_NAME) or atomic.sha256_file(run / MODEL_NAME)
-    return Model(config, encoders, initial, config.identity(model_sha256), run)
+    return Model(config, encoders, initial, identity_of(run, config), run)
 
 
 def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[Modality, Encoder]:

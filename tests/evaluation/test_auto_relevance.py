@@ -145,10 +145,11 @@ def test_proteins_without_labels_are_scored_by_group_or_told_that_only_captions_
         ("run clip, run transport", "label"),
         ("embeddings clip, run transport", "group"),
         ("embeddings transport, run clip", "label"),
-        ("embeddings transport", "label"),
+        ("embeddings transport", "group"),
+        ("embeddings clip, embeddings transport", "label"),
     ],
 )
-def test_the_first_run_of_several_models_decides_unless_the_user_does(tmp_path, models, rule):
+def test_the_first_run_or_else_the_first_embeddings_decide_unless_the_user_does(tmp_path, models, rule):
     data = dataset(tmp_path)
     given = []
     for one in models.split(", "):
@@ -158,16 +159,29 @@ def test_the_first_run_of_several_models_decides_unless_the_user_does(tmp_path, 
     assert relevance_of_models(EvaluateOptions(relevance="pairs"), given, data, {}) == ("pairs", "")
 
 
-@pytest.mark.parametrize("shape", [{}, {"groups": ""}])
-def test_embeddings_are_scored_by_label_as_before(tmp_path, shape, capsys):
+@pytest.mark.parametrize(
+    ("shape", "rule"),
+    [
+        ({}, "label"),
+        ({"caption_labels": ""}, "group"),
+        ({"caption_labels": "", "groups": "", "pairs": True}, "pairs"),
+        ({"image_labels": "", "groups": "gone.jpg", "pairs": True}, "pairs"),
+    ],
+)
+def test_embeddings_alone_are_asked_for_what_the_data_can_answer_and_one_line_says_so(tmp_path, shape, rule, capsys):
     data = dataset(tmp_path / "data", **shape)
-    model = worlds.embeddings(tmp_path / "model", data, method="transport")
+    model = worlds.embeddings(tmp_path / "model", data)
     found = evaluate(model, data, tmp_path / "report", EvaluateOptions(baselines=())).content
-    assert (found["relevance"], found["relevance_reason"]) == ("label", "")
-    assert "relevance:" not in capsys.readouterr().err
-    data = worlds.relabel(data, dict.fromkeys(CAPTIONS))
-    with pytest.raises(SetClipError, match="no caption row of split 'test' has a label"):
-        evaluate(model, data, tmp_path / "again", EvaluateOptions(baselines=()))
+    assert found["relevance"] == rule
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("relevance:")]
+    assert told == [f"relevance: {rule} ({found['relevance_reason']})"]
+
+
+def test_embeddings_alone_of_data_without_any_answer_say_what_each_rule_lacks(tmp_path):
+    data = dataset(tmp_path / "data", caption_labels="", groups="")
+    model = worlds.embeddings(tmp_path / "model", data)
+    with pytest.raises(SetClipError, match="label: caption rows have no labels; group: captions have no groups; pairs"):
+        evaluate(model, data, tmp_path / "report", EvaluateOptions(baselines=()))
 
 
 @pytest.fixture(scope="module")

@@ -324,7 +324,7 @@ def test_a_split_without_labels_asks_for_them(tmp_path):
     data = worlds.dataset(tmp_path / "data")
     model = worlds.embeddings(tmp_path / "model", data)
     data = worlds.relabel(data, dict.fromkeys([f"c{n:03}" for n in range(60)]))
-    told = fails([model], data, tmp_path / "report")
+    told = fails([model], data, tmp_path / "report", EvaluateOptions(relevance="label"))
     assert "no caption row of split 'test' has a label" in told
     assert not (tmp_path / "report").exists()
 
@@ -340,7 +340,8 @@ def test_no_common_label_is_an_error_not_a_report_of_zeros(tmp_path):
     data = worlds.dataset(tmp_path / "data")
     data = worlds.relabel(data, {f"c{n:03}": "elsewhere" for n in range(60)})
     model = worlds.embeddings(tmp_path / "model", data)
-    assert "no image and caption have the same label" in fails([model], data, tmp_path / "report")
+    told = fails([model], data, tmp_path / "report", EvaluateOptions(relevance="label"))
+    assert "no image and caption have the same label" in told
 
 
 def test_embeddings_of_two_widths_or_of_raw_backbones_share_no_space(tmp_path):

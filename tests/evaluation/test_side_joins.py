@@ -73,4 +73,4 @@ def test_nothing_in_common_names_an_example_of_each_side(tmp_path: Path) -> None
     model = worlds.embeddings(tmp_path / "model", data)
     data = worlds.relabel(data, {f"c{n:03}": "elsewhere" for n in range(60)})
     with pytest.raises(SetClipError, match="have the same label: for example 'forest' on one side, 'elsewhere'"):
-        evaluate([model], data, tmp_path / "report", EvaluateOptions())
+        evaluate([model], data, tmp_path / "report", EvaluateOptions(relevance="label"))

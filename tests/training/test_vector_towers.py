@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +235,56 @@ def test_if_training_knew_all_pairs_all_are_scored(data: Path, tmp_path: Path) -
     assert "were used for training too" in stderr
     content = json.loads((tmp_path / "r" / "report.json").read_text())
     assert (content["excluded"], content["queries"]["audio_to_text-vectors"]) == ({}, ROWS)
+
+
+def test_embeddings_alone_are_scored_as_their_run_is(data: Path, run: Path, tmp_path: Path) -> None:
+    """Without labels and groups the known pairs are asked for, but not those of the training."""
+    run_ok("embed", run, data, "--out", tmp_path / "e", "--split", "train")
+    contents = []
+    for model, out in ((run, tmp_path / "of-run"), (tmp_path / "e", tmp_path / "of-rows")):
+        words = ("evaluate", model, data, "--out", out, "--split", "train", "--baselines", "none")
+        code, _, stderr = invoke(*words)
+        assert code == 0
+        assert "relevance: pairs (there are known pairs, " in stderr
+        contents.append(json.loads((out / "report.json").read_text()))
+    of_run, of_rows = contents
+    for key in ("relevance", "relevance_reason", "excluded", "queries", "rows"):
+        assert of_rows[key] == of_run[key]
+    maps = [one["methods"][0]["metrics"]["audio_to_text-vectors/map"]["mean"] for one in contents]
+    assert maps[0] == pytest.approx(maps[1], abs=1e-6)
+
+
+def test_embeddings_whose_run_has_gone_are_asked_for_all_pairs(data: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    run_ok("embed", tmp_path / "run", data, "--out", tmp_path / "e", "--split", "train")
+    shutil.rmtree(tmp_path / "run")
+    run_ok("evaluate", tmp_path / "e", data, "--out", tmp_path / "r", "--split", "train", "--baselines", "none")
+    content = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert (content["relevance"], content["excluded"]) == ("pairs", {})
+
+
+def test_one_run_under_two_names_is_not_two_seeds(data: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "files").mkdir()
+    for path in run.iterdir():
+        (tmp_path / "files" / path.name).symlink_to(path)
+    for other, words in (("copy", "is the same RUN as"), ("files", "is the same RUN as"), ("link", "more than once")):
+        given = ("evaluate", run, tmp_path / other, data, "--out", tmp_path / "r", "--split", "train")
+        code, _, stderr = invoke(*given)
+        assert code == 2
+        assert words in stderr
+        assert not (tmp_path / "r").exists()
+    run_ok("align", recipe_of(tmp_path, 'method = "cca"\npairs = 20'), "--data", data, "--out", tmp_path / "other",
+           "--set", "seed=1")  # fmt: skip
+    run_ok("evaluate", run, tmp_path / "other", data, "--out", tmp_path / "r", "--split", "train")
+
+
+def test_embeddings_of_one_run_under_two_names_are_not_two_models(data: Path, run: Path, tmp_path: Path) -> None:
+    for name, more in (("one", ()), ("two", ()), ("small", ("--dtype", "int8"))):
+        run_ok("embed", run, data, "--out", tmp_path / name, "--split", "train", *more)
+    words = ("--out", tmp_path / "r", "--split", "train", "--baselines", "none")
+    code, _, stderr = invoke("evaluate", tmp_path / "one", tmp_path / "two", data, *words)
+    assert code == 2
+    assert "has the embeddings of the same model as" in stderr
+    run_ok("evaluate", tmp_path / "one", tmp_path / "small", data, *words)
