@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -10,21 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import paired_vectors
-import tiny
 from label_world import Client
 from small_world import run_ok
 
-from setclip_cli.backbones import load_backbone
-from setclip_cli.dataset.dataset import open_dataset
-from setclip_cli.embedding.embed import embed
-from setclip_cli.encoders import ProjectionHead
-from setclip_cli.run.config import ModelConfig, TowerConfig
-from setclip_cli.run.model import save_model
 from setclip_cli.serving.options import ServeOptions
 from setclip_cli.serving.serve import serve
 from setclip_cli.web.serving import LocalServer
-
-CAPTIONS = ["a harbour", "boats in a harbour", "forest", "a long meadow", "sea and sand", "two runways"]
 
 
 def make_vectors(folder: Path) -> Path:
@@ -34,37 +26,6 @@ def make_vectors(folder: Path) -> Path:
     recipe = paired_vectors.write_recipe(folder)
     run_ok("align", recipe, "--data", folder / "data", "--out", folder / "run")
     run_ok("embed", folder / "run", folder / "data", "--out", folder / "embeddings")
-    return folder
-
-
-def make_pictures(folder: Path, images: Path, texts: Path, captions: list[str] = CAPTIONS) -> Path:
-    """data, an untrained run, and embeddings of pictures and captions.
-
-    Args:
-        images, texts: Weights of tiny backbones.
-    """
-    tiny.write_dataset(
-        folder / "data", {"image": [tiny.jpeg(seed) for seed in range(7)], "caption": captions}, rows_per_shard=3
-    )
-    towers, encoders = {}, {}
-    for modality, spec, weights in (
-        ("image", f"timm:{tiny.TINY_TIMM}", images),
-        ("caption", "sentence-transformers:tiny", texts),
-    ):
-        backbone = load_backbone(spec, modality=modality, weights=str(weights))
-        encoders[modality] = ProjectionHead(backbone.dim, 8, seed=len(towers))
-        towers[modality] = TowerConfig(
-            spec=spec,
-            weights=str(weights),
-            pooling="default",
-            identity=backbone.identity,
-            dim=backbone.dim,
-            encoder=encoders[modality].describe(),
-            initial=encoders[modality].describe(),
-        )
-    config = ModelConfig(method="clip", seed=0, pairs=3, dataset_sha256="0", towers=towers)
-    save_model(folder / "run", config, encoders, encoders)
-    embed(folder / "run", open_dataset(folder / "data"), folder / "embeddings")
     return folder
 
 
@@ -101,6 +62,10 @@ def service_of(folder: Path, **options: Any) -> Iterator[str]:
         thread.join(60)
     if failed:
         raise failed[0]
+
+
+def in_base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def token_of(address: str) -> str:

@@ -52,6 +52,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     408: {"description": "The request took too long to arrive.", "model": Problem},
     413: {"description": "The request is too large.", "model": Problem},
     422: {"description": "The request cannot be answered.", "model": Problem},
+    500: {"description": "The service cannot answer, and the request is not why.", "model": Problem},
     503: {
         "description": "Too much is asked for just now, rows are still compared, or the service stops.",
         "model": Problem,
@@ -169,6 +170,7 @@ def serve_app(
             403: _PROBLEMS[403],
             404: {"model": Problem, "description": "There is no such picture."},
             422: _PROBLEMS[422],
+            500: _PROBLEMS[500],
         },
         response_class=Response,
     )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from setclip_cli.serving.pictures import FORMATS_TOLD
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -42,7 +44,7 @@ class Item(_Body):
     ] = None
     image: Annotated[
         str | None,
-        Field(min_length=1, description="A picture file (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF) in base64."),
+        Field(min_length=1, description=f"The bytes of a picture file in base64: {FORMATS_TOLD}."),
     ] = None
     vector: Annotated[_Numbers | None, Field(description="What a tower of vectors reads.")] = None
     query_modality: Annotated[

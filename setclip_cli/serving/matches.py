@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import math
 import threading
 from concurrent.futures import Future
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 State = Literal["not asked for", "preparing", "ready", "failed"]
 PARTNERS = 20  # of each row that are kept
+_PATIENCE_S = 10  # for a comparison to end that was told to
 _FEW = "too few pairs of this split are known to tell which rows have no partner"
 
 
@@ -39,6 +41,7 @@ class Partners:
         self._service = service
         self._made: Future[_Made] | None = None
         self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     @property
     def state(self) -> State:
@@ -59,18 +62,32 @@ class Partners:
             future = self._made
             if future is None or self.state == "failed":  # what was missing may have been put back
                 future = self._made = Future()
-                threading.Thread(target=self._make, args=(future,), name="setclip-match", daemon=True).start()
+                self._thread = threading.Thread(target=self._make, args=(future,), name="setclip-match", daemon=True)
+                self._thread.start()
         try:
             made = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), within_s)
         except TimeoutError as error:
             raise BusyError("all rows are being compared, once") from error
         return await asyncio.to_thread(made.answer, request)
 
+    def close(self) -> None:
+        """Ends a comparison that is under way, as Ctrl-C ends a command: at its next step in Python."""
+        thread = self._thread
+        if thread is not None and thread.is_alive() and thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_StoppedError))
+            thread.join(_PATIENCE_S)
+
     def _make(self, future: Future[_Made]) -> None:
         try:
             future.set_result(_Made(self._service))
+        except _StoppedError:
+            return  # who waited was told that the service stops
         except Exception as error:
             future.set_exception(error)
+
+
+class _StoppedError(SystemExit):
+    """Ends the thread of a comparison, wherever it is, without a word."""
 
 
 class _Made:

@@ -14,8 +14,20 @@ from setclip_cli.pixels.bands import over_a_cap
 from setclip_cli.pixels.tiff_header import MAGICS, BadTiffError, read_tiff_header
 
 PIXELS = 25_000_000  # of a picture: 75 MB when decoded
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")  # none runs a program
-_FIX = f"send a JPEG, PNG or WebP file of at most {PIXELS:,} pixels in base64"
+FORMATS = {  # Pillow's name of each format, and ours; none runs a program
+    "JPEG": "JPEG",
+    "PNG": "PNG",
+    "WEBP": "WebP",
+    "GIF": "GIF",
+    "BMP": "BMP",
+    "TIFF": "TIFF",
+    "AVIF": "AVIF",
+    "JPEG2000": "JPEG 2000",
+}
+*_FIRST, _LAST = FORMATS.values()
+FORMATS_TOLD = f"{', '.join(_FIRST)} or {_LAST}"
+_UNREADABLE = f"send a whole file in one of these formats: {FORMATS_TOLD}"
+_TOO_LARGE = f"send a picture of at most {PIXELS:,} pixels"
 
 
 def picture_of(text: str, *, bands: bool) -> bytes:
@@ -30,10 +42,10 @@ def picture_of(text: str, *, bands: bool) -> bytes:
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UsageError("image: is not base64", fix=_FIX) from error
+        raise UsageError("image: is not base64", fix="send the bytes of a picture file in base64") from error
     width, height = _tiff_size(content) if bands and content.startswith(MAGICS) else _size(content)
     if width * height > PIXELS:
-        raise UsageError(f"image: has {width:,} x {height:,} pixels, more than {PIXELS:,}", fix=_FIX)
+        raise UsageError(f"image: has {width:,} x {height:,} pixels, more than {PIXELS:,}", fix=_TOO_LARGE)
     return content
 
 
@@ -41,12 +53,12 @@ def _size(content: bytes) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            with Image.open(io.BytesIO(content), formats=list(FORMATS)) as opened:
                 return opened.size
     except Image.DecompressionBombError as error:
-        raise UsageError(f"image: has more than {PIXELS:,} pixels", fix=_FIX) from error
+        raise UsageError(f"image: has more than {PIXELS:,} pixels", fix=_TOO_LARGE) from error
     except Exception as error:  # Pillow's readers raise whatever they meet in a broken file
-        raise UsageError("image: is not a picture that can be read", fix=_FIX) from error
+        raise UsageError("image: is not a picture that can be read", fix=_UNREADABLE) from error
 
 
 def _tiff_size(content: bytes) -> tuple[int, int]:
@@ -54,9 +66,7 @@ def _tiff_size(content: bytes) -> tuple[int, int]:
         page = read_tiff_header(content, sparse=True).page
         over = over_a_cap(page.width, page.height, [page.dtype] * page.bands)
     except (BadTiffError, TypeError, KeyError) as error:
-        raise UsageError(
-            "image: is not a TIFF file that can be read", fix="send a whole TIFF file in base64"
-        ) from error
+        raise UsageError("image: is not a TIFF file that can be read", fix="send a whole TIFF file") from error
     if over:
         raise UsageError(f"image: {over}", fix="send a smaller part of it")
     return page.width, page.height

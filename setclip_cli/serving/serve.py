@@ -92,13 +92,14 @@ def serve(
         sys.setswitchinterval(SWITCH_S)
         torch.set_num_threads(max(1, before[1] - 1))  # one is left to read requests and write answers
         batches: Batches[EmbedJob | SearchJob, Any] = Batches(service.work)
+        partners = Partners(service)
         port, local = port_of(taken), options.host in LOCAL_HOSTS
         shown = options.host if ":" not in options.host else f"[{options.host}]"
         address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
         app = serve_app(
             service,
             batches,
-            Partners(service),
+            partners,
             port=port,
             token=token,
             body_bytes=options.body_mib << 20,
@@ -119,6 +120,7 @@ def serve(
             server.run(sockets=[taken])
         finally:
             batches.close()
+            partners.close()
             sys.setswitchinterval(before[0])
             torch.set_num_threads(before[1])
         return ServeResult(run, embeddings, {name: len(one.index) for name, one in service.collections.items()})

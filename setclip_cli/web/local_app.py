@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+import sys
+import traceback
 from contextlib import suppress
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -165,6 +167,11 @@ class _Checks:
                 await refused("The service is stopping.", 503, "ask again when it has been started again", close=True)(
                     scope, receive, send_with_headers
                 )
+        except Exception as error:  # a bug; what it says may name folders, and is for whoever started the server
+            if started:
+                raise
+            traceback.print_exception(error, file=sys.stderr)
+            await refused("setclip met an error that it did not expect.", 500)(scope, receive, send_with_headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -231,6 +238,7 @@ _FIXES = {
     403: "open the whole address that setclip printed, or send its token as Authorization: Bearer TOKEN",
     408: "send it at once, or less of it",
     413: "send less at once",
+    500: "whoever started setclip finds the reason in its terminal, and can report it",
     503: "ask again later",
 }
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_world import invoke, run_ok
 from typer.testing import CliRunner
+from untrained_pictures import CAPTIONS, make_pictures
 
-from setclip_cli.backbones import load_backbone
 from setclip_cli.cli.app import app
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.embedding import vectors
@@ -25,40 +25,13 @@ from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.options import EmbedOptions, SearchOptions
 from setclip_cli.embedding.search import search
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
-from setclip_cli.encoders import ProjectionHead
 from setclip_cli.errors import SetClipError
-from setclip_cli.run.config import ModelConfig, TowerConfig
-from setclip_cli.run.model import save_model
-
-CAPTIONS = ["a harbour", "boats in a harbour", "forest", "a long meadow", "sea and sand", "two runways"]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path, tiny_sentence: Path) -> Path:
     """A folder with a DATASET of images and captions, an untrained RUN of both towers, and its EMBEDDINGS."""
-    root = tmp_path_factory.mktemp("search")
-    images = [tiny.jpeg(seed) for seed in range(7)]
-    tiny.write_dataset(root / "data", {"image": images, "caption": CAPTIONS}, rows_per_shard=3)
-    towers, encoders = {}, {}
-    for modality, spec, weights in (
-        ("image", f"timm:{tiny.TINY_TIMM}", tiny_timm),
-        ("caption", "sentence-transformers:tiny", tiny_sentence),
-    ):
-        backbone = load_backbone(spec, modality=modality, weights=str(weights))
-        encoders[modality] = ProjectionHead(backbone.dim, 8, seed=len(towers))
-        towers[modality] = TowerConfig(
-            spec=spec,
-            weights=str(weights),
-            pooling="default",
-            identity=backbone.identity,
-            dim=backbone.dim,
-            encoder=encoders[modality].describe(),
-            initial=encoders[modality].describe(),
-        )
-    config = ModelConfig(method="clip", seed=0, pairs=3, dataset_sha256="0", towers=towers)
-    save_model(root / "run", config, encoders, encoders)
-    embed(root / "run", open_dataset(root / "data"), root / "embeddings")
-    return root
+    return make_pictures(tmp_path_factory.mktemp("search"), tiny_timm, tiny_sentence)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import tiny
 from browser_world import Window
-from serve_world import CAPTIONS, make_pictures, service_of
+from serve_world import service_of
+from untrained_pictures import CAPTIONS, make_pictures
 
 HOSTILE = (
     "<script>window.ran = 1; alert(1)</script>",
@@ -61,6 +62,9 @@ def test_a_person_types_words_drops_a_picture_and_searches_with_a_row(window: Se
     page.keyboard.press("Enter")
     assert len(window.searched(1)) == 7
     assert "7 of 7 image rows" in page.locator("#status").inner_text()
+    assert page.locator("#why").inner_text() == "no probabilities"
+    page.click("#why summary")
+    assert "setclip" in page.locator("#why-text").inner_text()
     width = page.locator(".hit img").first.evaluate("(image) => image.decode().then(() => image.naturalWidth)")
     assert width == 64
     page.evaluate(DROP, ["photo.jpg", base64.b64encode(tiny.jpeg(3)).decode()])
@@ -110,6 +114,8 @@ def test_a_problem_is_told_and_goes_away(window: Search) -> None:
     page.evaluate(DROP, ["broken.jpg", base64.b64encode(b"no picture").decode()])
     page.wait_for_selector("#problem:not([hidden])")
     assert "image: is not a picture that can be read" in page.locator("#problem").inner_text()
+    assert "base64" not in page.locator("#problem").inner_text()
+    assert page.locator("#why").is_hidden()
     assert page.locator(".hit").count() == 0  # they were of another query
     window.told.clear()  # the browser writes the 422 down
     page.click("#clear")
@@ -127,7 +133,7 @@ def test_the_requests_are_described(window: Search) -> None:
     assert "why_no_probability" in page.locator("#SearchAnswer").inner_text()
 
 
-@pytest.mark.parametrize("width", [380, 1200])
+@pytest.mark.parametrize("width", [320, 360, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_pages_fit_their_window(browser: Any, address: str, width: int, scheme: str) -> None:
     opened = Search(browser, address, viewport={"width": width, "height": 800}, color_scheme=scheme)

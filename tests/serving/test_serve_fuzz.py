@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
-from serve_world import make_pictures, make_vectors, service_of, token_of
+from serve_world import make_vectors, service_of, token_of
+from untrained_pictures import make_pictures
 
 schemathesis = pytest.importorskip("schemathesis")
 checks = pytest.importorskip("schemathesis.specs.openapi.checks")

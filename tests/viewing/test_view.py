@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from label_world import Client
-from serve_world import CAPTIONS, make_pictures
 from small_world import invoke, run_ok
+from untrained_pictures import CAPTIONS, make_pictures
 from view_world import HOSTILE, view_of
 
 from setclip_cli.dataset.dataset import open_dataset

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser_world import chromium
-from serve_world import CAPTIONS, make_pictures
+from untrained_pictures import CAPTIONS, make_pictures
 from view_world import HOSTILE, view_of
 
 pytest.importorskip("embedding_atlas")

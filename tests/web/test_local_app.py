@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     @app.get("/problem")
     def problem() -> None:
         raise SetClipError("the disk: is full", fix="free some")
+
+    @app.get("/bug")
+    def bug() -> None:
+        raise ZeroDivisionError("/srv/secret/run")
 
     ready = threading.Event()
     server = LocalServer(app, ready=ready.set)
@@ -141,6 +146,17 @@ def test_a_problem_is_told_in_words_and_a_misfit_without_an_echo(client: Client)
     assert status == 422
     assert b"<script>" not in body
     assert client.ask("POST", "/echo", b"{not json")[0] == 422
+
+
+def test_a_bug_is_told_in_json_without_what_it_says_and_in_the_terminal_with_it(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, headers, body = client.ask("GET", "/bug")
+    assert (status, set(json.loads(body))) == (500, {"error", "fix"})
+    assert b"/srv/secret" not in body
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "ZeroDivisionError: /srv/secret/run" in capsys.readouterr().err
+    assert client.ask("GET", "/")[0] == 200
 
 
 def test_a_port_in_use_is_told_at_once() -> None:

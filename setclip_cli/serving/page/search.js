@@ -129,6 +129,7 @@ async function search(given = null) {
   } catch (error) {
     if (number !== asking) return;
     at("status").textContent = "";
+    at("why").hidden = true;
     at("hits").replaceChildren(); // they are of an earlier query
     tell(error.message);
   }
@@ -139,8 +140,9 @@ function show(answer, ms) {
   const told = [`${answer.hits.length} of ${answer.searched.toLocaleString("en")} ${answer.modality} rows, `
     + `nearest to the ${answer.query_modality} first, in ${ms} ms`];
   if (answer.hits.some((hit) => hit.probability !== null)) told.push("in percent: how likely a row is right, if the query has a partner here");
-  if (answer.why_no_probability) told.push(`no probabilities: ${answer.why_no_probability}`);
   at("status").textContent = [...told, ...answer.notes].join(" · ");
+  at("why-text").textContent = answer.why_no_probability;
+  at("why").hidden = !answer.why_no_probability;
   at("hits").className = answer.hits.some((hit) => hit.shown.picture) ? "pictures" : "";
   at("hits").replaceChildren(...answer.hits.map((hit) => make("li", {}, card(hit, answer.modality))));
 }
