@@ -28,6 +28,7 @@ OURS = "setclip_cli.export.modules."
 # What the library calls the rows. It has no name for vectors.
 READ_AS: dict[RowKind, str | None] = {"text": "text", "protein": "text", "image": "image", "vector": None}
 _ROUTER = "sentence_transformers.base.modules.router.Router"
+_OUR_ROUTER = "setclip_router.SetClipRouter"
 _TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 
 
@@ -55,7 +56,11 @@ def write_sentence_transformers(
             module.save(str(place))
             types[name] = _type_of(module)
             structure.setdefault(tower.modality, []).append(name)
-    files = sorted({kind.split(".")[0] + ".py" for kind in types.values() if kind.startswith("setclip_")})
+    ours = any(kind.startswith("setclip_") for kind in types.values())
+    router_type = _OUR_ROUTER if ours else _ROUTER  # ours refuses more, but it has to be trusted
+    files = sorted(
+        {f"{kind.split('.')[0]}.py" for kind in (*types.values(), router_type) if kind.startswith("setclip_")}
+    )
     for file in files:
         atomic.write_text(folder / file, Path(__file__).with_name("modules").joinpath(file).read_text(encoding="utf-8"))
     routes = route_mappings(towers)
@@ -63,14 +68,14 @@ def write_sentence_transformers(
         "types": types,
         "structure": structure,
         "parameters": {
-            "default_route": towers[0].modality,
-            "allow_empty_key": True,
+            "default_route": None,  # what no tower reads is refused
+            "allow_empty_key": False,
             "route_mappings": {str(key): route for key, route in routes.items()},
         },
     }
     atomic.write_json(folder / "router_config.json", router)
     atomic.write_json(folder / "config_sentence_transformers.json", _config(towers))
-    modules_json = f'[\n  {{"idx": 0, "name": "0", "path": "", "type": "{_ROUTER}"}}\n]\n'
+    modules_json = f'[\n  {{"idx": 0, "name": "0", "path": "", "type": "{router_type}"}}\n]\n'
     atomic.write_text(folder / "modules.json", modules_json)
     return files
 

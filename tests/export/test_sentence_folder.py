@@ -51,7 +51,7 @@ def test_image_and_text_without_setclip(
     full = export_run(run, tmp_path / "full")
     plain = export_run(run, tmp_path / "plain", options=PLAIN)
     assert full.trust_remote_code
-    assert full.modules == ["setclip_encoder.py", "setclip_image.py"]
+    assert full.modules == ["setclip_encoder.py", "setclip_image.py", "setclip_router.py"]
     assert full.plain
     assert not plain.trust_remote_code
     assert plain.agreement is not None
@@ -109,3 +109,45 @@ def test_what_has_no_plain_form_says_so(tmp_path: Path, tiny_timm: Path, tiny_se
     with pytest.raises(UsageError, match="any part of these encoders"):
         export_run(run, tmp_path / "out", options=PLAIN)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path, tiny_sentence: Path) -> dict[str, Any]:
+    """Both forms of one RUN, as the library loads them."""
+    from sentence_transformers import SentenceTransformer
+
+    root = tmp_path_factory.mktemp("names")
+    run = make_run(root / "run", {"image": tiny_timm, "caption": tiny_sentence})
+    models = {}
+    for form in ("full", "plain"):
+        made = export_run(run, root / form, options=ExportOptions(form=form))  # type: ignore[arg-type]
+        trusted = made.trust_remote_code
+        models[form] = SentenceTransformer(str(root / form), device="cpu", trust_remote_code=trusted)
+    return models
+
+
+@pytest.mark.parametrize(
+    ("items", "more"),
+    [
+        ([{"captoin": "a harbour"}], {}),
+        ([{"Image": Image.new("RGB", (64, 48))}], {}),
+        ([{"protein": "MKTAYIAKQR"}], {}),
+        (["a harbour"], {"task": "captions"}),
+        ([{"expression": np.zeros(6, np.float32)}], {}),
+    ],
+)
+def test_a_name_that_no_tower_has_is_refused(loaded: dict[str, Any], items: list[Any], more: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="this model has no tower of this name, only caption, image"):
+        loaded["full"].encode(items, **more)
+
+
+@pytest.mark.parametrize("form", ["full", "plain"])
+def test_what_no_tower_reads_goes_to_none(loaded: dict[str, Any], form: str) -> None:
+    model = loaded[form]
+    for items in ([{"audio": np.zeros(6, np.float32)}], [np.zeros(6, np.float32)]):
+        with pytest.raises(ValueError, match=r"not supported|no tower|determine route"):
+            model.encode(items)
+    with pytest.raises(ValueError, match="Could not determine route"):
+        model[0]._resolve_route(modality="audio")
+    for kind in (model.encode_query, model.encode_document):
+        assert kind(["a harbour"]).shape == model.encode([{"caption": "a harbour"}]).shape
