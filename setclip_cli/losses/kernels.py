@@ -2,15 +2,15 @@
 
 Every density and discrepancy of the project is built on ``log_kernel_sum``. A tile of the n x m matrix is made, reduced
 and dropped. The backward pass makes it again, so nothing of size n x m is ever kept. The tiles are plain torch
-operations. On a CUDA GPU on which Triton works, two kernels of our own do the same (``kernels_triton.py``).
+operations. Inside ``computing_with`` other code computes the sums, such as the two kernels of ``kernels_triton.py``.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
-import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import ModuleType
 
-_log = logging.getLogger(__name__)
+KernelSum = Callable[[Tensor, Tensor, list[float], bool], Tensor]
+"""From float32 (n, d) and (m, d) rows, bandwidths and ``exclude_self`` to the (n, k) sums, differentiable once."""
+
+_fused: ContextVar[KernelSum | None] = ContextVar("_fused", default=None)
 
 BLOCK = 1024  # rows and columns of a tile: 4 MiB of float32, so that it stays in cache between two operations
 _GRAM_ERROR = 1e-3  # largest error of an exponent that the matrix-product form of a distance may make
@@ -63,12 +65,11 @@ def log_kernel_sum(
         )
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(dtype), y.to(dtype)
-    fused = fused_kernels(x.device) if dtype == torch.float32 and x.device == y.device else None
+    fused = fused_kernel_sum() if dtype == torch.float32 and x.device == y.device else None
     if fused is not None:
         centre = centre_of(x, y)
         if not _needs_exact_distances(x.detach() - centre, y.detach() - centre, min(scales)):
-            swift: Tensor = fused.LogKernelSum.apply(x - centre, y - centre, scales, exclude_self)
-            return swift
+            return fused(x - centre, y - centre, scales, exclude_self)
     result: Tensor = _LogKernelSum.apply(x, y, scales, exclude_self, block_size)
     return result
 
@@ -109,21 +110,28 @@ def median_bandwidth(x: Tensor, y: Tensor, *, rows: int = 512) -> float:
     return max(float(torch.pdist(pooled).square().median()), 1e-6) if len(pooled) > 1 else 1.0
 
 
-@functools.cache
-def fused_kernels(device: torch.device) -> ModuleType | None:
-    """The Triton kernels if a trial on this device succeeds; else None, and the debug log says why."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # runs them on the CPU, very slowly: for tests
-    if device.type != "cuda" and not interpreted:
-        return None
-    try:
-        from setclip_cli.losses import kernels_triton
+@contextmanager
+def computing_with(kernel_sum: KernelSum | None) -> Iterator[None]:
+    """Inside it ``kernel_sum`` computes the kernel sums of float32 rows; None is plain torch, as outside of it.
 
-        rows = torch.eye(2, 16, device=device, requires_grad=True)
-        kernels_triton.LogKernelSum.apply(rows, rows, [1.0], False).sum().backward()
-    except Exception as error:  # whatever a compiler or driver raises: plain torch still works
-        _log.debug("kernel sums on %s in plain torch: %s: %s", device, type(error).__name__, error)
-        return None
-    return kernels_triton
+    It gets rows that are centred on their common mean, and no bandwidth that inner products cannot resolve.
+    """
+    token = _fused.set(kernel_sum)
+    try:
+        yield
+    finally:
+        _fused.reset(token)
+
+
+def fused_kernel_sum() -> KernelSum | None:
+    """What ``computing_with`` was given; None outside of it."""
+    return _fused.get()
+
+
+def plain_kernel_sum(x: Tensor, y: Tensor, scales: list[float], exclude_self: bool) -> Tensor:
+    """A ``KernelSum`` in plain torch: what others are compared with."""
+    result: Tensor = _LogKernelSum.apply(x, y, scales, exclude_self, BLOCK)
+    return result
 
 
 def centre_of(x: Tensor, y: Tensor) -> Tensor:

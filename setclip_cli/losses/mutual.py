@@ -6,7 +6,7 @@ even if the largest exponent of a row is not taken out first, so a tile takes on
 
     exp(-‖x_i - y_j‖² / s) = a_i b_j E_ij, E_ij = exp(2 x_i·y_j / s), a_i = exp(-‖x_i‖² / s), b_j = exp(-‖y_j‖² / s)
 
-Sets too wide for that, and GPUs with the Triton kernels, use ``log_kernel_sum``, which has no such bound.
+Sets too wide for that use ``log_kernel_sum``, which has no such bound; so does all that is inside ``computing_with``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from setclip_cli.losses.kernels import centre_of, check_rows, checked_bandwidths, fused_kernels, log_kernel_sum
+from setclip_cli.losses.kernels import centre_of, check_rows, checked_bandwidths, fused_kernel_sum, log_kernel_sum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,8 +81,8 @@ def own_log_kernel_sum(
 
 
 def _in_range(scales: list[float], *sets: Tensor) -> bool:
-    """Whether these centred sets fit the arithmetic of this module, and the device has nothing faster."""
-    if sets[0].dtype == torch.float32 and fused_kernels(sets[0].device) is not None:
+    """Whether these centred sets fit the arithmetic of this module, and nothing faster was chosen."""
+    if sets[0].dtype == torch.float32 and fused_kernel_sum() is not None:
         return False
     spread = max(float(rows.square().sum(1).max()) for rows in sets)
     return 4 * spread / min(scales) <= _RANGE * math.log(torch.finfo(sets[0].dtype).max)

@@ -240,6 +240,9 @@ class Train(Section):
     """Precision of the towers; auto is bfloat16 on a GPU that has it. Losses are always float32."""
     tf32: bool = False
     """Let float32 products of the towers use TensorFloat-32 on CUDA. Losses never do."""
+    kernels: Literal["auto", "triton", "torch"] = "auto"
+    """What computes the kernel sums of sdd and mk_mmd: triton is for CUDA GPUs; auto takes it if it agrees with plain
+    torch on the first batch, and says so."""
     compile: bool = False
     """Compile tuned towers: the first steps take minutes, the others are faster."""
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]

@@ -31,6 +31,7 @@ SAFE_TO_CHANGE = {
     "train.loggers",
     "train.map_every",
     "train.device",
+    "train.kernels",
     "train.compile",
     "validation.patience",
 }

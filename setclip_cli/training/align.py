@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -76,6 +76,7 @@ class AlignResult:
     resumed_from: int | None  # step
     reused: bool  # the RUN was already finished with this recipe and data
     wall_s: float
+    kernels: Literal["torch", "triton"] | None = None  # what computed the kernel sums; None if no step was taken
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"run": str(self.run)}
@@ -179,12 +180,13 @@ def align(
 
         # Fit.
         initial = initial_weights(recipe, (left, right)) if recipe.joint or is_trained(recipe, rows) else None
-        steps, resumed_from = 0, None
+        steps, resumed_from, kernels = 0, None, None
         tuned: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         if is_trained(recipe, rows):
             training = build_training(recipe, left.pool, right.pool, rows.to(device), group=group, initial=initial)
             resumed_from = run_steps(recipe, training, stopping, out, dataset_sha256=dataset.identity(), resume=resume)
             fitted, tuned, steps = finish(recipe, training, rows, items), training.tuned(), training.taken
+            kernels = training.kernels.taken
         else:
             fitted = fit_method(recipe, left.features, right.features, rows, items, initial=initial, overlap=overlap)
 
@@ -203,7 +205,10 @@ def align(
         group.wait()
     wall_s = time.monotonic() - started
     return AlignResult(
-        out, recipe.method, len(rows), known.item_count, steps, resumed_from, reused=False, wall_s=wall_s
+        *(out, recipe.method, len(rows), known.item_count, steps, resumed_from),
+        reused=False,
+        wall_s=wall_s,
+        kernels=kernels,
     )
 
 

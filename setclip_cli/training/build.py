@@ -12,6 +12,7 @@ from setclip_cli.errors import UsageError
 from setclip_cli.methods.graph_teacher import pair_balance, teacher_coordinates
 from setclip_cli.training.batches import Batches
 from setclip_cli.training.distributed import Group
+from setclip_cli.training.kernel_choice import KernelChoice
 from setclip_cli.training.objective import build_objective
 from setclip_cli.training.schedules import rate_at
 from setclip_cli.training.tower import TrainingTower
@@ -108,7 +109,8 @@ def build_training(
         ema=optim.ema,
         scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "float16"),
     )
-    return Training(towers, objective, batches, updater, group, coordinates=coordinates)
+    kernels = KernelChoice(train.kernels, device, group)
+    return Training(towers, objective, batches, updater, group, kernels=kernels, coordinates=coordinates)
 
 
 def aligned_starts(

@@ -66,6 +66,14 @@ class Group:
             parameter.grad = flat[start : start + parameter.numel()].view_as(parameter).clone()
             start += parameter.numel()
 
+    def all_of(self, own: bool, device: torch.device) -> bool:
+        """Whether this holds on all ranks. ``device`` is that of the training."""
+        if self.world == 1:
+            return own
+        votes = torch.tensor([int(own)], device=device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+        return bool(votes.item())
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process runs the block first, then the others do."""

@@ -10,6 +10,7 @@ from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.errors import UsageError
 from setclip_cli.remote.copies import local_path
 from setclip_cli.run.config import TowerConfig, load_config
+from setclip_cli.training.kernel_choice import require_kernels
 
 if TYPE_CHECKING:
     import torch
@@ -61,9 +62,10 @@ def training_device(recipe: Recipe) -> torch.device:
     """The device of ``train.device``.
 
     Raises:
-        SetClipError: this machine does not have it, or it cannot train in ``train.precision``.
+        SetClipError: this machine does not have it, or cannot train in ``train.precision`` or with ``train.kernels``.
     """
     device = resolve_device(recipe.train.device, setting="train.device =")
+    require_kernels(recipe.train.kernels, device)
     if not all(tower.frozen for tower in recipe.towers.values()):
         resolve_training_precision(recipe.train.precision, device)
     return device

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from setclip_cli.losses.objective import TrainingObjective
     from setclip_cli.training.batches import Batches, PartName
     from setclip_cli.training.distributed import Group
+    from setclip_cli.training.kernel_choice import KernelChoice
     from setclip_cli.training.tower import TrainingTower
     from setclip_cli.training.updater import Updater
 
@@ -46,11 +47,12 @@ class Training:
         updater: Updater,
         group: Group,
         *,
+        kernels: KernelChoice,
         coordinates: tuple[Tensor, Tensor] | None,
     ) -> None:
         """``coordinates``: (n, c) and (m, c) of the rows, comparable between the sides, for the teacher term."""
         self.towers, self.objective, self.batches = towers, objective, batches
-        self.updater, self.group, self.coordinates = updater, group, coordinates
+        self.updater, self.group, self.coordinates, self.kernels = updater, group, coordinates, kernels
         self.taken, self.steps = 0, batches.steps * batches.members
         self.initial = (towers[0].encoder(), towers[1].encoder())
         self._last = (towers[0].features[:0], towers[1].features[:0])
@@ -84,7 +86,10 @@ class Training:
             self.objective.terms,
             rates=self._rates(),
         )
-        value = self.objective(self._side(0, left), self._side(1, right), step)
+        sides = self._side(0, left), self._side(1, right)
+        self.kernels.settle(self.objective, lambda: self.objective(*sides, step))
+        with self.kernels.in_use():
+            value = self.objective(*sides, step)
         inputs = [*(part.leaf for part in parts), *self.objective.parameters()]
         # At the embeddings, one backward a term: their sum is the whole gradient, their norms its shares.
         gradients = {name: _gradients(term, inputs) for name, term in value.terms.items()}

@@ -138,6 +138,23 @@ def test_no_thread_of_the_group_is_left_when_python_ends(tmp_path: Path, way: st
     launch(2, str(script), way)
 
 
+VOTES = """
+import torch
+from setclip_cli.training.distributed import launched
+
+with launched() as group:
+    votes = [group.all_of(own, torch.device("cpu")) for own in (True, group.main, not group.main, False)]
+assert votes == [True, False, False, False], votes
+"""
+
+
+@pytest.mark.slow
+def test_what_holds_on_one_process_only_does_not_hold_on_all(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(VOTES)
+    launch(2, str(script))
+
+
 @pytest.mark.slow
 def test_the_command_trains_on_two_processes_and_one_writes(tmp_path: Path) -> None:
     from small_world import make_world
