@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from setclip_cli.backbones.weights import esm_cache, esm_url, text_repository, timm_source
 from setclip_cli.errors import SetClipError, cause_of, first_line
 from setclip_cli.files.download import Wanted, fetch_all
+from setclip_cli.files.recognize import EMPTY, EMPTY_ZIP, HTML_PAGE, LFS_POINTER, ZIP, head_of, recognize
 from setclip_cli.files.write_errors import WriteError, write_error
 
 if TYPE_CHECKING:
@@ -66,17 +67,35 @@ def _fetch_checkpoint(url: str) -> Path:
     """
     file = Wanted(url.rsplit("/", 1)[-1], (url,))
     [path] = fetch_all([file], esm_cache(), setting="TORCH_HOME", max_bytes=MAX_WEIGHTS_BYTES)
-    damaged = None if path.stat().st_size else "it is empty"
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        damaged = first_line(error)
-    if damaged is not None:
+    if (damage := _damage(path)) is not None:
         path.unlink()
-        raise ValueError(f"{url} arrived damaged ({damaged})")
+        raise ValueError(f"{url} arrived damaged ({damage})")
     return path
+
+
+def check_checkpoint(path: Path) -> None:
+    """Checks a checkpoint that a user has brought, by its own checksums.
+
+    Raises:
+        SetClipError: it is damaged, or is no checkpoint.
+    """
+    if (damage := _damage(path)) is not None:
+        raise SetClipError(f"{path}: is damaged ({damage})", fix="download or copy it again")
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file of weights; None if nothing is."""
+    found = recognize(head_of(path))
+    if found in (EMPTY, HTML_PAGE, LFS_POINTER):
+        return f"it is {found.what}"
+    try:
+        if found in (ZIP, EMPTY_ZIP):  # a file that was cut short begins like one, and has no end
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+                return broken and f"{broken} in it has changed"
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return first_line(error)
+    return None
 
 
 def _fetch_timm(spec: Spec) -> Path:

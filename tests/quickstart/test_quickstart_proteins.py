@@ -1,0 +1,280 @@
+"""The protein quickstart, against a server on the loopback: its subset, its files, and what it says without them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from loopback import Server
+from swiss_prot_file import entries, entry, packed
+
+from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.files.atomic import sha256_bytes
+from setclip_cli.files.shipped import find
+from setclip_cli.ingest.manifest import load_manifest
+from setclip_cli.ingest.protein_clusters import minhash_clusters
+from setclip_cli.quickstart import quickstart as module
+from setclip_cli.quickstart import swiss_prot
+from setclip_cli.quickstart.options import QuickstartOptions
+from setclip_cli.quickstart.quickstart import quickstart
+from setclip_cli.quickstart.swiss_prot import choose_proteins, write_source
+from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.verify.verify import verify
+
+WEIGHTS, PROTEINS = "esm2_t6_8M_UR50D.pt", "uniprot_sprot.dat.gz"
+MAP = "protein_to_caption/map"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The two files, by their names."""
+    weights = tiny.esm2_checkpoint(tmp_path_factory.mktemp("esm2"))
+    return {WEIGHTS: weights.read_bytes(), PROTEINS: packed(entries(300))}
+
+
+def settings(server: Server, root: Path) -> dict[str, str]:
+    """The environment of a command that reaches this server and nothing else."""
+    [url] = load_manifest(find("manifests", "swiss_prot")).files[0].urls
+    closed = "http://127.0.0.1:9"
+    return {
+        "SETCLIP_MIRRORS": f"{url.rpartition('/')[0]}/={server.url}/",
+        "SETCLIP_ESM_URL": server.url,
+        "SETCLIP_CACHE": str(root / "cache"),
+        "TORCH_HOME": str(root / "torch"),
+        "HF_HUB_OFFLINE": "1",
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), closed),
+        **dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1"),
+    }
+
+
+@pytest.fixture
+def online(server: Server, published: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server has both files, and this process reaches it."""
+    server.files = {f"/{name}": content for name, content in published.items()}
+    for name, value in settings(server, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.fixture
+def small(tmp_path: Path, tiny_sentence: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few methods, few steps, and a text model of random weights."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f"""
+        schema_version = 2
+        method = "transport"
+        projection = {{ dim = 16, pca = 8 }}
+        train = {{ steps = 6, batch = 8, checkpoint_every = 3 }}
+        [towers.protein]
+        backbone = "esm:esm2_t6_8M_UR50D"
+        [towers.caption]
+        backbone = "sentence-transformers:all-MiniLM-L6-v2"
+        weights = {str(tiny_sentence)!r}
+        """
+    )
+    recipe = load_recipe(path)
+    monkeypatch.setattr(module, "METHODS", {"proteins": ("transport", "clip")})
+    monkeypatch.setattr(module, "SEEDS", (0,))
+    monkeypatch.setattr(module, "BASELINES", ("cca",))
+    monkeypatch.setattr(module, "load_recipe", lambda _: recipe)
+
+
+def run(out: Path, from_folder: Path | None = None) -> module.QuickstartResult:
+    return quickstart(out, QuickstartOptions(domain="proteins", from_folder=from_folder))
+
+
+def as_text(result: module.QuickstartResult) -> str:
+    return json.dumps(result.report.content, sort_keys=True)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def flat_file(folder: Path, texts: list[str]) -> Path:
+    path = folder / PROTEINS
+    path.write_bytes(packed(texts))
+    return path
+
+
+@pytest.mark.slow
+def test_the_installed_command_goes_from_download_to_report(published: dict[str, bytes], tmp_path: Path) -> None:
+    with Server() as server:
+        server.files = {f"/{name}": content for name, content in published.items()}
+        server.break_after = len(published[WEIGHTS]) // 2  # both downloads break off, and go on
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        command = [sys.executable, "-m", "setclip_cli", "quickstart", "--domain", "proteins", "--json"]
+        environment = {**os.environ, **settings(server, tmp_path)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        server.shutdown()
+        thread.join()
+    assert done.returncode == 0, done.stderr
+    assert any(wanted for _, wanted in server.asked), "the download was resumed"
+    content = json.loads(done.stdout)["report"]
+    names = [method["name"] for method in content["methods"]]
+    assert set(module.METHODS["proteins"]) | set(module.BASELINES) <= set(names)
+    assert all(0 < method["metrics"][MAP]["mean"] <= 1 for method in content["methods"])
+    page = (tmp_path / "quickstart-proteins-out" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "Homo sapiens" in page
+    verify(tmp_path / "quickstart-proteins-out")
+
+
+def test_everything_is_made_once(online: Server, small: None, tmp_path: Path) -> None:
+    first = run(tmp_path / "out")
+    asked = list(online.asked)
+    assert {path for path, _ in asked} == {f"/{WEIGHTS}", f"/{PROTEINS}"}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*") if path.is_file()}
+    second = run(tmp_path / "out")
+    assert as_text(second) == as_text(first)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert online.asked == asked
+    assert verify(tmp_path / "out").unchecked == []
+
+
+def test_files_of_a_folder_give_the_same_as_a_download(
+    online: Server, small: None, published: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloaded = json.dumps(run(tmp_path / "out").report.content["methods"], sort_keys=True)
+    online.asked.clear()
+    brought = tmp_path / "brought"
+    brought.mkdir()
+    for name, content in published.items():
+        (brought / name).write_bytes(content)
+    before = sorted(brought.iterdir())
+    for name in ("SETCLIP_CACHE", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / f"other-{name}"))
+    assert json.dumps(run(tmp_path / "offline", brought).report.content["methods"], sort_keys=True) == downloaded
+    assert online.asked == []
+    assert sorted(brought.iterdir()) == before
+
+
+def test_no_pair_is_hidden_and_no_test_protein_is_like_another(tmp_path: Path) -> None:
+    made = write_source(tmp_path / "source", flat_file(tmp_path, entries(240)))
+    proteins, texts = lines(tmp_path / "source/proteins.jsonl"), lines(tmp_path / "source/functions.jsonl")
+    with (tmp_path / "source/pairs.csv").open(encoding="utf-8") as file:
+        paired = {row["left_id"] for row in csv.DictReader(file)}
+    split = {one["id"]: one["split"] for one in [*proteins, *texts]}
+    assert {one["id"] for one in proteins} & {one["id"] for one in texts} == paired
+    assert Counter(split[name] for name in paired)["train"] == made["pairs"]
+    assert paired >= {name for name, part in split.items() if part != "train"}
+    alone = [sum(one["id"] not in paired for one in rows) for rows in (proteins, texts)]
+    assert abs(alone[0] - alone[1]) <= 1
+    assert made["splits"] == dict(Counter(split.values()))
+    assert 0.65 < made["splits"]["train"] / len(split) < 0.95
+    everything = {one.accession: one.sequence for one in choose_proteins(tmp_path / PROTEINS, 10_000)[0]}
+    clusters: dict[str, set[str]] = {}
+    for name, cluster in minhash_clusters(everything.items()).items():
+        clusters.setdefault(cluster, set()).add(split[name])
+    assert len(clusters) < len(everything), "there are families"
+    assert all(len(splits) == 1 for splits in clusters.values())
+
+
+def test_the_subset_does_not_depend_on_the_order_of_the_entries(tmp_path: Path) -> None:
+    texts = entries(200)
+    texts += [entry(f"Q{number:05d}", "MKVLAAGIVGRRSTWYQEND" * 3, "Does the same") for number in range(30)]
+    first, _ = choose_proteins(flat_file(tmp_path, texts), 60)
+    random.Random(3).shuffle(texts)
+    again, _ = choose_proteins(flat_file(tmp_path, texts), 60)
+    assert again == first
+    assert len({one.text for one in first}) == len({one.sequence for one in first}) == len(first) == 60
+
+
+def test_the_subset_is_that_of_the_least_hashes(tmp_path: Path) -> None:
+    path = flat_file(tmp_path, entries(240))
+    everything, counts = choose_proteins(path, 10_000)
+    assert counts["entries"] == 240
+    assert len(everything) == 240 - counts["not reviewed"] - counts["without a text about their function"]
+    assert choose_proteins(path, 50)[0] == everything[:50]
+
+
+def test_a_small_subset_of_many_proteins_has_all_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The subset is chosen by a hash, and the split is drawn by one: they must not be the same."""
+    monkeypatch.setattr(swiss_prot, "PROTEINS", 100)
+    made = write_source(tmp_path / "source", flat_file(tmp_path, entries(1500)))
+    assert min(made["splits"][name] for name in ("train", "val", "test")) >= 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"function": None}, "without a text about their function"),
+        ({"reviewed": False}, "not reviewed"),
+        ({"sequence": "MKV"}, "fewer than 30 or more than 1,000 residues"),
+        ({"sequence": "MKVL" * 300}, "fewer than 30 or more than 1,000 residues"),
+        ({"sequence": "MK-V" * 20}, "a sequence that cannot be used"),
+    ],
+)
+def test_a_file_without_enough_proteins_says_why(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    given = {"sequence": "MKVLAAGIVGRRSTWYQEND" * 3, "function": "Binds iron", **change}
+    path = flat_file(tmp_path, [entry(f"P{number:05d}", **given) for number in range(50)])
+    with pytest.raises(SetClipError, match=f"0 of its 50 entries can be used .*{reason}"):
+        choose_proteins(path, 100)
+
+
+def test_a_described_protein_has_a_name_an_organism_and_an_enzyme_number(tmp_path: Path) -> None:
+    texts = entries(120)
+    texts.append(entry("A00001", "MKVLAAGIVG" * 9, "Eats", name="Eater", enzymes=("3.1.1.7", "3.1.1.8")))
+    found = {one.accession: one for one in choose_proteins(flat_file(tmp_path, texts), 1000)[0]}["A00001"]
+    assert found.description == "Eater OS=Homo sapiens EC=3.1.1.7,3.1.1.8"
+    assert found.text == "Eats."
+
+
+def test_the_same_file_gives_the_same_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("setclip_cli.ingest.protein_clusters.shutil.which", lambda _: None)
+    write_source(tmp_path / "source", flat_file(tmp_path, entries(240)))
+    names = ("proteins.jsonl", "functions.jsonl", "pairs.csv")
+    written = b"".join((tmp_path / "source" / name).read_bytes() for name in names)
+    # Another digest needs another mark in RULES, so that folders of the earlier rules are refused.
+    assert swiss_prot.RULES == "swiss-prot-1"
+    assert sha256_bytes(written) == "5eb9c46858532e5b84988a6e014b141a5c1408fdf4323d159b0f3f8a1844546f"
+
+
+@pytest.mark.parametrize("absent", [(WEIGHTS,), (PROTEINS,), (WEIGHTS, PROTEINS)])
+def test_without_a_network_one_message_names_all_files_and_where_they_are(
+    online: Server, published: dict[str, bytes], tmp_path: Path, absent: tuple[str, ...]
+) -> None:
+    online.files = {f"/{name}": content for name, content in published.items() if name not in absent}
+    if WEIGHTS not in absent:
+        with pytest.raises(SetClipError):
+            run(tmp_path / "first")  # the weights are here then
+    with pytest.raises(SetClipError) as caught:
+        run(tmp_path / "out")
+    problem, fix = caught.value.for_command_line()
+    missing = absent if WEIGHTS not in absent else (WEIGHTS, PROTEINS)  # nothing was tried after the first failure
+    for name in (WEIGHTS, PROTEINS):
+        assert (name in fix) == (name in missing)
+    assert problem.startswith(f"the quickstart of proteins needs {' and '.join(missing)}, which ")
+    assert f"{online.url}/{WEIGHTS}" in fix or WEIGHTS not in missing
+    assert "/uniprot_sprot.dat.gz" in fix
+    assert "--from" in fix
+
+
+def test_a_folder_without_the_files_names_them(online: Server, published: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / WEIGHTS).write_bytes(published[WEIGHTS])
+    with pytest.raises(SetClipError, match=r"uniprot_sprot\.dat\.gz is not in this folder") as caught:
+        run(tmp_path / "out", tmp_path)
+    assert WEIGHTS not in caught.value.fix
+    assert online.asked == []
+
+
+def test_a_folder_of_the_other_domain_is_refused(online: Server, small: None, tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    with pytest.raises(SetClipError, match="is a quickstart of proteins, not of imagery"):
+        quickstart(tmp_path / "out")
+
+
+def test_from_is_for_proteins() -> None:
+    with pytest.raises(UsageError, match="is for the quickstart of proteins"):
+        QuickstartOptions(from_folder=Path("here"))
