@@ -13,7 +13,10 @@ from setclip_cli.matching.options import MatchOptions
 
 @with_options(MatchOptions)
 def match(
-    run: Annotated[str, typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote.")],
+    run: Annotated[
+        str,
+        typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote, or hub:OWNER/NAME."),
+    ],
     dataset: Annotated[
         str, typer.Argument(path_type=str, metavar="DATASET", help="A folder that `setclip ingest` wrote.")
     ],

@@ -13,7 +13,10 @@ from setclip_cli.hub.options import PushOptions
 
 @with_options(PushOptions)
 def push(
-    run: Annotated[str, typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote.")],
+    run: Annotated[
+        str,
+        typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote, or hub:OWNER/NAME."),
+    ],
     repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="The repository on the hub.")],
     *,
     options: PushOptions,

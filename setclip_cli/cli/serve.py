@@ -13,7 +13,10 @@ from setclip_cli.serving.options import ServeOptions
 
 @with_options(ServeOptions)
 def serve(
-    run: Annotated[str, typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote.")],
+    run: Annotated[
+        str,
+        typer.Argument(path_type=str, metavar="RUN", help="A folder that `setclip align` wrote, or hub:OWNER/NAME."),
+    ],
     embeddings: Annotated[
         str, typer.Argument(path_type=str, metavar="EMBEDDINGS", help="A folder that `setclip embed` wrote.")
     ],

@@ -11,7 +11,12 @@ from setclip_cli.cli.output import AsJson, show
 
 def verify(
     path: Annotated[
-        str, typer.Argument(path_type=str, metavar="PATH", help="A folder that setclip wrote, or its cache.")
+        str,
+        typer.Argument(
+            path_type=str,
+            metavar="PATH",
+            help="A folder that setclip wrote, its cache, or a place such as hub:OWNER/NAME or s3://BUCKET/DATASET.",
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -17,7 +17,7 @@ from setclip_cli.places import named
 from setclip_cli.remote.hub import hub_copy
 from setclip_cli.remote.place import parse_hub
 from setclip_cli.remote.run_files import is_run_file
-from setclip_cli.run.config import CONFIG_NAME, RECIPE_NAME
+from setclip_cli.run.config import CONFIG_NAME, RECIPE_NAME, require_whole
 from setclip_cli.run.model import load_model
 
 
@@ -61,6 +61,7 @@ def pull(name: str, out: str | Path) -> PullResult:
     refuse_foreign(out, "a RUN folder", [RECIPE_NAME, CONFIG_NAME])
     copy = hub_copy(place)
     model = load_model(copy)
+    require_whole(copy, model.config)
     files = tuple(sorted(path.name for path in copy.iterdir() if is_run_file(path.name)))
     there = [name for name in files if (out / name).exists()]
     if not all(_is_same(copy / name, out / name) for name in there):

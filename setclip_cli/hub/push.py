@@ -96,9 +96,9 @@ def push(run: str | Path, repo: str, options: PushOptions = PushOptions()) -> Pu
 
 
 def _place(repo: str, revision: str | None) -> Place:
-    if not is_repo(repo):
+    if not is_repo(repo) or "/" not in repo:
         raise UsageError(
-            f"{argument('repo')} {repo}: is not the name of a repository",
+            f"{argument('repo')} {repo}: is not the name of a repository with its owner",
             fix="write OWNER/NAME, with letters, digits and single - _ . in the names",
         )
     return parse_hub(f"hub:{repo}" if revision is None else f"hub:{repo}@{revision}")

@@ -6,8 +6,10 @@ and records name the commit, so that they name the same bytes later.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,13 +22,14 @@ from setclip_cli.remote.place import Place
 from setclip_cli.remote.run_files import NEEDED, PATTERNS, is_run_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
 TRIES = 4
+FAILURES_IN_A_CALL = 1  # that the library itself may go on after
 LONGEST_WAIT_S = 30.0
 _BROKEN = {
     *("TransportError", "RequestError", "ConnectionError", "TimeoutError", "ProtocolError", "LocalEntryNotFoundError"),
@@ -102,7 +105,8 @@ def asked(place: Place, action: Callable[[], T], what: str, *, revision: str = "
     """
     for attempt in range(TRIES):
         try:
-            return action()
+            with _quiet_library():
+                return action()
         except SetClipError:
             raise
         except Exception as caught:
@@ -110,8 +114,45 @@ def asked(place: Place, action: Callable[[], T], what: str, *, revision: str = "
             error = cause if type(caught) is RuntimeError and isinstance(cause, Exception) else caught  # of a thread
             if attempt == TRIES - 1 or not _may_pass(error):
                 raise _trouble(place, error, what, revision) from None
+            if attempt == 0:
+                note(f"note: {place.shown}: the hub failed to answer; asking again, at most {TRIES - 1} times")
             time.sleep(_wait_s(error, attempt))
     raise AssertionError("unreachable")
+
+
+class _BreaksOffError(ConnectionError):
+    """The hub broke off again and again in one call of the library."""
+
+
+class _FailureCounter(logging.Handler):
+    """Takes what the library says of a connection that fails, and ends its call if that does not end.
+
+    The library goes on as long as each answer brings some bytes, also from a hub that begins each file anew.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.failures = 0
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        words = record.getMessage()
+        if "Error" in words:
+            self.failures += 1
+            if self.failures > FAILURES_IN_A_CALL:
+                raise _BreaksOffError(scrubbed(words))
+        return False
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """What huggingface_hub logs in the block is not shown: the error of `asked` says it once."""
+    logger = logging.getLogger("huggingface_hub")
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [_FailureCounter()], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
 
 
 def _snapshot(hub: HfApi, repo: str, revision: str, **given: Any) -> Path:
@@ -192,6 +233,11 @@ def _trouble(place: Place, error: Exception, what: str, revision: str) -> Remote
         return RemoteError(f"{shown}: cannot be {what}: its owner asks for consent first", fix="give it on its page")
     if status == 401 and get_token():
         return RemoteError(f"{shown}: cannot be {what}: the hub does not take the token", fix=f"check {_TOKEN}")
+    if status in (401, 404) and "/" not in place.path:
+        return RemoteError(
+            f"{shown}: cannot be {what}: there is no such repository, and its name has no owner",
+            fix="write OWNER/NAME; its page on the hub shows both",
+        )
     if status in (401, 404):
         secret = "the token may not see it" if get_token() else "it is private, and no token was found"
         return RemoteError(

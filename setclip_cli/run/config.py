@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -15,6 +16,7 @@ from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import read_json
 from setclip_cli.files.what_is import what_is
 from setclip_cli.pixels.bands import BandScale
+from setclip_cli.places import named
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +29,21 @@ TUNED_NAME = "tuned-{modality}.safetensors"
 RECIPE_NAME: Final = "recipe.toml"
 METRICS_NAME: Final = "metrics.jsonl"
 RunFile = Literal["model.safetensors", "initial.safetensors", "recipe.toml", "metrics.jsonl"]
+_SHA256_LETTERS, _GIT_LETTERS = 64, 40
 RESTORE = "restore the file from a copy of this RUN, or train again with `setclip align` into another folder"
+
+
+def advice(path: Path, otherwise: str = RESTORE) -> str:
+    """What to do about a damaged file of a RUN. Who reads it from a hub did not train it.
+
+    Args:
+        otherwise: The advice about a RUN of the user's own.
+    """
+    place = named(path)
+    if not place.startswith("hub:"):
+        return otherwise
+    repo = place.partition("@")[0]
+    return f"name another state of the repository, {repo}@REVISION, or tell its owner"
 
 
 _LATER_KEYS = ("known_items", "dropped_pairs", "left")  # that earlier versions do not know
@@ -144,7 +160,7 @@ def identity_of(run: Path, config: ModelConfig) -> str:
     """
     sha256 = config.files.get(MODEL_NAME)
     if sha256 is None:
-        with translated(run / MODEL_NAME, OSError, found="cannot be read", fix=RESTORE):
+        with translated(run / MODEL_NAME, OSError, found="cannot be read", fix=advice(run / MODEL_NAME)):
             sha256 = atomic.sha256_file(run / MODEL_NAME)
     return config.identity(sha256)
 
@@ -163,7 +179,26 @@ def require_whole(run: Path, config: ModelConfig) -> None:
 
 
 def require_unchanged(path: Path, sha256: str) -> None:
-    hashes.require_unchanged(path, sha256, since="align", listed_in=CONFIG_NAME, fix=RESTORE)
+    try:
+        hashes.require_unchanged(path, sha256, since="align", listed_in=CONFIG_NAME, fix=advice(path))
+    except SetClipError as error:
+        held = path.resolve()
+        if named(path).startswith("hub:") and _is_damaged_copy(held):
+            fix = f"the copy on this machine is damaged: remove {held}, and run the same command again"
+            raise SetClipError(error.marked()[0], fix=fix) from error
+        raise
+
+
+def _is_damaged_copy(held: Path) -> bool:
+    """Whether a file in the cache of huggingface_hub is not the one of the repository, by whose hash it is called."""
+    if not held.is_file():
+        return False
+    if len(held.name) == _SHA256_LETTERS:
+        return atomic.sha256_file(held) != held.name
+    content = held.read_bytes()  # a small file, with git's hash
+    return (
+        len(held.name) == _GIT_LETTERS and hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != held.name
+    )
 
 
 def load_config(run: Path) -> ModelConfig:
@@ -174,7 +209,7 @@ def load_config(run: Path) -> ModelConfig:
     found = what_is(run)
     if not there or found.kind == "model folder":
         raise _not_a_run(run, found)
-    return read_json(path, ModelConfig, fix="train again with this version of setclip")
+    return read_json(path, ModelConfig, fix=advice(path, "train again with this version of setclip"))
 
 
 def _not_a_run(run: Path, found: Found) -> SetClipError:

@@ -28,11 +28,11 @@ from setclip_cli.run.config import (
     CONFIG_NAME,
     INITIAL_NAME,
     MODEL_NAME,
-    RESTORE,
     TUNED_NAME,
     ModelConfig,
     RunFile,
     TowerConfig,
+    advice,
     identity_of,
     load_config,
     require_file,
@@ -207,7 +207,7 @@ class Model:
             return {}
         path = self.run / TUNED_NAME.format(modality=modality)
         require_unchanged(path, expected)
-        return checkpoint.load_tensors(path, fix=RESTORE)[0]
+        return checkpoint.load_tensors(path, fix=advice(path))[0]
 
 
 def _file_bytes(image: ImageLike) -> bytes:
@@ -313,7 +313,7 @@ def load_model(run: Path | str) -> Model:
 
 
 def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[Modality, Encoder]:
-    tensors, _ = checkpoint.load_tensors(path, fix=RESTORE)
+    tensors, _ = checkpoint.load_tensors(path, fix=advice(path))
     encoders: dict[Modality, Encoder] = {}
     for modality in descriptions:
         prefix = f"{modality}."
@@ -322,7 +322,7 @@ def _encoders(path: Path, descriptions: dict[Modality, dict[str, Any]]) -> dict[
             path,
             Exception,
             found=f"does not hold the {modality} encoder that {CONFIG_NAME} describes",
-            fix="train again, or restore both files from the same RUN",
+            fix=advice(path, "train again, or restore both files from the same RUN"),
         ):
             encoder = encoder_from_description(descriptions[modality])
             encoder.load_state_dict(state)

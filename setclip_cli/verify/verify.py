@@ -22,7 +22,7 @@ from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run import checkpoint
-from setclip_cli.run.config import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, TUNED_NAME, load_config
+from setclip_cli.run.config import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, TUNED_NAME, advice, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME
 from setclip_cli.trust.saved import CALIBRATION_NAME
 
@@ -144,8 +144,10 @@ def verify(path: str | Path) -> VerifyResult:
     result = _checked(path, found.kind)
     if result.faults:
         more = f" and {len(result.faults) - 5} more" if len(result.faults) > 5 else ""
+        fix = _FIXES[found.kind]
         raise SetClipError(
-            f"{path}: {len(result.faults)} faults: {'; '.join(result.faults[:5])}{more}", fix=_FIXES[found.kind]
+            f"{path}: {len(result.faults)} faults: {'; '.join(result.faults[:5])}{more}",
+            fix=advice(path, fix) if found.kind == "run" else fix,
         )
     return result
 

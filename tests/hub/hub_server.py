@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class Hub:
 
     Attributes:
         fails: Called with the method and the path of each request; a status to answer with, ``"cut"`` to break the
-            answer off after half of its bytes, or None.
+            answer off after half of its bytes, ``"restart"`` to do so and send each file from its start, or None.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -136,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = one.commits[commit][name]
         headers = {"ETag": f'"{_git_id(content)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         start, status = 0, 200
-        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+        if self._failure != "restart" and (found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
             start, status = int(found[1]), 206
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         part = content[start:]
@@ -262,10 +263,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if self._failure == "cut":
+        if self._failure in ("cut", "restart"):
             self.wfile.write(content[: len(content) // 2])
             self.wfile.flush()
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)  # close alone would leave the client waiting
+            self.close_connection = True
             return
         self.wfile.write(content)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from setclip_cli import PushOptions, SetClipError, load_model, pull, push
 from setclip_cli.encoders import KernelMap, LinearMap, MeanShift, rows_kept
 from setclip_cli.remote.copies import local_path
 from setclip_cli.remote.place import is_repo, parse_hub
+from setclip_cli.verify.verify import verify
 
 REPO = "lab/scenes"
 # huggingface_hub sends files in a way that its own HTTP library calls old
@@ -235,6 +238,66 @@ def test_a_damaged_run_on_the_hub_is_not_taken(hub: Hub, run: Path, tmp_path: Pa
     with pytest.raises(SetClipError, match=r"model.safetensors: .*changed"):
         pull(REPO, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "recipe.toml", "config.json"])
+def test_who_pulls_a_damaged_run_is_not_told_to_train(hub: Hub, run: Path, tmp_path: Path, name: str) -> None:
+    """Not even for a file that holds no weights; and other commands say the same."""
+    push(run, REPO)
+    files = hub.files(REPO)
+    hub.commit(REPO, "main", files | {name: files[name][:-9] + b"damaged!\n"})
+    for act in (lambda: pull(REPO, tmp_path / "out"), lambda: verify(f"hub:{REPO}")):
+        with pytest.raises(SetClipError, match=re.escape(name)) as caught:
+            act()
+        assert "train" not in caught.value.fix
+        assert f"hub:{REPO}@REVISION, or tell its owner" in caught.value.fix
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_that_was_damaged_here_is_copied_again(hub: Hub, run: Path, tmp_path: Path) -> None:
+    push(run, REPO)
+    held = (local_path(f"hub:{REPO}") / "model.safetensors").resolve()
+    held.write_bytes(held.read_bytes()[:-1] + b"x")
+    with pytest.raises(SetClipError, match="has changed since align") as caught:
+        pull(REPO, tmp_path / "out")
+    assert caught.value.fix == f"the copy on this machine is damaged: remove {held}, and run the same command again"
+    held.unlink()
+    assert pull(REPO, tmp_path / "out").files
+
+
+@pytest.mark.parametrize("failure", ["cut", "restart"])
+def test_a_hub_that_always_breaks_off_is_left_soon_with_one_message(
+    hub: Hub, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], failure: str
+) -> None:
+    push(run, REPO)
+    hub.fails = failing("GET", "/resolve/", failure)
+    hub.asked.clear()
+    capfd.readouterr()
+    if failure == "restart":
+        with pytest.raises(SetClipError, match=r"the connection to .* failed"):
+            pull(REPO, tmp_path / "out")
+    else:
+        with contextlib.suppress(SetClipError):  # each answer brings half of what is left
+            pull(REPO, tmp_path / "out")
+    files = len(hub.files(REPO))
+    assert len([path for method, path in hub.asked if method == "GET" and "/resolve/" in path]) <= 8 * files
+    lines = capfd.readouterr().err.splitlines()
+    assert len([line for line in lines if "the hub failed to answer; asking again" in line]) <= 1
+    assert not [line for line in lines if "Error while" in line or "Retry" in line]
+
+
+@pytest.mark.parametrize("name", ["lab", "hub:lab", "lab@v1"])
+def test_a_name_without_an_owner_is_told_the_form(hub: Hub, tmp_path: Path, name: str) -> None:
+    with pytest.raises(SetClipError, match="its name has no owner") as caught:
+        pull(name, tmp_path / "out")
+    assert "OWNER/NAME" in caught.value.fix
+
+
+def test_nothing_is_pushed_to_a_name_without_an_owner(hub: Hub, run: Path) -> None:
+    with pytest.raises(SetClipError, match="with its owner") as caught:
+        push(run, "scenes")
+    assert "OWNER/NAME" in caught.value.fix
+    assert hub.asked == []
 
 
 def test_a_pull_that_was_stopped_goes_on(hub: Hub, run: Path, tmp_path: Path) -> None:
