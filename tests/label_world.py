@@ -112,6 +112,7 @@ def page_of(out: Path, pools: Pools, **options: Any) -> Iterator[tuple[str, list
             started.set()
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("setclip_cli.labelling.label.open_towers", lambda *_given, **_options: pools)
         patch.setattr("setclip_cli.labelling.label.read_pools", lambda *_given, **_options: pools)
         # no tower made these features, so none can read words for them
         patch.setattr("setclip_cli.labelling.meaning.Meaning.nearest", lambda *_given: [])

@@ -120,7 +120,7 @@ def _paired(contents: Contents, options: IngestOptions, file_pairs: PairFile, *,
         path = Path(options.pairs)
         origin = {"from": named(path.resolve()), "sha256": sha256_of(path)}
         if rows_added or not pairs.has(origin):
-            pairs.add(dataset, file_pairs, origin)
+            pairs.add(dataset, file_pairs, origin, repeats=contents.repeats)
     elif options.pairs is not None:
         pairs.add_groups(dataset, count=options.pairs, seed=options.seed, again=rows_added)
     if options.pairs_from_group:

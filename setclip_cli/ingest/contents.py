@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from setclip_cli.dataset.dataset import (
@@ -29,6 +30,7 @@ from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic, hashes, leftovers
 from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.batches import rejects_table, write_table
+from setclip_cli.ingest.dedup import DUPLICATE
 from setclip_cli.ingest.earlier_sources import EarlierSources, source_key
 from setclip_cli.places import named
 
@@ -254,6 +256,19 @@ class Contents:
                 if row["reason"] == reason:
                     return str(row["location"])
         return None
+
+    def repeats(self, modality: Modality) -> list[str]:
+        """What the sources call the rows of a modality that were left out, because another has the same content."""
+        table = pa.concat_tables([self._indexed_rejects()[0], *(pq.read_table(path) for path in self._new_rejects)])
+        kept = len(self.sources) - len(self.new)  # of the sources in dataset.json, the first ones
+        found, start = [], 0
+        for place, entry in enumerate([*self.index.sources, *self.new]):
+            count, removed = _reject_counts([entry]).total(), kept <= place < len(self.index.sources)
+            if entry["modality"] == modality and not removed and DUPLICATE in entry["rejects"]:
+                rejects = table.slice(start, count)
+                found += rejects.filter(pc.equal(rejects["reason"], DUPLICATE))["location"].to_pylist()
+            start += count
+        return found
 
     def _write_index(self, **changes: Any) -> None:
         """Writes dataset.json with the changes, and with the hashes of the two files beside it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from setclip_cli.ingest.sources.base import Reject
 from setclip_cli.joins import Join, Side, check
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _NEAREST_FOR = 5  # unknown ids of a modality, for which the nearest id is looked up: each is compared with all ids
 _NEAREST_AMONG = 100_000  # ids
+_REPEATED = " (it was left out as a duplicate: another row has the same content)"
 WRONG = "pair was dropped as wrong"
 DROPPED = "dropped"  # in the origin of pairs: what the user called wrong
 SEVERAL = "several rows have the id that a pair names"
@@ -60,8 +62,18 @@ class PairTable:
     def has(self, origin: dict[str, Any]) -> bool:
         return any(origin.items() <= known.items() and not known.get("lost") for known in self.origins)
 
-    def add(self, dataset: Dataset, file: PairFile, origin: dict[str, Any]) -> None:
+    def add(
+        self,
+        dataset: Dataset,
+        file: PairFile,
+        origin: dict[str, Any],
+        *,
+        repeats: Callable[[Modality], list[str]],
+    ) -> None:
         """Adds what a file says by its ids; a pair whose ids are not rows of one split is a reject.
+
+        Args:
+            repeats: Gives the ids of rows of a modality that were left out as duplicates.
 
         Raises:
             SetClipError: the dataset has no rows of a modality in the pairs, or nothing in the file can be used.
@@ -97,7 +109,8 @@ class PairTable:
         origin = {**origin, "joins": [join.as_json() for join in joins]}
         resolved: list[Pair | Reject] = [*_resolved(file.pairs, found, rows)]
         resolved += [each for each in lone if isinstance(each, Reject)]
-        self._add(_with_nearest(resolved, found, wanted, rows), {**origin, **({LONE_ITEMS: alone} if alone else {})})
+        resolved = _with_reasons(resolved, found, wanted, rows, repeats)
+        self._add(resolved, {**origin, **({LONE_ITEMS: alone} if alone else {})})
         self.joins += joins
 
     def add_groups(self, dataset: Dataset, *, count: int | None, seed: int | None, again: bool) -> None:
@@ -366,16 +379,22 @@ def _row_of(item: LoneItem, found: Mapping[Modality, Mapping[str, Found]]) -> tu
     return item.modality, meant.only.id
 
 
-def _with_nearest(
+def _with_reasons(
     resolved: list[Pair | Reject],
     found: Mapping[Modality, Mapping[str, Found]],
     wanted: Mapping[Modality, Collection[str]],
     rows: Mapping[Modality, _Rows],
+    repeats: Callable[[Modality], list[str]],
 ) -> list[Pair | Reject]:
-    """The same, where the first few unknown ids are told with the id that is nearest to them."""
+    """The same, where unknown ids of duplicates are told so, and the first few others with the id nearest to them."""
     told: dict[str, str] = {}
     for modality, texts in wanted.items():
-        unknown = [text for text in texts if text not in found[modality]][:_NEAREST_FOR]
+        unknown = [text for text in texts if text not in found[modality]]
+        if unknown:
+            left_out = [Name(text) for text in repeats(modality)]
+            repeated = names.find(unknown, partial(iter, left_out))
+            told |= {_unknown(modality, text): f"{_unknown(modality, text)}{_REPEATED}" for text in repeated}
+            unknown = [text for text in unknown if text not in repeated][:_NEAREST_FOR]
         known = (
             [row.id for _, row in rows[modality].rows()] if unknown and len(rows[modality]) <= _NEAREST_AMONG else []
         )

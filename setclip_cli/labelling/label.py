@@ -19,7 +19,7 @@ from setclip_cli.labelling.questions import with_new_questions
 from setclip_cli.labelling.server import label_app
 from setclip_cli.labelling.session import Session, gone_in_words, require_known_rows
 from setclip_cli.options import path_of
-from setclip_cli.pools import read_pools
+from setclip_cli.pools import open_towers, read_pools
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.web.local_app import new_token
 from setclip_cli.web.rows import Rows
@@ -89,10 +89,12 @@ def label(
     """
     folder = path_of(out, "out")
     with closing(take_port(options.port)) as taken, one_session(folder):
-        pools = read_pools(dataset, run=options.run, recipe=options.recipe, split=options.split)
+        towers = open_towers(dataset, run=options.run, recipe=options.recipe, split=options.split)
+        split = options.split or towers.recipe.train.split
+        content = read_labels_file(folder, towers.dataset, towers.recipe.modalities(), split)
+        pools = read_pools(towers.dataset, split=split, towers=towers)
         rows = tuple(Rows(pools.dataset, pool.modality, pools.split) for pool in pools.sides)
         answers = Answers(folder, (pools.left.modality, pools.right.modality))
-        content = read_labels_file(folder, pools)
         side = side_of(pools, options.side) or 0
         content = with_new_questions(content, pools, options.count, side=side, answered=answers.pairs())
         session = Session(pools, (rows[0], rows[1]), answers, content.questions, Partners(pools), Meaning(pools))

@@ -7,10 +7,12 @@ LABELS/labels.jsonl, pairs.csv, wrong.csv   see `answers`
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from setclip_cli.console import warning
 from setclip_cli.errors import UsageError, argument
 from setclip_cli.files.documents import read_json, write_document
 from setclip_cli.files.folders import refuse_foreign
@@ -20,9 +22,9 @@ from setclip_cli.labelling.answers import JOURNAL_NAME, Question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from setclip_cli.pools import Pools
+    from setclip_cli.dataset.dataset import Dataset
+    from setclip_cli.dataset.modality import Modality
 
 INDEX_NAME: Final = "labels.json"
 
@@ -77,26 +79,30 @@ def one_session(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_labels_file(folder: Path, pools: Pools) -> LabelsFile:
-    """What was asked in this folder; a new, empty one for a new folder.
+def read_labels_file(folder: Path, dataset: Dataset, names: tuple[Modality, Modality], split: str) -> LabelsFile:
+    """What was asked in this folder; a new, empty one for a new folder. Warns if it was about another DATASET.
+
+    Args:
+        names: The left and the right side.
 
     Raises:
-        SetClipError: it cannot be read, or was made for other sides or another split than those of ``pools``.
+        SetClipError: it cannot be read, or was made for other sides or another split.
     """
-    names = (pools.left.modality, pools.right.modality)
-    fresh = LabelsFile(
-        dataset=str(pools.dataset.root), dataset_sha256=pools.dataset.identity(), modalities=names, split=pools.split
-    )
+    fresh = LabelsFile(dataset=str(dataset.root), dataset_sha256=dataset.identity(), modalities=names, split=split)
     path = folder / INDEX_NAME
     if not path.exists():
         return fresh
     found = read_json(path, LabelsFile, fix=f"choose a new folder with {argument('out')}")
-    if (found.modalities, found.split) != (names, pools.split):
+    if (found.modalities, found.split) != (names, split):
         was, now = (" and ".join(sides) for sides in (found.modalities, names))
         raise UsageError(
-            f"{folder}: asks about {was} rows of the split {found.split}, and this command about {now} rows of "
-            f"{pools.split}",
+            f"{folder}: asks about {was} rows of the split {found.split}, and this command about {now} rows of {split}",
             fix=f"choose a new folder with {argument('out')}",
+        )
+    if found.dataset_sha256 != fresh.dataset_sha256 and Path(found.dataset).resolve() != dataset.root.resolve():
+        warning(
+            f"{folder}: was begun with the DATASET {found.dataset}, and goes on with {dataset.root}: its answers stay "
+            "with the rows that have the same ids"
         )
     return fresh.model_copy(update={"questions": found.questions})
 

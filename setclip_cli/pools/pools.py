@@ -12,6 +12,7 @@ from setclip_cli.backbones.devices import resolve_device
 from setclip_cli.console import note
 from setclip_cli.dataset.band_scale import require_bands
 from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.modality import KINDS_OF_NAMES
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.features.frozen import frozen_features
 from setclip_cli.features.layer_choice import load_tower_backbone
@@ -138,8 +139,16 @@ def open_towers(
             fix=f"leave {argument('recipe')} out: the RUN has a recipe",
         )
     found = _recipe(dataset, run, recipe, split)
-    for modality in found.modalities():
-        dataset.about(modality)  # names what is there if it is not
+    missing = [modality for modality in found.modalities() if modality not in dataset.modalities()]
+    if run is not None and missing:
+        raise SetClipError(
+            f"{run}: reads {' and '.join(found.modalities())} rows, and {dataset.root} holds "
+            f"{', '.join(dataset.modalities()) or 'nothing'}",
+            fix=f"give a RUN that reads the rows of this DATASET, or add {missing[0]} rows: setclip ingest SOURCE "
+            f"--modality {missing[0]} {'' if missing[0] in KINDS_OF_NAMES else '--kind KIND '}--out {dataset.root}",
+        )
+    for modality in missing:
+        dataset.about(modality)  # says what is there, and raises
     if run is not None:
         model = load_model(Path(run))
         return Towers(dataset, found, model, {modality: model.load_backbone(modality) for modality in model.encoders})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.dataset.band_scale import bands_of_rows
-from setclip_cli.errors import UsageError, argument
+from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -24,16 +24,20 @@ def recipe_for(dataset: Dataset, split: str) -> Recipe:
     """A recipe of two towers that fit the rows of a split; the first modality of the DATASET is the left side.
 
     Raises:
-        SetClipError: the DATASET does not have exactly two modalities.
+        SetClipError: the DATASET does not have two modalities.
+        UsageError: it has more than two.
     """
     names = dataset.modalities()
-    if len(names) != 2:
+    if len(names) < 2:
+        raise SetClipError(
+            f"{dataset.root}: has {len(names)} modalit{'y' if names else 'ies'}, {', '.join(names) or 'none'}, "
+            "and this compares two",
+            fix=f"add the other side: setclip ingest SOURCE --modality NAME --out {dataset.root}",
+        )
+    if len(names) > 2:
         raise UsageError(
-            f"{dataset.root}: has {len(names)} modalit{'y' if len(names) == 1 else 'ies'}, "
-            f"{', '.join(names) or 'none'}, and this compares two",
-            fix=f"name the two sides with {argument('recipe')}, a recipe with a tower for each"
-            if len(names) > 2
-            else f"add the other side: setclip ingest SOURCE --modality NAME --out {dataset.root}",
+            f"{dataset.root}: has {len(names)} modalities, {', '.join(names)}, and this compares two",
+            fix=f"name the two sides with {argument('recipe')}, a recipe with a tower for each",
         )
     return Recipe.model_validate(
         {

@@ -187,6 +187,7 @@ GUARDS = {"atomic_path", "writing", "appending", "if_cache_takes_it"}
 ALLOWED = {
     "files/atomic.py": {"fsync", "write_bytes"},  # called in a guard
     "files/leftovers.py": {"unlink", "rmtree", "remove"},  # what cannot be removed is tried again by the next command
+    "files/lock.py": {"unlink", "rmdir"},  # suppressed: an empty folder
     "files/cache.py": {"mkdir", "TemporaryFile"},  # its own message, which names SETCLIP_CACHE
     "files/hashes.py": {"mkdir", "write_text", "replace"},  # what cannot be remembered is hashed again
     "embedding/writing.py": {"rmdir"},  # suppressed: the folder may hold other records

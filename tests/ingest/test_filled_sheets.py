@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import tiny
 from typer.testing import CliRunner
 
 from setclip_cli.cli.app import app
@@ -115,6 +117,32 @@ def test_a_slip_is_told_with_its_line_and_the_nearest_id(data: Path, tmp_path: P
     assert code == 0, output
     assert words in " ".join(output.split())
     assert [pair[:4] for pair in open_dataset(data).pairs()] == [("radar", "r5", "sonar", "s5")]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_id_that_was_left_out_as_a_duplicate_is_told_so(tmp_path: Path, at_once: bool) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, seed in (("a.jpg", 0), ("b.jpg", 0), ("c.jpg", 1)):
+        (images / name).write_bytes(tiny.jpeg(seed))
+    texts = ['{"id": "t1", "text": "sea"}', '{"id": "t2", "text": "sea"}', '{"id": "t3", "text": "wood"}']
+    words = write(tmp_path / "captions.jsonl", *texts)
+    out, sheet = tmp_path / "out", tmp_path / "p.csv"
+    write(sheet, "image,caption", "b.jpg,t1", "a.jpg,t2", "b,t3", "c.jpg,t3", "bb.jpg,t1")
+    ingest([images], out, IngestOptions(modality="image"))
+    with_captions = IngestOptions(modality="caption", pairs=sheet if at_once else None)
+    ingest([words], out, with_captions)
+    if not at_once:
+        add(out, sheet)
+    lines = pq.read_table(out / "rejects.parquet").to_pylist()
+    reasons = {line["location"]: line["reason"] for line in lines if line["source"] == "pairs"}
+    repeated = "(it was left out as a duplicate: another row has the same content)"
+    assert reasons == {
+        "line 2": f"pair names an unknown image id: b.jpg {repeated}",
+        "line 3": f"pair names an unknown caption id: t2 {repeated}",
+        "line 4": f"pair names an unknown image id: b {repeated}",
+        "line 6": "pair names an unknown image id: bb.jpg (did you mean 'c.jpg'?)",
+    }
 
 
 def test_an_answer_for_a_row_that_has_gone_is_told(data: Path, tmp_path: Path) -> None:

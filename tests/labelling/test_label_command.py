@@ -165,5 +165,6 @@ def test_the_button_takes_the_pairs_and_trains_on_them(world: Path, tmp_path: Pa
 def test_a_dataset_without_the_other_side_says_what_is_missing(world: Path, tmp_path: Path) -> None:
     run_ok("ingest", world / "pictures", "--modality", "image", "--out", tmp_path / "data")
     code, _, stderr = invoke("label", tmp_path / "data", "--out", tmp_path / "labels", "--no-browser")
-    assert code == 2
+    assert code == 3
     assert "add the other side: setclip ingest" in stderr
+    assert not (tmp_path / "labels").exists()

@@ -10,7 +10,7 @@ import small_world
 import torch
 
 from setclip_cli.dataset.dataset import open_dataset
-from setclip_cli.errors import SetClipError, UsageError
+from setclip_cli.errors import ExitCode, SetClipError, UsageError
 from setclip_cli.pools import read_pools
 from setclip_cli.run.model import load_model
 
@@ -81,8 +81,20 @@ def test_no_pairs_are_an_empty_table(vectors: Path, tmp_path: Path) -> None:
 
 def test_one_side_is_not_enough(vectors: Path, tmp_path: Path) -> None:
     small_world.run_ok("ingest", f"left={vectors / 'left.npy'}", "--kind", "vector", "--out", tmp_path / "data")
-    with pytest.raises(UsageError, match="has 1 modality, left"):
+    with pytest.raises(SetClipError, match="has 1 modality, left") as caught:
         read_pools(tmp_path / "data")
+    assert caught.value.exit_code is ExitCode.DATA
+
+
+def test_a_run_of_other_modalities_is_named_with_both(vectors: Path, tmp_path: Path) -> None:
+    words = ["--set", 'method="cca"', "--out", tmp_path / "run"]
+    small_world.run_ok("align", "vectors", "--data", vectors / "data", *words)
+    small_world.run_ok("ingest", f"right={vectors / 'right.npy'}", f"sonar={vectors / 'left.npy'}", "--kind", "vector",
+                       "--out", tmp_path / "data")  # fmt: skip
+    with pytest.raises(SetClipError, match=r"reads left and right rows, and .* holds right, sonar") as caught:
+        read_pools(tmp_path / "data", run=tmp_path / "run")
+    assert caught.value.exit_code is ExitCode.DATA
+    assert "--modality left --kind KIND" in caught.value.fix
 
 
 def test_a_run_and_a_recipe_are_refused_together(vectors: Path) -> None:
