@@ -18,9 +18,10 @@ from setclip_cli.embedding.embeddings import FINISHED, INDEX_NAME, EmbeddedShard
 from setclip_cli.embedding.faiss_index import index_path, require_faiss, write_faiss
 from setclip_cli.embedding.map import write_map
 from setclip_cli.embedding.options import EmbedOptions, check_raw_features, modality_for_backbone
+from setclip_cli.embedding.widths import require_width
 from setclip_cli.embedding.worker import ShardToEmbed, TowerSource, embed_shard, load_tower
 from setclip_cli.embedding.writing import finished_shards, is_whole, record_name, write_index
-from setclip_cli.encoders import nested_widths
+from setclip_cli.encoders import encoder_from_description, nested_widths
 from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.folders import refuse_foreign
@@ -143,7 +144,9 @@ def embed(
     for tower in wanted:
         dataset.require_rows(tower, config.towers[tower].info(tower))
         require_bands(dataset, tower, options.split, config.towers[tower].bands)
-        _require_width(run, options.width, nested_widths(config.towers[tower].encoder))
+        encoder = config.towers[tower].encoder
+        if options.width is not None:
+            require_width(run, options.width, nested_widths(encoder), encoder_from_description(encoder).dim)
     return _embed_towers([TowerSource(tower, dataset.about(tower), run=run) for tower in wanted], dataset, out, options)
 
 
@@ -182,22 +185,6 @@ def embed_backbone(
         modality, info=dataset.about(modality), backbone=backbone, weights=weights, pooling=pooling, bands=bands
     )
     return _embed_towers([source], dataset, out, options)
-
-
-def _require_width(run: Path, width: int | None, nested: list[int]) -> None:
-    """Raises SetClipError unless the embeddings of a RUN can be cut to this width."""
-    if width is None or width in nested:
-        return
-    shown = argument("width")
-    if nested:
-        raise UsageError(
-            f"{shown} {width}: {run} was trained for the widths {', '.join(map(str, nested))}",
-            fix=f"choose one of them, or leave {shown} out",
-        )
-    raise UsageError(
-        f"{shown} {width}: the embeddings of {run} are not nested, so that their first values alone mean little",
-        fix=f"leave {shown} out, or train with --set projection.nested=[{width},...]",
-    )
 
 
 def _opened(dataset: Dataset | str | Path) -> Dataset:

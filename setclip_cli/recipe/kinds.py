@@ -36,7 +36,7 @@ def _in_words(kind: Any, limits: list[Any]) -> str:
         return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     if origin is list:
         item = _in_words(parts[0], [])
-        return f"a list of {item.replace('a number', 'numbers')}"
+        return f"a list of {item.replace('a number', 'numbers').replace('a whole number', 'whole numbers')}"
     if (isinstance(kind, type) and issubclass(kind, BaseModel)) or origin is dict:
         return "a table"
     told = " and ".join(_limit(limit) for limit in limits if isinstance(limit, Ge | Gt | Lt))

@@ -223,6 +223,7 @@ def test_a_file_has_to_state_its_version(tmp_path: Path) -> None:
             "objective.sdd.bandwidth: must be a number above 0 or a list of numbers above 0",
         ),
         ("towers.image.layer=x", "towers.image.layer: must be a whole number or best, found 'x'"),
+        ("projection.nested=64", "projection.nested: must be a list of whole numbers above 0, found 64"),
         ("train.loggers=['tensorbord']", "train.loggers: must be a list of tensorboard, wandb or mlflow"),
         (
             "objective.teacher.neighbours=0",

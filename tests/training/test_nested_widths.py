@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,8 @@ def test_embed_cuts_to_a_width_at_length_1_and_a_query_is_cut_too(world: Path, t
     [
         (["nested", "--width", 5], "was trained for the widths 4, 8, 16"),
         (["plain", "--width", 8], "are not nested"),
+        (["plain", "--width", 1], "fix: leave --width out\n"),  # heads of one value cannot be trained
+        (["plain", "--width", 4000], "have 48 values"),
         (["nested", "--width", 0], "--width"),
     ],
 )
@@ -87,6 +90,22 @@ def test_a_width_that_was_not_trained_is_refused(world: Path, tmp_path: Path, wh
     assert code == 2
     assert words in stderr
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "extra"), [("plus", ()), ("no-pairs", ("pairs=0",)), ("several", ("ensemble=2",))])
+def test_the_advice_about_a_width_trains_a_run_that_has_it(
+    world: Path, tmp_path: Path, name: str, extra: tuple[str, ...]
+) -> None:
+    code, _, stderr = align(world, tmp_path / name, "--set", "train.steps=2", *(f"--set={one}" for one in extra))
+    assert code == 0, stderr
+    code, _, stderr = invoke("embed", tmp_path / name, world / "data", "--out", tmp_path / "e", "--width", 8)
+    assert code == 2
+    words = shlex.split(stderr.partition("train a RUN with this width: ")[2].splitlines()[0])
+    named = {"DATASET": str(world / "data"), "NEW_RUN": str(tmp_path / "new")}
+    run_ok(*(named.get(word, word) for word in words[1:]))
+    run_ok("embed", tmp_path / "new", world / "data", "--out", tmp_path / "e", "--width", 8)
+    assert open_embeddings(tmp_path / "e").index.dim == 8
 
 
 def test_a_report_has_the_quality_of_each_width(world: Path, tmp_path: Path) -> None:
