@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -43,7 +43,9 @@ def same_threads() -> Iterator[None]:
 
 
 def write_map(embeddings: Embeddings) -> Path:
-    """Writes the map of all rows of all modalities, with UMAP if it is installed, else with PCA.
+    """Writes the map of all rows of all modalities, with UMAP if it is installed, else with PCA; says which.
+
+    A map of the same rows by the same method is kept.
 
     Returns:
         The file: a line a row, with modality, split, id, x and y, in the order of the modalities and their shards.
@@ -51,11 +53,21 @@ def write_map(embeddings: Embeddings) -> Path:
     Raises:
         SetClipError: a shard cannot be read, or the file cannot be written.
     """
+    path = embeddings.root / MAP_NAME
+    enough = sum(shard.rows for name in embeddings.modalities() for shard in embeddings.shards(name)) > NEIGHBOURS
+    with_umap = enough and importlib.util.find_spec("umap") is not None
+    method = "umap" if with_umap else "pca"
+    found = None
+    with suppress(SetClipError):  # a damaged map is made anew
+        found = read_map(embeddings)
+    kept = found is not None and found[1] == method
+    note(f"note: {path} {'is kept; it was' if kept else 'is'} made with {method.upper()}")
+    if enough and not with_umap:
+        note("note: UMAP shows more than PCA: pip install 'setclip[maps]', and run the command again")
+    if kept:
+        return path
     vectors = {name: unit_vectors(embeddings, name, None) for name in embeddings.modalities()}
     joined = np.concatenate([np.asarray(values) for values in vectors.values()])
-    with_umap = importlib.util.find_spec("umap") is not None and len(joined) > NEIGHBOURS
-    if not with_umap and len(joined) > NEIGHBOURS:
-        note("note: the map is made with PCA; UMAP shows more: pip install 'setclip[maps]', and run the command again")
     places = _umap(joined) if with_umap else principal_plane(joined)
     shards = [shard for name in vectors for shard in embeddings.shards(name)]
     tables = [embeddings.read(shard, ["id"]) for shard in shards]
@@ -67,8 +79,7 @@ def write_map(embeddings: Embeddings) -> Path:
             "x": pa.array(places[:, 0]),
             "y": pa.array(places[:, 1]),
         }
-    ).replace_schema_metadata({_SHARDS: _hash_of(embeddings), _METHOD: "umap" if with_umap else "pca"})
-    path = embeddings.root / MAP_NAME
+    ).replace_schema_metadata({_SHARDS: _hash_of(embeddings), _METHOD: method})
     with atomic.atomic_path(path) as temporary:
         pq.write_table(table, temporary)
     return path

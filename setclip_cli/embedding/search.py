@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setclip_cli.console import note, text_of_lines, visible
-from setclip_cli.dataset.dataset import Dataset, Shard, open_dataset
 from setclip_cli.dataset.modality import Modality, singular
-from setclip_cli.embedding.embeddings import INDEX_NAME, EmbeddedShard, Embeddings, open_embeddings
+from setclip_cli.embedding.embedded_dataset import dataset_of, source_shard
+from setclip_cli.embedding.embeddings import Embeddings, open_embeddings
 from setclip_cli.embedding.hit_probabilities import hit_probabilities
 from setclip_cli.embedding.options import SearchOptions
 from setclip_cli.embedding.query_tower import open_query_tower
 from setclip_cli.embedding.vectors import open_rows
-from setclip_cli.errors import ExitCode, SetClipError, UsageError, argument, translated
+from setclip_cli.errors import ExitCode, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
 from setclip_cli.files.recognize import head_of
-from setclip_cli.files.what_is import what_is
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.remote.copies import local_path
 
@@ -262,26 +261,6 @@ def residues(query: str) -> str:
     return "".join(query.split()).removesuffix("*").upper()
 
 
-def dataset_of(embeddings: Embeddings, data: Path | None, *, needed: bool) -> Dataset | None:
-    """The DATASET that was embedded: where the user says, or where embeddings.json says, if it is still there."""
-    try:
-        root = data or local_path(embeddings.index.dataset)
-    except SetClipError as error:
-        if needed:
-            raise
-        note(f"note: {error.problem}; {embeddings.root / INDEX_NAME} names it, so only ids and labels are shown")
-        return None
-    found = what_is(root)
-    if data is not None or found.kind == "dataset":
-        return open_dataset(root)
-    problem = f"{root}: {found.words}; {embeddings.root / INDEX_NAME} names it as the DATASET that was embedded"
-    if needed:
-        moved = f"if the DATASET was moved, give its new path with {argument('data')}"
-        raise SetClipError(problem, fix=f"{moved}; else put it back")
-    note(f"note: {problem}, so only ids and labels are shown. If it was moved, give its new path with --data")
-    return None
-
-
 def _image_at(path: str) -> bytes:
     fix = f"give the path of an image, or say what the query is with {argument('query_modality', '--as')}"
     with translated(f"query {path[:60]!r}", OSError, found="cannot be read", fix=fix, exit_code=ExitCode.USAGE):
@@ -323,17 +302,6 @@ def _look_up(
         if isinstance(payload, bytes):
             found.append(payload)
     return hits, found
-
-
-def source_shard(dataset: Dataset, shard: EmbeddedShard) -> Shard:
-    """The shard of the DATASET that was embedded. Raises SetClipError if it is not there, or has changed."""
-    for source in dataset.index.shards:
-        if source.path == shard.path and source.sha256 == shard.input_sha256:
-            return source
-    raise SetClipError(
-        f"{dataset.root}: does not hold the {shard.path} that was embedded",
-        fix=f"name the DATASET that was embedded with {argument('data')}, or embed again",
-    )
 
 
 def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, columns: int = 5) -> bytes:

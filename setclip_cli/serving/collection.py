@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from setclip_cli.console import visible
-from setclip_cli.embedding.search import source_shard
+from setclip_cli.embedding.embedded_dataset import source_shard
 from setclip_cli.embedding.vectors import open_rows, unit_vectors
 from setclip_cli.serving.bodies import Shown
 from setclip_cli.serving.index import Index, SmallIndex, WholeIndex

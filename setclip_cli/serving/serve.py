@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from setclip_cli.console import note, text_of_lines, warning
+from setclip_cli.embedding.embedded_dataset import dataset_of
 from setclip_cli.embedding.embeddings import open_embeddings
-from setclip_cli.embedding.search import dataset_of
 from setclip_cli.errors import UsageError, argument, translated
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of

@@ -101,7 +101,7 @@ def _metadata(table: pa.Table) -> dict[str, Any]:
     embedding = {"data": {"x": "x", "y": "y", "category": "modality", **shown}}
     props = {
         "data": data,
-        "defaultChartsConfig": {"embedding": embedding},
+        "defaultChartsConfig": {"embedding": embedding, "exclude": ["id", "picture"]},  # all values differ
         "initialState": {"columnStyles": {"picture": {"renderer": "image", "display": "full"}, **_HIDDEN}},
     }
     return {"props": props, "database": {"type": "wasm", "load": True}}

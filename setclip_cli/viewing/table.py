@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from setclip_cli.console import note, visible
+from setclip_cli.embedding.embedded_dataset import source_shard
 from setclip_cli.embedding.map import principal_plane, read_map
-from setclip_cli.embedding.search import source_shard
 from setclip_cli.embedding.vectors import unit_vectors
 from setclip_cli.web.rows import Rows
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setclip_cli.console import note, text_of_lines
+from setclip_cli.embedding.embedded_dataset import dataset_of
 from setclip_cli.embedding.embeddings import open_embeddings
-from setclip_cli.embedding.search import dataset_of
 from setclip_cli.options import path_of
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.viewing.app import view_app, viewer_files

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,14 @@ def test_embed_writes_a_map_beside_the_shards_and_view_reads_it(
     before = (out / MAP_NAME).read_bytes()
     told = json.loads(run_ok("embed", world / "run", world / "data", "--out", out, "--map", "--json"))
     assert (told["made"], (out / MAP_NAME).read_bytes()) == (0, before)
+    changed = (out / MAP_NAME).stat().st_mtime_ns
+    _, _, said = invoke("embed", world / "run", world / "data", "--out", out, "--map")
+    assert f"{out / MAP_NAME} is kept; it was made with PCA" in said
+    assert (out / MAP_NAME).stat().st_mtime_ns == changed
+    (out / MAP_NAME).write_bytes(b"PAR1 no map")
+    _, _, said = invoke("embed", world / "run", world / "data", "--out", out, "--map")
+    assert f"{out / MAP_NAME} is made with PCA" in said
+    assert (out / MAP_NAME).read_bytes() == before
     run_ok("verify", out)
     assert "pip install" in invoke("embed", world / "run", world / "data", "--out", out, "--map")[2]
 
@@ -129,6 +139,31 @@ def test_the_page_needs_the_token_and_gives_the_table_and_the_pictures(world: Pa
         assert client.ask("POST", "/data/query", {"sql": "select 1"})[0] == 404
         assert client.ask("POST", "/data/cache/x", {"a": 1})[0] == 204
         assert client.ask("GET", "/data/cache/x")[0] == 404
+
+
+def test_a_dataset_that_is_not_where_the_user_says_is_told_with_where_it_was(world: Path, viewer: Path) -> None:
+    for place in (world / "nosuch", world / "run"):
+        code, _, said = invoke("view", world / "embeddings", "--data", place, "--no-browser")
+        assert code == 3
+        assert f"error: {place}: " in said
+        assert f"fix: give --data the path of the DATASET that was embedded; it was in {world / 'data'}" in said
+
+
+def test_the_page_starts_without_torch(world: Path) -> None:
+    """Its import is the longest part of the start, and nothing here needs it."""
+    code = f"""
+import sys
+from pathlib import Path
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.embedding.embeddings import open_embeddings
+from setclip_cli.viewing import view
+view.view_app(*view.table_of(
+    open_embeddings(Path({str(world / "embeddings")!r})), None, open_dataset({str(world / "data")!r}), pictures="/x"
+), Path({str(world)!r}), port=1, token="x")
+print([name for name in ("torch", "timm", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_without_the_viewer_one_line_says_what_to_install(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

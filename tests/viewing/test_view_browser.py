@@ -44,6 +44,8 @@ def test_the_map_opens_without_a_network_and_shows_texts_as_text(
         page.get_by_text("modality", exact=True).first.wait_for()
         page.get_by_text(HOSTILE[2]).first.wait_for()  # in the table
         page.locator("canvas").first.wait_for()
+        for name in ("id", "picture"):  # in the table; a panel that counts them would say 1 for each
+            assert page.get_by_text(name, exact=True).count() == 1
         pictures = page.locator("img[src*='/picture/image/']")
         pictures.first.wait_for()
         width = pictures.first.evaluate("(image) => image.decode().then(() => image.naturalWidth)")
