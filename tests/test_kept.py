@@ -91,3 +91,19 @@ def test_a_report_on_rows_of_one_class_or_on_those_trained_on_says_so(kept: Path
         *("evaluate", "run", "dataset", "--out", "again", "--baselines", "none", "--split", "train")
     )
     assert (code, "WARNING: run: the rows of split train were used for training too" in stderr) == (0, True)
+
+
+def test_nothing_is_written_into_a_run_a_dataset_or_embeddings(kept: Path) -> None:
+    commands = {
+        "run/export": ("export", "run", "--to", "safetensors"),
+        "dataset/embeddings": ("embed", "run", "dataset"),
+        "embeddings/report": ("evaluate", "embeddings", "dataset", "--relevance", "label"),
+        "run/report": ("evaluate", "run", "dataset"),
+        "dataset/run": ("align", "run/recipe.toml", "--data", "dataset"),
+        "dataset/dataset": ("ingest", "image=dataset", "--modality", "image"),
+    }
+    for out, words in commands.items():
+        code, _, stderr = invoke(*words, "--out", out)
+        assert code in (2, 3), (out, stderr)
+        assert f"is inside {kept / out.partition('/')[0]}, which is" in stderr or out == "dataset/dataset", stderr
+        assert not (kept / out).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,14 @@ from setclip_cli.files.lock import LOCK_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+# The index of each folder whose files are all listed -> what the folder is, and keys of the index.
+_WHOLE = {
+    "config.json": ("a RUN", {"schema_version", "method", "towers", "dataset_sha256"}),
+    "dataset.json": ("a DATASET", {"schema_version", "shards"}),
+    "embeddings.json": ("EMBEDDINGS", {"schema_version", "shards", "towers"}),
+}
 
 
 def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
@@ -26,13 +35,15 @@ def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
         marks: Names of files and folders, one of which is there as soon as the command has begun to write.
 
     Raises:
-        SetClipError: ``out`` is a file, cannot be read, or holds other things; or a link in it leads out of it; or its
-            name is not UTF-8, which the files that name it could not hold.
+        SetClipError: ``out`` is a file, cannot be read, or holds other things; or it is inside a RUN, a DATASET or
+            EMBEDDINGS; or a link in it leads out of it; or its name is not UTF-8, which the files that name it could
+            not hold.
     """
     try:
         os.fspath(out).encode()
     except UnicodeEncodeError as error:
         raise SetClipError(f"{out}: the name is not UTF-8", fix=f"choose another {argument('out')}") from error
+    _refuse_inside_ours(out)
     try:
         names = {path.name for path in out.iterdir() if path.name != LOCK_NAME and not is_temporary(path.name)}
     except FileNotFoundError:
@@ -58,6 +69,26 @@ def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
         f"{out}: exists but is not {what} ({found})",
         fix=f"choose another {argument('out')}, or remove it yourself; nothing was changed",
     )
+
+
+def _refuse_inside_ours(out: Path) -> None:
+    """Refuses a folder in a RUN, a DATASET or EMBEDDINGS: `verify` would find files there that are listed nowhere."""
+    for above in Path(os.path.realpath(out)).parents:  # unlike resolve, for a loop of links too
+        for name, (kind, keys) in _WHOLE.items():
+            if _has_keys(above / name, keys):
+                raise SetClipError(
+                    f"{out}: is inside {above}, which is {kind}; nothing else is written there",
+                    fix=f"choose {argument('out')} beside it, such as {above.with_name(f'{above.name}-{out.name}')}",
+                )
+
+
+def _has_keys(path: Path, keys: set[str]) -> bool:
+    """Whether a file is the index of a folder of ours. Other programs write files of the same names."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and keys <= content.keys()
 
 
 def _refuse_links_out(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,31 @@ def test_a_file_is_refused_and_a_file_above_is_named_by_the_lock(tmp_path: Path)
     refuse_foreign(tmp_path / "file" / "run", "a RUN folder", [])
     with pytest.raises(SetClipError, match="cannot be written to"), exclusive(tmp_path / "file" / "run"):
         pass
+
+
+INDEXES = {
+    "config.json": {"schema_version": 1, "method": "clip", "towers": {}, "dataset_sha256": "0"},
+    "dataset.json": {"schema_version": 2, "shards": []},
+    "embeddings.json": {"schema_version": 1, "shards": [], "towers": {}},
+}
+
+
+@pytest.mark.parametrize("below", ["new", "checkpoints/deep/new"])
+@pytest.mark.parametrize("index", INDEXES)
+def test_nothing_is_written_into_a_folder_whose_files_are_all_listed(tmp_path: Path, index: str, below: str) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / index).write_text(json.dumps(INDEXES[index]))
+    (tmp_path / "link").symlink_to(whole)
+    for out in (whole / below, tmp_path / "link" / below):
+        with pytest.raises(SetClipError, match=f"is inside {whole}, which is ") as caught:
+            refuse_foreign(out, "an export", ["mark"])
+        assert caught.value.fix == f"choose out beside it, such as {whole}-new"
+    assert [path.name for path in whole.iterdir()] == [index]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"towers": 3}', '{"shards": []}'])
+@pytest.mark.parametrize("index", INDEXES)
+def test_an_index_of_another_program_is_no_reason(tmp_path: Path, index: str, content: str) -> None:
+    (tmp_path / index).write_text(content)
+    refuse_foreign(tmp_path / "new", "an export", ["mark"])
