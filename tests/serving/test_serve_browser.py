@@ -64,7 +64,7 @@ def test_a_person_types_words_drops_a_picture_and_searches_with_a_row(window: Se
     assert "7 of 7 image rows" in page.locator("#status").inner_text()
     assert page.locator("#why").inner_text() == "no probabilities"
     page.click("#why summary")
-    assert "setclip" in page.locator("#why-text").inner_text()
+    assert "the RUN was trained on" in page.locator("#why-text").inner_text()
     width = page.locator(".hit img").first.evaluate("(image) => image.decode().then(() => image.naturalWidth)")
     assert width == 64
     page.evaluate(DROP, ["photo.jpg", base64.b64encode(tiny.jpeg(3)).decode()])
