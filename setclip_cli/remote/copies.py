@@ -77,7 +77,7 @@ def copy_of(place: Place, part: Callable[[str], bool] = lambda _name: True) -> P
             entries = committed(store, store.entries())
             entries = {name: entry for name, entry in entries.items() if not is_ours(name)}
             if not entries:
-                raise SetClipError(f"{place.shown}: no such file or folder", fix="check the name")
+                raise SetClipError(f"{place.shown}: no such file or folder", fix=_where_to_look(place))
             return _copied(store, entries, part)
         except ChangedError as error:
             changed = error
@@ -85,6 +85,15 @@ def copy_of(place: Place, part: Callable[[str], bool] = lambda _name: True) -> P
         f"{place.inside(str(changed)).shown if str(changed) else place.shown}: changes while it is read",
         fix="wait until it is complete, and run the command again",
     )
+
+
+def _where_to_look(place: Place) -> str:
+    if place.scheme in ("http", "https"):
+        return (
+            "check the address. A web server does not list a folder: give the address of one file, such as a .tar or "
+            ".zip of the folder, or of a DATASET, EMBEDDINGS or a RUN"
+        )
+    return "check the name"
 
 
 def folder_of(store: Store) -> Path:

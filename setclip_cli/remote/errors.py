@@ -79,9 +79,10 @@ def trouble(place: Place, error: BaseException, what: str) -> RemoteError:
         )
     if isinstance(error, FileNotFoundError) or number == errno.ENOENT:
         if any(one in words for one in _MISSING_BUCKET):
+            bucket = place.path.partition("/")[0]  # not the file in it: a command may write files of its own first
             return RemoteError(
-                f"{place.shown}: cannot {what}: there is no bucket {place.path.partition('/')[0]!r}",
-                fix="check its name; setclip makes no buckets",
+                f"{place.scheme}://{bucket}: cannot {what}: there is no bucket {bucket!r}",
+                fix="check the name of the bucket, or make it first; setclip makes no buckets",
             )
         return RemoteError(f"{place.shown}: no such file or folder", fix="check the name")
     said = scrubbed(first_line(error)) or kind
