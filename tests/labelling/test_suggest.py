@@ -195,7 +195,7 @@ def test_one_side_alone_and_a_folder_of_other_things_are_refused(tmp_path: Path)
     assert (code, "not a SHEET folder" in stderr) == (3, True)
     small_world.run_ok("ingest", f"radar={tmp_path / 'radar.parquet'}", "--kind", "vector", "--out", tmp_path / "one")
     code, _, stderr = small_world.invoke("suggest", tmp_path / "one", "--out", tmp_path / "s")
-    assert (code, "add the other side" in stderr) == (2, True)
+    assert (code, "add the other side" in stderr) == (3, True)
 
 
 def test_a_run_shows_its_likely_partners_and_says_where_it_is_unsure(tmp_path: Path) -> None:
