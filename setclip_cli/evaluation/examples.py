@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from setclip_cli.dataset.descriptions import read_description
 from setclip_cli.evaluation.similarity import distinct_rows
 from setclip_cli.pixels.rgb import open_shown
 
@@ -38,7 +38,6 @@ SHOWN_COLUMNS: dict[RowKind, list[str]] = {
     "text": ["id", "text"],
     "vector": ["id"],
 }
-_UNIPROT_FIELDS = re.compile(r" OS=.*", re.DOTALL)  # organism, gene and versions, after the name in a FASTA header
 
 
 @dataclass(frozen=True)
@@ -172,11 +171,9 @@ def displayed(kind: RowKind, table: pa.Table, place: int) -> dict[str, Any]:
         return {"text": text if len(text) <= _LETTERS_SHOWN else text[: _LETTERS_SHOWN - 1].rstrip() + "…"}
     sequence = table["sequence"][place].as_py()
     first = sequence[:_RESIDUES_SHOWN] + ("…" if len(sequence) > _RESIDUES_SHOWN else "")
-    return {
-        "residues": first,
-        "length": table["length"][place].as_py(),
-        "text": _UNIPROT_FIELDS.sub("", table["description"][place].as_py() or ""),
-    }
+    said = read_description(table["description"][place].as_py() or "")
+    facts = (said.organism, said.enzyme, f"{table['length'][place].as_py():,} residues")
+    return {"residues": first, "facts": " · ".join(filter(None, facts)), "text": said.name}
 
 
 def _thumbnail(encoded: bytes) -> str:

@@ -55,8 +55,8 @@ def sheet_csv(names: tuple[Modality, Modality], side: int, asked: Sequence[Asked
 def _in_a_line(shown: dict[str, Any]) -> str:
     """What a row says, in one line without control characters."""
     text = " ".join(visible(" ".join(str(shown.get("text") or "").split())).split())
-    if "length" in shown:
-        text = f"{text}, {shown['length']:,} residues".removeprefix(", ")
+    if "facts" in shown:
+        text = f"{text}, {visible(shown['facts'])}".removeprefix(", ")
     return text if len(text) <= _SHOWN_LETTERS else text[: _SHOWN_LETTERS - 1] + "…"
 
 

@@ -105,6 +105,7 @@ class Shown(_Body):
     text: str | None = None
     name: str | None = None
     organism: str | None = None
+    enzyme: str | None = None
     residues: str | None = None
     length: str | None = None
     size: str | None = None

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from setclip_cli.console import visible
+from setclip_cli.dataset.descriptions import read_description
 from setclip_cli.errors import SetClipError
 from setclip_cli.pixels.rgb import open_shown
 
@@ -41,7 +42,6 @@ _SEARCHED: dict[RowKind, list[str]] = {
     "vector": [],
 }
 _WHOLE = r"(?:^|[^\pL\pN])%s(?:$|[^\pL\pN])"  # \b of RE2 knows ASCII letters alone
-_UNIPROT = re.compile(r"(?P<name>.*?) OS=(?P<organism>.*?)(?: [A-Z]{2}=.*)?", re.DOTALL)
 
 
 class Rows:
@@ -85,8 +85,8 @@ class Rows:
         elif self.kind == "text":
             found["text"] = _cut(values["text"], LETTERS)
         elif self.kind == "protein":
-            name, organism = _name_and_organism(values["description"] or "")
-            found |= {"name": _cut(name, LETTERS), "organism": _cut(organism, LETTERS)}
+            said = read_description(values["description"] or "")
+            found |= {part: _cut(text, LETTERS) for part, text in said._asdict().items()}
             found |= {"residues": _cut(values["sequence"], RESIDUES), "length": f"{values['length']:,} residues"}
         return found
 
@@ -185,12 +185,6 @@ def _all_hold(texts: list[pa.ChunkedArray], parts: list[str], *, whole: bool) ->
 
 def _cut(text: str, letters: int) -> str:
     return visible(text if len(text) <= letters else text[: letters - 1].rstrip() + "…")
-
-
-def _name_and_organism(description: str) -> tuple[str, str]:
-    """Of a description as UniProt writes it; another one is all name."""
-    found = _UNIPROT.fullmatch(description)
-    return (found["name"], found["organism"]) if found else (description, "")
 
 
 def _small(content: bytes, longest: int, name: str) -> bytes:

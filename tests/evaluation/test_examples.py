@@ -25,9 +25,12 @@ def test_a_protein_shows_its_name_its_length_and_its_first_residues(tmp_path):
     atomic.write_json(tmp_path / INDEX_NAME, DatasetIndex(shards=[shard]).model_dump())
     side = Side("protein", "protein", ["P1", "P2"], [None, None], ["P1", "P2"], ["a", "b"])
     shown = examples.displayed_rows(open_dataset(tmp_path), side, "test", {0, 1})
-    assert (shown[0]["text"], shown[0]["length"]) == ("Probable kinase (EC 2.7.1.-)", 120)
+    assert (shown[0]["text"], shown[0]["facts"]) == (
+        "Probable kinase (EC 2.7.1.-)",
+        "Treponema pallidum · 120 residues",
+    )
     assert shown[0]["residues"] == "MKV" * 10 + "…"
-    assert (shown[1]["text"], shown[1]["residues"]) == ("", "MKV")
+    assert (shown[1]["text"], shown[1]["facts"], shown[1]["residues"]) == ("", "3 residues", "MKV")
 
 
 def test_a_negative_number_has_a_minus_sign_and_its_interval_says_to():

@@ -65,7 +65,7 @@ function words(row, withId = true) {
   if (row.kind === "text") lines.push(make("span", { className: "text", textContent: row.text }));
   if (row.kind === "protein") {
     lines.push(make("span", { className: "text", textContent: row.name || row.id }));
-    const facts = [row.organism, row.length].filter(Boolean).join(" · ");
+    const facts = [row.organism, row.enzyme, row.length].filter(Boolean).join(" · ");
     lines.push(make("div", { className: "small", textContent: facts }));
     lines.push(make("span", { className: "residues", textContent: row.residues }));
   }

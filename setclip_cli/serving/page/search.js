@@ -159,7 +159,8 @@ function card(hit, modality) {
   if (shown.text) lines.push(make("div", { className: "text", textContent: shown.text }));
   if (shown.kind === "protein") {
     lines.push(make("div", { className: "text", textContent: shown.name || shown.id }));
-    lines.push(make("div", { className: "small", textContent: [shown.organism, shown.length].filter(Boolean).join(" · ") }));
+    const facts = [shown.organism, shown.enzyme, shown.length].filter(Boolean).join(" · ");
+    lines.push(make("div", { className: "small", textContent: facts }));
     lines.push(make("div", { className: "residues", textContent: shown.residues }));
   }
   const facts = [shown.id, hit.label, shown.size?.replaceAll(" ", "\u00a0")].filter(Boolean).join(" · ");
