@@ -244,7 +244,7 @@ class Train(Section):
     """What computes the kernel sums of sdd and mk_mmd: triton is for CUDA GPUs; auto takes it if it agrees with plain
     torch on the first batch, and says so."""
     compile: bool = False
-    """Compile tuned towers: the first steps take minutes, the others are faster."""
+    """Compile tuned towers: the first steps take minutes; whether the others are faster depends on the machine."""
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
     """Where metrics go besides metrics.jsonl. Weights are never sent."""
     map_every: NonNegativeInt = 100
