@@ -31,7 +31,7 @@ class _File(NamedTuple):
 
 
 def obtain(from_folder: Path | None) -> Path:
-    """The path of Swiss-Prot. The weights are in the cache of ESM-2 then, and both backbones load.
+    """The path of Swiss-Prot. The weights are in the cache of ESM-2 then, and they load.
 
     Args:
         from_folder: Where the user has put the files; nothing is downloaded then.
@@ -48,13 +48,16 @@ def obtain(from_folder: Path | None) -> Path:
     given = swiss_prot.cached
     text = locate_weights(TEXT_BACKBONE)
     if from_folder is not None:
+        if not from_folder.is_dir():
+            raise SetClipError(f"{from_folder}: is not a folder", fix=f"check {argument('from_folder', '--from')}")
         missing = [one for one in (weights, swiss_prot) if not _is_there(one, from_folder)]
         if missing:
             names = " and ".join(one.name for one in missing)
             raise SetClipError(f"{from_folder}: {names} {_are(missing)} not in this folder", fix=_bring(missing, text))
-        if (from_folder / swiss_prot.name).is_file():
-            given = from_folder / swiss_prot.name
-            verify(wanted, given, remember=False)  # write nothing into the user's folder
+        if (brought := _in_folder(swiss_prot, from_folder)) is not None:
+            given = brought
+            if given.name == wanted.name:
+                verify(wanted, given, remember=False)  # write nothing into the user's folder
         if not weights.cached.is_file():
             _copy_weights(from_folder / weights.name, weights.cached)
     else:
@@ -74,13 +77,17 @@ def obtain(from_folder: Path | None) -> Path:
                 f"fetched: {error.marked()[0]}",
                 fix=_bring(missing, text),
             ) from error
-    for backbone, modality in ((PROTEIN_BACKBONE, "protein"), (TEXT_BACKBONE, "caption")):
-        load_backbone(backbone, modality=modality)  # what is wrong with it shows before Swiss-Prot is read
+    load_backbone(PROTEIN_BACKBONE, modality="protein")  # what is wrong with it shows before Swiss-Prot is read
     return given
 
 
 def _is_there(file: _File, folder: Path) -> bool:
-    return (folder / file.name).is_file() or file.cached.is_file()
+    return _in_folder(file, folder) is not None or file.cached.is_file()
+
+
+def _in_folder(file: _File, folder: Path) -> Path | None:
+    """The file in a folder, also if it was unpacked there."""
+    return next((path for path in (folder / file.name, folder / file.name.removesuffix(".gz")) if path.is_file()), None)
 
 
 def _are(files: list[_File]) -> str:
@@ -101,5 +108,8 @@ def _bring(missing: list[_File], text: Location) -> str:
 def _copy_weights(given: Path, cached: Path) -> None:
     """Copies weights to where every command finds them."""
     check_checkpoint(given)
-    atomic.make_folder(cached.parent)
-    atomic.write_bytes(cached, given.read_bytes())
+    try:
+        atomic.make_folder(cached.parent)
+        atomic.write_bytes(cached, given.read_bytes())
+    except WriteError as error:
+        raise error.with_fix("TORCH_HOME can name another folder") from error

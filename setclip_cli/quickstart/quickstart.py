@@ -20,11 +20,13 @@ from setclip_cli.console import note, visible
 from setclip_cli.dataset.dataset import Dataset, open_dataset
 from setclip_cli.embedding.embed import embed
 from setclip_cli.embedding.options import EmbedOptions
+from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.evaluate import evaluate
 from setclip_cli.evaluation.options import EvaluateOptions
 from setclip_cli.evaluation.report import Report, read_report
 from setclip_cli.files.folders import refuse_foreign
 from setclip_cli.files.lock import exclusive
+from setclip_cli.files.write_errors import WriteError
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
 from setclip_cli.options import path_of
@@ -103,13 +105,25 @@ def _make_proteins(source: Path, out: Path, options: QuickstartOptions) -> Datas
     """Proteins of Swiss-Prot, and what is written about the function of others."""
     made = source_folder.read_kept(source, "proteins", swiss_prot.RULES)
     if made is None:
-        made = swiss_prot.write_source(source, protein_files.obtain(options.from_folder))
+        made = _written(source, protein_files.obtain(options.from_folder), options)
     note(
         f"source   {source}: {made['proteins']:,} sequences, {made['texts']:,} texts, {made['pairs']} pairs, "
         f"{made['clusters']:,} clusters, from {made['entries']:,} entries"
     )
     ingest(source / "proteins.jsonl", out, IngestOptions(modality="protein"))
     return _with_captions(source / "functions.jsonl", source, out)
+
+
+def _written(source: Path, given: Path, options: QuickstartOptions) -> dict[str, Any]:
+    """The content of source.json. A download that cannot be used is ours: the user is told to remove it."""
+    try:
+        return swiss_prot.write_source(source, given)
+    except WriteError:
+        raise
+    except SetClipError as error:
+        if options.from_folder is not None and given.parent == options.from_folder:
+            raise
+        raise SetClipError(error.marked()[0], fix=f"rm {given}, then run the same command again") from error
 
 
 def _with_captions(captions: Path, source: Path, out: Path) -> Dataset:

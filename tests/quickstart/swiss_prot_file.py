@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import gzip
 import random
+from pathlib import Path
+
+from loopback import Server
+
+from setclip_cli.files.shipped import find
+from setclip_cli.ingest.manifest import load_manifest
+
+WEIGHTS, PROTEINS = "esm2_t6_8M_UR50D.pt", "uniprot_sprot.dat.gz"
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 VERBS = ("Binds", "Transports", "Hydrolyses", "Regulates", "Folds", "Methylates", "Protects", "Assembles")
@@ -68,3 +76,24 @@ def entries(count: int, *, seed: int = 0, longest: int = 90) -> list[str]:
 
 def packed(texts: list[str]) -> bytes:
     return gzip.compress("".join(texts).encode(), mtime=0)
+
+
+def flat_file(folder: Path, texts: list[str]) -> Path:
+    path = folder / PROTEINS
+    path.write_bytes(packed(texts))
+    return path
+
+
+def settings(server: Server, root: Path) -> dict[str, str]:
+    """The environment of a command that reaches this server and nothing else."""
+    [url] = load_manifest(find("manifests", "swiss_prot")).files[0].urls
+    closed = "http://127.0.0.1:9"
+    return {
+        "SETCLIP_MIRRORS": f"{url.rpartition('/')[0]}/={server.url}/",
+        "SETCLIP_ESM_URL": server.url,
+        "SETCLIP_CACHE": str(root / "cache"),
+        "TORCH_HOME": str(root / "torch"),
+        "HF_HUB_OFFLINE": "1",
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), closed),
+        **dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1"),
+    }

@@ -14,98 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 from loopback import Server
-from swiss_prot_file import entries, entry, packed
+from swiss_prot_file import PROTEINS, WEIGHTS, entries, entry, flat_file, settings
 
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.files.atomic import sha256_bytes
-from setclip_cli.files.shipped import find
-from setclip_cli.ingest.manifest import load_manifest
 from setclip_cli.ingest.protein_clusters import minhash_clusters
 from setclip_cli.quickstart import quickstart as module
 from setclip_cli.quickstart import swiss_prot
 from setclip_cli.quickstart.options import QuickstartOptions
-from setclip_cli.quickstart.quickstart import quickstart
+from setclip_cli.quickstart.quickstart import QuickstartResult, quickstart
 from setclip_cli.quickstart.swiss_prot import choose_proteins, write_source
-from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.verify.verify import verify
 
-WEIGHTS, PROTEINS = "esm2_t6_8M_UR50D.pt", "uniprot_sprot.dat.gz"
 MAP = "protein_to_caption/map"
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The two files, by their names."""
-    weights = tiny.esm2_checkpoint(tmp_path_factory.mktemp("esm2"))
-    return {WEIGHTS: weights.read_bytes(), PROTEINS: packed(entries(300))}
-
-
-def settings(server: Server, root: Path) -> dict[str, str]:
-    """The environment of a command that reaches this server and nothing else."""
-    [url] = load_manifest(find("manifests", "swiss_prot")).files[0].urls
-    closed = "http://127.0.0.1:9"
-    return {
-        "SETCLIP_MIRRORS": f"{url.rpartition('/')[0]}/={server.url}/",
-        "SETCLIP_ESM_URL": server.url,
-        "SETCLIP_CACHE": str(root / "cache"),
-        "TORCH_HOME": str(root / "torch"),
-        "HF_HUB_OFFLINE": "1",
-        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), closed),
-        **dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1"),
-    }
-
-
-@pytest.fixture
-def online(server: Server, published: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server has both files, and this process reaches it."""
-    server.files = {f"/{name}": content for name, content in published.items()}
-    for name, value in settings(server, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    return server
-
-
-@pytest.fixture
-def small(tmp_path: Path, tiny_sentence: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few methods, few steps, and a text model of random weights."""
-    path = tmp_path / "recipe.toml"
-    path.write_text(
-        f"""
-        schema_version = 2
-        method = "transport"
-        projection = {{ dim = 16, pca = 8 }}
-        train = {{ steps = 6, batch = 8, checkpoint_every = 3 }}
-        [towers.protein]
-        backbone = "esm:esm2_t6_8M_UR50D"
-        [towers.caption]
-        backbone = "sentence-transformers:all-MiniLM-L6-v2"
-        weights = {str(tiny_sentence)!r}
-        """
-    )
-    recipe = load_recipe(path)
-    monkeypatch.setattr(module, "METHODS", {"proteins": ("transport", "clip")})
-    monkeypatch.setattr(module, "SEEDS", (0,))
-    monkeypatch.setattr(module, "BASELINES", ("cca",))
-    monkeypatch.setattr(module, "load_recipe", lambda _: recipe)
-
-
-def run(out: Path, from_folder: Path | None = None) -> module.QuickstartResult:
+def run(out: Path, from_folder: Path | None = None) -> QuickstartResult:
     return quickstart(out, QuickstartOptions(domain="proteins", from_folder=from_folder))
 
 
-def as_text(result: module.QuickstartResult) -> str:
+def as_text(result: QuickstartResult) -> str:
     return json.dumps(result.report.content, sort_keys=True)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def flat_file(folder: Path, texts: list[str]) -> Path:
-    path = folder / PROTEINS
-    path.write_bytes(packed(texts))
-    return path
 
 
 @pytest.mark.slow
@@ -239,34 +173,6 @@ def test_the_same_file_gives_the_same_source(tmp_path: Path, monkeypatch: pytest
     # Another digest needs another mark in RULES, so that folders of the earlier rules are refused.
     assert swiss_prot.RULES == "swiss-prot-1"
     assert sha256_bytes(written) == "5eb9c46858532e5b84988a6e014b141a5c1408fdf4323d159b0f3f8a1844546f"
-
-
-@pytest.mark.parametrize("absent", [(WEIGHTS,), (PROTEINS,), (WEIGHTS, PROTEINS)])
-def test_without_a_network_one_message_names_all_files_and_where_they_are(
-    online: Server, published: dict[str, bytes], tmp_path: Path, absent: tuple[str, ...]
-) -> None:
-    online.files = {f"/{name}": content for name, content in published.items() if name not in absent}
-    if WEIGHTS not in absent:
-        with pytest.raises(SetClipError):
-            run(tmp_path / "first")  # the weights are here then
-    with pytest.raises(SetClipError) as caught:
-        run(tmp_path / "out")
-    problem, fix = caught.value.for_command_line()
-    missing = absent if WEIGHTS not in absent else (WEIGHTS, PROTEINS)  # nothing was tried after the first failure
-    for name in (WEIGHTS, PROTEINS):
-        assert (name in fix) == (name in missing)
-    assert problem.startswith(f"the quickstart of proteins needs {' and '.join(missing)}, which ")
-    assert f"{online.url}/{WEIGHTS}" in fix or WEIGHTS not in missing
-    assert "/uniprot_sprot.dat.gz" in fix
-    assert "--from" in fix
-
-
-def test_a_folder_without_the_files_names_them(online: Server, published: dict[str, bytes], tmp_path: Path) -> None:
-    (tmp_path / WEIGHTS).write_bytes(published[WEIGHTS])
-    with pytest.raises(SetClipError, match=r"uniprot_sprot\.dat\.gz is not in this folder") as caught:
-        run(tmp_path / "out", tmp_path)
-    assert WEIGHTS not in caught.value.fix
-    assert online.asked == []
 
 
 def test_a_folder_of_the_other_domain_is_refused(online: Server, small: None, tmp_path: Path) -> None:
