@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 _WIDE = 4096  # columns above which fewer rows decide the axes: a table of columns by columns takes 8 p² bytes
 
@@ -42,20 +47,69 @@ class FeatureTransform(nn.Module):
         centred /= centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
         mean = centred.mean(0)
         centred -= mean
-        largest = min(len(pool), pool.shape[1])
-        kept = _principal_axes(centred)[:, : min(axes or largest, largest)]
-        # An axis has no direction of its own: its largest entry is made positive, so that equal pools give equal axes.
-        kept = kept * torch.sign(kept.gather(0, kept.abs().argmax(0, keepdim=True)))
-        norm = (centred @ kept).norm(dim=1).mean()
-        transform = cls(pool.shape[1], kept.shape[1])
+        kept = _kept(_principal_axes(centred), len(pool), axes)
+        return cls._of(mean, kept, (centred @ kept).norm(dim=1).mean())
+
+    @classmethod
+    def fit_blocks(cls, blocks: Callable[[], Iterable[Tensor]], axes: int = 64) -> FeatureTransform:
+        """`fit` for a pool that is larger than memory, from all of its rows.
+
+        The covariance is the mean of the rows' products less the product of their mean, in double precision. Rows have
+        length 1, so this loses no more than the last few of 16 digits. Memory is that of a block and of two tables of
+        p by p.
+
+        Args:
+            blocks: Gives the (n, p) features from the start, a block of rows at a time. It is called twice.
+            axes: As `fit` takes it; the pool needs more rows than columns.
+
+        Raises:
+            ValueError: an empty pool, or NaN or inf in it.
+        """
+        count, total, products = 0, torch.zeros(0), torch.zeros(0, 0)
+        for block in blocks():
+            unit = _unit(block)
+            if not count:
+                total, products = unit.new_zeros(unit.shape[1]), unit.new_zeros(unit.shape[1], unit.shape[1])
+            count += len(unit)
+            total += unit.sum(0)
+            products.addmm_(unit.T, unit)
+        if not count or not bool(torch.isfinite(total).all()):
+            raise ValueError(f"FeatureTransform needs finite (n, p) features, n > 0; got {count} rows")
+        mean = total / count
+        covariance = products / count - torch.outer(mean, mean)
+        kept = _kept(torch.linalg.eigh(covariance)[1].flip(1), count, axes)
+        norms = sum(float(((_unit(block) - mean) @ kept).norm(dim=1).sum()) for block in blocks())
+        return cls._of(mean, kept, torch.tensor(norms / count, dtype=torch.float64))
+
+    @classmethod
+    def _of(cls, mean: Tensor, axes: Tensor, norm: Tensor) -> FeatureTransform:
+        transform = cls(*axes.shape)
         transform.mean.copy_(mean)
-        transform.axes.copy_(kept)
+        transform.axes.copy_(axes)
         transform.scale.copy_(1 / norm if norm > 1e-12 else torch.ones(()))
         return transform
 
     def forward(self, features: Tensor) -> Tensor:
         projected: Tensor = (F.normalize(features.to(self.mean.dtype), dim=1) - self.mean) @ self.axes * self.scale
         return projected
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """The rows in double precision, of length 1."""
+    rows = rows.double()
+    scaled: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return scaled
+
+
+def _kept(found: Tensor, rows: int, axes: int) -> Tensor:
+    """The first of these axes, as many as are asked for and as a pool of so many rows can have.
+
+    An axis has no direction of its own: its largest entry is made positive, so that equal pools give equal axes.
+    """
+    largest = min(rows, len(found))
+    kept = found[:, : min(axes or largest, largest)]
+    turned: Tensor = kept * torch.sign(kept.gather(0, kept.abs().argmax(0, keepdim=True)))
+    return turned
 
 
 def _principal_axes(centred: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from setclip_cli.dataset.band_scale import require_bands
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.errors import SetClipError
 from setclip_cli.evaluation.similarity import unit_rows
-from setclip_cli.features.frozen import frozen_features
+from setclip_cli.features.frozen import features_in_blocks
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
 
@@ -89,10 +89,11 @@ def _of_run(
         ):
             if identity not in backbones:
                 backbones[identity] = model.load_backbone(side.modality, initial=initial)
-            table = frozen_features(backbones[identity], dataset, side.modality, rows.split)
+            ids, blocks = features_in_blocks(backbones[identity], dataset, side.modality, rows.split)
             with torch.inference_mode():
-                embeddings = encoders[side.modality](table.features).float().cpu().numpy()
-            (before if initial else after).append(_in_order(model_folder.path, table.ids, embeddings, side))
+                parts = [encoders[side.modality](block).float().cpu().numpy() for block in blocks]
+            embeddings = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            (before if initial else after).append(_in_order(model_folder.path, ids, embeddings, side))
     return Sides(*after), Sides(*before)
 
 

@@ -16,18 +16,20 @@ from setclip_cli.backbones.vector import VectorBackbone, rows_read_by
 from setclip_cli.console import progress
 from setclip_cli.dataset.schemas import matrix_of
 from setclip_cli.errors import SetClipError
+from setclip_cli.features.mapped import LARGE_ROWS, FeatureRows, mapped_file
 from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.dataset.dataset import Dataset, Shard
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.features.mapped import MappedFile
 
 ROWS_PER_VIEW = 64  # rows in one pass of an augmented view
 ROWS_PER_CALL = 512  # rows encoded between two moves of the progress bar
@@ -69,7 +71,7 @@ def frozen_features(
     shards = dataset.shards(modality, split)
     for shard in progress(shards, label=f"{modality} features", unit="shard"):
         tables.append(dataset.read(shard, ["id", backbone.column]))
-        path = cache_place("features", f"{_key(backbone, shard)}.safetensors", cache_dir=cache_dir)
+        path = _place(backbone, shard, None, cache_dir)
         found = _cached(path, rows=shard.rows, dim=backbone.dim)
         if found is None:
             found = _compute(backbone, tables[-1], shard)
@@ -96,6 +98,74 @@ def _stored_vectors(backbone: VectorBackbone, dataset: Dataset, modality: Modali
     return FeatureTable(ids, features)
 
 
+def mapped_features(
+    backbone: Backbone,
+    dataset: Dataset,
+    modality: Modality,
+    split: str | None,
+    *,
+    view: int | None = None,
+    cache_dir: Path | None = None,
+) -> FeatureRows:
+    """Features of all rows of a split in memory maps, for pools that are larger than memory.
+
+    The maps are files of the cache. What it lacks is computed, a shard at a time; stored vectors are copied to it.
+
+    Args:
+        view: Number of an augmented view, see `augmented_features`.
+
+    Raises:
+        SetClipError: as `frozen_features`, or the cache does not take the files.
+    """
+    dataset.require_rows(modality, rows_read_by(backbone))
+    files = []
+    for shard in progress(dataset.shards(modality, split), label=f"{modality} features", unit="shard"):
+        path = _place(backbone, shard, view, cache_dir)
+        found = _mapped(path, shard, backbone)
+        if found is None:
+            _store_shard(backbone, dataset, shard, path, view)
+            found = _mapped(path, shard, backbone)
+        if found is None:
+            raise SetClipError(
+                f"{path}: changed while it was used", fix="run the same command again; it will be made again"
+            )
+        files.append(found)
+    return FeatureRows(files, backbone.dim)
+
+
+def features_in_blocks(
+    backbone: Backbone, dataset: Dataset, modality: Modality, split: str | None
+) -> tuple[list[str], Iterator[Tensor]]:
+    """The ids of a split and the features of its rows: of a large split a block at a time, else all at once.
+
+    Raises:
+        SetClipError: as `mapped_features` and `frozen_features`.
+    """
+    if sum(shard.rows for shard in dataset.shards(modality, split)) <= LARGE_ROWS:
+        table = frozen_features(backbone, dataset, modality, split)
+        return table.ids, iter([table.features])
+    ids: list[str] = dataset.table(modality, split, ["id"])["id"].to_pylist()
+    return ids, mapped_features(backbone, dataset, modality, split).blocks()
+
+
+def _mapped(path: Path, shard: Shard, backbone: Backbone) -> MappedFile | None:
+    return mapped_file(path, rows=shard.rows, dim=backbone.dim) if sealed.is_whole(path) else None
+
+
+def _store_shard(backbone: Backbone, dataset: Dataset, shard: Shard, path: Path, view: int | None) -> None:
+    """Computes the features of a shard and writes them to the cache. Raises SetClipError if it does not take them."""
+    table = dataset.read(shard, ["id", backbone.column])
+    counts = [0, 0, 0]
+    if isinstance(backbone, VectorBackbone):
+        features = torch.from_numpy(matrix_of(table[backbone.column]))
+    elif view is None:
+        features, counts = _compute(backbone, table, shard)
+    else:
+        features = _compute_view(backbone, table, shard, view)
+    _require_usable(backbone, shard, table["id"].to_pylist(), features)
+    _write(path, features, counts)
+
+
 def augmented_features(
     backbone: Backbone, dataset: Dataset, modality: Modality, split: str, *, view: int, cache_dir: Path | None = None
 ) -> Tensor:
@@ -109,23 +179,32 @@ def augmented_features(
     """
     parts = []
     for shard in dataset.shards(modality, split):
-        path = cache_place("features", f"{_key(backbone, shard)}-view-{view}.safetensors", cache_dir=cache_dir)
+        path = _place(backbone, shard, view, cache_dir)
         found = _cached(path, rows=shard.rows, dim=backbone.dim)
         if found is None:
             table = dataset.read(shard, ["id", backbone.column])
-            items, ids = table[backbone.column].to_pylist(), table["id"].to_pylist()
-            seeds = [int.from_bytes(hashlib.sha256(f"{view}:{name}".encode()).digest()[:4], "big") for name in ids]
-            features = torch.empty(len(items), backbone.dim)
-            starts = range(0, len(items), ROWS_PER_VIEW)
-            for start in progress(starts, label=f"{shard.path} view {view}", unit="batch"):
-                some = slice(start, start + ROWS_PER_VIEW)
-                with torch.inference_mode():
-                    features[some] = backbone.features(backbone.prepare(items[some], views=seeds[some])).cpu()
-            found = features, [0, 0, 0]
-            _require_usable(backbone, shard, ids, features)
+            found = _compute_view(backbone, table, shard, view), [0, 0, 0]
+            _require_usable(backbone, shard, table["id"].to_pylist(), found[0])
             _store(path, *found)
         parts.append(found[0])
     return torch.cat(parts)
+
+
+def _compute_view(backbone: Backbone, table: pa.Table, shard: Shard, view: int) -> Tensor:
+    items, ids = table[backbone.column].to_pylist(), table["id"].to_pylist()
+    seeds = [int.from_bytes(hashlib.sha256(f"{view}:{name}".encode()).digest()[:4], "big") for name in ids]
+    features = torch.empty(len(items), backbone.dim)
+    starts = range(0, len(items), ROWS_PER_VIEW)
+    for start in progress(starts, label=f"{shard.path} view {view}", unit="batch"):
+        some = slice(start, start + ROWS_PER_VIEW)
+        with torch.inference_mode():
+            features[some] = backbone.features(backbone.prepare(items[some], views=seeds[some])).cpu()
+    return features
+
+
+def _place(backbone: Backbone, shard: Shard, view: int | None, cache_dir: Path | None) -> Path:
+    of_view = "" if view is None else f"-view-{view}"
+    return cache_place("features", f"{_key(backbone, shard)}{of_view}.safetensors", cache_dir=cache_dir)
 
 
 def _key(backbone: Backbone, shard: Shard) -> str:
@@ -178,5 +257,10 @@ def _cached(path: Path, *, rows: int, dim: int) -> tuple[Tensor, list[int]] | No
 
 
 def _store(path: Path, features: Tensor, counts: list[int]) -> None:
-    with if_cache_takes_it(), sealed.writing(path, needs=features.nbytes) as temporary:
+    with if_cache_takes_it():
+        _write(path, features, counts)
+
+
+def _write(path: Path, features: Tensor, counts: list[int]) -> None:
+    with sealed.writing(path, needs=features.nbytes) as temporary:
         save_file({"features": features, "counts": torch.tensor(counts)}, temporary)

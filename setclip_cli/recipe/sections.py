@@ -224,6 +224,9 @@ class Train(Section):
     """How many steps."""
     batch: Annotated[int, Field(ge=2)] = 64
     """Unpaired rows of each modality in a step. 64 did as well as 256 and is four times cheaper."""
+    landmarks: Annotated[int, Field(ge=1000)] = 100_000
+    """Of a pool with more than twice as many rows: how many stand for it in graphs, fits in closed form and
+    probabilities. The steps draw from all rows."""
     balance: bool = False
     """Draw unpaired rows so that those near each known pair come up as often on either side."""
     pairs_per_batch: PositiveInt = 256

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from setclip_cli.sampling import generator, sample
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from setclip_cli.training.distributed import Group
     from setclip_cli.training.tower import TrainingTower
 
+    RowWeights = Tensor | Callable[[Tensor], Tensor]  # of all rows, or from the (n, p) transformed features of some
+
+CANDIDATES = 8  # rows of a large pool of which one is drawn by its weight
 PartName = Literal["unpaired", "paired", "second_view"]
 
 
@@ -51,7 +56,7 @@ class Batches:
         rows: int,
         paired_rows: int,
         second_views: bool,
-        row_weights: tuple[Tensor, Tensor] | None,
+        row_weights: tuple[RowWeights, RowWeights] | None,
     ) -> None:
         """Draws from the rows of two towers.
 
@@ -61,7 +66,8 @@ class Batches:
             rows: Unpaired rows of each side in a step.
             paired_rows: Known pairs in a step.
             second_views: Whether a step has a second view of the unpaired rows.
-            row_weights: (n,) and (m,) how often the rows of each side are drawn; None for equally often.
+            row_weights: How often the rows of each side are drawn: a number for each row, or what gives it for
+                some rows of a large pool. None for equally often.
         """
         self.towers, self.pairs, self.group = towers, pairs.cpu(), group
         self.seed, self.steps, self.members = seed, steps, members
@@ -91,15 +97,7 @@ class Batches:
             ]
         sides: list[SideBatch] = []
         for column, tower in enumerate(self.towers):
-            rows = sample(
-                len(tower.features),
-                self.rows,
-                step,
-                seed=self.seed,
-                stream=f"{tower.side}/{member}",
-                weights=self.row_weights[column],
-            )
-            rows = tower.by_length(rows)
+            rows = tower.by_length(self._unpaired(tower, self.row_weights[column], member, step))
             parts: SideBatch = {"unpaired": self._prepared(tower, rows)}
             if len(self.pairs):
                 parts["paired"] = self._prepared(tower, paired[:, column])
@@ -108,6 +106,19 @@ class Batches:
                 parts["second_view"] = self._prepared(tower, rows, view_seed)
             sides.append(parts)
         return sides[0], sides[1]
+
+    def _unpaired(self, tower: TrainingTower, weights: RowWeights | None, member: int, step: int) -> Tensor:
+        """The numbers of a step's unpaired rows.
+
+        Of a large pool with weights, ``CANDIDATES`` times as many rows are drawn, and then some of them by their
+        weights.
+        """
+        stream, count = f"{tower.side}/{member}", len(tower.pool)
+        if not callable(weights):
+            return sample(count, self.rows, step, seed=self.seed, stream=stream, weights=weights)
+        drawn = sample(count, CANDIDATES * self.rows, step, seed=self.seed, stream=stream)
+        own = weights(tower.compared(tower.inputs_of(drawn)))
+        return drawn[sample(len(drawn), self.rows, step, seed=self.seed, stream=f"{stream}/weighted", weights=own)]
 
     def _prepared(self, tower: TrainingTower, rows: Tensor, view_seed: int | None = None) -> BatchPart:
         """This rank's share of the rows, prepared chunk by chunk."""

@@ -13,6 +13,7 @@ from setclip_cli.methods.graph_teacher import pair_balance, teacher_coordinates
 from setclip_cli.training.batches import Batches
 from setclip_cli.training.distributed import Group
 from setclip_cli.training.kernel_choice import KernelChoice
+from setclip_cli.training.landmarks import NearLandmarks
 from setclip_cli.training.objective import build_objective
 from setclip_cli.training.schedules import rate_at
 from setclip_cli.training.tower import TrainingTower
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     from setclip_cli.encoders import Encoder
     from setclip_cli.recipe.recipe import Recipe
+    from setclip_cli.training.batches import RowWeights
     from setclip_cli.training.tower import InitialWeights, Pool
+    from setclip_cli.training.training import Coordinates
 
 
 def build_tower(recipe: Recipe, side: str, pool: Pool, *, start: Encoder | None = None) -> TrainingTower:
@@ -57,7 +60,8 @@ def build_training(
     """A training of which no step is taken yet.
 
     Args:
-        pairs: (b, 2) int64: the left and right rows of the known pairs; b may be 0.
+        pairs: (b, 2) int64: the known pairs as rows of both sides' features (of a large pool, its landmarks); b may
+            be 0.
         group: The processes that train together; None for this one alone.
         initial: Weights of another RUN to start from.
 
@@ -78,15 +82,19 @@ def build_training(
             tower.start_from(weights)
     device = left.features.device
     objective = build_objective(recipe.objective, pairs=len(pairs), nested=recipe.projection.nested).to(device)
-    coordinates = None
+    coordinates: tuple[Coordinates, Coordinates] | None = None
+    row_weights: tuple[RowWeights, RowWeights] | None = None
     if len(pairs) and ("teacher" in objective.terms or train.balance):
         neighbours = recipe.objective.teacher.neighbours
-        coordinates = teacher_coordinates(
+        found = teacher_coordinates(
             towers[0].features, towers[1].features, pairs, neighbours=None if neighbours == "auto" else neighbours
         )
+        guides = [_Guide(tower, own, balance=train.balance) for tower, own in zip(towers, found, strict=True)]
+        coordinates = guides[0].coordinates, guides[1].coordinates
+        row_weights = (guides[0].row_weights(), guides[1].row_weights()) if train.balance else None
     batches = Batches(
         towers,
-        pairs,
+        torch.stack([tower.row_numbers(own) for tower, own in zip(towers, pairs.T, strict=True)], dim=1),
         group,
         seed=recipe.seed,
         steps=train.steps,
@@ -94,9 +102,7 @@ def build_training(
         rows=train.batch,
         paired_rows=train.pairs_per_batch,
         second_views="self_supervised" in objective.terms,
-        row_weights=(pair_balance(coordinates[0]), pair_balance(coordinates[1]))
-        if coordinates and train.balance
-        else None,
+        row_weights=row_weights,
     )
     updater = Updater(
         towers[0].weights() | towers[1].weights(),
@@ -111,6 +117,23 @@ def build_training(
     )
     kernels = KernelChoice(train.kernels, device, group)
     return Training(towers, objective, batches, updater, group, kernels=kernels, coordinates=coordinates)
+
+
+class _Guide:
+    """What the walks from the known pairs say of the rows of a side."""
+
+    def __init__(self, tower: TrainingTower, coordinates: Tensor, *, balance: bool) -> None:
+        self._own = coordinates
+        self._weights = pair_balance(coordinates) if balance else None
+        large = tower.pool.large is not None
+        self._near = NearLandmarks(tower.features, coordinates, self._weights) if large else None
+
+    def coordinates(self, rows: Tensor, features: Tensor) -> Tensor:
+        return self._own[rows] if self._near is None else self._near.coordinates(features)
+
+    def row_weights(self) -> RowWeights:
+        assert self._weights is not None
+        return self._weights if self._near is None else self._near.weights
 
 
 def aligned_starts(

@@ -19,12 +19,15 @@ from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run.folder import check_out
 from setclip_cli.training.checks import require_rows
 from setclip_cli.training.known_pairs import KnownPairs, known_pairs, pair_rows, pairs_in_items
+from setclip_cli.training.landmarks import is_large
 from setclip_cli.training.loggers import check_loggers
 from setclip_cli.training.preconditions import check_init_from, check_tower, training_device
 from setclip_cli.training.tower_bands import tower_bands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pyarrow as pa
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
@@ -117,7 +120,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path | str, *, resume: boo
     problems: list[SetClipError] = []
     scales: list[str] = []  # of bands, for the notes
     rows: dict[Modality, int] = {}
-    ids: dict[Modality, list[str]] = {}
+    ids: dict[Modality, pa.ChunkedArray] = {}
     weights: dict[Modality, dict[str, Any]] = {}
     known, choice = KnownPairs([], [], by_item=False), None
     for modality in recipe.modalities():
@@ -137,7 +140,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path | str, *, resume: boo
         if info is None:
             continue
         try:
-            ids[modality] = dataset.table(modality, recipe.train.split, ["id"])["id"].to_pylist()
+            ids[modality] = dataset.table(modality, recipe.train.split, ["id"])["id"]
             rows[modality] = len(ids[modality])
             if scale := tower_bands(recipe, dataset, modality):
                 scales.append(f"the {modality} tower sees {scale.in_words()}")
@@ -194,7 +197,7 @@ def _check_validation(recipe: Recipe, dataset: Dataset) -> None:
     """Raises SetClipError if the recipe validates on a split that a side does not have, or that shares items."""
     if recipe.validation.every:
         split = recipe.validation.split
-        left, right = (dataset.table(modality, split, ["id"])["id"].to_pylist() for modality in recipe.modalities())
+        left, right = (dataset.table(modality, split, ["id"])["id"] for modality in recipe.modalities())
         pair_rows(pairs_in_items(dataset, split, recipe).pairs, left, right, split=split)
 
 
@@ -213,12 +216,20 @@ def _notes(recipe: Recipe, rows: dict[Modality, int], *, by_auto: bool) -> list[
         training_device(recipe)
     except SetClipError as error:
         machine.append(f"align cannot run on this machine: {error.problem}; fix: {error.fix}")
-    if recipe.method in TRAINING_FREE_METHODS:
+    closed = recipe.method in TRAINING_FREE_METHODS
+    of_all = "the axes and the steps are those of all rows, and graphs, fits in closed form and probabilities look"
+    large = [
+        f"{modality} has {count:,} rows: {f'method {recipe.method!r} looks' if closed else of_all} at "
+        f"{recipe.train.landmarks:,} of them, drawn by the seed (train.landmarks), and at those of known pairs"
+        for modality, count in rows.items()
+        if is_large(count, recipe.train.landmarks)
+    ]
+    if closed:
         # Who names such a method knows it; a baseline takes over the settings of a RUN that was trained.
         unused = [key for key in recipe.changed_keys() if key.startswith(OF_TRAINING)]
         unused += ["init_from"] if recipe.init_from is not None and not recipe.joint else []
         told = f"method {recipe.method!r} takes no training steps, so this has no effect: {', '.join(unused)}"
-        return [*machine, told] if unused and by_auto else machine
+        return [*machine, *large, *([told] if unused and by_auto else [])]
     one = [
         f"{modality} has 1 row: nothing on that side can be told apart"
         for modality, count in rows.items()
@@ -227,6 +238,7 @@ def _notes(recipe: Recipe, rows: dict[Modality, int], *, by_auto: bool) -> list[
     return (
         machine
         + one
+        + large
         + [
             f"train.batch = {recipe.train.batch} is more than the {count} {modality} rows: every step sees all of them"
             for modality, count in rows.items()

@@ -242,9 +242,9 @@ def _distances(recipe: Recipe, training: Training, heads: tuple[Composed, Compos
     """How far training moved the towers from their start: ``start_cosine/MODALITY``, the mean cosine over the pool."""
     found = {}
     for modality, tower, head in zip(recipe.modalities(), training.towers, heads, strict=True):
-        if tower.starts is not None and tower.pool.tuned is None:
+        if tower.starts and tower.pool.tuned is None:
             rows = sample(len(tower.inputs), START_ROWS, 0, seed=recipe.seed, stream=f"start/{tower.side}")
             moved = head.encoder(tower.inputs[rows].cpu())
-            starts = tower.starts[rows].cpu().repeat(1, 1 if recipe.ensemble_distil else recipe.ensemble)
+            starts = tower.started(tower.inputs[rows]).cpu().repeat(1, 1 if recipe.ensemble_distil else recipe.ensemble)
             found[f"start_cosine/{modality}"] = float(F.cosine_similarity(moved, starts).mean())
     return found

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import torch
 
 from setclip_cli.backbones.compiling import compile_blocks
 from setclip_cli.backbones.devices import resolve_training_precision
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.console import note
-from setclip_cli.features.frozen import augmented_features, frozen_features
+from setclip_cli.features.frozen import FeatureTable, augmented_features, frozen_features, mapped_features
 from setclip_cli.features.raw_rows import open_raw_rows
 from setclip_cli.remote.copies import local_path
 from setclip_cli.run.config import load_config
 from setclip_cli.run.model import load_model
 from setclip_cli.training.early_stopping import EarlyStopping, Validation, ValidationRows
-from setclip_cli.training.known_pairs import pair_rows, pairs_in_items
+from setclip_cli.training.known_pairs import numbers_of, pair_rows, pairs_between, pairs_in_items
+from setclip_cli.training.landmarks import LargePool, draw_landmarks, is_large
 from setclip_cli.training.preconditions import other_tower
 from setclip_cli.training.tower import InitialWeights, Pool, TunedBackbone
 
@@ -38,9 +40,9 @@ class SideInput:
 
     Attributes:
         identity: Of the backbone as it was found, before anything is trained.
-        ids: Of the unpaired rows, in the order of the features.
-        features: (n, p) float32 on the CPU.
-        pool: The same rows on the device of the training.
+        ids: Of the unpaired rows, in the order of the features; of a large pool those of its landmarks.
+        features: (n, p) float32 on the CPU, of the same rows.
+        pool: The same rows on the device of the training, and all rows of a large pool.
         validation: Held-out rows, if the recipe validates.
     """
 
@@ -59,15 +61,46 @@ def read_side(recipe: Recipe, dataset: Dataset, backbone: Backbone, *, announce:
     Features come from the cache, or from the backbone before its weights change.
     """
     modality, identity = backbone.modality, backbone.identity
-    table = frozen_features(backbone, dataset, modality, recipe.train.split)
+    table, large = _read_pool(recipe, dataset, backbone, recipe.train.split)
     validation = _validation_rows(recipe, dataset, backbone) if recipe.validation.every else None
     device = backbone.device
     features = table.features.to(device)
     if recipe.towers[modality].frozen:
-        pool = Pool(features, views=_views(recipe, dataset, backbone, device))
+        views = _views(recipe, dataset, backbone, device) if large is None else None
+        pool = Pool(features, views=views, large=large)
     else:
-        pool = Pool(features, tuned=_tuned(recipe, dataset, backbone, device, announce=announce))
+        pool = Pool(features, tuned=_tuned(recipe, dataset, backbone, device, announce=announce), large=large)
     return SideInput(modality, backbone, identity, table.ids, table.features, pool, validation)
+
+
+def _read_pool(
+    recipe: Recipe, dataset: Dataset, backbone: Backbone, split: str
+) -> tuple[FeatureTable, LargePool | None]:
+    """Ids and features of all rows of a split; of a large one those of its landmarks, and what reads the others."""
+    modality, landmarks = backbone.modality, recipe.train.landmarks
+    count = sum(shard.rows for shard in dataset.shards(modality, split))
+    if not is_large(count, landmarks):
+        return frozen_features(backbone, dataset, modality, split), None
+    left, right = recipe.modalities()
+    ids = dataset.table(modality, split, ["id"])["id"]
+    known = numbers_of(
+        ids,
+        (pair.left_id if modality == left else pair.right_id for pair in pairs_between(dataset, split, (left, right))),
+    )
+    chosen = draw_landmarks(
+        count,
+        torch.tensor(list(known.values()), dtype=torch.int64),
+        landmarks=landmarks,
+        seed=recipe.seed,
+        side="left" if modality == left else "right",
+    )
+    rows = mapped_features(backbone, dataset, modality, split)
+    views = tuple(
+        mapped_features(backbone, dataset, modality, split, view=view)
+        for view in range(_view_count(recipe) if recipe.towers[modality].frozen else 0)
+    )
+    table = FeatureTable(ids.take(pa.array(chosen.numpy())).to_pylist(), rows.take(chosen))
+    return table, LargePool(rows, chosen, views)
 
 
 def build_early_stopping(recipe: Recipe, dataset: Dataset, sides: Sequence[SideInput]) -> EarlyStopping | None:
@@ -124,10 +157,18 @@ def initial_weights(recipe: Recipe, sides: Sequence[SideInput]) -> tuple[Initial
 
 def _views(recipe: Recipe, dataset: Dataset, backbone: Backbone, device: torch.device) -> Tensor | None:
     """(k, n, p) features of augmented views; None if the recipe asks for none."""
-    term, split = recipe.objective.self_supervised, recipe.train.split
-    count = term.views if term.weight else 0
-    views = [augmented_features(backbone, dataset, backbone.modality, split, view=view) for view in range(count)]
+    split = recipe.train.split
+    views = [
+        augmented_features(backbone, dataset, backbone.modality, split, view=view)
+        for view in range(_view_count(recipe))
+    ]
     return torch.stack(views).to(device) if views else None
+
+
+def _view_count(recipe: Recipe) -> int:
+    """Augmented views of each row that the recipe asks for."""
+    term = recipe.objective.self_supervised
+    return term.views if term.weight else 0
 
 
 def _tuned(
@@ -145,9 +186,9 @@ def _tuned(
 
 def _validation_rows(recipe: Recipe, dataset: Dataset, backbone: Backbone) -> ValidationRows:
     modality, split = backbone.modality, recipe.validation.split
-    table = frozen_features(backbone, dataset, modality, split)
+    table, large = _read_pool(recipe, dataset, backbone, split)
     items = None
     if not recipe.towers[modality].frozen:
         raw_rows = open_raw_rows(dataset, modality, split, backbone.column)
-        items = raw_rows.take(range(len(raw_rows)))
+        items = raw_rows.take(range(len(raw_rows)) if large is None else large.landmarks.tolist())
     return ValidationRows(table.ids, table.features, items)

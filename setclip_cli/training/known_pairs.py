@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from setclip_cli.dataset.modality import plural
@@ -15,7 +17,7 @@ from setclip_cli.sampling import generator
 from setclip_cli.training.pair_items import describing_right, groups_of, items_of, require_one_split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -138,14 +140,20 @@ def pairs_between(dataset: Dataset, split: str | None, modalities: tuple[Modalit
     return [pair for pair in turned if (pair.left_modality, pair.right_modality) == (left, right)]
 
 
-def pair_rows(pairs: Sequence[Pair], left_ids: Sequence[str], right_ids: Sequence[str], *, split: str) -> Tensor:
+def pair_rows(
+    pairs: Sequence[Pair],
+    left_ids: Sequence[str] | pa.ChunkedArray,
+    right_ids: Sequence[str] | pa.ChunkedArray,
+    *,
+    split: str,
+) -> Tensor:
     """(b, 2) int64: for each pair the row of its left item and the row of its right item.
 
     Raises:
         SetClipError: a pair names an id that the split does not have.
     """
-    left = {name: row for row, name in enumerate(left_ids)}
-    right = {name: row for row, name in enumerate(right_ids)}
+    left = numbers_of(left_ids, (pair.left_id for pair in pairs))
+    right = numbers_of(right_ids, (pair.right_id for pair in pairs))
     rows = [
         (
             _row(left, pair.left_id, pair.left_modality, split),
@@ -154,6 +162,17 @@ def pair_rows(pairs: Sequence[Pair], left_ids: Sequence[str], right_ids: Sequenc
         for pair in pairs
     ]
     return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
+
+
+def numbers_of(ids: Sequence[str] | pa.ChunkedArray, wanted: Iterable[str]) -> dict[str, int]:
+    """The row numbers of these ids; one that is not there is left out. Memory hardly grows with the rows."""
+    names = list(dict.fromkeys(wanted))
+    if not names:
+        return {}
+    column = ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([pa.array(ids, pa.string())])
+    places = pc.index_in(column, value_set=pa.array(names, column.type))
+    rows = pc.indices_nonzero(places.is_valid()).to_numpy()
+    return {names[place]: int(row) for row, place in zip(rows, places.drop_null().to_numpy(), strict=True)}
 
 
 def _count(wanted: str | int | float, available: int) -> int:

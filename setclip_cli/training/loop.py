@@ -48,7 +48,7 @@ def run_steps(
     if resumed_from is not None and main:  # a kill may have come between a checkpoint and the removal of an older one
         checkpoint.prune(out / CHECKPOINTS_NAME, keep=train.keep_checkpoints, every=train.checkpoint_every)
     started, first = time.monotonic(), training.taken
-    rows = sum(min(train.batch, len(tower.features)) for tower in training.towers)  # unpaired, of a step
+    rows = sum(min(train.batch, len(tower.pool)) for tower in training.towers)  # unpaired, of a step
 
     def save() -> str:
         """Writes a checkpoint; returns what a message calls it."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.features.raw_rows import RawRows
+    from setclip_cli.training.landmarks import LargePool
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,19 @@ class Pool:
     """The unpaired rows of one modality.
 
     Attributes:
-        features: (n, p) float32 of the backbone as it was found.
+        features: (n, p) float32 of the backbone as it was found; of a large pool those of its landmarks.
         views: (k, n, p) features of k augmented views of the same rows; None makes views by noise on the features.
         tuned: The backbone, if its weights change.
+        large: All rows of a large pool. Row numbers are those of all rows, where nothing else is said.
     """
 
     features: Tensor
     views: Tensor | None = None
     tuned: TunedBackbone | None = None
+    large: LargePool | None = None
+
+    def __len__(self) -> int:
+        return len(self.features) if self.large is None else len(self.large.rows)
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,8 @@ class TrainingTower:
 
     Attributes:
         side: "left" or "right": part of the name of each of its random streams.
-        inputs: (n, q) what the heads read of the pool: its features, transformed, and beside them the embeddings that
-            the tower starts from, if it has a start.
+        inputs: (n, q) what the heads read of the pool, of a large one of its landmarks: its features, transformed, and
+            beside them the embeddings that the tower starts from, if it has a start.
         heads: One for each member of the ensemble.
     """
 
@@ -111,7 +117,10 @@ class TrainingTower:
         self.noise = noise
         self.chunk = chunk if pool.tuned else None
         self._tf32 = tf32
-        transform = FeatureTransform.fit(pool.features, axes)
+        if pool.large is None:
+            transform = FeatureTransform.fit(pool.features, axes)
+        else:
+            transform = FeatureTransform.fit_blocks(pool.large.rows.blocks, axes)
         self._axes = transform.axes.shape[1]
         self.transform = (transform if start is None else WithStart(transform, start)).to(device)
         with torch.no_grad():
@@ -135,9 +144,29 @@ class TrainingTower:
         return inputs[:, : self._axes]
 
     @property
-    def starts(self) -> Tensor | None:
-        """(n, d) the embeddings of the pool before the first step; None for a tower without a start."""
-        return self.inputs[:, self._axes :] if self._starts else None
+    def starts(self) -> bool:
+        """Whether the inputs have embeddings beside them that the tower starts from."""
+        return self._starts
+
+    def started(self, inputs: Tensor) -> Tensor:
+        """(n, d) the part of the heads' inputs that are embeddings before the first step."""
+        return inputs[:, self._axes :]
+
+    def row_numbers(self, places: Tensor) -> Tensor:
+        """The numbers of the rows at these places of the pool's features."""
+        if self.pool.large is None:
+            return places
+        numbers: Tensor = self.pool.large.landmarks[places.cpu()]
+        return numbers
+
+    def inputs_of(self, rows: Tensor) -> Tensor:
+        """(k, q) what the heads read of these rows."""
+        if self.pool.large is None:
+            held: Tensor = self.inputs[rows.to(self.inputs.device)]
+            return held
+        with torch.no_grad():
+            found: Tensor = self.transform(self.pool.large.rows.take(rows).to(self.inputs.device))
+        return found
 
     def start_from(self, initial: InitialWeights) -> None:
         """Takes the transform and heads of another RUN, and the weights of the backbone that it tuned.
@@ -193,16 +222,32 @@ class TrainingTower:
             items = self.pool.tuned.raw_rows.take(rows[part].tolist())
             seeds = None if draw is None else torch.randint(2**31, (len(rows),), generator=draw)[part].tolist()
             return self.pool.tuned.backbone.prepare(items, views=seeds)
-        own = rows[part].to(self.features.device)
+        own = rows[part].to(self.inputs.device)
         if draw is None:
-            return self.inputs[own]
-        if self.pool.views is not None:
-            which = torch.randint(len(self.pool.views), (len(rows),), generator=draw)[part].to(own.device)
+            return self.inputs_of(own)
+        if self._view_count:
+            which = torch.randint(self._view_count, (len(rows),), generator=draw)[part].to(own.device)
             with torch.no_grad():
-                return self.transform(self.pool.views[which, own])
+                return self.transform(self._views_of(which, own))
         noise = torch.randn(len(rows), self._axes, generator=draw)[part].to(own.device)
         noise = F.pad(noise, (0, self.inputs.shape[1] - self._axes))  # none on the start
-        return self.inputs[own] + self.noise / self._axes**0.5 * noise
+        return self.inputs_of(own) + self.noise / self._axes**0.5 * noise
+
+    @property
+    def _view_count(self) -> int:
+        if self.pool.large is not None:
+            return len(self.pool.large.views)
+        return 0 if self.pool.views is None else len(self.pool.views)
+
+    def _views_of(self, which: Tensor, rows: Tensor) -> Tensor:
+        """(k, p) features of a view of each row, of the view that ``which`` names."""
+        if self.pool.views is not None:
+            return self.pool.views[which, rows]
+        assert self.pool.large is not None
+        found = torch.empty(len(rows), self.pool.large.rows.dim, device=rows.device)
+        for number, view in enumerate(self.pool.large.views):
+            found[which == number] = view.take(rows[which == number]).to(rows.device)
+        return found
 
     def by_length(self, rows: Tensor) -> Tensor:
         """The same rows, shortest first, so that a chunk needs little padding. For unpaired rows only."""

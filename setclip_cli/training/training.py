@@ -7,6 +7,7 @@ objective at the embeddings, and sends their sum back through the towers. Labels
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from setclip_cli.training.updater import Updater
 
 EmbeddedSide = dict["PartName", EmbeddedPart]
+Coordinates = Callable[[Tensor, Tensor], Tensor]  # of the numbers and the (n, p) transformed features of rows, (n, c)
 
 
 class Training:
@@ -48,9 +50,9 @@ class Training:
         group: Group,
         *,
         kernels: KernelChoice,
-        coordinates: tuple[Tensor, Tensor] | None,
+        coordinates: tuple[Coordinates, Coordinates] | None,
     ) -> None:
-        """``coordinates``: (n, c) and (m, c) of the rows, comparable between the sides, for the teacher term."""
+        """``coordinates``: of rows of either side, comparable between the sides, for the teacher term."""
         self.towers, self.objective, self.batches = towers, objective, batches
         self.updater, self.group, self.coordinates, self.kernels = updater, group, coordinates, kernels
         self.taken, self.steps = 0, batches.steps * batches.members
@@ -86,7 +88,7 @@ class Training:
             self.objective.terms,
             rates=self._rates(),
         )
-        sides = self._side(0, left), self._side(1, right)
+        sides = self._side(0, left, step), self._side(1, right, step)
         self.kernels.settle(self.objective, lambda: self.objective(*sides, step))
         with self.kernels.in_use():
             value = self.objective(*sides, step)
@@ -133,9 +135,9 @@ class Training:
     def _start_cosine(self, parts: tuple[EmbeddedPart, EmbeddedPart]) -> dict[str, float]:
         """Mean cosine of the batch's embeddings with those before the first step, of both sides; nothing without."""
         cosines = [
-            torch.nn.functional.cosine_similarity(part.leaf.detach(), tower.starts[part.rows.to(part.leaf.device)])
+            torch.nn.functional.cosine_similarity(part.leaf.detach(), tower.started(tower.inputs_of(part.rows)))
             for tower, part in zip(self.towers, parts, strict=True)
-            if tower.starts is not None
+            if tower.starts
         ]
         return {"start_cosine": float(torch.cat(cosines).mean())} if len(cosines) == len(parts) else {}
 
@@ -194,20 +196,23 @@ class Training:
         backbones = f" or optim.backbone_lr ({self.updater.backbone_lr})" if tuned else ""
         return f"optim.lr ({self.updater.lr}){backbones}"
 
-    def _side(self, column: int, embedded: EmbeddedSide) -> StepSide:
+    def _side(self, column: int, embedded: EmbeddedSide, step: int) -> StepSide:
         unpaired, paired, second_view = (embedded.get(name) for name in ("unpaired", "paired", "second_view"))
         assert unpaired is not None
-        features = self.towers[column].features
-        rows = unpaired.rows.to(features.device)
-        own = paired.rows.to(features.device) if paired else rows[:0]
+        tower = self.towers[column]
+        rows = unpaired.rows.to(tower.inputs.device)
+        own = paired.rows.to(tower.inputs.device) if paired else rows[:0]
+        features = tower.compared(tower.inputs_of(rows))
+        teacher = self.objective.terms.get("teacher")
+        teaches = self.coordinates is not None and teacher is not None and teacher.weight_at(step) > 0
         return StepSide(
-            features=features[rows],
+            features=features,
             embeddings=unpaired.leaf,
             paired=paired.leaf if paired else unpaired.leaf[:0],
-            paired_features=features[own],
+            paired_features=tower.compared(tower.inputs_of(own)),
             paired_ids=own,
             second_view=second_view.leaf if second_view else None,
-            teacher_coordinates=self.coordinates[column][rows] if self.coordinates else None,
+            teacher_coordinates=self.coordinates[column](rows, features) if self.coordinates and teaches else None,
         )
 
 

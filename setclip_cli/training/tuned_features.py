@@ -75,7 +75,7 @@ def pools_after_training(training: Training, pairs: Tensor, *, seed: int) -> Poo
             found.append(before.cpu())
             continue
         rows = _chosen(len(tower.inputs), pairs[:, column], seed, tower.side)
-        embedded = _embedded(tower, tower.pool.tuned, weights, rows, training.group)
+        embedded = _embedded(tower, tower.pool.tuned, weights, tower.row_numbers(rows), training.group)
         with torch.no_grad():
             inputs.append(tower.transform(embedded).cpu())
         features.append(embedded.cpu())

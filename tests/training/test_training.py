@@ -60,7 +60,7 @@ def test_the_step_takes_the_gradient_of_the_whole_objective(recipe: Recipe, meth
         embedded = {name: EmbeddedPart(tower, 0, part, one_pass.group) for name, part in batch.items()}
         for part in embedded.values():
             part.leaf = tower.embed(0, part.part.chunks[0])  # with its graph
-        sides.append(one_pass._side(column, embedded))
+        sides.append(one_pass._side(column, embedded, 0))
     one_pass.objective(sides[0], sides[1], 0).total.backward()
     expected = [parameter.grad for tower in one_pass.towers for parameter in tower.heads.parameters()]
     assert len(got) == len(expected) > 0
