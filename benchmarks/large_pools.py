@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-FACTORS, NOISE = 60, 2.0
+FACTORS, NOISE = 60, 8.0
 BLOCK = 100_000
 TEST = 2_000
 SIZES = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LARGE_ROWS = 200_000  # a pool of more rows is not held in memory where that can be avoided
 BLOCK_ROWS = 65_536
-_HELD_BYTES = 256 << 20  # of maps, which count as memory of this process until they are closed
+_HELD_BYTES = 64 << 20  # of maps, which count as memory of this process until they are closed
 _MAPPED_AT_ONCE = 64 << 10  # what Linux maps around a page that is asked for
 _OPEN_FILES = 128
 

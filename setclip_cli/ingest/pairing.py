@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow.compute as pc
+
 from setclip_cli import console
-from setclip_cli.dataset.dataset import LONE_ITEMS, NO_PARTNER, Dataset, Pair
+from setclip_cli.dataset.dataset import LONE_ITEMS, NO_PARTNER, Dataset, Pair, Shard
 from setclip_cli.dataset.modality import Modality, in_order, place_in_order, plural, singular
 from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError, argument, nearest
@@ -442,8 +444,15 @@ def grouped_modalities(dataset: Dataset) -> list[Modality]:
     return [
         modality
         for modality in dataset.of_kind(*GROUPED)
-        if any(row.group for _, row in _Rows(dataset, modality).rows())
+        if any(_has_group(dataset, shard) for shard in dataset.shards(modality))
     ]
+
+
+def _has_group(dataset: Dataset, shard: Shard) -> bool:
+    if "group" not in dataset.columns(shard):
+        return False
+    lengths = pc.utf8_length(dataset.read(shard, ["group"])["group"])
+    return bool(pc.any(pc.greater(lengths, 0)).as_py())
 
 
 def _pairs_of_groups(

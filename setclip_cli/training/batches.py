@@ -116,7 +116,7 @@ class Batches:
         stream, count = f"{tower.side}/{member}", len(tower.pool)
         if not callable(weights):
             return sample(count, self.rows, step, seed=self.seed, stream=stream, weights=weights)
-        drawn = sample(count, CANDIDATES * self.rows, step, seed=self.seed, stream=stream)
+        drawn = sample(count, CANDIDATES * self.rows, step, seed=self.seed, stream=stream).unique()
         own = weights(tower.compared(tower.inputs_of(drawn)))
         return drawn[sample(len(drawn), self.rows, step, seed=self.seed, stream=f"{stream}/weighted", weights=own)]
 

@@ -346,8 +346,8 @@ def mixture(scores: Tensor, null: Tensor, odd: float) -> Mixture:
         right = torch.where(z < centre, (1 - share) * (1 - looks_wrong) * as_right / both.clamp_min(1e-300), 1.0)
         share = (wrong.sum() + PRIOR_SHARE * PRIOR_WEIGHT) / (len(z) + PRIOR_WEIGHT)
         centre = (right * z).sum() / right.sum().clamp_min(1e-9)
-        above = z >= centre
-        width = (z[above] - centre).square().mean().sqrt().clamp_min(LEAST_SPREAD)
+        above = z[z >= centre]  # none if all scores are equal, as those of perfect pairs, and their mean is rounded up
+        width = ((above - centre).square().mean() if len(above) else z.new_zeros(())).sqrt().clamp_min(LEAST_SPREAD)
     # Where the right scores spread wider than the wrong ones, the lowest ones would look right again.
     order = torch.argsort(z)
     falling = wrong[order].flip(0).cummax(0).values.flip(0)

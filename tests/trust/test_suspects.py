@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from setclip_cli.trust import suspects
-from setclip_cli.trust.suspects import left_out_regression, left_out_smoother, suspect_scores
+from setclip_cli.trust.suspects import left_out_regression, left_out_smoother, mixture, suspect_scores
 
 Pools = tuple[Tensor, Tensor]
 
@@ -142,6 +142,16 @@ def test_all_rows_equal_says_nothing_and_does_not_fail() -> None:
     found = suspect_scores(x, y, pairs, pairs[:, 0])
     assert bool(torch.isfinite(found.probability).all())
     assert len(found.likely()) == 0
+
+
+@pytest.mark.parametrize("score", [3.0, 7.3])
+def test_perfect_pairs_are_right(score: float) -> None:
+    """All scores are above all of the null, so they are equal in its ranks, and their mean is rounded up or down."""
+    null = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    for count in range(20, 420):
+        found = mixture(torch.full((count,), score) + torch.arange(count) / 1000, null.clamp_max(2.9), 0.1)
+        assert bool(found.wrong.isfinite().all())
+        assert float(found.wrong.max()) < 0.01
 
 
 def test_blocks_judge_more_pairs_than_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
