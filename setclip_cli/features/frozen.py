@@ -16,7 +16,7 @@ from setclip_cli.backbones.vector import VectorBackbone, rows_read_by
 from setclip_cli.console import progress
 from setclip_cli.dataset.schemas import matrix_of
 from setclip_cli.errors import SetClipError
-from setclip_cli.features.mapped import LARGE_ROWS, FeatureRows, mapped_file
+from setclip_cli.features.on_disk import LARGE_ROWS, FeatureRows, stored_file
 from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_place, if_cache_takes_it
 from setclip_cli.vectors import unusable_rows
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from setclip_cli.backbones.base import Backbone
     from setclip_cli.dataset.dataset import Dataset, Shard
     from setclip_cli.dataset.modality import Modality
-    from setclip_cli.features.mapped import MappedFile
+    from setclip_cli.features.on_disk import StoredFile
 
 ROWS_PER_VIEW = 64  # rows in one pass of an augmented view
 ROWS_PER_CALL = 512  # rows encoded between two moves of the progress bar
@@ -98,7 +98,7 @@ def _stored_vectors(backbone: VectorBackbone, dataset: Dataset, modality: Modali
     return FeatureTable(ids, features)
 
 
-def mapped_features(
+def open_features(
     backbone: Backbone,
     dataset: Dataset,
     modality: Modality,
@@ -107,9 +107,9 @@ def mapped_features(
     view: int | None = None,
     cache_dir: Path | None = None,
 ) -> FeatureRows:
-    """Features of all rows of a split in memory maps, for pools that are larger than memory.
+    """Features of all rows of a split, left on disk: for pools that are larger than memory.
 
-    The maps are files of the cache. What it lacks is computed, a shard at a time; stored vectors are copied to it.
+    They are in files of the cache. What it lacks is computed, a shard at a time; stored vectors are copied to it.
 
     Args:
         view: Number of an augmented view, see `augmented_features`.
@@ -121,10 +121,10 @@ def mapped_features(
     files = []
     for shard in progress(dataset.shards(modality, split), label=f"{modality} features", unit="shard"):
         path = _place(backbone, shard, view, cache_dir)
-        found = _mapped(path, shard, backbone)
+        found = _stored(path, shard, backbone)
         if found is None:
             _store_shard(backbone, dataset, shard, path, view)
-            found = _mapped(path, shard, backbone)
+            found = _stored(path, shard, backbone)
         if found is None:
             raise SetClipError(
                 f"{path}: changed while it was used", fix="run the same command again; it will be made again"
@@ -139,17 +139,17 @@ def features_in_blocks(
     """The ids of a split and the features of its rows: of a large split a block at a time, else all at once.
 
     Raises:
-        SetClipError: as `mapped_features` and `frozen_features`.
+        SetClipError: as `open_features` and `frozen_features`.
     """
     if sum(shard.rows for shard in dataset.shards(modality, split)) <= LARGE_ROWS:
         table = frozen_features(backbone, dataset, modality, split)
         return table.ids, iter([table.features])
     ids: list[str] = dataset.table(modality, split, ["id"])["id"].to_pylist()
-    return ids, mapped_features(backbone, dataset, modality, split).blocks()
+    return ids, open_features(backbone, dataset, modality, split).blocks()
 
 
-def _mapped(path: Path, shard: Shard, backbone: Backbone) -> MappedFile | None:
-    return mapped_file(path, rows=shard.rows, dim=backbone.dim) if sealed.is_whole(path) else None
+def _stored(path: Path, shard: Shard, backbone: Backbone) -> StoredFile | None:
+    return stored_file(path, rows=shard.rows, dim=backbone.dim) if sealed.is_whole(path) else None
 
 
 def _store_shard(backbone: Backbone, dataset: Dataset, shard: Shard, path: Path, view: int | None) -> None:

@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from setclip_cli.sampling import generator, sample
 
 if TYPE_CHECKING:
@@ -116,9 +118,11 @@ class Batches:
         stream, count = f"{tower.side}/{member}", len(tower.pool)
         if not callable(weights):
             return sample(count, self.rows, step, seed=self.seed, stream=stream, weights=weights)
-        drawn = sample(count, CANDIDATES * self.rows, step, seed=self.seed, stream=stream).unique()
+        drawn: Tensor = torch.unique(sample(count, CANDIDATES * self.rows, step, seed=self.seed, stream=stream))
         own = weights(tower.compared(tower.inputs_of(drawn)))
-        return drawn[sample(len(drawn), self.rows, step, seed=self.seed, stream=f"{stream}/weighted", weights=own)]
+        chosen = sample(len(drawn), self.rows, step, seed=self.seed, stream=f"{stream}/weighted", weights=own)
+        rows: Tensor = drawn[chosen]
+        return rows
 
     def _prepared(self, tower: TrainingTower, rows: Tensor, view_seed: int | None = None) -> BatchPart:
         """This rank's share of the rows, prepared chunk by chunk."""

@@ -12,7 +12,7 @@ from setclip_cli.backbones.compiling import compile_blocks
 from setclip_cli.backbones.devices import resolve_training_precision
 from setclip_cli.backbones.tuning import make_trainable
 from setclip_cli.console import note
-from setclip_cli.features.frozen import FeatureTable, augmented_features, frozen_features, mapped_features
+from setclip_cli.features.frozen import FeatureTable, augmented_features, frozen_features, open_features
 from setclip_cli.features.raw_rows import open_raw_rows
 from setclip_cli.remote.copies import local_path
 from setclip_cli.run.config import load_config
@@ -94,9 +94,9 @@ def _read_pool(
         seed=recipe.seed,
         side="left" if modality == left else "right",
     )
-    rows = mapped_features(backbone, dataset, modality, split)
+    rows = open_features(backbone, dataset, modality, split)
     views = tuple(
-        mapped_features(backbone, dataset, modality, split, view=view)
+        open_features(backbone, dataset, modality, split, view=view)
         for view in range(_view_count(recipe) if recipe.towers[modality].frozen else 0)
     )
     table = FeatureTable(ids.take(pa.array(chosen.numpy())).to_pylist(), rows.take(chosen))

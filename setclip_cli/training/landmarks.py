@@ -21,7 +21,7 @@ from setclip_cli.sampling import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from setclip_cli.features.mapped import FeatureRows
+    from setclip_cli.features.on_disk import FeatureRows
 
 NEIGHBOURS, TEMPERATURE = 15, 0.1  # of a row among the landmarks, as `encoders.PoolMap` has them
 

@@ -20,7 +20,7 @@ from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.encoders.transform import FeatureTransform
 from setclip_cli.errors import SetClipError
 from setclip_cli.features import frozen
-from setclip_cli.features.frozen import features_in_blocks, frozen_features, mapped_features
+from setclip_cli.features.frozen import features_in_blocks, frozen_features, open_features
 from setclip_cli.recipe.recipe import Recipe
 from setclip_cli.training.align import align
 from setclip_cli.training.dry_run import plan_align
@@ -202,14 +202,14 @@ def test_the_plan_says_which_rows_do_what(data: Path, tmp_path: Path) -> None:
     assert "landmarks" not in " ".join(plan_align(recipe(ROWS), dataset, tmp_path / "run").notes)
 
 
-def test_a_map_that_is_cut_short_is_made_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_cut_short_is_made_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_dataset(data)
     backbone = VectorBackbone("audio", dataset.about("audio"))
-    rows = mapped_features(backbone, dataset, "audio", "train", cache_dir=tmp_path)
+    rows = open_features(backbone, dataset, "audio", "train", cache_dir=tmp_path)
     before = rows.take(torch.arange(ROWS))
     path = next(file.path for file in rows._files)
     path.write_bytes(path.read_bytes()[:-100])
-    again = mapped_features(backbone, dataset, "audio", "train", cache_dir=tmp_path)
+    again = open_features(backbone, dataset, "audio", "train", cache_dir=tmp_path)
     assert torch.equal(again.take(torch.arange(ROWS)), before)
 
 
@@ -218,7 +218,7 @@ def test_a_cache_that_takes_nothing_is_told_before_training(data: Path, tmp_path
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "features").write_text("a file, so no folder can be there")
     with pytest.raises(SetClipError, match="features"):
-        mapped_features(
+        open_features(
             VectorBackbone("audio", dataset.about("audio")), dataset, "audio", "train", cache_dir=tmp_path / "cache"
         )
 
