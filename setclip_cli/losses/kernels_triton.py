@@ -3,7 +3,8 @@
 The tiles are those of ``kernels.py``, made, reduced and dropped inside one kernel each: the forward is an online
 log-sum-exp over blocks of y (Milakov & Gimelshein 2018, arXiv:1805.02867), the backward makes the blocks again (Dao et
 al. 2022, arXiv:2205.14135). Every sum is float32 and in a fixed order, so a result repeats bit for bit. So far the
-kernels have run in Triton's interpreter on a CPU only, never on a GPU.
+kernels have been compiled for GPUs, and have run in Triton's interpreter on a CPU; they have never run on a GPU. Their
+annotations have to be names that the compiler knows: it reads them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language import tensor
 
 _BLOCKS = {"row_block": 64, "column_block": 64, "depth_block": 32}
 _WIDTH = 128  # columns of a gradient in one program; for wider rows, each such piece makes the tiles again
@@ -67,9 +69,9 @@ def _pulled(
 
 @triton.jit
 def _products(
-    a: Any, b: Any, rows: Any, columns: Any, n: Any, m: Any, d: Any,
+    a: tensor, b: tensor, rows: tensor, columns: tensor, n: tensor, m: tensor, d: tensor,
     row_block: tl.constexpr, column_block: tl.constexpr, depth_block: tl.constexpr,
-) -> Any:  # fmt: skip
+) -> tensor:  # fmt: skip
     """Inner products of a block of rows of a with a block of rows of b, a piece of their width at a time."""
     found = tl.zeros((row_block, column_block), tl.float32)
     for start in range(0, d, depth_block):
@@ -90,7 +92,7 @@ def _products(
 
 @triton.jit
 def _forward(
-    x: Any, y: Any, rates: Any, biases: Any, sums: Any, n: Any, m: Any, d: Any,
+    x: tensor, y: tensor, rates: tensor, biases: tensor, sums: tensor, n: tensor, m: tensor, d: tensor,
     exclude_self: tl.constexpr, row_block: tl.constexpr, column_block: tl.constexpr, depth_block: tl.constexpr,
 ) -> None:  # fmt: skip
     rows = tl.program_id(0) * row_block + tl.arange(0, row_block)
@@ -113,8 +115,9 @@ def _forward(
 
 @triton.jit
 def _pull(
-    own: Any, other: Any, rates: Any, own_factors: Any, own_exponents: Any, other_factors: Any, other_exponents: Any,
-    result: Any, n: Any, m: Any, d: Any, k: Any,
+    own: tensor, other: tensor, rates: tensor,
+    own_factors: tensor, own_exponents: tensor, other_factors: tensor, other_exponents: tensor,
+    result: tensor, n: tensor, m: tensor, d: tensor, k: tensor,
     exclude_self: tl.constexpr, width: tl.constexpr,
     row_block: tl.constexpr, column_block: tl.constexpr, depth_block: tl.constexpr,
 ) -> None:  # fmt: skip

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,50 @@ def test_fused_kernels_give_the_value_and_both_gradients_of_the_plain_tiles(devi
         value, *gradients = errors[name]
         assert value < 1e-4, (name, value)
         assert max(gradients) < TOLERANCE[dtype], (name, gradients)
+
+
+COMPILED = """
+import json, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from setclip_cli.losses import kernels_triton as kernels
+
+found = {}
+for kernel, more in ((kernels._forward, {}), (kernels._pull, {"width": kernels._WIDTH})):
+    constants = {"exclude_self": True, **more, **kernels._BLOCKS}
+    names = [parameter.name for parameter in kernel.params]
+    kinds = {name: "i32" if name in ("n", "m", "d", "k") else "*fp32" for name in names}
+    source = ASTSource(
+        kernel,
+        kinds | dict.fromkeys(constants, "constexpr"),
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
+    found[kernel.__name__] = {
+        "bytes": len(compiled.asm["cubin"]), "shared": compiled.metadata.shared, "tf32": "tf32" in compiled.asm["ptx"]
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("capability", ["80", "90", "100"])
+def test_the_kernels_compile_for_gpus_that_are_not_here(capability: str, tmp_path: Path) -> None:
+    """The interpreter accepts what the compiler does not. It is in the package, and compiles for a GPU without one."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILED, capability],
+        capture_output=True,
+        text=True,
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found.keys() == {"_forward", "_pull"}
+    for kernel in found.values():
+        assert kernel["bytes"] > 0
+        assert kernel["shared"] <= 99 * 1024  # what a block may use on every one of these GPUs
+        assert not kernel["tf32"]
