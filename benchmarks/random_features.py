@@ -84,7 +84,7 @@ def fourier(reference: Tensor, scale: float, size: int, draw: torch.Generator) -
         return torch.cat([angles.cos(), angles.sin()], 1) * math.sqrt(2 / size)
 
     summed = torch.zeros(size)
-    for part in reference.split(BLOCK):
+    for part in torch.split(reference, BLOCK):
         summed += features(part).sum(0)
     # a sum below that of one far row is set to it: its logarithm has to be finite, and then has no gradient
     return lambda points: (features(points) @ summed).clamp_min(math.exp(-4 / scale)).log()
@@ -97,7 +97,7 @@ def positive(reference: Tensor, scale: float, size: int, draw: torch.Generator) 
         return rows @ turns.T - rows.square().sum(1, keepdim=True) * (2 / scale)
 
     summed = torch.full((size,), -math.inf)
-    for part in reference.split(BLOCK):
+    for part in torch.split(reference, BLOCK):
         summed = torch.logaddexp(summed, logs(part).logsumexp(0))
     return lambda points: (logs(points) + summed).logsumexp(1) - math.log(size)
 
