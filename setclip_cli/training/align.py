@@ -173,6 +173,9 @@ def align(
                 atomic.write_json(out / SELECTION_NAME, plan.choice.as_json())
 
         # Rows without a partner.
+        if left.pool.large is not None or right.pool.large is not None:
+            # A landmark's partner is rarely one of the other side's landmarks: nearly all would seem to have none.
+            recipe = recipe.model_copy(update={"unmatched": "keep"})
         overlap = estimate_overlap(recipe, left.features, right.features, rows, items) if group.main else None
         if overlap:
             for line in overlap.notes(recipe, dataset.root):

@@ -220,7 +220,8 @@ def _notes(recipe: Recipe, rows: dict[Modality, int], *, by_auto: bool) -> list[
     of_all = "the axes and the steps are those of all rows, and graphs, fits in closed form and probabilities look"
     large = [
         f"{modality} has {count:,} rows: {f'method {recipe.method!r} looks' if closed else of_all} at "
-        f"{recipe.train.landmarks:,} of them, drawn by the seed (train.landmarks), and at those of known pairs"
+        f"{recipe.train.landmarks:,} of them, drawn by the seed (train.landmarks), and at those of known pairs; rows "
+        "without a partner are not looked for"
         for modality, count in rows.items()
         if is_large(count, recipe.train.landmarks)
     ]

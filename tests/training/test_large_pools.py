@@ -22,11 +22,13 @@ from setclip_cli.errors import SetClipError
 from setclip_cli.features import frozen
 from setclip_cli.features.frozen import features_in_blocks, frozen_features, open_features
 from setclip_cli.recipe.recipe import Recipe
+from setclip_cli.training import overlap
 from setclip_cli.training.align import align
 from setclip_cli.training.dry_run import plan_align
 from setclip_cli.training.inputs import read_side
 from setclip_cli.training.known_pairs import numbers_of
 from setclip_cli.training.landmarks import NearLandmarks, draw_landmarks, is_large
+from setclip_cli.trust.unmatched import UnmatchedRows, unmatched_rows
 
 ROWS, LANDMARKS = 2_400, 1_000
 
@@ -178,6 +180,24 @@ def test_landmarks_find_nearly_as_many_partners_as_all_rows(data: Path, tmp_path
     assert some > (0.8 if method == "set-clip-plus" else 0.5) * every
 
 
+@pytest.mark.parametrize("method", ["transport", "set-clip-plus"])
+def test_rows_without_a_partner_are_not_looked_for_among_landmarks(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A landmark's partner is rarely a landmark, so nearly all of them would seem to have none."""
+    looked: list[int] = []
+
+    def spied(left: torch.Tensor, *given: Any, **more: Any) -> tuple[UnmatchedRows, UnmatchedRows]:
+        looked.append(len(left))
+        return unmatched_rows(left, *given, **more)
+
+    monkeypatch.setattr(overlap, "unmatched_rows", spied)
+    align(recipe(method=method), data, tmp_path / "landmarks")
+    assert not looked
+    align(recipe(ROWS, method=method), data, tmp_path / "all")
+    assert ROWS in looked
+
+
 def test_validation_and_a_stop_work_and_a_resumed_run_is_the_same(data: Path, tmp_path: Path) -> None:
     asked = recipe(validation={"every": 10}, train={"steps": 30, "checkpoint_every": 10, "keep_checkpoints": 9})
     align(asked, data, tmp_path / "whole")
@@ -239,6 +259,7 @@ def test_a_large_split_is_read_in_blocks_and_gives_the_same_features(
 PEAK = """
 import resource, sys
 from setclip_cli.recipe.recipe import load_recipe
+from setclip_cli.training import overlap
 from setclip_cli.training.align import align
 settings = ["method=clip", "pairs=50", "train.steps=20", "train.landmarks=1000", "projection.pca=8"]
 align(load_recipe("vectors", settings), sys.argv[1], sys.argv[2])
