@@ -44,6 +44,7 @@ FLOORS = {
     "encoders": 3,
     "files": 3,
     "joins": 3,
+    "cluster": 2,
     "console": 2,
     "processes": 2,
     "losses": 2,

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from setclip_cli.backbones.devices import resolve_device
-from setclip_cli.errors import SetClipError, UsageError, argument, cause_of, first_line, translated
+from setclip_cli.cluster import gpus_of_cluster, run_on_cluster
+from setclip_cli.errors import SetClipError, argument
 from setclip_cli.processes import run_in_processes
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
 
-RETRIES = 3  # of a job whose worker was lost
 _worker_device: str | None = None  # set once in each worker process
 
 
@@ -78,60 +74,18 @@ def _start_worker(device: str, threads: int) -> None:
 
 
 def run_on_ray(work: Callable[[Input], Result], jobs: Sequence[Input], *, device: str) -> Generator[Result, None, None]:
-    """Yields each result of a Ray cluster as soon as it is there. A job whose worker or node is lost runs again.
+    """Yields each result of a Ray cluster as soon as it is there, as `run_on_cluster` does.
 
-    The cluster is the one that ``RAY_ADDRESS`` names, or the one that runs on this machine; if there is none, Ray
-    starts here. Each job takes one GPU if the cluster has GPUs, else as many CPUs as torch uses here. All machines must
-    see the same paths.
+    Each job takes one GPU if the cluster has GPUs, else as many CPUs as torch uses here.
 
     Raises:
-        SetClipError: Ray is not installed.
+        SetClipError: as `run_on_cluster` does.
     """
-    try:
-        cluster: Any = importlib.import_module("ray")
-    except ImportError as error:
-        raise UsageError(f"{argument('engine')} ray: Ray is not installed", fix="pip install 'setclip[ray]'") from error
-    if not cluster.is_initialized():
-        place = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "Ray on this machine"
-        fix = f"check the cluster with `ray status`, or leave {argument('engine')} out"
-        with translated(place, Exception, found="cannot be started or reached", fix=fix):
-            cluster.init(log_to_driver=False, logging_level=logging.ERROR)
     threads = torch.get_num_threads()
-    wants_gpu = device in ("auto", "cuda") and cluster.cluster_resources().get("GPU", 0) >= 1
-    resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if wants_gpu else {"num_cpus": threads}
-
-    folder = Path.cwd()
+    wants_gpu = device in ("auto", "cuda") and gpus_of_cluster() >= 1
 
     def task(job: Input) -> Result:
-        os.chdir(folder)  # so that relative paths are the same as here
         torch.set_num_threads(threads)
         return work(job)
 
-    remote = cluster.remote(max_retries=RETRIES, retry_exceptions=False, **resources)(task)
-    pending = [remote.remote(job) for job in jobs]
-    try:
-        while pending:
-            done, pending = cluster.wait(pending)
-            for reference in done:
-                yield _fetch(cluster, reference)
-    finally:
-        for reference in pending:
-            cluster.cancel(reference, force=True)
-
-
-def _fetch(cluster: Any, reference: Any) -> Any:
-    """A task's result. Raises the task's own SetClipError, without Ray's error around it."""
-    try:
-        return cluster.get(reference)
-    except cluster.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, SetClipError):
-            raise cause from error
-        if found := cause_of(cause):
-            raise SetClipError(f"a worker of the Ray cluster: {found[0]}", fix=found[1]) from error
-        raise
-    except cluster.exceptions.RayError as error:
-        raise SetClipError(
-            f"a worker of the Ray cluster: was lost {RETRIES + 1} times ({first_line(error)})",
-            fix="check the nodes with `ray status` and run the same command again; finished shards are kept",
-        ) from error
+    yield from run_on_cluster(task, jobs, cpus=1 if wants_gpu else threads, gpus=int(wants_gpu))

@@ -21,8 +21,10 @@ from setclip_cli.ingest.options import IngestOptions, SourceSettings, sha256_of,
 from setclip_cli.ingest.own_folders import refuse_own_folders
 from setclip_cli.ingest.pairing import PairTable
 from setclip_cli.ingest.progress import Progress, locked
+from setclip_cli.ingest.read_ahead import ReadAhead, sources_to_read
 from setclip_cli.ingest.read_source import SourceReader
 from setclip_cli.ingest.result import IngestResult
+from setclip_cli.ingest.source_batches import Limits
 from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.splits import parse_split
 from setclip_cli.places import named
@@ -70,11 +72,12 @@ def build_dataset(
     with locked(out) as work:
         contents, progress = Contents(out), Progress(work)
         stopped_while_replacing = bool(progress.to_read_again)  # rows are missing from dataset.json then
-        reader = SourceReader(
-            contents, progress, shard_rows=shard_rows, shard_bytes=shard_bytes, workers=options.workers
-        )
-        for path in contents.in_order(paths):
-            reader.add(path, options, labels, options.max_bad_fraction)
+        limits = Limits(shard_rows, shard_bytes)
+        reader = SourceReader(contents, progress, limits, workers=options.workers)
+        paths = contents.in_order(paths)
+        with ReadAhead(sources_to_read(paths, contents, progress, options, labels, limits), options) as ahead:
+            for path in paths:
+                reader.add(path, options, labels, options.max_bad_fraction, ahead)
         while progress.to_read_again:
             entry = next(iter(progress.to_read_again.values()))
             settings, path = brought(SourceSettings.of_entry(entry)), local_path(entry["path"])

@@ -26,10 +26,14 @@ REPEATED_ID = "id already taken by a different record"
 OTHER_SPLIT = "same content as a record in another split"
 NEAR_DUPLICATE = "looks like an image already taken"
 SAME_PIXELS = "same pixels as an earlier image after one of them was encoded again; the files differ"
+BAD_SPLIT_NAME = "split's name has other characters than letters, digits, '-' and '_'"
+OTHER_CASE = "split's name differs in case only from another"
 LONGER_ID = "id made longer, because another row has it"
 LONGER_GROUP = "group and id made longer, so that no other source has them"
 _MAX_NUMBER = 10_000
 REPEATS = {DUPLICATE, OTHER_SPLIT, NEAR_DUPLICATE}  # left out, but not bad
+# After other rows, such a record may be a repeat instead, or the other way about. All other reasons stay what they are.
+CHANGED_BY_EARLIER_ROWS = {REPEATED_ID, NEAR_DUPLICATE, BAD_SPLIT_NAME, OTHER_CASE}
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,18 @@ class _KnownRows:
         self.split_of.setdefault(self.content(payload, original), split)
         if isinstance(original, str):
             self.split_of_changed.setdefault(payload, split)
+
+    def has_any(self, rows: pa.Table) -> bool:
+        """Whether the id or the content of one of these rows is known; their columns are those of `Dedup.remember`."""
+        if not self.ids.isdisjoint(rows["id"].to_pylist()):
+            return True
+        digests = [bytes.fromhex(digest)[:16] for digest in rows["sha256"].to_pylist()]
+        originals = rows[ORIGINAL].to_pylist() if ORIGINAL in rows.column_names else []
+        contents = [bytes.fromhex(original[:32]) for original in originals if original is not None]
+        return any(
+            not known.keys().isdisjoint(keys)
+            for known, keys in ((self.split_of, digests), (self.split_of, contents), (self.split_of_changed, digests))
+        )
 
     @staticmethod
     def content(payload: bytes, original: object) -> bytes:
@@ -124,6 +140,20 @@ class Dedup:
                 if group is not None:
                     known.in_group.add(grouped_key(digest, group))
 
+    def decides_alone(self, modality: Modality, kind: RowKind, split: str, rows: pa.Table) -> bool:
+        """Whether rows that were decided about without any earlier row are decided about in the same way after them.
+
+        They are if no earlier row has an id or a content of theirs, and none writes the name of their split otherwise.
+        This is for rows that are kept; `CHANGED_BY_EARLIER_ROWS` tells the rejects.
+
+        Args:
+            rows: Those of one shard, with the columns of `remember` or `remember_vectors`.
+        """
+        if split not in self._spellings and split.lower() in self._splits:
+            return False
+        known = self.vectors(modality) if kind == "vector" else self._rows[modality]
+        return not known.has_any(rows)
+
     def decide(self, record: Record, rules: KeepRules) -> Kept | Reject:
         """Decides about one record.
 
@@ -169,10 +199,10 @@ class Dedup:
                     return Reject(record.id, OTHER_SPLIT, bad=False)
                 split = earlier
         elif record.split is not None and not SPLIT_NAME.fullmatch(split):
-            return Reject(record.id, "split's name has other characters than letters, digits, '-' and '_'")
+            return Reject(record.id, BAD_SPLIT_NAME)
         if split not in self._spellings:
             if (other := self._splits.get(split.lower())) is not None:  # some file systems take them as one name
-                return Reject(record.id, f"split's name differs in case only from another: {split!r} and {other!r}")
+                return Reject(record.id, f"{OTHER_CASE}: {split!r} and {other!r}")
             self._know_split(split)
         if identifier != record.id:
             record = record._replace(

@@ -206,6 +206,12 @@ class KnownVectors:
                     digest = digests[place * DIGEST_BYTES : place * DIGEST_BYTES + 16]
                     self.in_group.add(grouped_key(digest, group))
 
+    def has_any(self, rows: pa.Table) -> bool:
+        """Whether the id or the content of one of these rows is known."""
+        digests = bytes.fromhex("".join(rows["sha256"].to_pylist()))
+        found = self.ids.index.find(keys_of_ids(rows["id"].to_pylist())) >= 0
+        return bool(found.any() or (self.split_of.index.find(keys_of_digests(digests, DIGEST_BYTES)) >= 0).any())
+
     @staticmethod
     def content(payload: bytes, original: object) -> bytes:
         return payload

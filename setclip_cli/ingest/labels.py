@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from setclip_cli.errors import argument
+from setclip_cli.files.atomic import write_text
 from setclip_cli.ingest import names
 from setclip_cli.ingest.annotations import read_labels, whole_numbers
 from setclip_cli.ingest.names import Found, Name
 from setclip_cli.ingest.sources.archive import ImageArchive
-from setclip_cli.ingest.sources.base import Record, Reject, usable_id
+from setclip_cli.ingest.sources.base import Record, Reject, sha256_text, usable_id
 from setclip_cli.ingest.sources.geotiff import GeoFolder
 from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.ingest.sources.vectors.source import VectorSource
@@ -100,7 +102,9 @@ class Labels:
         notes: How the file was read, for the summary.
     """
 
-    def __init__(self, path: str | Path | None, sources: Sequence[Source] = (), *, required: bool = True) -> None:
+    def __init__(
+        self, path: str | Path | None = None, sources: Sequence[Source] = (), *, required: bool = True
+    ) -> None:
         self._name = "" if path is None else Path(path).name
         self._labels = read_labels(Path(path)) if path is not None else {}
         self._sources, self._required = sources, required
@@ -114,6 +118,21 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    def write(self, folder: Path) -> Path:
+        """Writes what the labels were found to belong to, for other processes; the file is named by its content."""
+        text = json.dumps([[*name, label] for name, label in self._label_of.items()])
+        path = folder / f"labels-{sha256_text(text)[:32]}.json"
+        write_text(path, text)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Labels:
+        """What `write` wrote."""
+        labels = cls()
+        labels._label_of = {Name(*name): label for *name, label in json.loads(path.read_text(encoding="utf-8"))}
+        labels._labels = {name.id: label for name, label in labels._label_of.items()}
+        return labels
 
     def match(self) -> None:
         """Joins the labels to the records of the sources, once.

@@ -26,6 +26,7 @@ LATER_OPTIONS = ("kind", "ids", "vector_column", "id_column", "encoder", "scale"
 # dataset.json has these only where they were given: earlier versions did not know them
 SplitBy = Literal["auto", "id", "label", "group", "cluster"]
 NearDuplicates = Literal["keep", "flag", "drop"]
+IngestEngine = Literal["local", "process", "ray"]
 
 
 def file_or_count(text: str) -> Path | str | int:
@@ -214,7 +215,21 @@ class IngestOptions(SourceSettings):
         float, Flag("Stop if a larger share of a source's records cannot be used.", least=0, most=1)
     ] = 0.5
     seed: Annotated[int, Flag("Random seed for --pairs N.")] = 0
-    workers: Annotated[int, Flag("Threads that read files. They do not change the result.", least=1)] = 2
+    workers: Annotated[
+        int,
+        Flag(
+            "Threads that read files; with --engine process, processes that read a source each. They do not change "
+            "the result.",
+            least=1,
+        ),
+    ] = 2
+    engine: Annotated[
+        IngestEngine,
+        Flag(
+            "Read many sources one after the other (local), several at a time in processes of this machine (process), "
+            "or on a Ray cluster (ray). It does not change the result."
+        ),
+    ] = "local"
     from_folder: Annotated[
         Path | str | None,
         Flag(

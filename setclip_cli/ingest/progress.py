@@ -43,6 +43,22 @@ class WrittenBatch(BaseModel):
     last: bool  # the source ends here
 
 
+def rejects_name(source: str, records: int) -> str:
+    """The name of the file with the rejects of a batch.
+
+    Args:
+        source: Hash of its source.
+        records: Those of the source up to its end.
+    """
+    return f"rejects-{source[:16]}-{records:012d}.parquet"
+
+
+def sha256_of_rejects(folder: Path, name: str) -> str | None:
+    """The hash of a file of rejects; None if it is not there."""
+    path = folder / name
+    return atomic.sha256_file(path) if path.is_file() else None
+
+
 class Pending(BaseModel):
     """pending.json."""
 
@@ -86,6 +102,10 @@ class Progress:
             batches.append(batch)
         return batches
 
+    def has_begun(self, source: str) -> bool:
+        """Whether a killed run has written batches of a source. Whether they can be used is for `resume` to say."""
+        return any(batch.source == source for batch in self._batches[self._used :])
+
     def resume(self, source: str, base: str, out: Path) -> list[WrittenBatch]:
         """The batches of a source that a killed run has written into ``out``; what follows them is forgotten."""
         finished: list[WrittenBatch] = []
@@ -107,8 +127,8 @@ class Progress:
     def _is_whole(self, batch: WrittenBatch, out: Path) -> bool:
         """Whether all files of a batch are on disk as they were written."""
         if batch.rejects is not None:
-            path = self.folder / batch.rejects
-            if not path.is_file() or batch.rejects_sha256 not in (None, atomic.sha256_file(path)):
+            found = sha256_of_rejects(self.folder, batch.rejects)
+            if found is None or batch.rejects_sha256 not in (None, found):
                 return False
         return all(is_whole(out, shard) for shard in batch.shards)
 

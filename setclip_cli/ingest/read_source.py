@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
 
 from setclip_cli import console
-from setclip_cli.dataset.modality import KINDS_OF_NAMES
-from setclip_cli.dataset.schemas import GROUPED, ModalityInfo, schema_of
+from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError, argument
-from setclip_cli.files import atomic
-from setclip_cli.ingest.batches import RowBatch, ShardNames, VectorRules, cut_batches, write_batch
-from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules
+from setclip_cli.files import atomic, hashes
+from setclip_cli.ingest.batches import MAX_SPLITS, RowBatch, ShardNames, write_batch
+from setclip_cli.ingest.dedup import CHANGED_BY_EARLIER_ROWS, REPEATED_ID, REPEATS, Dedup, KeepRules
 from setclip_cli.ingest.earlier_sources import source_key
 from setclip_cli.ingest.fixes import fix_of
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
-from setclip_cli.ingest.prepare import CaptionSplits, clusters_of, prepared, prepared_rows
-from setclip_cli.ingest.progress import WrittenBatch
+from setclip_cli.ingest.prepare import CaptionSplits, clusters_of
+from setclip_cli.ingest.progress import WrittenBatch, rejects_name, sha256_of_rejects
 from setclip_cli.ingest.result import add_counts, check_sum
+from setclip_cli.ingest.source_batches import Limits, batches_of, described, hash_of, info_of, rules_of
 from setclip_cli.ingest.sources import open_source
 from setclip_cli.ingest.sources.base import ORIGINAL
-from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.ingest.sources.rows import not_utf8
-from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit, split_of_file
-from setclip_cli.ingest.sources.vectors.source import VectorSource
 from setclip_cli.ingest.splits import parse_split
-from setclip_cli.ingest.vector_rows import decide_rows
-from setclip_cli.places import is_elsewhere, named
+from setclip_cli.places import is_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    import pyarrow as pa
+
+    from setclip_cli.dataset.dataset import Shard
+    from setclip_cli.dataset.modality import RowKind
     from setclip_cli.ingest.contents import Contents
     from setclip_cli.ingest.labels import Labels
     from setclip_cli.ingest.options import SourceSettings
     from setclip_cli.ingest.progress import Progress
-    from setclip_cli.ingest.sources.base import Record, Reject, Source
-    from setclip_cli.ingest.sources.vectors.rows import Rows
+    from setclip_cli.ingest.read_ahead import ReadAhead, SourceRead
+    from setclip_cli.ingest.sources.base import Source
     from setclip_cli.joins import Join
 
 
@@ -53,36 +54,44 @@ class SourceReader:
         joins: How labels and the splits of captions matched the records.
     """
 
-    def __init__(
-        self, contents: Contents, progress: Progress, *, shard_rows: int, shard_bytes: int, workers: int
-    ) -> None:
+    def __init__(self, contents: Contents, progress: Progress, limits: Limits, *, workers: int) -> None:
         self._contents, self._progress = contents, progress
-        self._shard_rows, self._shard_bytes, self._workers = shard_rows, shard_bytes, workers
+        self._limits, self._workers = limits, workers
         self._dedup: Dedup | None = None
         self.unchanged: list[dict[str, Any]] = []
         self.joins: list[Join] = []
 
-    def add(self, path: Path, settings: SourceSettings, labels: Labels, max_bad_fraction: float) -> None:
+    def add(
+        self,
+        path: Path,
+        settings: SourceSettings,
+        labels: Labels,
+        max_bad_fraction: float,
+        ahead: ReadAhead | None = None,
+    ) -> None:
         """Reads one source, unless the DATASET holds it unchanged.
+
+        Args:
+            ahead: The sources that workers read.
 
         Raises:
             SetClipError: the source cannot be read, or holds nothing usable or too many bad records.
         """
         source = open_source(path, settings)
-        info = _info_of(source, settings, self._contents.known(str(settings.modality)))
-        described = _described(source, settings, info)
-        self._progress.to_read_again.pop(source_key(described), None)
-        position = self._contents.position_of(described)
+        info = info_of(source, settings, self._contents.known(str(settings.modality)))
+        description = described(source, settings, info)
+        self._progress.to_read_again.pop(source_key(description), None)
+        position = self._contents.position_of(description)
         if position is not None:
             entry = self._contents.sources[position]
-            change = self._contents.change(entry, described)
+            change = self._contents.change(entry, description)
             if not change:
                 self.unchanged.append(entry)
                 return
             console.note(f"{change}; this source and all after it are read again")
             self._forget_from(position)
         self._contents.know(str(settings.modality), info, path)
-        entry = {**described, **self._read(source, described, settings, labels)}
+        entry = {**description, **self._read(source, hash_of(description), settings, labels, ahead)}
         self._contents.add_source(entry)
         self._check(path, entry, max_bad_fraction)
 
@@ -101,18 +110,16 @@ class SourceReader:
         self._dedup = None
 
     def _read(
-        self, source: Source, described: dict[str, Any], settings: SourceSettings, labels: Labels
+        self, source: Source, identity: str, settings: SourceSettings, labels: Labels, ahead: ReadAhead | None
     ) -> dict[str, Any]:
         """Reads a source from its start, or from where a killed run stopped; returns the rest of its entry."""
         contents, progress = self._contents, self._progress
-        identity = _hash(described)
-        base = _hash([contents.earlier.identity(), self._shard_rows, self._shard_bytes])
+        base = hash_of([contents.earlier.identity(), self._limits.shard_rows, self._limits.shard_bytes])
         finished = progress.resume(identity, base, contents.out)
         for earlier in finished:
             self._take(earlier)
         start = finished[-1].records if finished else 0
         if not (finished and finished[-1].last):
-            numbers = contents.next_numbers()
             dedup, rules, about = self._decision(source, settings, labels)
             labels.match()
             as_captions = parse_split(settings.split).as_captions
@@ -120,19 +127,12 @@ class SourceReader:
             if joins := [join for join in (labels.join, splits.join if splits else None) if join is not None]:
                 about["joins"] = [join.as_json() for join in joins]
                 self.joins += [join for join in joins if join not in self.joins]
-            with ThreadPoolExecutor(1) as writer:  # writes one batch while the next one is read
-                written: Future[WrittenBatch] | None = None
-                for batch, records, last in self._batches(source, start, dedup, rules, labels, splits, settings):
-                    if written is not None:
-                        finished.append(self._take(written.result()))
-                    names: ShardNames = {}
-                    for modality, split in batch.parts():
-                        names[modality, split] = f"{modality}/{split}-{numbers[modality, split]:05d}.parquet"
-                        numbers[modality, split] += 1
-                    write = partial(self._write, source=identity, base=base, records=records, last=last, about=about)
-                    written = writer.submit(write, batch, names, source.path.name)
-                if written is not None:
-                    finished.append(self._take(written.result()))
+            read = ahead.of(identity, rules) if ahead is not None and not start else None
+            if read is not None and self._decided_alone(*read, dedup):
+                finished = self._take_read(*read, base, about)
+            else:
+                found = self._batches(source, start, dedup, rules, labels, splits, settings)
+                finished += self._write_all(found, identity, base, source.path.name, about)
         counts = add_counts([each.counts for each in finished])
         check_sum(source.path, counts, finished[-1].records)
         return {
@@ -154,27 +154,91 @@ class SourceReader:
         splits: CaptionSplits | None,
         settings: SourceSettings,
     ) -> Iterator[tuple[RowBatch, int, bool]]:
-        records: Iterator[Record | Reject | Rows]
-        vectors = None
-        if isinstance(source, VectorSource):
-            records = prepared_rows(source.rows(start), source, labels, splits)
-            modality = str(settings.modality)
-            decide_all = partial(decide_rows, dedup, dedup.vectors(modality), rules=rules)
-            vectors = VectorRules(decide_all, schema_of("vector", self._contents.about(modality)))
-        else:
-            found = source.records(start, self._workers)
-            records = prepared(found, source, settings, labels, splits, self._workers)
-        with console.progress(records, label=source.path.name, unit="records") as shown:
-            yield from cut_batches(
-                shown,
-                partial(dedup.decide, rules=rules),
-                source.path,
+        with ExitStack() as stack:
+            yield from batches_of(
+                source,
+                settings,
+                rules,
+                self._contents.about(str(settings.modality)),
+                labels,
+                dedup,
+                self._limits,
                 start=start,
+                caption_splits=splits,
                 splits=self._contents.splits(),
-                max_rows=self._shard_rows,
-                max_bytes=self._shard_bytes,
-                vectors=vectors,
+                workers=self._workers,
+                shown=lambda records: stack.enter_context(
+                    console.progress(records, label=source.path.name, unit="records")
+                ),
             )
+
+    def _write_all(
+        self,
+        found: Iterator[tuple[RowBatch, int, bool]],
+        identity: str,
+        base: str,
+        source_name: str,
+        about: dict[str, Any],
+    ) -> list[WrittenBatch]:
+        """Writes batches as they are found."""
+        finished: list[WrittenBatch] = []
+        numbers = self._contents.next_numbers()
+        with ThreadPoolExecutor(1) as writer:  # writes one batch while the next one is read
+            written: Future[WrittenBatch] | None = None
+            for batch, records, last in found:
+                if written is not None:
+                    finished.append(self._take(written.result()))
+                names: ShardNames = {}
+                for modality, split in batch.parts():
+                    names[modality, split] = f"{modality}/{split}-{numbers[modality, split]:05d}.parquet"
+                    numbers[modality, split] += 1
+                write = partial(self._write, source=identity, base=base, records=records, last=last, about=about)
+                written = writer.submit(write, batch, names, source_name)
+            if written is not None:
+                finished.append(self._take(written.result()))
+        return finished
+
+    def _decided_alone(self, folder: Path, read: SourceRead, dedup: Dedup) -> bool:
+        """Whether the rows before a source change nothing about what a worker has read; if so, they are remembered."""
+        splits = self._contents.splits() | {shard.split for batch in read.batches for shard in batch.shards}
+        reasons = {reason for batch in read.batches for reason in batch.counts["rejects"]}
+        if len(splits) > MAX_SPLITS or reasons & CHANGED_BY_EARLIER_ROWS:
+            return False
+        rows: list[tuple[Shard, RowKind, pa.Table]] = []
+        for batch in read.batches:
+            for shard in batch.shards:
+                kind = self._contents.about(shard.modality).kind
+                names = pq.read_schema(folder / shard.path).names
+                table = pq.read_table(folder / shard.path, columns=_remembered_columns(kind, names))
+                if not dedup.decides_alone(shard.modality, kind, shard.split, table):
+                    return False
+                rows.append((shard, kind, table))
+        for shard, kind, table in rows:
+            remember = dedup.remember_vectors if kind == "vector" else dedup.remember
+            remember(shard.modality, table)
+        return True
+
+    def _take_read(self, folder: Path, read: SourceRead, base: str, about: dict[str, Any]) -> list[WrittenBatch]:
+        """Makes what a worker has read a part of the DATASET."""
+        finished = []
+        numbers = self._contents.next_numbers()
+        for batch in read.batches:
+            shards = []
+            for shard in batch.shards:
+                number = numbers[shard.modality, shard.split]
+                numbers[shard.modality, shard.split] += 1
+                path = f"{shard.modality}/{shard.split}-{number:05d}.parquet"
+                atomic.make_folder((self._contents.out / path).parent)
+                atomic.move(folder / shard.path, self._contents.out / path)
+                hashes.remember(self._contents.out / path, shard.sha256)
+                shards.append(shard.model_copy(update={"path": path}))
+            if batch.rejects is not None:
+                atomic.move(folder / batch.rejects, self._progress.folder / batch.rejects)
+            counts = {**batch.counts, "about": about}
+            taken = batch.model_copy(update={"base": base, "shards": shards, "counts": counts})
+            self._progress.add(taken)
+            finished.append(self._take(taken))
+        return finished
 
     def _write(
         self,
@@ -189,7 +253,7 @@ class SourceReader:
         about: dict[str, Any],
     ) -> WrittenBatch:
         """Writes the shards and rejects of a batch, then records it as written."""
-        rejects = f"rejects-{source[:16]}-{records:012d}.parquet"
+        rejects = rejects_name(source, records)
         rejects_path = self._progress.folder / rejects
         rows = {modality: self._contents.about(modality) for modality, _ in names}
         shards, counts = write_batch(batch, names, source_name, self._contents.out, rejects_path, rows)
@@ -199,7 +263,7 @@ class SourceReader:
             records=records,
             shards=shards,
             rejects=rejects if batch.rejects else None,
-            rejects_sha256=atomic.sha256_file(rejects_path) if batch.rejects else None,
+            rejects_sha256=sha256_of_rejects(self._progress.folder, rejects) if batch.rejects else None,
             counts={**counts, "about": about},
             last=last,
         )
@@ -212,20 +276,8 @@ class SourceReader:
         """What decides about each record, and what the entry says about clusters."""
         if self._dedup is None or (settings.near_duplicates != "keep" and self._dedup.look_alikes is None):
             self._dedup = self._dedup_of_rows(settings)
-        rule = parse_split(settings.split)
-        clusters, clustered_by = clusters_of(source, rule, settings, work=self._progress.folder)
-        path, earlier = Path(named(source.path.resolve())), self._contents.earlier
-        rules = KeepRules(
-            rule,
-            kind=settings.row_kind,
-            split_by=settings.split_by,
-            clusters=clusters,
-            keep_duplicates=settings.keep_duplicates,
-            near_duplicates=settings.near_duplicates,
-            file_split=_file_split(source),
-            sources=earlier.new_ends(path),
-            group_source=earlier.group_source(path, settings.modality),
-        )
+        clusters, clustered_by = clusters_of(source, parse_split(settings.split), settings, work=self._progress.folder)
+        rules = rules_of(source, settings, self._contents.earlier, clusters)
         about: dict[str, Any] = {"notes": notes} if (notes := [*source.notes(), *labels.notes]) else {}
         if clusters is not None:
             about |= {"clusters": len(set(clusters.values())), "clustered_by": clustered_by}
@@ -242,9 +294,7 @@ class SourceReader:
                     value = perceptual_hash(row["image"])
                     if value is not None and look_alikes.find(value) is None:
                         look_alikes.add(value, row["id"], row["split"])
-            columns = ["id", "split", "sha256", *(["group"] if kind in GROUPED else [])]
-            if kind == "image" and ORIGINAL in dataset.columns(shard):
-                columns.append(ORIGINAL)
+            columns = _remembered_columns(kind, dataset.columns(shard))
             remember = dedup.remember_vectors if kind == "vector" else dedup.remember
             remember(shard.modality, dataset.read(shard, columns))
         return dedup
@@ -281,34 +331,7 @@ class SourceReader:
             raise SetClipError(f"{path}: there are no {modality} records in it ({reasons})", fix=check)
 
 
-def _file_split(source: Source) -> FileSplit:
-    """What the place of a source says about its rows. A folder of images says it itself; `test.png` is no split."""
-    path = source.path.resolve()
-    return NO_SPLIT if path.is_dir() else split_of_file(Path(named(path)), by_name=not isinstance(source, ImageFolder))
-
-
-def _info_of(source: Source, settings: SourceSettings, known: ModalityInfo | None) -> ModalityInfo:
-    """What dataset.json says about the modality of a source; the encoder of earlier rows, if it says none."""
-    if not isinstance(source, VectorSource):
-        return ModalityInfo(kind=settings.row_kind)
-    encoder = settings.encoder or source.encoder or (known.encoder if known is not None else None)
-    dtype: Literal["float16", "float32"] = "float16" if source.dtype.itemsize == 2 else "float32"
-    return ModalityInfo(kind="vector", width=source.width, dtype=dtype, encoder=encoder)
-
-
-def _described(source: Source, settings: SourceSettings, info: ModalityInfo) -> dict[str, Any]:
-    """The part of a source's entry in dataset.json that is known before it is read."""
-    files = source.files()
-    about = {} if settings.modality in KINDS_OF_NAMES else {"about": info.model_dump(exclude_none=True)}
-    return {
-        **about,
-        "path": named(source.path.resolve()),
-        "modality": settings.modality,
-        "options": settings.identity(),
-        "files": len(files),
-        "fingerprint": _hash([tuple(file) for file in files]),
-    }
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _remembered_columns(kind: RowKind, names: Iterable[str]) -> list[str]:
+    """The columns of a shard that tell a Dedup what it must know of its rows."""
+    grouped = ["group"] if kind in GROUPED else []
+    return ["id", "split", "sha256", *grouped, *([ORIGINAL] if kind == "image" and ORIGINAL in names else [])]

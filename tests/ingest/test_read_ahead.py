@@ -1,0 +1,372 @@
+"""Claims about sources that workers read ahead: the bytes are those of an ingest that reads one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from setclip_cli import processes
+from setclip_cli.cli.app import app
+from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.verify import verify
+from setclip_cli.errors import ExitCode, SetClipError
+from setclip_cli.ingest import read_ahead
+from setclip_cli.ingest.ingest import ingest
+from setclip_cli.ingest.options import IngestOptions
+from setclip_cli.ingest.read_ahead import SourceRead, SourceToRead, read_source_ahead
+from setclip_cli.ingest.read_source import SourceReader
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Workers without processes, which end in the wrong order; the names of the sources that were taken as read."""
+    names: list[str] = []
+
+    def backwards(
+        work: Callable[[Any], Any], jobs: Sequence[Any], **_: object
+    ) -> Generator[processes.Finished[Any, Any], None, None]:
+        for job in reversed(jobs):
+            yield processes.Finished(job, (work(job),))
+
+    real = SourceReader._take_read
+
+    def noting(self: SourceReader, folder: Path, read: SourceRead, *rest: Any) -> Any:
+        names.append(json.loads((folder / "read.json").read_text())["batches"][0]["source"])
+        return real(self, folder, read, *rest)
+
+    monkeypatch.setattr(processes, "run_in_processes", backwards)
+    monkeypatch.setattr(SourceReader, "_take_read", noting)
+    return names
+
+
+def same_bytes(sources: Sequence[Path], root: Path, **options: Any) -> dict[str, bytes]:
+    """Reads the sources in both ways, and returns the one DATASET that they must give."""
+    for engine in ("local", "process"):
+        ingest(sources, root / engine, IngestOptions(engine=engine, **options), shard_rows=7)  # type: ignore[arg-type]
+    found = contents(root / "process")
+    assert found == contents(root / "local")
+    verify(root / "process")
+    return found
+
+
+def fasta(path: Path, first: int, count: int, *, bad: bool = False) -> Path:
+    proteins = tiny.proteins(first + count, longest=30)[first:]
+    records = [f">P{first + number:05d} a protein\n{each}\n" for number, each in enumerate(proteins)]
+    return write(path, "".join(records) + (">bad\nMK1\n" if bad else ""))
+
+
+def test_sources_that_share_nothing_are_taken_as_workers_read_them(tmp_path: Path, taken: list[str]) -> None:
+    sources = [fasta(tmp_path / f"{n}.fasta", 20 * n, 20, bad=n == 2) for n in range(4)]
+    found = same_bytes(sources, tmp_path, modality="protein", split="train=0.7,test=0.3")
+    assert len(taken) == 4
+    assert not [name for name in found if name.startswith(".ingest")]
+
+
+def test_a_source_that_repeats_rows_of_an_earlier_one_is_read_again(tmp_path: Path, taken: list[str]) -> None:
+    sources = [fasta(tmp_path / "a.fasta", 0, 20), fasta(tmp_path / "b.fasta", 15, 20), fasta(tmp_path / "c.fa", 50, 9)]
+    same_bytes(sources, tmp_path, modality="protein", split="train=0.7,test=0.3")
+    assert len(taken) == 2
+    assert open_dataset(tmp_path / "process").index.rejects == {"duplicate of a record already taken": 5}
+
+
+@pytest.mark.parametrize(
+    ("second", "what"),
+    [
+        (">P00000 other\nWWWW\n>new\nMKV\n", "an id with another content"),
+        (">x\nMKV\n>x\nMKVA\n", "an id twice, of which one could be a repeat"),
+        (">x\nMKV\n>x\nM\n", "an id twice, of which one is a repeat of the first source"),
+    ],
+)
+def test_ids_that_clash_are_rejected_for_the_same_reasons(
+    tmp_path: Path, taken: list[str], second: str, what: str
+) -> None:
+    first = write(tmp_path / "a.fasta", ">P00000\nMKLV\n>P00001\nM\n")
+    same_bytes([first, write(tmp_path / "b.fasta", second)], tmp_path, modality="protein", max_bad_fraction=0.9)
+    assert len(taken) == 1, what
+
+
+def test_a_split_in_another_case_is_rejected_as_one_after_the_other(tmp_path: Path, taken: list[str]) -> None:
+    rows = [["Fold-A", "val"], ["fold-a", "train"], ["a/b", "val"], ["val", "val"]]
+    sources = [
+        write(
+            tmp_path / f"{number}.jsonl",
+            "".join(
+                json.dumps({"id": f"{number}-{place}", "text": f"{number} {place}", "split": split}) + "\n"
+                for place, split in enumerate(splits)
+            ),
+        )
+        for number, splits in enumerate(rows)
+    ]
+    same_bytes(sources, tmp_path, modality="caption", max_bad_fraction=0.9)
+    assert len(open_dataset(tmp_path / "process").index.rejects) == 2
+    assert len(taken) == 2
+
+
+def test_too_many_splits_are_refused_at_the_source_that_makes_them_too_many(tmp_path: Path, taken: list[str]) -> None:
+    sources = [
+        write(
+            tmp_path / f"{number}.jsonl",
+            "".join(json.dumps({"text": f"{number} {n}", "split": f"s{number}-{n}"}) + "\n" for n in range(10)),
+        )
+        for number in range(2)
+    ]
+    with pytest.raises(SetClipError, match=r"1\.jsonl: its records have more than 16 splits"):
+        ingest(sources, tmp_path / "out", IngestOptions(modality="caption", engine="process"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_captions_of_few_words_in_few_groups_under_made_up_ids(tmp_path: Path, taken: list[str], seed: int) -> None:
+    draw = random.Random(seed)
+    sources = []
+    for number in range(5):
+        folder = tmp_path / "in" / str(number)
+        words = [f"words {draw.randrange(60)}" for _ in range(draw.randint(1, 10))]
+        if draw.random() < 0.5:
+            sources.append(write(folder / "captions.txt", "\n".join(words) + "\n"))
+        else:
+            lines = [f"{draw.choice('xyz')}.jpg,{each}" for each in words]
+            sources.append(write(folder / "table.csv", "\n".join(["image,caption", *lines]) + "\n"))
+    split = draw.choice(["auto", "train=0.5,test=0.5"])
+    same_bytes(sources, tmp_path, modality="caption", split=split, keep_duplicates=seed % 2 == 0, max_bad_fraction=1)
+    assert taken  # at least the first
+
+
+def test_folders_of_images_with_labels_and_single_files(tmp_path: Path, taken: list[str]) -> None:
+    sources = []
+    for number, name in enumerate(["a/x.jpg", "b/x.jpg", "c/y.jpg", "c/broken.jpg"]):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny.jpeg(number) if number < 3 else b"\xff\xd8no image")
+        sources.append(path.parent if name == "a/x.jpg" else path)
+    labels = write(tmp_path / "labels.csv", "id,label\na/x.jpg,river\nb/x.jpg,forest\ny.jpg,lake\n")
+    same_bytes([*sources[:3], tmp_path / "in/c"], tmp_path, modality="image", labels=labels)
+    assert len(taken) == 2  # b/x.jpg has the id of a/x.jpg, and the folder c repeats its file
+    table = open_dataset(tmp_path / "process").table("image")
+    assert sorted(table["label"].to_pylist()) == ["forest", "lake", "river"]
+
+
+def test_vectors_with_row_numbers_as_ids_and_repeats(tmp_path: Path, taken: list[str]) -> None:
+    noise = np.random.default_rng(0)
+    arrays = [noise.standard_normal((20, 4)).astype(np.float32) for _ in range(4)]
+    arrays[2][3] = arrays[0][5]
+    arrays[3][7] = np.nan
+    sources = []
+    for number, array in enumerate(arrays):
+        path = tmp_path / str(number) / f"{number // 3 or number}.npy"
+        path.parent.mkdir()
+        np.save(path, array)
+        sources.append(path)
+    same_bytes(sources, tmp_path, modality="audio", kind="vector", split="train=0.6,test=0.4")
+    assert len(taken) == 2  # the third repeats a vector, and the last has the row numbers of the second
+
+
+def test_a_source_that_cannot_be_read_is_refused_as_one_after_the_other(tmp_path: Path, taken: list[str]) -> None:
+    sources = [
+        fasta(tmp_path / "a.fasta", 0, 9),
+        write(tmp_path / "b.fasta", "no fasta\n"),
+        fasta(tmp_path / "c.fa", 9, 9),
+    ]
+    messages = []
+    for engine in ("local", "process"):
+        with pytest.raises(SetClipError) as caught:
+            ingest(sources, tmp_path / engine, IngestOptions(modality="protein", engine=engine))  # type: ignore[arg-type]
+        messages.append(str(caught.value).replace(str(tmp_path / engine), "OUT"))
+        sources[1] = write(sources[1], "no fasta\n")
+    assert messages[0] == messages[1]
+    sources[1] = fasta(tmp_path / "b.fasta", 30, 5)  # and after it is repaired, both go on
+    same_bytes(sources, tmp_path, modality="protein")
+
+
+def test_sources_that_are_there_are_left_alone_and_a_changed_one_is_read_again(
+    tmp_path: Path, taken: list[str]
+) -> None:
+    sources = [fasta(tmp_path / f"{n}.fasta", 20 * n, 20) for n in range(4)]
+    same_bytes(sources[:2], tmp_path, modality="protein")
+    same_bytes(sources, tmp_path, modality="protein")
+    assert len(taken) == 4
+    fasta(sources[0], 200, 10)
+    more = [*sources, fasta(tmp_path / "4.fasta", 400, 20), fasta(tmp_path / "5.fasta", 400, 30)]
+    same_bytes(more, tmp_path, modality="protein")
+
+
+@pytest.mark.parametrize("journaled", [0, 1, 3])
+def test_a_stopped_ingest_goes_on_from_what_workers_have_read(
+    tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch, journaled: int
+) -> None:
+    sources = [fasta(tmp_path / f"{n}.fasta", 20 * n, 20, bad=True) for n in range(4)]
+    options = IngestOptions(modality="protein", engine="process")
+    ingest(sources, tmp_path / "local", IngestOptions(modality="protein"), shard_rows=7)
+    real, left = SourceReader._take_read, journaled
+
+    def stopping(self: SourceReader, *given: Any) -> Any:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceReader, "_take_read", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(sources, tmp_path / "out", options, shard_rows=7)
+    read: list[Path] = []
+    real_read = read_ahead._read
+    monkeypatch.setattr(read_ahead, "_read", lambda job: read.append(job.path) or real_read(job))
+    shard = next((tmp_path / "out/.ingest/ahead").glob("*/protein/*.parquet"))  # one that is not taken is damaged
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    ingest(sources, tmp_path / "out", options, shard_rows=7)
+    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+    assert len(read) == (journaled < 3)  # of one source alone nothing is read ahead
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"modality": "image", "near_duplicates": "drop"}, "compares each image with all before it"),
+        ({"modality": "image"}, "there is one"),
+    ],
+)
+def test_what_needs_earlier_rows_is_read_in_turn_and_says_so(
+    tmp_path: Path, taken: list[str], capsys: pytest.CaptureFixture[str], options: dict[str, Any], why: str
+) -> None:
+    sources = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for number, path in enumerate(sources):
+        path.write_bytes(tiny.jpeg(number))
+    same_bytes(sources if "near_duplicates" in options else sources[:1], tmp_path, **options)
+    assert why in capsys.readouterr().err
+    assert not taken
+
+
+def test_the_command_takes_an_engine_and_refuses_others(tmp_path: Path, taken: list[str]) -> None:
+    sources = [str(fasta(tmp_path / f"{n}.fasta", 20 * n, 20)) for n in range(2)]
+    given = ["ingest", *sources, "--modality", "protein", "--out", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(app, [*given, "--engine", "process", "--workers", "2"])
+    assert done.exit_code == 0, done.output
+    assert len(taken) == 2
+    assert CliRunner().invoke(app, [*given, "--engine", "spark"]).exit_code == ExitCode.USAGE
+
+
+def killed_once(marker: Path) -> Callable[[SourceToRead], tuple[str, SourceRead | None]]:
+    """Reads a source; the first worker that has read one is killed before it could say so."""
+
+    def work(job: SourceToRead) -> tuple[str, SourceRead | None]:  # nested, so that it travels by value
+        with suppress(FileExistsError):
+            marker.touch(exist_ok=False)
+            read_source_ahead(job)
+            (job.folder / "read.json").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_source_ahead(job)
+
+    return work
+
+
+def end_abruptly(job: SourceToRead) -> tuple[str, SourceRead | None]:
+    """As a worker does; the one that has the source ``1.fasta`` is killed in the middle of it."""
+    if job.path.name == "1.fasta":
+        (job.folder / "protein").mkdir(parents=True)
+        (job.folder / "protein/train-00000.parquet").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_source_ahead(job)
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_its_own_source_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [fasta(tmp_path / f"{n}.fasta", 20 * n, 20) for n in range(4)]
+    monkeypatch.setattr(read_ahead, "read_source_ahead", end_abruptly)
+    same_bytes(sources, tmp_path, modality="protein")
+
+
+INGEST = (
+    "import sys\n"
+    "from setclip_cli.ingest.ingest import ingest\n"
+    "from setclip_cli.ingest.options import IngestOptions\n"
+    "if __name__ == '__main__':\n"
+    "    print('ready', flush=True)\n"
+    "    options = IngestOptions(modality='protein', split='train=0.7,test=0.3', engine='process')\n"
+    "    ingest(sys.argv[2:], sys.argv[1], options, shard_rows=7)\n"
+)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None:
+    sources = [fasta(tmp_path / f"{n}.fasta", 40 * n, 45, bad=True) for n in range(8)]  # each repeats some
+    options = IngestOptions(modality="protein", split="train=0.7,test=0.3", engine="process")
+    started = time.monotonic()
+    ingest(sources, tmp_path / "process", options, shard_rows=7)
+    longest_s = time.monotonic() - started
+    ingest(sources, tmp_path / "local", IngestOptions(modality="protein", split=options.split), shard_rows=7)
+    assert contents(tmp_path / "process") == contents(tmp_path / "local")
+    script = write(tmp_path / "run.py", INGEST)
+    draw = random.Random(3)
+    for moment in range(5):
+        out = tmp_path / f"killed-{moment}"
+        command = [sys.executable, str(script), str(out), *map(str, sources)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+            assert running.stdout is not None
+            running.stdout.readline()
+            time.sleep(draw.uniform(0, longest_s))
+            running.send_signal(signal.SIGKILL)
+        ingest(sources, out, options, shard_rows=7)
+        assert contents(out) == contents(tmp_path / "local"), f"moment {moment}"
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Ray with two nodes of one CPU each on this machine."""
+    ray = pytest.importorskip("ray")
+    utilities = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    running = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    running.add_node(num_cpus=1)
+    ray.init(address=running.address, log_to_driver=False)
+    yield running
+    ray.shutdown()
+    running.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_on_two_nodes_with_a_killed_worker_gives_the_same_bytes(
+    cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # relative paths, as a user gives them
+    sources = [fasta(Path(f"{n}.fasta"), 20 * n, 22 if n == 3 else 20, bad=True) for n in range(6)]
+    ingest(sources, "local", IngestOptions(modality="protein"), shard_rows=7)
+    marker = tmp_path / "killed"
+    monkeypatch.setattr(read_ahead, "read_source_ahead", killed_once(marker))
+    ingest(sources, "ray", IngestOptions(modality="protein", engine="ray"), shard_rows=7)
+    assert marker.exists()
+    assert contents(Path("ray")) == contents(Path("local"))
+
+
+def test_ray_that_is_not_installed_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    sources = [fasta(tmp_path / f"{n}.fasta", 20 * n, 20) for n in range(2)]
+    with pytest.raises(SetClipError, match="Ray is not installed") as caught:
+        ingest(sources, tmp_path / "out", IngestOptions(modality="protein", engine="ray"))
+    assert caught.value.exit_code == ExitCode.USAGE
