@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 _COLUMNS = 64
+_MOST_VALUES = 1 << 28  # of the coordinates of a pool: a GiB
 
 
 def pair_balance(coordinates: Tensor) -> Tensor:
@@ -37,6 +38,14 @@ def pair_balance(coordinates: Tensor) -> Tensor:
         belongs = part.square()
         weights += (belongs / belongs.sum(0)).sum(1)
     return (weights / weights.sum()).cpu()
+
+
+def guiding(rows: int, pairs: int) -> int:
+    """How many of the known pairs are walked from: all, unless the coordinates of the larger pool would pass a GiB.
+
+    With so many pairs the other terms know as much as the walks (benchmarks/results.md).
+    """
+    return min(pairs, max(1, _MOST_VALUES // rows))
 
 
 def fit_teacher(

@@ -9,7 +9,8 @@ import torch
 
 from setclip_cli.encoders import UnitRows
 from setclip_cli.errors import UsageError
-from setclip_cli.methods.graph_teacher import pair_balance, teacher_coordinates
+from setclip_cli.methods.graph_teacher import guiding, pair_balance, teacher_coordinates
+from setclip_cli.sampling import generator
 from setclip_cli.training.batches import Batches
 from setclip_cli.training.distributed import Group
 from setclip_cli.training.kernel_choice import KernelChoice
@@ -86,8 +87,13 @@ def build_training(
     row_weights: tuple[RowWeights, RowWeights] | None = None
     if len(pairs) and ("teacher" in objective.terms or train.balance):
         neighbours = recipe.objective.teacher.neighbours
+        most = guiding(max(len(left.features), len(right.features)), len(pairs))
+        walked = torch.randperm(len(pairs), generator=generator(recipe.seed, "guiding pairs"))[:most].sort().values
         found = teacher_coordinates(
-            towers[0].features, towers[1].features, pairs, neighbours=None if neighbours == "auto" else neighbours
+            towers[0].features,
+            towers[1].features,
+            pairs if most == len(pairs) else pairs[walked.to(pairs.device)],
+            neighbours=None if neighbours == "auto" else neighbours,
         )
         guides = [_Guide(tower, own, balance=train.balance) for tower, own in zip(towers, found, strict=True)]
         coordinates = guides[0].coordinates, guides[1].coordinates

@@ -12,6 +12,7 @@ from setclip_cli.dataset.dataset import pairs_in_words
 from setclip_cli.errors import SetClipError
 from setclip_cli.features.layer_choice import layer_pairs, wants_best
 from setclip_cli.methods.auto import Choice, choose
+from setclip_cli.methods.graph_teacher import guiding
 from setclip_cli.methods.no_pairs import require_matchable
 from setclip_cli.options import path_of
 from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
@@ -183,7 +184,8 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path | str, *, resume: boo
             fix="repair these, then check again with --dry-run",
             exit_code=problems[0].exit_code,
         )
-    notes = [*scales, *_notes(choice.recipe if choice else recipe, rows, by_auto=choice is not None)]
+    settled = choice.recipe if choice else recipe
+    notes = [*scales, *_notes(settled, rows, by_auto=choice is not None), *_note_of_guides(settled, rows, known)]
     return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, notes, weights, choice)
 
 
@@ -207,6 +209,21 @@ def _check_rows(recipe: Recipe, rows: dict[Modality, int]) -> None:
     matched = recipe.method == "transport" or (recipe.strangers and recipe.method == "set-clip-plus")
     if recipe.pairs == 0 and matched and len(rows) == 2:
         require_matchable(*rows.values())
+
+
+def _note_of_guides(recipe: Recipe, rows: dict[Modality, int], known: KnownPairs) -> list[str]:
+    """Whether the walks over the graphs start from some of the known pairs only."""
+    if recipe.method in TRAINING_FREE_METHODS or not (recipe.objective.teacher.weight or recipe.train.balance):
+        return []
+    landmarks = recipe.train.landmarks
+    most = landmarks + len(known.pairs)
+    held = max((min(count, most) if is_large(count, landmarks) else count for count in rows.values()), default=1)
+    walked = guiding(held, len(known.pairs))
+    if walked == len(known.pairs):
+        return []
+    return [
+        f"the teacher and the balance of batches walk from about {walked:,} of the {len(known.pairs):,} known pairs"
+    ]
 
 
 def _notes(recipe: Recipe, rows: dict[Modality, int], *, by_auto: bool) -> list[str]:

@@ -21,8 +21,10 @@ from setclip_cli.encoders.transform import FeatureTransform
 from setclip_cli.errors import SetClipError
 from setclip_cli.features import frozen
 from setclip_cli.features.frozen import features_in_blocks, frozen_features, open_features
+from setclip_cli.methods import graph_teacher
+from setclip_cli.methods.graph_teacher import guiding
 from setclip_cli.recipe.recipe import Recipe
-from setclip_cli.training import overlap
+from setclip_cli.training import build, overlap
 from setclip_cli.training.align import align
 from setclip_cli.training.dry_run import plan_align
 from setclip_cli.training.inputs import read_side
@@ -211,6 +213,26 @@ def test_validation_and_a_stop_work_and_a_resumed_run_is_the_same(data: Path, tm
     assert result.resumed_from == 10
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_walks_start_from_as_many_pairs_as_memory_allows(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert guiding(100_000, 200) == 200
+    assert guiding(100_000, 25_000) == 2_684  # 4 bytes x 100,000 x 2,684 are a GiB
+    assert guiding(1 << 40, 5) == 1
+    monkeypatch.setattr(graph_teacher, "_MOST_VALUES", 20 * ROWS)
+    walked: list[torch.Tensor] = []
+
+    def spied(left: torch.Tensor, right: torch.Tensor, pairs: torch.Tensor, **more: Any) -> Any:
+        walked.append(pairs)
+        return graph_teacher.teacher_coordinates(left, right, pairs, **more)
+
+    monkeypatch.setattr(build, "teacher_coordinates", spied)
+    dataset, asked = open_dataset(data), recipe(ROWS)
+    align(asked, dataset, tmp_path / "run")
+    assert len(walked[0]) == 20 == len(walked[0].unique(dim=0))
+    assert "walk from about 20 of the 50 known pairs" in " ".join(plan_align(asked, dataset, tmp_path / "no").notes)
 
 
 def test_the_plan_says_which_rows_do_what(data: Path, tmp_path: Path) -> None:
