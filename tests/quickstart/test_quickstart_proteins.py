@@ -145,8 +145,8 @@ def test_a_small_subset_of_many_proteins_has_all_splits(tmp_path: Path, monkeypa
     [
         ({"function": None}, "without a text about their function"),
         ({"reviewed": False}, "not reviewed"),
-        ({"sequence": "MKV"}, "fewer than 30 or more than 1,000 residues"),
-        ({"sequence": "MKVL" * 300}, "fewer than 30 or more than 1,000 residues"),
+        ({"sequence": "MKV"}, "fewer than 30 or more than 600 residues"),
+        ({"sequence": "MKVL" * 300}, "fewer than 30 or more than 600 residues"),
         ({"sequence": "MK-V" * 20}, "a sequence that cannot be used"),
     ],
 )
