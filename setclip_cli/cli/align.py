@@ -24,6 +24,14 @@ def align(
             help="Leave out known pairs that are likely wrong, and list them in the RUN (drop_suspect = auto).",
         ),
     ] = False,
+    features: Annotated[
+        list[str],
+        typer.Option(
+            metavar="EMBEDDINGS",
+            help="Features that `setclip embed --backbone` made of this DATASET; repeatable, one for a side. They are "
+            "not computed again.",
+        ),
+    ] = [],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the RUN's last checkpoint.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check recipe, data and weights, print the plan, train nothing.")
@@ -48,10 +56,10 @@ def align(
     if dry_run:
         from setclip_cli.training.dry_run import plan_align
 
-        planned = plan_align(settings, dataset, out)
+        planned = plan_align(settings, dataset, out, features=features)
         show(planned, as_json)
         return
     from setclip_cli.training.align import align as run
 
-    result = run(settings, dataset, out, resume=resume)
+    result = run(settings, dataset, out, resume=resume, features=features)
     show(result, as_json)

@@ -84,6 +84,24 @@ def frozen_features(
     return FeatureTable(ids, features, *counts)
 
 
+def has_features(backbone: Backbone, shard: Shard) -> bool:
+    """Whether the cache has the features of a shard."""
+    return _cached(_place(backbone, shard, None, None), rows=shard.rows, dim=backbone.dim) is not None
+
+
+def keep_features(backbone: Backbone, shard: Shard, features: Tensor, counts: list[int]) -> None:
+    """Puts features of a shard that were made elsewhere into the cache.
+
+    Args:
+        features: (n, p) float32, in the order of the rows.
+        counts: Truncated texts, windowed proteins, replaced letters.
+
+    Raises:
+        SetClipError: the cache cannot be written.
+    """
+    _write(_place(backbone, shard, None, None), features, counts)
+
+
 def _stored_vectors(backbone: VectorBackbone, dataset: Dataset, modality: Modality, split: str | None) -> FeatureTable:
     """The vectors of a DATASET as features. They are not cached: they are in the shards."""
     shards = dataset.shards(modality, split)

@@ -38,6 +38,7 @@ from setclip_cli.training.checks import require_pools
 from setclip_cli.training.distributed import launched
 from setclip_cli.training.dry_run import plan_align
 from setclip_cli.training.fit import finish, fit_method, is_trained
+from setclip_cli.training.given_features import use_given
 from setclip_cli.training.inputs import build_early_stopping, initial_weights, loads_half, read_side
 from setclip_cli.training.known_pairs import known_pairs, pair_rows
 from setclip_cli.training.loop import run_steps
@@ -53,7 +54,7 @@ from setclip_cli.training.tower_bands import tower_bands
 from setclip_cli.trust.saved import CALIBRATION_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -92,7 +93,12 @@ class AlignResult:
 @takes_places("dataset", writes="out")
 @kept_graphs()
 def align(
-    recipe: Recipe | Path | str, dataset: Dataset | Path | str, out: Path | str, *, resume: bool = False
+    recipe: Recipe | Path | str,
+    dataset: Dataset | Path | str,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    features: str | Path | Sequence[str | Path] = (),
 ) -> AlignResult:
     """Trains on a DATASET and writes a RUN.
 
@@ -103,16 +109,19 @@ def align(
         dataset: A DATASET, or its folder.
         out: The RUN folder.
         resume: Go on from the RUN's last checkpoint, if it has one.
+        features: EMBEDDINGS that `embed_backbone` made of this DATASET, for one side or each: their features are not
+            computed again.
 
     Raises:
-        SetClipError: data, pairs or weights are missing; ``out`` is not a RUN or belongs to another experiment; a step
-            is not finite, or there is too little memory for it.
+        SetClipError: ``features`` are of another backbone or DATASET, or not whole; data, pairs or weights are missing;
+            ``out`` is not a RUN or belongs to another experiment; a step is not finite, or there is too little memory
+            for it.
     """
     started = time.monotonic()
     out = path_of(out, "out")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    plan = plan_align(recipe, dataset, out, resume=resume)
+    plan = plan_align(recipe, dataset, out, resume=resume, features=features)
     device = training_device(recipe)
     with _with_resume_in_the_fix(out, resume), launched() as group, exclusive(out) if group.main else nullcontext():
         if is_finished(out, recipe):
@@ -148,6 +157,9 @@ def align(
         if recipe.joint and recipe.init_from is None:
             require_one_space(*backbones)
         with group.main_first():
+            for backbone in backbones if group.main else ():
+                if (given := plan.features.get(backbone.modality)) is not None:
+                    use_given(given, backbone, recipe, dataset)
             left, right = (read_side(recipe, dataset, backbone, announce=group.main) for backbone in backbones)
         require_pools(recipe, {f"{side.modality} rows": side.features for side in (left, right)})
         stopping = build_early_stopping(recipe, dataset, (left, right))

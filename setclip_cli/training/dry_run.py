@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from setclip_cli.recipe.presets import TRAINING_FREE_METHODS
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run.folder import check_out
 from setclip_cli.training.checks import require_rows
+from setclip_cli.training.given_features import open_given
 from setclip_cli.training.known_pairs import KnownPairs, known_pairs, pair_rows, pairs_in_items
 from setclip_cli.training.landmarks import is_large
 from setclip_cli.training.loggers import check_loggers
@@ -26,13 +27,14 @@ from setclip_cli.training.preconditions import check_init_from, check_tower, tra
 from setclip_cli.training.tower_bands import tower_bands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.dataset.schemas import ModalityInfo
+    from setclip_cli.embedding.embeddings import Embeddings
     from setclip_cli.recipe.recipe import Recipe
 
 
@@ -55,6 +57,7 @@ class AlignPlan:
     notes: list[str]
     weights: dict[Modality, dict[str, Any]]
     choice: Choice | None  # of method auto
+    features: dict[Modality, Embeddings] = field(default_factory=dict)  # that need not be computed
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -111,8 +114,17 @@ class AlignPlan:
 
 
 @takes_places(looks="out")
-def plan_align(recipe: Recipe, dataset: Dataset, out: Path | str, *, resume: bool = False) -> AlignPlan:
+def plan_align(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    features: str | Path | Sequence[str | Path] = (),
+) -> AlignPlan:
     """Checks a recipe against its data and this machine. `align` makes the same plan before it starts.
+
+    Args are those of `align`.
 
     Raises:
         SetClipError: everything that is wrong, in one message.
@@ -158,6 +170,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path | str, *, resume: boo
             choice = choose(recipe, [(p.left_id, p.right_id) for p in known.pairs], known.items, labelled=labelled)
     except SetClipError as error:
         problems.append(error)
+    given: dict[Modality, Embeddings] = {}
     checks: tuple[Callable[[], object], ...] = (
         lambda: check_out(out, recipe, dataset.identity(), resume=resume),
         lambda: check_loggers(recipe.train.loggers),
@@ -165,6 +178,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path | str, *, resume: boo
         lambda: check_init_from(recipe),
         lambda: training_device(recipe) if recipe.train.device == "cpu" else None,  # others: of the machine that trains
         lambda: _check_rows(choice.recipe if choice else recipe, rows),
+        lambda: given.update(open_given(features, recipe, dataset)) if len(rows) == 2 else None,
     )
     for check in checks:
         try:
@@ -186,7 +200,7 @@ def plan_align(recipe: Recipe, dataset: Dataset, out: Path | str, *, resume: boo
         )
     settled = choice.recipe if choice else recipe
     notes = [*scales, *_notes(settled, rows, by_auto=choice is not None), *_note_of_guides(settled, rows, known)]
-    return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, notes, weights, choice)
+    return AlignPlan(recipe, out, rows, len(known.pairs), known.item_count, notes, weights, choice, given)
 
 
 def _weights_in_words(found: dict[str, Any]) -> str:
