@@ -21,6 +21,7 @@ from gpu_check import Findings, Place, find_place, outcome_of
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.losses.kernels import plain_kernel_sum
+from setclip_cli.training.embedded import EmbeddedPart
 
 OLD_DRIVER = (
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver\nand more lines"
@@ -192,6 +193,16 @@ def test_wrong_kernels_fail_the_check_of_kernels(place: Place, monkeypatch: pyte
     outcome = outcome_of(gpu.CHECKS["kernels_right"], place)
     assert outcome["state"] == "fail"
     assert "value of (67, 131, 19, [0.2], False) in float32 is off by" in outcome["reason"]
+
+
+def test_a_chunk_without_gradient_fails_the_check_of_gradient_caching(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, calls = EmbeddedPart._send, iter(range(1000))
+    monkeypatch.setattr(EmbeddedPart, "_send", lambda part, *sent: None if next(calls) == 1 else send(part, *sent))
+    outcome = outcome_of(gpu.CHECKS["caching"], place)
+    assert outcome["state"] == "fail"
+    assert "in chunks, the norm of the gradient is" in outcome["reason"]
 
 
 def test_a_goal_is_judged_at_full_size_on_a_gpu_only(tmp_path: Path) -> None:
