@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Input = TypeVar("Input")
 Result = TypeVar("Result")
 
+_THREAD_S = 5.0  # a thread of a pool needs a moment to see that its processes have ended
+
 
 @dataclass(frozen=True)
 class Finished(Generic[Input, Result]):
@@ -90,16 +92,21 @@ def run_in_processes(
 
 
 def _end_at_once(pools: Iterable[ProcessPoolExecutor]) -> None:
-    """Ends the processes, and does not wait for the threads of the pools.
+    """Ends the processes, and does not wait for ever for the threads of the pools.
 
-    The exception of a signal may have come while this thread held a lock that they wait for. They end by themselves
-    when they find their processes gone.
+    These end by themselves when they find their processes gone. If Python ends in that moment, it wakes a thread that
+    has just closed what it is woken by, and prints a traceback. But the exception of a signal may have come while this
+    thread held a lock that they wait for.
     """
+    pools = list(pools)
     processes = [process for pool in pools for process in list((pool._processes or {}).values())]
     for process in processes:
         process.terminate()
     for process in processes:
         process.join()
+    for pool in pools:
+        if (thread := getattr(pool, "_executor_manager_thread", None)) is not None:
+            thread.join(_THREAD_S)
 
 
 @contextmanager
