@@ -6,7 +6,7 @@ Importing this package does not import torch.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from setclip_cli.backbones.fetch import fetch_weights
 from setclip_cli.backbones.joint import named_space, not_joint
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     import torch
 
     from setclip_cli.backbones.base import Backbone
+    from setclip_cli.backbones.timm_image import TimmBackbone
     from setclip_cli.backbones.weights import Kind
     from setclip_cli.dataset.modality import Modality, RowKind
     from setclip_cli.dataset.schemas import ModalityInfo
     from setclip_cli.pixels.bands import BandScale
 
 __all__ = [
+    "FRAME_POOLINGS",
     "POOLINGS",
     "ROWS_READ_BY",
     "check_backbone",
@@ -33,11 +35,12 @@ __all__ = [
     "describe_weights",
     "empty_backbone",
     "load_backbone",
+    "poolings_of",
 ]
 
 ROWS_READ_BY: dict[Kind, tuple[RowKind, ...]] = {
     "esm": ("protein",),
-    "timm": ("image",),
+    "timm": ("image", "video"),  # of a video, each frame
     "sentence-transformers": ("text", "image"),  # images: some of its models, and only their weights say which
     "vector": ("vector",),
 }
@@ -47,6 +50,12 @@ POOLINGS: dict[Kind, tuple[str, ...]] = {
     "sentence-transformers": ("default", "mean", "cls", "attention"),
     "vector": ("default",),
 }
+FRAME_POOLINGS = ("mean", "attention")  # of videos: how the features of the frames become one vector
+
+
+def poolings_of(backbone: Kind, rows: RowKind | None) -> tuple[str, ...]:
+    """The poolings of a kind of backbone for a kind of rows; the first is the default."""
+    return FRAME_POOLINGS if rows == "video" else POOLINGS[backbone]
 
 
 def check_backbone(spec: str, *, modality: Modality, kind: RowKind | None = None, pooling: str = "default") -> Spec:
@@ -68,10 +77,12 @@ def check_backbone(spec: str, *, modality: Modality, kind: RowKind | None = None
             fix=f"give the {modality} tower "
             + ('backbone = "vector"' if other == "vector" else f"a {other}: backbone"),
         )
-    if pooling != "default" and pooling not in POOLINGS[parsed.kind]:
+    poolings = poolings_of(parsed.kind, kind)
+    if pooling != "default" and pooling not in poolings:
+        of = " for the frames of videos" if kind == "video" else ""
         raise UsageError(
-            f"pooling {pooling!r} of {spec}: {parsed.kind} backbones do not have it",
-            fix=f"choose one of: {', '.join(dict.fromkeys(('default', *POOLINGS[parsed.kind])))}",
+            f"pooling {pooling!r} of {spec}: {parsed.kind} backbones do not have it{of}",
+            fix=f"choose one of: {', '.join(dict.fromkeys(('default', *poolings)))}",
         )
     return parsed
 
@@ -161,8 +172,10 @@ def _load(
         check_reads_bands(parsed, modality, len(bands.mean))
     if joint and parsed.kind != "sentence-transformers" and named_space(spec) is None:
         raise not_joint(spec, "is not known to share a space with a model of texts")
+    if joint and _row_kind(parsed, modality, info) == "video":
+        raise not_joint(spec, "reads videos here, whose pooled frames are not in the space of a joint model")
     path = fetch_weights(locate_weights(parsed, weights))
-    return _open(parsed, path, pooling, images=_reads_images(parsed, modality, info), joint=joint, bands=bands)
+    return _open(parsed, path, pooling, rows=_row_kind(parsed, modality, info), joint=joint, bands=bands)
 
 
 def empty_backbone(
@@ -185,19 +198,19 @@ def empty_backbone(
         SetClipError: as `load_backbone` does, apart from what only the weights show.
     """
     parsed = check_backbone(spec, modality=modality, kind=info.kind if info else None, pooling=pooling)
-    path, images = locate_weights(parsed, weights).path, _reads_images(parsed, modality, info)
-    if parsed.kind == "vector" or (parsed.kind == "sentence-transformers" and (path is None or images)):
+    path, rows = locate_weights(parsed, weights).path, _row_kind(parsed, modality, info)
+    if parsed.kind == "vector" or (parsed.kind == "sentence-transformers" and (path is None or rows == "image")):
         return None
-    backbone = _open(parsed, path, pooling, images=images, empty=True)
+    backbone = _open(parsed, path, pooling, rows=rows, empty=True)
     backbone.modality = modality
     if layer != -1:
         backbone.cut(layer)
     return backbone
 
 
-def _reads_images(parsed: Spec, modality: Modality, info: ModalityInfo | None) -> bool:
-    """Whether a backbone is to read images: some sentence-transformers models read texts too."""
-    return (info.kind if info else KINDS_OF_NAMES.get(modality, ROWS_READ_BY[parsed.kind][0])) == "image"
+def _row_kind(parsed: Spec, modality: Modality, info: ModalityInfo | None) -> RowKind:
+    """The kind of rows that a backbone is to read, of those that it can."""
+    return info.kind if info else KINDS_OF_NAMES.get(modality, ROWS_READ_BY[parsed.kind][0])
 
 
 def _open(
@@ -205,12 +218,18 @@ def _open(
     path: Path | None,
     pooling: str,
     *,
-    images: bool,
+    rows: RowKind,
     joint: bool = False,
     empty: bool = False,
     bands: BandScale | None = None,
 ) -> Backbone:
     """A backbone with its weights, or without them; then the path may be missing if the name says all."""
+    if rows == "video":
+        from setclip_cli.backbones.video import VideoBackbone
+
+        frames = FRAME_POOLINGS[0] if pooling == "default" else pooling
+        of_images = _open(parsed, path, "default", rows="image", empty=empty)
+        return VideoBackbone(cast("TimmBackbone", of_images), pooling=frames)
     chosen = POOLINGS[parsed.kind][0] if pooling == "default" else pooling
     if parsed.kind == "esm":
         try:
@@ -226,7 +245,7 @@ def _open(
 
         return load_timm(parsed, path, pooling=chosen, joint=joint, empty=empty, bands=bands)
     assert path is not None
-    if images:
+    if rows == "image":
         from setclip_cli.backbones.sentence_image import load_sentence_image
 
         return load_sentence_image(parsed, path, pooling=chosen, joint=joint)

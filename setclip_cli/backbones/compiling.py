@@ -30,7 +30,7 @@ def compile_blocks(backbone: Backbone) -> str | None:
     except (RuntimeError, ImportError, OSError) as error:  # no C++ compiler, or no Triton
         return first_line(error)
     # Images have one size; proteins and texts would be compiled anew for every length.
-    dynamic = None if backbone.kind == "image" else True
+    dynamic = None if backbone.kind in ("image", "video") else True
     for block in _blocks(backbone.module):
         block.compile(dynamic=dynamic)
     return None

@@ -55,7 +55,12 @@ _CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-_TYPES = {pa.string(): "sc:Text", pa.int32(): "sc:Integer", pa.binary(): "sc:ImageObject"}  # of vectors: sc:Float
+_TYPES = {  # of vectors and times: sc:Float
+    pa.string(): "sc:Text",
+    pa.int32(): "sc:Integer",
+    pa.binary(): "sc:ImageObject",
+    pa.list_(pa.binary()): "sc:ImageObject",
+}
 
 
 def write_croissant(root: Path) -> Path:
@@ -130,7 +135,7 @@ def _record_set(dataset: Dataset, modality: Modality) -> dict[str, Any]:
                 "name": f"{modality}/{column.name}",
                 "dataType": _TYPES.get(column.type, "sc:Float"),
                 "source": {"fileSet": {"@id": f"{modality}-shards"}, "extract": {"column": column.name}},
-                **({"repeated": True} if pa.types.is_fixed_size_list(column.type) else {}),
+                **({"repeated": True} if pa.types.is_nested(column.type) else {}),
             }
             for column in schema_of(about.kind, about)
         ],

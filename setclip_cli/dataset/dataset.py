@@ -391,7 +391,9 @@ def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modalit
             temporary,
             # image files are compressed already, vectors hardly get smaller, and unique payloads gain nothing from a
             # dictionary
-            compression={name: "none" if name in ("image", "vector") else "zstd" for name in table.column_names},
+            compression={
+                name: "none" if name in ("image", "vector", "frames") else "zstd" for name in table.column_names
+            },
             use_dictionary=[name for name in ("split", "source", "label") if name in table.column_names],
             # the smallest number of all vectors tells nobody anything, and to find it takes a tenth of the time
             row_group_size=_rows_of_group(table),

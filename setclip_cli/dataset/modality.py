@@ -9,12 +9,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Modality = str  # a name: "protein", "sar", "abstract", "audio"
-RowKind = Literal["protein", "image", "text", "vector"]
+RowKind = Literal["protein", "image", "text", "vector", "video"]
 ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
 KINDS_OF_NAMES: dict[Modality, RowKind] = {"protein": "protein", "image": "image", "caption": "text"}
+USUAL_KINDS: dict[Modality, RowKind] = {"video": "video"}  # of names that can also have rows of another kind
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-NAMES_OF_KINDS: dict[RowKind, Modality] = {kind: name for name, kind in KINDS_OF_NAMES.items()} | {"vector": "vector"}
-_PLURALS = {"protein": "proteins", "image": "images", "caption": "captions", "text": "texts", "vector": "vectors"}
+NAMES_OF_KINDS: dict[RowKind, Modality] = {kind: name for name, kind in KINDS_OF_NAMES.items()} | {
+    "vector": "vector",
+    "video": "video",
+}
+_PLURALS = {name: f"{name}s" for name in ("protein", "image", "caption", "text", "vector", "video")}
 _RESERVED = {"both", "checkpoints", "geometry", "pairs", "retrieval", "validation", "zero_shot"}  # of metrics, folders
 
 

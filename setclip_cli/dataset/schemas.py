@@ -17,7 +17,7 @@ _COMMON = [
     pa.field("id", pa.string(), nullable=False),
     pa.field("split", pa.string(), nullable=False),
     pa.field("source", pa.string(), nullable=False),
-    pa.field("sha256", pa.string(), nullable=False),  # of the payload: residues, image bytes, text, the vector's bytes
+    pa.field("sha256", pa.string(), nullable=False),  # of the payload: text, bytes of an image, a vector or frames
     pa.field("label", pa.string()),
 ]
 _SCHEMAS: dict[RowKind, pa.Schema] = {
@@ -35,6 +35,15 @@ _SCHEMAS: dict[RowKind, pa.Schema] = {
             pa.field("image", pa.binary(), nullable=False),
             pa.field("width", pa.int32(), nullable=False),  # pixels
             pa.field("height", pa.int32(), nullable=False),
+        ]
+    ),
+    "video": pa.schema(
+        [
+            *_COMMON,
+            pa.field("frames", pa.list_(pa.binary()), nullable=False),  # picture files, in the order of time
+            pa.field("width", pa.int32(), nullable=False),  # pixels of the first
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("times", pa.list_(pa.float64())),  # seconds from the start of the video, or from the first date
         ]
     ),
     "text": pa.schema([*_COMMON, pa.field("text", pa.string(), nullable=False), pa.field("group", pa.string())]),
@@ -75,7 +84,10 @@ def schema_of(kind: RowKind, about: ModalityInfo | None = None) -> pa.Schema:
 
 def payload_column(kind: RowKind) -> str:
     """The column that holds what a row is."""
-    return {"protein": "sequence", "image": "image", "text": "text", "vector": "vector"}[kind]
+    return {"protein": "sequence", "image": "image", "text": "text", "vector": "vector", "video": "frames"}[kind]
+
+
+PICTURES: dict[RowKind, str] = {"image": "image", "video": "frames"}  # kinds that pages show as a picture: its column
 
 
 class ModalityInfo(BaseModel):

@@ -102,9 +102,12 @@ def _faults(dataset: Dataset, shard: Shard) -> Iterator[str]:
 
 
 def _payloads(column: pa.Array) -> Iterator[bytes | memoryview]:
-    """The bytes that each row's hash is of; those of a vector are its values, little-endian."""
+    """The bytes that each row's hash is of; those of a vector are its values, little-endian, and of
+    a video its frames, one after the other."""
     if pa.types.is_fixed_size_list(column.type):
         values = column.flatten().to_numpy().reshape(len(column), -1)
         yield from (memoryview(row).cast("B") for row in values)
+    elif pa.types.is_list(column.type):
+        yield from (b"".join(frames) for frames in column.to_pylist())
     else:
         yield from (each if isinstance(each, bytes) else each.encode() for each in column.to_pylist())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from setclip_cli.backbones import check_backbone
 from setclip_cli.console import progress, text_of_lines
 from setclip_cli.dataset.band_scale import band_scale, bands_of_rows, require_bands
 from setclip_cli.dataset.dataset import Dataset, open_dataset
@@ -180,6 +181,12 @@ def embed_backbone(
         raise UsageError(f"{shown}: the features of a backbone are not nested", fix=f"leave {shown} out, or give a RUN")
     dataset = _opened(dataset)
     modality = modality_for_backbone(backbone, dataset, options.modality)
+    if pooling == "attention" and dataset.kind(modality) != "video":
+        raise UsageError(
+            f"{argument('pooling')} attention: is learned, and this backbone is not trained",
+            fix=f"leave {argument('pooling')} out",
+        )
+    check_backbone(backbone, modality=modality, kind=dataset.kind(modality), pooling=pooling)
     bands = None if bands_of_rows(dataset, modality, None) is None else band_scale(dataset, modality, None)
     source = TowerSource(
         modality, info=dataset.about(modality), backbone=backbone, weights=weights, pooling=pooling, bands=bands

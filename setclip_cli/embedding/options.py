@@ -34,12 +34,13 @@ def check_raw_features(backbone: str, pooling: str, modality: Modality | None = 
         SetClipError: exit code 2; there is no such backbone, without training it has no such pooling, or it does not
             read what is asked for.
     """
-    from setclip_cli.backbones import POOLINGS, ROWS_READ_BY
+    from setclip_cli.backbones import FRAME_POOLINGS, POOLINGS, ROWS_READ_BY
     from setclip_cli.backbones.weights import parse_spec
 
     kind = parse_spec(backbone).kind
     choices = [choice for choice in dict.fromkeys(("default", *POOLINGS[kind])) if choice != "attention"]
-    if pooling not in choices:
+    may_read_videos = "video" in ROWS_READ_BY[kind] and modality not in KINDS_OF_NAMES  # then the DATASET decides
+    if pooling not in choices and not (may_read_videos and pooling in FRAME_POOLINGS):
         learned = "is learned, and this backbone is not trained"
         absent = f"{kind} backbones do not have it{nearest(pooling, choices)}"
         raise UsageError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from setclip_cli.console import note, text_of_lines, visible
 from setclip_cli.dataset.modality import Modality, singular
+from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.embedding.embedded_dataset import dataset_of, source_shard
 from setclip_cli.embedding.embeddings import Embeddings, open_embeddings
 from setclip_cli.embedding.hit_probabilities import hit_probabilities
@@ -23,6 +24,8 @@ from setclip_cli.errors import ExitCode, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
 from setclip_cli.files.recognize import head_of
+from setclip_cli.ingest.sources.video import frames_at
+from setclip_cli.pixels.video import UnusableVideoError
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.remote.copies import local_path
 
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 _VECTOR_NAME = re.compile(r".+\.npy", re.IGNORECASE | re.DOTALL)
 _SEQUENCE = re.compile(r"[A-Z]{12,}")  # shorter capitals may be a word
 _IMAGE_NAME = re.compile(r".+\.(?:jpe?g|jfif|png|webp|avif|gif|bmp|tiff?|jp2)", re.IGNORECASE | re.DOTALL)
-_SHOWN = {"text": "text", "protein": "description", "image": None, "vector": None}
+_VIDEO_NAME = re.compile(r".+\.(?:mp4|m4v|mov|mkv|webm|avi|mpe?g|m2?ts|wmv|flv|ogv|3gp)", re.IGNORECASE | re.DOTALL)
+_SHOWN = {"text": "text", "protein": "description", "image": None, "vector": None, "video": None}
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
 
     Raises:
         SetClipError: the query's modality has no tower, the RUN is not the one that made the embeddings, or a contact
-            sheet is asked for but the rows are not images; the query is empty, or is the path of something else.
+            sheet is asked for but the rows are neither images nor videos; the query is empty, or is the path of
+            something else.
     """
     if not query.strip():
         raise UsageError("the query is empty", fix="give a text, a protein sequence, or the path of an image")
@@ -115,7 +120,7 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
     asked = options.query_modality or guess_modality(query, opened)
     wanted = options.modality or _other_modality(opened, asked)
     run, data, sheet = (None if path is None else Path(path) for path in (options.run, options.data, options.sheet))
-    if sheet and opened.kinds().get(wanted) != "image":
+    if sheet and opened.kinds().get(wanted) not in PICTURES:
         flag = argument("sheet")
         raise UsageError(
             f"{flag}: {wanted} rows have no images to show", fix=f"leave {flag} out" + _search_images_instead(opened)
@@ -149,7 +154,7 @@ def _require_png(sheet: Path) -> None:
 
 
 def _search_images_instead(embeddings: Embeddings) -> str:
-    images = next((name for name in embeddings.modalities() if embeddings.kinds()[name] == "image"), None)
+    images = next((name for name in embeddings.modalities() if embeddings.kinds()[name] in PICTURES), None)
     return f", or search images with {argument('modality', '--in')} {images}" if images else ""
 
 
@@ -173,7 +178,7 @@ def guess_modality(query: str, embeddings: Embeddings) -> Modality:
         raise UsageError(
             f"query {query[:60]!r}: could be of {' or '.join(names)}", fix=f"say which it is with {shown} {names[0]}"
         )
-    if guessed in ("image", "vector") and not _is_there(query):
+    if guessed in ("image", "vector", "video") and not _is_there(query):
         words = (
             f"; if these are words to search for, say so with {shown} {towers['text'][0]}" if "text" in towers else ""
         )
@@ -185,6 +190,8 @@ def _kind_of_query(query: str, towers: Mapping[RowKind, object]) -> RowKind | No
     """The kind of towers that a query is for; None if several could take it."""
     if "vector" in towers and _VECTOR_NAME.fullmatch(query):
         return "vector"
+    if "video" in towers and (_VIDEO_NAME.fullmatch(query) or (_is_there(query) and Path(query).is_dir())):
+        return "video"
     if "image" in towers and (_is_there(query) or _IMAGE_NAME.fullmatch(query)):
         return "image"
     if "protein" in towers and _SEQUENCE.fullmatch(query):
@@ -232,6 +239,8 @@ def _item_of(query: str, kind: RowKind) -> Any:
         return residues(query)
     if kind == "vector":
         return _vector_at(query)
+    if kind == "video":
+        return _frames_at(query)
     return _image_at(query) if kind == "image" else query
 
 
@@ -261,6 +270,20 @@ def residues(query: str) -> str:
     return "".join(query.split()).removesuffix("*").upper()
 
 
+def _frames_at(path: str) -> tuple[bytes, ...]:
+    fix = "give the path of a video or of a folder of its frames"
+    flag = argument("query_modality", "--as")
+    with translated(
+        f"query {path[:60]!r}",
+        UnusableVideoError,
+        OSError,
+        found="cannot be read",
+        fix=f"{fix}, or say what the query is with {flag}",
+        exit_code=ExitCode.USAGE,
+    ):
+        return frames_at(Path(path))
+
+
 def _image_at(path: str) -> bytes:
     fix = f"give the path of an image, or say what the query is with {argument('query_modality', '--as')}"
     with translated(f"query {path[:60]!r}", OSError, found="cannot be read", fix=fix, exit_code=ExitCode.USAGE):
@@ -276,16 +299,16 @@ def _look_up(
     *,
     data: Path | None,
     images: bool,
-) -> tuple[list[Hit], list[bytes]]:
+) -> tuple[list[Hit], list[bytes | list[bytes]]]:
     """Ids and labels of rows by number, and their texts or images if the DATASET is still there."""
     shards = embeddings.shards(modality, split)
     ends = np.cumsum([shard.rows for shard in shards])
-    column = "image" if images else _SHOWN[embeddings.kinds()[modality]]
+    column = PICTURES[embeddings.kinds()[modality]] if images else _SHOWN[embeddings.kinds()[modality]]
     dataset = dataset_of(embeddings, data, needed=images) if column else None
     tables: dict[int, Any] = {}
     payloads: dict[int, dict[str, Any]] = {}
     hits: list[Hit] = []
-    found: list[bytes] = []
+    found: list[bytes | list[bytes]] = []
     for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1):
         number = int(np.searchsorted(ends, row, side="right"))
         shard = shards[number]
@@ -299,13 +322,13 @@ def _look_up(
         payload = payloads.get(number, {}).get(identifier)
         shown = None if images else payload
         hits.append(Hit(rank, identifier, round(score, 6), tables[number]["label"][at].as_py(), shown, shard.path))
-        if isinstance(payload, bytes):
+        if images and payload is not None:
             found.append(payload)
     return hits, found
 
 
-def contact_sheet(hits: list[Hit], images: list[bytes], *, side: int = 200, columns: int = 5) -> bytes:
-    """The images in a grid, each with its rank, score, label and id, as the bytes of a PNG file."""
+def contact_sheet(hits: list[Hit], images: list[bytes | list[bytes]], *, side: int = 200, columns: int = 5) -> bytes:
+    """The images, or frames of videos, in a grid, each with rank, score, label and id, as the bytes of a PNG file."""
     from PIL import Image, ImageDraw, ImageFont
 
     from setclip_cli.pixels.rgb import open_shown

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setclip_cli.dataset.descriptions import read_description
+from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.evaluation.similarity import distinct_rows
 from setclip_cli.pixels.rgb import open_shown
 
@@ -35,6 +36,7 @@ _LETTERS_SHOWN = 180
 SHOWN_COLUMNS: dict[RowKind, list[str]] = {
     "protein": ["id", "sequence", "length", "description"],
     "image": ["id", "image"],
+    "video": ["id", "frames"],
     "text": ["id", "text"],
     "vector": ["id"],
 }
@@ -164,8 +166,8 @@ def displayed(kind: RowKind, table: pa.Table, place: int) -> dict[str, Any]:
     """What a reader sees of a row of a table of ``SHOWN_COLUMNS``, beside its id."""
     if kind == "vector":
         return {}
-    if kind == "image":
-        return {"image": _thumbnail(table["image"][place].as_py())}
+    if kind in PICTURES:
+        return {"image": _thumbnail(table[PICTURES[kind]][place].as_py())}
     if kind == "text":
         text = table["text"][place].as_py()
         return {"text": text if len(text) <= _LETTERS_SHOWN else text[: _LETTERS_SHOWN - 1].rstrip() + "…"}
@@ -176,7 +178,7 @@ def displayed(kind: RowKind, table: pa.Table, place: int) -> dict[str, Any]:
     return {"residues": first, "facts": " · ".join(filter(None, facts)), "text": said.name}
 
 
-def _thumbnail(encoded: bytes) -> str:
+def _thumbnail(encoded: bytes | list[bytes]) -> str:
     """A small JPEG as a data URL."""
     small = open_shown(encoded)
     small.thumbnail((_IMAGE_PX, _IMAGE_PX))

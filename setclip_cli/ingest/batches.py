@@ -78,7 +78,9 @@ class RowBatch:
         self.count += 1
         self.distinct += kept.distinct
         self.crossing += kept.crossing
-        self.payload_bytes += len(record.payload)
+        self.payload_bytes += (
+            sum(map(len, record.payload)) if isinstance(record.payload, tuple) else len(record.payload)
+        )
         if record.repairs:
             self.repairs.update(record.repairs)
 

@@ -210,7 +210,7 @@ class Dedup:
                 extra={**(record.extra or {}), "id_in_source": short.id},
                 repairs=(*record.repairs, LONGER_ID),
             )
-        if rules.kind == "image" and record.made_up and record.split is not None and rules.rule.as_source:
+        if rules.kind in ("image", "video") and record.made_up and record.split is not None and rules.rule.as_source:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, as a folder's name says"))
         elif by_file.why:
             record = record._replace(repairs=(*record.repairs, f"put into split {split}, {by_file.why}"))

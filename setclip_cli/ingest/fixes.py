@@ -32,7 +32,7 @@ _FIXES: tuple[tuple[str, str], ...] = (
     ),
     (r"only a thumbnail can be read", "convert camera raw files to JPEG or TIFF with their own program"),
     (r"a format that is not read", "convert these files to JPEG or PNG"),
-    (r"empty file|damaged|JPEG cut short|PNG cut short|PNG damaged|WebP cut short|no readable scene", _AGAIN),
+    (r"empty file|damaged(?! video)|JPEG cut short|PNG cut short|PNG damaged|WebP cut short|no readable scene", _AGAIN),
     (r"nucleotides, not amino acids", TRANSLATE),
     (r"an aligned sequence with gaps", NO_GAPS),
     (r"several chains in one sequence", "write each chain as a record of its own"),
@@ -54,6 +54,8 @@ _FIXES: tuple[tuple[str, str], ...] = (
     (r"array of several vectors", f"{argument('average')} takes the mean of the vectors of an id"),
     (r"no number|empty field in place", f"name the columns of numbers with {argument('vector_column')} 'PREFIX*'"),
     (r"list that was shortened", "write the lists as JSON: json.dumps(vector.tolist())"),
+    (r"damaged video, or none", "play one of these files to see; if it plays, convert it with: ffmpeg -i FILE out.mp4"),
+    (r"no pictures|no frame", "see in the list which files these are, and play one of them"),
     (r"no readable image|an? .* (file|archive|database|pickle)", "see what these files are in the list"),
 )
 

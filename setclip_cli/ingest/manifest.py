@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli import console
-from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, why_not_a_name
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, USUAL_KINDS, Modality, RowKind, why_not_a_name
 from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.files import sealed
 from setclip_cli.files.cache import cache_folder
@@ -85,8 +85,8 @@ class Part(_Section):
             raise ValueError(f"there is no option {', '.join(unknown)}")
         if reason := why_not_a_name(self.modality):
             raise ValueError(f"modality {self.modality!r} {reason}")
-        if self.kind is None and self.modality not in KINDS_OF_NAMES:
-            near = nearest(self.modality, KINDS_OF_NAMES)
+        if self.kind is None and self.modality not in [*KINDS_OF_NAMES, *USUAL_KINDS]:
+            near = nearest(self.modality, [*KINDS_OF_NAMES, *USUAL_KINDS])
             raise ValueError(f"modality {self.modality!r}: there must be a key kind for this name{near}")
         return self
 

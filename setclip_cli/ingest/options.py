@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from setclip_cli.dataset.modality import KINDS_OF_NAMES, ROW_KINDS, Modality, RowKind, why_not_a_name
+from setclip_cli.dataset.modality import KINDS_OF_NAMES, ROW_KINDS, USUAL_KINDS, Modality, RowKind, why_not_a_name
 from setclip_cli.errors import SetClipError, UsageError, argument, nearest
 from setclip_cli.files import atomic
 from setclip_cli.options import Flag, Options, options_of, path_or_place
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from setclip_cli.dataset.schemas import ModalityInfo
 
-LATER_OPTIONS = ("kind", "ids", "vector_column", "id_column", "encoder", "scale", "average")
+LATER_OPTIONS = ("kind", "ids", "vector_column", "id_column", "encoder", "scale", "average", "frames")
 # dataset.json has these only where they were given: earlier versions did not know them
 SplitBy = Literal["auto", "id", "label", "group", "cluster"]
 NearDuplicates = Literal["keep", "flag", "drop"]
@@ -41,8 +41,8 @@ class ReadOptions(Options):
     modality: Annotated[
         Modality | None,
         Flag(
-            "What the sources hold: protein, image or caption, or a name of your own with --kind. A manifest says it "
-            "itself.",
+            "What the sources hold: protein, image, caption or video, or a name of your own with --kind. A manifest "
+            "says it itself.",
             metavar="NAME",
         ),
     ] = None
@@ -77,6 +77,10 @@ class ReadOptions(Options):
         Flag("GeoTIFF: percentiles that become black and white (default: 2,98 if not 8-bit).", metavar="LOW,HIGH"),
     ] = None
 
+    frames: Annotated[
+        int | None,
+        Flag("Videos: take this many frames of each, evenly in time (default: 16).", metavar="N", least=1, most=1024),
+    ] = None
     ids: Annotated[
         Path | str | None,
         Flag(
@@ -122,14 +126,14 @@ class ReadOptions(Options):
         Raises:
             SetClipError: exit code 2; neither the name of the modality nor an option says it.
         """
-        kind = self.kind or KINDS_OF_NAMES.get(str(self.modality))
+        name = str(self.modality)
+        kind = self.kind or KINDS_OF_NAMES.get(name) or USUAL_KINDS.get(name)
         if kind is None:
-            shown, name = argument("kind"), argument("modality")
+            shown, flag = argument("kind"), argument("modality")
             raise UsageError(
-                f"{name} {self.modality}: the kind of its rows is not known"
-                f"{nearest(str(self.modality), KINDS_OF_NAMES)}",
-                fix=f"{shown} {', '.join(ROW_KINDS[:-1])} or {ROW_KINDS[-1]}; or {name} {', '.join(KINDS_OF_NAMES)}, "
-                "which need none",
+                f"{flag} {name}: the kind of its rows is not known{nearest(name, [*KINDS_OF_NAMES, *USUAL_KINDS])}",
+                fix=f"{shown} {', '.join(ROW_KINDS[:-1])} or {ROW_KINDS[-1]}; or {flag} "
+                f"{', '.join([*KINDS_OF_NAMES, *USUAL_KINDS])}, which need none",
             )
         return kind
 
@@ -275,6 +279,8 @@ def with_known_kind(options: IngestOptions, known: Mapping[Modality, ModalityInf
         SetClipError: exit code 2; the options say another kind.
     """
     info = known.get(str(options.modality))
+    if info is None and options.kind is None and options.modality in USUAL_KINDS:
+        return replace(options, kind=USUAL_KINDS[options.modality])
     if info is None or info.kind == options.kind:
         return options
     if options.kind is not None:
@@ -304,6 +310,7 @@ _OF_KIND: dict[str, RowKind] = {
     "bands": "image",
     "stretch": "image",
     "near_duplicates": "image",
+    "frames": "video",
     **dict.fromkeys(("ids", "vector_column", "id_column", "encoder", "scale", "average"), "vector"),
 }
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from setclip_cli.joins import Join
 
 MAX_LABELS_LISTED = 200
-_SIZE_COLUMN = {"sequence": "length", "image": "width", "text": "text"}
-_SIZE_UNIT: dict[RowKind, str] = {"protein": "residues", "image": "px wide", "text": "characters"}
+_SIZE_COLUMN = {"sequence": "length", "image": "width", "text": "text", "frames": "frames"}
+_SIZE_UNIT: dict[RowKind, str] = {"protein": "residues", "image": "px wide", "text": "characters", "video": "frames"}
 
 
 def count_rows(table: pa.Table) -> dict[str, Any]:
     """Counts of one shard that add up over shards: rows, labels, and a histogram of sizes.
 
-    The histogram's key is the lower edge of a bin from one power of two to the next, in residues, pixels of width, or
-    characters.
+    The histogram's key is the lower edge of a bin from one power of two to the next, in residues, pixels of width,
+    characters, or frames.
     """
     import pyarrow as pa
     import pyarrow.compute as pc  # it takes 0.1 s, which a run without new rows saves
@@ -38,6 +38,8 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
     sizes = table[_SIZE_COLUMN[payload]] if payload in _SIZE_COLUMN else pa.array([], pa.int32())
     if payload == "text":
         sizes = pc.utf8_length(sizes)
+    elif payload == "frames":
+        sizes = pc.list_value_length(sizes)
     flagged = "near_duplicate_of" in table.column_names
     labels = {count["values"]: count["counts"] for count in pc.value_counts(table["label"].drop_null()).to_pylist()}
     edges = pc.power(2, pc.floor(pc.log2(pc.max_element_wise(sizes.cast("double"), 1.0)))).cast("int64")

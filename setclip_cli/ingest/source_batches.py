@@ -17,6 +17,7 @@ from setclip_cli.ingest.prepare import prepared, prepared_rows
 from setclip_cli.ingest.sources.image import ImageFolder
 from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit, split_of_file
 from setclip_cli.ingest.sources.vectors.source import VectorSource
+from setclip_cli.ingest.sources.video import VideoFolder
 from setclip_cli.ingest.splits import parse_split
 from setclip_cli.ingest.vector_rows import decide_rows
 from setclip_cli.places import named
@@ -94,7 +95,8 @@ def rules_of(
 def _file_split(source: Source) -> FileSplit:
     """What the place of a source says about its rows. A folder of images says it itself; `test.png` is no split."""
     path = source.path.resolve()
-    return NO_SPLIT if path.is_dir() else split_of_file(Path(named(path)), by_name=not isinstance(source, ImageFolder))
+    by_name = not isinstance(source, ImageFolder | VideoFolder)
+    return NO_SPLIT if path.is_dir() else split_of_file(Path(named(path)), by_name=by_name)
 
 
 def batches_of(

@@ -9,6 +9,7 @@ from fastapi import HTTPException, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
+from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.labelling.answers import Verdict
 from setclip_cli.labelling.next_steps import Running, as_typed
 from setclip_cli.labelling.session import MisfitError, Session, StaleError
@@ -86,7 +87,7 @@ def label_app(
     @app.get("/picture/{side}/{row}/{size}")
     def picture(side: Literal["0", "1"], row: int, size: Literal["small", "large"]) -> Response:
         rows = session.rows[int(side)]
-        if not 0 <= row < len(rows) or rows.kind != "image":
+        if not 0 <= row < len(rows) or rows.kind not in PICTURES:
             raise HTTPException(404, "there is no such picture")
         return Response(rows.picture(row, size), media_type="image/jpeg")
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from setclip_cli.pixels.bands import shown_bands
 from setclip_cli.pixels.eight_bits import dark_colours_to_eight_bits, grey_to_eight_bits
 from setclip_cli.pixels.tiff_header import MAGICS, BadTiffError, read_tiff_header
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FRAMES_SHOWN = 4  # of a video
+FRAME_PX = 360  # the longer side of each
 
 
 def open_rgb(content: bytes) -> Image.Image:
@@ -36,14 +43,26 @@ def open_rgb(content: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_shown(content: bytes) -> Image.Image:
-    """The RGB picture that a person sees of a row: `open_rgb`, and of an image of bands `shown_bands`.
+def open_shown(content: bytes | Sequence[bytes]) -> Image.Image:
+    """The RGB picture that a person sees of a row: `open_rgb`, of an image of bands `shown_bands`, and of the frames of
+    a video up to four of them, evenly chosen, in two lines.
 
     Raises:
         UnreadableBandsError, SetClipError: as `shown_bands` does.
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: as `open_rgb` does.
     """
-    return shown_bands(content) if content.startswith(MAGICS) else open_rgb(content)
+    if isinstance(content, bytes):
+        return shown_bands(content) if content.startswith(MAGICS) else open_rgb(content)
+    if len(content) < FRAMES_SHOWN:
+        return open_rgb(content[len(content) // 2])
+    chosen = [content[place * (len(content) - 1) // (FRAMES_SHOWN - 1)] for place in range(FRAMES_SHOWN)]
+    frames = [open_rgb(each) for each in chosen]
+    frames[0].thumbnail((FRAME_PX, FRAME_PX))
+    width, height = frames[0].size
+    sheet = Image.new("RGB", (2 * width, 2 * height))
+    for place, frame in enumerate(frames):
+        sheet.paste(frame.resize((width, height)), (place % 2 * width, place // 2 * height))
+    return sheet
 
 
 def _require_all_bands(image: ImageFile.ImageFile, content: bytes) -> None:

@@ -17,6 +17,7 @@ BACKBONES: dict[RowKind, str] = {
     "image": "timm:tf_efficientnet_lite0",
     "text": "sentence-transformers:all-MiniLM-L6-v2",
     "vector": "vector",
+    "video": "timm:tf_efficientnet_lite0",
 }
 
 

@@ -43,7 +43,8 @@ def _of_towers(recipe: Settings) -> Iterator[str]:
             yield f"{key}.layer = 0: layers count from 1, or from the last, which is -1"
         if tower.layer == "best" and recipe.pairs == 0:
             yield f"{key}.layer = 'best': this is measured on known pairs, and pairs = 0"
-        if tower.frozen and tower.pooling == "attention":
+        may_read_videos = modality not in KINDS_OF_NAMES and tower.backbone.startswith("timm:")  # see check_tower
+        if tower.frozen and tower.pooling == "attention" and not may_read_videos:
             yield f"{key}.pooling = 'attention': its query has to be trained, and the tower is frozen"
 
 

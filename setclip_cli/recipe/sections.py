@@ -38,13 +38,14 @@ class Tower(Section):
     backbone: str = text(
         "esm:NAME, timm:NAME, sentence-transformers:NAME or vector", r"^((esm|timm|sentence-transformers):.+|vector)$"
     )
-    """The pretrained model: esm reads proteins, timm images, sentence-transformers texts; some of the last, such as
-    clip-ViT-B-32, read images too. vector takes the vectors of the DATASET as they are, without a model."""
+    """The pretrained model: esm reads proteins, timm images and videos, sentence-transformers texts; some of the last,
+    such as clip-ViT-B-32, read images too. vector takes the vectors of the DATASET as they are, without a model."""
     weights: PathText = "auto"
     """Where its weights come from: auto, a path, package:NAME or hub. auto tries all of them."""
     pooling: str = "default"
     """How token features become one vector: default (the backbone's own way); mean or cls for esm and
-    sentence-transformers, avg or cls for timm; attention for a tuned tower."""
+    sentence-transformers, avg or cls for timm; attention for a tuned tower. For videos, how the features of the frames
+    become one vector: mean (the default) or attention, also for a frozen tower."""
     layer: int | Literal["best"] = -1
     """Which block the features are taken from: -1 is the last, 1 the first; best is measured on the known pairs."""
     joint: bool = False

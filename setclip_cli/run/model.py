@@ -21,7 +21,9 @@ from setclip_cli.encoders import Encoder, encoder_from_description
 from setclip_cli.errors import SetClipError, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import write_document
+from setclip_cli.ingest.sources.video import frames_at
 from setclip_cli.options import path_of
+from setclip_cli.pixels.video import UnusableVideoError
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.run import checkpoint
 from setclip_cli.run.config import (
@@ -84,7 +86,8 @@ class Model:
             images: Paths, bytes of image files, or Pillow images; TIFF files for a tower of images of bands.
             captions: Texts.
             device: Where to compute.
-            others: The same for a modality with another name, such as ``sar=["a.tif"]``; vectors as rows of a matrix.
+            others: The same for a modality with another name, such as ``sar=["a.tif"]``; vectors as rows of a matrix;
+                videos as paths of files or of folders of frames, or as lists of encoded pictures.
 
         Raises:
             SetClipError: not exactly one kind of items, a kind that the RUN has no tower for, an item that cannot be
@@ -150,7 +153,11 @@ class Model:
                 raise UsageError(f"embed: {item!r} is not a {modality}", fix="give text, one string for each item")
         if kind == "vector":
             items = _matrix(items, modality)
-        encoded = self._backbones[modality].encode([_file_bytes(item) for item in items] if kind == "image" else items)
+        if kind == "image":
+            items = [_file_bytes(item) for item in items]
+        elif kind == "video":
+            items = [_frames(item) for item in items]
+        encoded = self._backbones[modality].encode(items)
         for place, reason in encoded.failed.items():
             raise SetClipError(f"embed: {modality} {place} {reason}", fix="leave it out, or repair it")
         with torch.inference_mode():
@@ -225,6 +232,18 @@ def _file_bytes(image: ImageLike) -> bytes:
     written = io.BytesIO()
     image.save(written, "PNG")
     return written.getvalue()
+
+
+def _frames(video: Any) -> Any:
+    """The frames of a video, given as a path or as the frames themselves."""
+    if isinstance(video, list | tuple):
+        return [_file_bytes(frame) for frame in video]
+    if not isinstance(video, str | Path):
+        raise UsageError(
+            f"embed: a {type(video).__name__} is not a video", fix="give paths of videos, or lists of their frames"
+        )
+    with translated(video, OSError, UnusableVideoError, found="cannot be read", fix="check the path"):
+        return frames_at(Path(video))
 
 
 def keyword(modality: Modality) -> str:

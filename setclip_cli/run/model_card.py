@@ -44,6 +44,7 @@ _HUB_LICENCES = {
 EXAMPLES: dict[RowKind, str] = {
     "protein": '["MKTAYIAKQRQISFVKSHFSRQ"]',
     "image": '["image.jpg"]',
+    "video": '["clip.mp4"]',
     "text": '["many boats in a harbour"]',
 }
 

@@ -101,7 +101,7 @@ class Shown(_Body):
     """What a person sees of a row. Characters that are not seen, or move text, are escaped."""
 
     id: str
-    kind: Literal["protein", "image", "text", "vector"] | None = None
+    kind: Literal["protein", "image", "text", "vector", "video"] | None = None
     text: str | None = None
     name: str | None = None
     organism: str | None = None
@@ -168,7 +168,7 @@ class MatchAnswer(_Body):
 
 class Tower(_Body):
     modality: str
-    kind: Literal["protein", "image", "text", "vector"]
+    kind: Literal["protein", "image", "text", "vector", "video"]
     searched: Annotated[int, Field(description="Rows that can be searched.")]
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from setclip_cli.console import visible
+from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.embedding.embedded_dataset import source_shard
 from setclip_cli.embedding.vectors import open_rows, unit_vectors
 from setclip_cli.serving.bodies import Shown
@@ -102,4 +103,4 @@ def shown_of(rows: Rows, place: int) -> Shown:
     """What a person sees of a row of a DATASET."""
     found = rows.shown(place)
     del found["row"]
-    return Shown(**found, picture=f"/picture/{rows.modality}/{place}" if rows.kind == "image" else None)
+    return Shown(**found, picture=f"/picture/{rows.modality}/{place}" if rows.kind in PICTURES else None)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from setclip_cli.dataset.modality import singular
+from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.embedding.hit_probabilities import HitJudge, open_hit_judge
 from setclip_cli.embedding.query_tower import QueryTower, tower_of_model
 from setclip_cli.errors import SetClipError, UsageError
@@ -252,7 +253,7 @@ def picture_of_row(service: Service, modality: Modality, place: int, size: str) 
     """
     collection = service.collections.get(modality)
     rows = None if collection is None else collection.rows
-    if rows is None or rows.kind != "image" or not 0 <= place < len(rows):
+    if rows is None or rows.kind not in PICTURES or not 0 <= place < len(rows):
         return None
     try:
         return rows.picture(place, size)

@@ -180,7 +180,7 @@ def _tuned(
     backbone.precision = resolve_training_precision(recipe.train.precision, device)
     if recipe.train.compile and (reason := compile_blocks(backbone)) and announce:
         note(f"note: train.compile: this machine cannot compile ({reason}); training goes on without it")
-    lengths = None if backbone.kind == "image" else torch.tensor(raw_rows.lengths())
+    lengths = None if backbone.kind in ("image", "video") else torch.tensor(raw_rows.lengths())
     return TunedBackbone(backbone, raw_rows, lengths)
 
 

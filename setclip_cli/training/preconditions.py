@@ -25,9 +25,14 @@ def check_tower(recipe: Recipe, modality: Modality, info: ModalityInfo) -> None:
 
     Raises:
         SetClipError: it does not have the layer, pooling, blocks, linear layers or checkpointing that the recipe names,
-            or peft is not installed.
+            it is frozen and its pooling has to be trained, or peft is not installed.
     """
     tower = recipe.towers[modality]
+    if tower.frozen and tower.pooling == "attention" and info.kind != "video":
+        raise UsageError(
+            f"towers.{modality}.pooling = 'attention': its query has to be trained, and the tower is frozen",
+            fix="leave pooling out, or set trainable",
+        )
     layer = -1 if tower.layer == "best" else tower.layer
     if tower.joint or (tower.frozen and layer == -1 and tower.pooling == "default"):
         return  # only its weights show what half of a joint model has; every backbone has the rest
@@ -45,7 +50,7 @@ def check_init_from(recipe: Recipe) -> None:
     config = load_config(local_path(recipe.init_from))
     for modality in recipe.modalities():
         tower, wanted = config.towers.get(modality), recipe.towers[modality]
-        if tower is None or (tower.info(modality).kind == "image" and tower.spec != wanted.backbone):
+        if tower is None or (tower.info(modality).kind in ("image", "video") and tower.spec != wanted.backbone):
             raise other_tower(recipe, modality, tower)
 
 

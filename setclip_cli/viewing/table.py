@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from setclip_cli.console import note, visible
+from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.embedding.embedded_dataset import source_shard
 from setclip_cli.embedding.map import principal_plane, read_map
 from setclip_cli.embedding.vectors import unit_vectors
@@ -61,7 +62,7 @@ def table_of(
             found = [rows.row_of[name] for name in table["id"].to_pylist()]
             if rows.kind in _TEXTS:
                 columns["text"] = _visible(rows.table[_TEXTS[rows.kind]].take(pa.array(found)))
-            if rows.kind == "image":
+            if rows.kind in PICTURES:
                 shown[modality] = rows
                 columns["picture"] = pa.array([f"{pictures}/{modality}/{row}/small" for row in found])
         parts.append(pa.table(columns))

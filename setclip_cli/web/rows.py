@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from setclip_cli.console import visible
 from setclip_cli.dataset.descriptions import read_description
+from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.errors import SetClipError
 from setclip_cli.pixels.rgb import open_shown
 
@@ -32,12 +33,14 @@ RESIDUES = 120
 _SHOWN: dict[RowKind, list[str]] = {
     "protein": ["sequence", "length", "description"],
     "image": ["width", "height"],
+    "video": ["width", "height", "times"],
     "text": ["text"],
     "vector": [],
 }
 _SEARCHED: dict[RowKind, list[str]] = {
     "protein": ["description"],
     "image": [],
+    "video": [],
     "text": ["text"],
     "vector": [],
 }
@@ -82,6 +85,9 @@ class Rows:
         values = {name: self.table[name][row].as_py() for name in _SHOWN[self.kind]}
         if self.kind == "image":
             found["size"] = f"{values['width']:,} × {values['height']:,}"
+        elif self.kind == "video":
+            lasts = _lasting(values["times"])
+            found["size"] = f"{values['width']:,} × {values['height']:,}{lasts and f', {lasts}'}"
         elif self.kind == "text":
             found["text"] = _cut(values["text"], LETTERS)
         elif self.kind == "protein":
@@ -123,7 +129,7 @@ class Rows:
         return first + copies
 
     def picture(self, row: int, size: str) -> bytes:
-        """A small JPEG of an image row.
+        """A small JPEG of an image, or of some frames of a video.
 
         Raises:
             SetClipError: the row has no picture, or it cannot be read.
@@ -136,16 +142,17 @@ class Rows:
             self._pictures.keep(key, made, len(made))
             return made
 
-    def _file(self, row: int) -> bytes:
-        if self.kind != "image":
+    def _file(self, row: int) -> bytes | list[bytes]:
+        if self.kind not in PICTURES:
             raise SetClipError(f"{self.modality} rows have no pictures", fix="reload the page")
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         shard: Shard = self._shards[number]
         files = self._files.get(number)
         if files is None:
-            files = self.dataset.read(shard, ["image"])["image"]
+            column = PICTURES[self.kind]
+            files = self.dataset.read(shard, [column])[column]
             self._files.keep(number, files, shard.bytes)
-        content: bytes = files[row - int(self._starts[number])].as_py()
+        content: bytes | list[bytes] = files[row - int(self._starts[number])].as_py()
         return content
 
 
@@ -187,7 +194,15 @@ def _cut(text: str, letters: int) -> str:
     return visible(text if len(text) <= letters else text[: letters - 1].rstrip() + "…")
 
 
-def _small(content: bytes, longest: int, name: str) -> bytes:
+def _lasting(times: list[float] | None) -> str:
+    """How far the first and the last frame of a video are apart: seconds, or days of dated frames."""
+    if not times or times[-1] <= times[0]:
+        return ""
+    seconds = times[-1] - times[0]
+    return f"{seconds / 86_400:,.0f} days" if seconds >= 2 * 86_400 else f"{seconds:,.1f} s"
+
+
+def _small(content: bytes | list[bytes], longest: int, name: str) -> bytes:
     try:
         image = open_shown(content)
     except Exception as error:  # whatever Pillow raises for a file that it cannot read

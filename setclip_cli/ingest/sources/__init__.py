@@ -25,19 +25,24 @@ def open_source(path: Path, options: ReadOptions) -> Source:
     if options.modality is None:
         shown = argument("modality")
         raise UsageError(
-            f"{path}: {shown} is missing", fix=f"{shown} protein, image or caption, or a name of your own with --kind"
+            f"{path}: {shown} is missing",
+            fix=f"{shown} protein, image, caption or video, or a name of your own with --kind",
         )
     kind = options.row_kind
     if not path.exists():
         raise SetClipError(f"{path}: no such file or folder", fix="check the path")
     if path.is_dir() and not any(path.iterdir()):
         raise SetClipError(f"{path}: the folder is empty", fix="check the path")
-    if path.is_dir() and kind not in ("image", "vector"):
+    if path.is_dir() and kind not in ("image", "vector", "video"):
         raise SetClipError(
             f"{path}: is a folder, but {options.modality} rows are read from files", fix=f"give its files: {path}/*"
         )
     if kind == "vector":
         return _open_vectors(path, options)
+    if kind == "video":
+        from setclip_cli.ingest.sources.video import VideoFolder
+
+        return VideoFolder(path, frames=options.frames)
     suffix = options.layout or inner_suffix(path)
     opener = {"protein": _open_proteins, "image": _open_images, "text": _open_captions}[kind]
     return opener(path, suffix, options)

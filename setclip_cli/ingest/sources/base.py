@@ -30,8 +30,8 @@ class Record(NamedTuple):
 
     modality: Modality  # as its kind is called; ingest gives it the name that the user chose
     id: str
-    payload: str | bytes | memoryview  # residues or text, image bytes, the bytes of a vector
-    sha256: str  # of the payload; of its UTF-8 if it is text
+    payload: str | bytes | memoryview | tuple[bytes, ...]  # text, image bytes, bytes of a vector, frames of a video
+    sha256: str  # of the payload; of its UTF-8 if it is text; of the frames one after the other
     label: str | None = None
     split: str | None = None  # as the source says
     group: str | None = None  # what a caption describes: its image's or protein's id

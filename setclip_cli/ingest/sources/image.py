@@ -113,7 +113,7 @@ class ImageFolder(Reader):
         if name in self.not_images:
             return self.not_images[name]
         try:
-            content = _read_capped(f"{self._root}/{name}")
+            content = read_capped(f"{self._root}/{name}")
         except OSError as error:
             return Reject(name, error.strerror or "cannot be read")
         split, label = self.folders.of(name)
@@ -139,7 +139,7 @@ def no_image(head: bytes, name: str) -> Reject | None:
     return Reject(name, f"not an image: {found.what if found else f'starts with {starts_with(head)}'}", bad=False)
 
 
-def _read_capped(path: str) -> bytes:
+def read_capped(path: str) -> bytes:
     """Reads a file; one byte more than the limit if it is longer."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -75,7 +75,7 @@ function words(row, withId = true) {
 }
 
 function picture(row, size) {
-  return row.kind === "image"
+  return row.kind === "image" || row.kind === "video"
     ? make("img", { className: "picture", src: `/picture/${row.side}/${row.row}/${size}`, alt: row.id })
     : null;
 }
@@ -118,7 +118,7 @@ function showQuestion(asked) {
 // The keys 1 to 9 choose the rows from place `first` on.
 function showCandidates(rows, first) {
   choices = rows.slice(first, first + 9);
-  at("candidates").className = rows.length && rows[0].kind === "image" ? "pictures" : "";
+  at("candidates").className = rows.length && ["image", "video"].includes(rows[0].kind) ? "pictures" : "";
   at("candidates").replaceChildren(...rows.map((row, place) => {
     const key = place - first + 1;
     const button = make("button", { type: "button", className: "candidate", onclick: () => choose(row.row) },
