@@ -125,6 +125,12 @@ def test_the_subset_does_not_depend_on_the_order_of_the_entries(tmp_path: Path) 
     assert len({one.text for one in first}) == len({one.sequence for one in first}) == len(first) == 60
 
 
+def test_a_sequence_counts_once(tmp_path: Path) -> None:
+    same = [entry(f"Q{number:05d}", "MKVLAAGIVGRRSTWYQEND" * 3, f"Does thing {number}") for number in range(5)]
+    found, _ = choose_proteins(flat_file(tmp_path, [*entries(120), *same]), 10_000)
+    assert sum(one.accession.startswith("Q") for one in found) == 1
+
+
 def test_the_subset_is_that_of_the_least_hashes(tmp_path: Path) -> None:
     path = flat_file(tmp_path, entries(240))
     everything, counts = choose_proteins(path, 10_000)
