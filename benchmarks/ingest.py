@@ -1,7 +1,7 @@
 """Speed and memory of `setclip ingest` beside bare libraries. Prints one JSON line.
 
     python benchmarks/ingest.py                       # all of it, some minutes and 20 GB of disk
-    python benchmarks/ingest.py --only second-run     # one part: proteins | images | vectors | second-run
+    python benchmarks/ingest.py --only second-run     # one part: proteins | images | vectors | second-run | sources
 
 Each measurement has its own process, so that its peak memory is its own. Ours and the bare one take turns, and the best
 of each is kept, because other work can only make a machine slower.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -21,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dnaio
@@ -34,7 +37,7 @@ from setclip_cli.ingest.build import SHARD_BYTES, SHARD_ROWS
 from setclip_cli.ingest.ingest import ingest
 from setclip_cli.ingest.options import IngestOptions
 
-PARTS = ("proteins", "images", "vectors", "second-run")
+PARTS = ("proteins", "images", "vectors", "second-run", "sources")
 BLOCK_ROWS = 1024
 
 
@@ -63,6 +66,22 @@ def make_images(root: Path, count: int) -> None:
     for number in range(count):  # a comment makes each one different
         comment = b"\xff\xfe" + (8 + 2).to_bytes(2) + number.to_bytes(8)
         (root / f"{number:06d}.jpg").write_bytes(content[:2] + comment + content[2:])
+
+
+def make_sources(root: Path, files: int, count: int) -> list[Path]:
+    """Files of proteins, all different: a source that repeats a row of another one is read again by the ingest."""
+    root.mkdir()
+    every = root / "all.fasta"
+    make_proteins(every, files * count + files * count // 100 + 10)
+    with dnaio.open(every) as records:
+        different = iter({record.sequence: record for record in records}.values())
+    paths = [root / f"part-{number:03d}.fasta" for number in range(files)]
+    for path in paths:
+        with dnaio.open(path, mode="w") as file:
+            for record in itertools.islice(different, count):
+                file.write(record)
+    every.unlink()
+    return paths
 
 
 def make_vectors(path: Path, count: int, width: int) -> None:
@@ -221,6 +240,53 @@ def second_run(source: Path, folder: Path, repeats: int) -> dict[str, float]:
     }
 
 
+@contextmanager
+def two_nodes() -> Iterator[None]:
+    """A Ray cluster of two nodes of one CPU each on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def many_sources(folder: Path, files: int, count: int, repeats: int) -> dict[str, float]:
+    """Many files one after the other with one thread, in two processes, and on two nodes: the best of several turns.
+
+    ``share_of_half`` is the time on two nodes over half of the time of one: 1 is perfect, and the goal is 1.15.
+    """
+    sources = make_sources(folder / "sources", files, count)
+    engines: dict[str, IngestOptions] = {
+        "local": IngestOptions(modality="protein", workers=1),
+        "process": IngestOptions(modality="protein", workers=2, engine="process"),
+        "ray": IngestOptions(modality="protein", engine="ray"),
+    }
+    best = dict.fromkeys(engines, float("inf"))
+    with two_nodes():
+        ingest(sources[:2], folder / "warm", engines["ray"])
+        for turn in range(repeats):
+            for name, options in engines.items():
+                started = time.perf_counter()
+                ingest(sources, folder / f"{name}-{turn}", options)
+                best[name] = min(best[name], time.perf_counter() - started)
+    for name in engines:  # the same bytes, or there is nothing to compare
+        found, expected = (folder / f"{each}-0" / "dataset.json" for each in (name, "local"))
+        assert found.read_bytes() == expected.read_bytes(), name
+    return {
+        **{f"{name}_s": round(seconds, 2) for name, seconds in best.items()},
+        "share_of_half": round(best["ray"] / (best["local"] / 2), 2),
+        "processes_share_of_half": round(best["process"] / (best["local"] / 2), 2),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS)
@@ -228,6 +294,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--vectors", type=int, default=1_250_000, help="of --width numbers: 5 GB")
     parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--files", type=int, default=200)
+    parser.add_argument("--proteins-of-file", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -256,6 +324,9 @@ def main() -> None:
             result["images"] = {"count": chosen.images, **found}
         if chosen.only in (None, "second-run"):
             result["second_run"] = {"files": chosen.images, **second_run(folder / "images", folder, chosen.repeats)}
+        if chosen.only in (None, "sources"):
+            found = many_sources(folder, chosen.files, chosen.proteins_of_file, chosen.repeats)
+            result["sources"] = {"files": chosen.files, "proteins_of_file": chosen.proteins_of_file, **found}
     print(json.dumps(result))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 from typer.testing import CliRunner
 
 from setclip_cli import processes
@@ -167,6 +168,17 @@ def test_folders_of_images_with_labels_and_single_files(tmp_path: Path, taken: l
     assert len(taken) == 2  # b/x.jpg has the id of a/x.jpg, and the folder c repeats its file
     table = open_dataset(tmp_path / "process").table("image")
     assert sorted(table["label"].to_pylist()) == ["forest", "lake", "river"]
+
+
+def test_pictures_that_become_equal_in_several_sources_share_a_split(tmp_path: Path, taken: list[str]) -> None:
+    sources = []
+    for number, value in enumerate([0, 10, 60]):  # constant 16-bit pictures, of which 8 bits are kept
+        sources.append(tmp_path / f"{number}.png")
+        Image.fromarray(np.full((24, 24), value, np.uint16)).save(sources[-1])
+    same_bytes(sources, tmp_path, modality="image", split="train=0.5,test=0.5")
+    assert len(taken) == 1
+    table = open_dataset(tmp_path / "process").table("image")
+    assert (table.num_rows, len(set(table["split"].to_pylist()))) == (3, 1)
 
 
 def test_vectors_with_row_numbers_as_ids_and_repeats(tmp_path: Path, taken: list[str]) -> None:
