@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FRAMES = 16  # of each video, if nobody asks for another number
 FRAME_PX = 512  # the shorter side of a stored frame is not longer
 JPEG_QUALITY = 92
+OLDEST_AV = 18  # the first number of its version
 LONG_SECONDS = 60.0  # a longer video is not decoded from its start to its end
 MOST_AFTER_KEY_FRAME = 600  # frames that are decoded for one wanted time
 ENDS_EARLY = "video ends before the length that its file states"
@@ -75,13 +76,18 @@ class Frames(NamedTuple):
 
 
 def av_needed() -> Any:
-    """The package av. Raises SetClipError if it is not installed."""
+    """The package av. Raises SetClipError if it is not installed, or too old: before 18 it crashes on MPEG files."""
     try:
         import av
     except ImportError as error:
         raise SetClipError(
             "video files need the package av", fix="pip install 'setclip[video]', or give folders of frames"
         ) from error
+    if int(av.__version__.partition(".")[0]) < OLDEST_AV:
+        raise SetClipError(
+            f"the package av {av.__version__} is too old: it crashes on some files",
+            fix=f"pip install 'av>={OLDEST_AV}', or give folders of frames",
+        )
     return av
 
 

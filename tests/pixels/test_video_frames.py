@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from rendered_videos import brightness, even, render
 
+from setclip_cli.errors import SetClipError
 from setclip_cli.pixels import video
 from setclip_cli.pixels.video import ENDS_EARLY, FEWER, SMALLER, UnusableVideoError, sample_video
 
@@ -112,6 +113,12 @@ def test_a_video_that_lies_on_its_side_is_turned_upright(tmp_path: Path, monkeyp
     (tmp_path / "turned.mp4").write_bytes(content)
     found = sample_video(tmp_path / "turned.mp4", 2)
     assert (found.width, found.height) == (32, 64)
+
+
+def test_an_old_av_is_refused_before_it_can_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("av.__version__", "17.0.0")
+    with pytest.raises(SetClipError, match=r"av 17\.0\.0 is too old"):
+        sample_video(tmp_path / "a.mp4", 2)
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:
