@@ -86,7 +86,7 @@ def test_a_model_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(export, "sentence_embeddings", other)
     with pytest.raises(SetClipError, match=r"differs from the RUN by 1\.0e-03"):
         export_run(run, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir() if path.name != ".lock"] == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_plain_needs_a_part_that_the_library_has(tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "rows.csv").write_text("left,right\n" + "".join(f"{row},{row}\n" for row in range(12)))
         sides = [f"{side}={folder / side}.npy" for side in ("left", "right")]
         run_ok("ingest", *sides, "--kind", "vector", "--pairs", folder / "rows.csv", "--out", folder / "data")
+        np.save(folder / "features.npy", draw.normal(size=(24, 8)).astype(np.float32))
+        (folder / "described.csv").write_text("protein-vector,caption\n" + "".join(f"{n},c{n}\n" for n in range(12)))
+        of_proteins = ("ingest", f"protein-vector={folder / 'features.npy'}", "--kind", "vector")
+        run_ok(*of_proteins, "--pairs", folder / "described.csv", "--out", folder / "data")
     esm2_checkpoint(folder / "esm")
     sentence_folder(folder / "text")
     timm_weights(folder / "timm")
@@ -66,7 +70,7 @@ def test_it_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         "protein": ("esm:esm2_t6_8M_UR50D", data / "esm" / "esm2_t6_8M_UR50D.pt"),
         "caption": ("sentence-transformers:all-MiniLM-L6-v2", data / "text" / "tiny-sentence"),
     }
-    settings = ["train.steps=2", "validation.every=0"]
+    settings = ["train.steps=2", "validation.every=0", "pairs=all"]
     for modality, tower in load_recipe(recipe).towers.items():
         if tower.backbone == "vector":
             continue
@@ -78,4 +82,5 @@ def test_it_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     code, _, stderr = invoke("align", recipe, "--data", data / "data", "--out", tmp_path / "run", *overrides)
     assert code == 0, stderr
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert ("transport/kernel_weight" in lines[0]) if load_recipe(recipe).method == "auto" else len(lines) >= 2
+    fitted = load_recipe(recipe).method in ("auto", "transport")
+    assert ("transport/kernel_weight" in lines[0]) if fitted else len(lines) >= 2
