@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from small_world import align, invoke, make_world, run_ok
 
+from setclip_cli import cluster as on_cluster
 from setclip_cli import processes
 from setclip_cli.backbones import fetch, load_backbone
 from setclip_cli.dataset.dataset import open_dataset
@@ -225,7 +226,7 @@ def test_a_killed_worker_becomes_a_message(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_bug_in_a_worker_stays_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = ray(raising(RayTaskError(ZeroDivisionError())))
-    monkeypatch.setattr(engines.importlib, "import_module", lambda _: cluster)
+    monkeypatch.setattr(on_cluster.importlib, "import_module", lambda _: cluster)
     with pytest.raises(RayTaskError):
         list(engines.run_on_ray(str, [1], device="cpu"))
 
@@ -272,7 +273,7 @@ def ray(get: Callable[..., Any], init: Callable[..., Any] = lambda **_: None) ->
 def test_what_ray_raises_becomes_a_message(
     cluster: SimpleNamespace, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines.importlib, "import_module", lambda _: cluster)
+    monkeypatch.setattr(on_cluster.importlib, "import_module", lambda _: cluster)
     with pytest.raises(SetClipError) as caught:
         list(engines.run_on_ray(str, [1], device="cpu"))
     assert says in caught.value.problem

@@ -322,9 +322,9 @@ def test_a_second_command_in_a_folder_is_refused_and_changes_nothing(world: Path
         )
     with exclusive(tmp_path / "out"):
         done = CliRunner().invoke(app, [str(word) for word in FOLDERS[command](world, tmp_path / "out")])
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
     assert done.exit_code == ExitCode.DATA, done.output
     assert f"{tmp_path / 'out'}: another setclip process is writing here" in done.stderr
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_an_error_that_a_library_makes_of_a_signal_is_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,4 +174,4 @@ def test_a_search_says_how_to_name_what_was_moved(world: Path) -> None:
     run_ok("search", "embeddings", "kinase", "--as", "caption", "--run", "run2", "--data", "data")
     code, _, stderr = invoke("search", "embeddings", "kinase", "--as", "caption", "--run", "run2", "--data", "run2")
     assert code == 3
-    assert "run2: is a RUN; it has no dataset.json" in stderr
+    assert "run2: is a RUN\n  fix: give --data the path of the DATASET that was embedded" in stderr
