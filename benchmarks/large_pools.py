@@ -42,14 +42,14 @@ def write_side(path: Path, name: str, width: int, seed: int, order: np.ndarray) 
     """A .npy file and beside it a .ids file: row i is item ``order[i]``. Its factors depend on its number alone."""
     rows = len(order)
     view = np.random.default_rng([7, seed]).standard_normal((FACTORS, width)).astype(np.float32)
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, width))
-    with path.with_suffix(".ids").open("w") as ids:
+    about = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+    with path.open("wb") as out, path.with_suffix(".ids").open("w") as ids:
+        np.lib.format.write_array_header_1_0(out, about)
         for start in range(0, rows, BLOCK):
             items = order[start : start + BLOCK]
             noise = np.random.default_rng([9, seed, start]).standard_normal((len(items), width), np.float32)
-            out[start : start + len(items)] = factors(items) @ view + NOISE * noise
+            out.write((factors(items) @ view + NOISE * noise).astype("<f4").tobytes())
             ids.writelines(f"{name}-{item}\n" for item in items)
-    out.flush()
 
 
 def factors(items: np.ndarray) -> np.ndarray:

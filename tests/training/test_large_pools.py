@@ -279,17 +279,20 @@ def test_a_large_split_is_read_in_blocks_and_gives_the_same_features(
 
 
 PEAK = """
-import resource, sys
+import sys
+from pathlib import Path
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.training import overlap
 from setclip_cli.training.align import align
 settings = ["method=clip", "pairs=50", "train.steps=20", "train.landmarks=1000", "projection.pca=8"]
 align(load_recipe("vectors", settings), sys.argv[1], sys.argv[2])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# not ru_maxrss, which a child takes over from the process that started it
+print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the peak of a process")
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks = []
     for rows in (160_000, 640_000):  # the smaller ones fill a block of every pass too
@@ -308,6 +311,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         subprocess.run([*program, *pairs], check=True, capture_output=True)
         command = [sys.executable, "-c", PEAK, str(folder / "data"), str(folder / "run")]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        peaks.append(int(done.stdout.split()[-1]) / 1024)
+        peaks.append(int(done.stdout.split()[-2]) / 1024)
     vectors = 2 * 480_000 * 128 * 4 / 2**20  # MiB that the larger pools have more: 469
     assert peaks[1] - peaks[0] < vectors / 2, json.dumps(peaks)
