@@ -24,7 +24,8 @@ from setclip_cli.errors import ExitCode, UsageError, argument, translated
 from setclip_cli.files import atomic
 from setclip_cli.files.leftovers import remove_leftovers_of
 from setclip_cli.files.recognize import head_of
-from setclip_cli.ingest.sources.video import frames_at
+from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES
+from setclip_cli.ingest.sources.video import VIDEO_SUFFIXES, frames_at
 from setclip_cli.pixels.video import UnusableVideoError
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.remote.copies import local_path
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 
 _VECTOR_NAME = re.compile(r".+\.npy", re.IGNORECASE | re.DOTALL)
 _SEQUENCE = re.compile(r"[A-Z]{12,}")  # shorter capitals may be a word
-_IMAGE_NAME = re.compile(r".+\.(?:jpe?g|jfif|png|webp|avif|gif|bmp|tiff?|jp2)", re.IGNORECASE | re.DOTALL)
-_VIDEO_NAME = re.compile(r".+\.(?:mp4|m4v|mov|mkv|webm|avi|mpe?g|m2?ts|wmv|flv|ogv|3gp)", re.IGNORECASE | re.DOTALL)
+_ONLY_VIDEO = tuple(sorted({*VIDEO_SUFFIXES} - {*IMAGE_SUFFIXES}))  # a GIF is an image where images can be asked
 _SHOWN = {"text": "text", "protein": "description", "image": None, "vector": None, "video": None}
 
 
@@ -190,10 +190,13 @@ def _kind_of_query(query: str, towers: Mapping[RowKind, object]) -> RowKind | No
     """The kind of towers that a query is for; None if several could take it."""
     if "vector" in towers and _VECTOR_NAME.fullmatch(query):
         return "vector"
-    if "video" in towers and (_VIDEO_NAME.fullmatch(query) or (_is_there(query) and Path(query).is_dir())):
+    name = query.lower()
+    if "video" in towers and ((_is_there(query) and Path(query).is_dir()) or name.endswith(_ONLY_VIDEO)):
         return "video"
-    if "image" in towers and (_is_there(query) or _IMAGE_NAME.fullmatch(query)):
+    if "image" in towers and (_is_there(query) or name.endswith(IMAGE_SUFFIXES)):
         return "image"
+    if "video" in towers and (_is_there(query) or name.endswith(VIDEO_SUFFIXES)):
+        return "video"
     if "protein" in towers and _SEQUENCE.fullmatch(query):
         return "protein"
     if "text" in towers:

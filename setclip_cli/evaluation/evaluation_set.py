@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.evaluation.relevance import relevance_by_key, relevance_by_pairs
-from setclip_cli.ingest.pairing import described
+from setclip_cli.ingest.group_pairs import described
 from setclip_cli.joins import Join, check
 from setclip_cli.joins import Side as JoinSide
 

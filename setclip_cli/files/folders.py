@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ _WHOLE = {
     "dataset.json": ("a DATASET", {"schema_version", "shards"}),
     "embeddings.json": ("EMBEDDINGS", {"schema_version", "shards", "towers"}),
 }
+_INDEX_BYTES = 256 * 2**20  # a larger file is no index of ours: ten thousand sources take some MB
 
 
 def refuse_foreign(out: Path, what: str, marks: Iterable[str]) -> None:
@@ -85,6 +87,9 @@ def _refuse_inside_ours(out: Path) -> None:
 def _has_keys(path: Path, keys: set[str]) -> bool:
     """Whether a file is the index of a folder of ours. Other programs write files of the same names."""
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _INDEX_BYTES:  # a pipe would be waited for
+            return False
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False

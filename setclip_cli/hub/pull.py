@@ -16,8 +16,8 @@ from setclip_cli.options import path_of
 from setclip_cli.places import named
 from setclip_cli.remote.hub import hub_copy
 from setclip_cli.remote.place import parse_hub
-from setclip_cli.remote.run_files import is_run_file
-from setclip_cli.run.config import CONFIG_NAME, RECIPE_NAME, require_whole
+from setclip_cli.remote.run_files import CONFIG_NAME, is_run_file
+from setclip_cli.run.config import RECIPE_NAME, require_whole
 from setclip_cli.run.model import load_model
 
 

@@ -6,24 +6,21 @@ import random
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, Any
 
 from setclip_cli import console
-from setclip_cli.dataset.dataset import LONE_ITEMS, NO_PARTNER, Dataset, Pair, Shard
-from setclip_cli.dataset.modality import Modality, in_order, place_in_order, plural, singular
-from setclip_cli.dataset.schemas import GROUPED
+from setclip_cli.dataset.dataset import LONE_ITEMS, NO_PARTNER, Dataset, Pair
+from setclip_cli.dataset.modality import Modality, in_order
 from setclip_cli.errors import SetClipError, argument, nearest
 from setclip_cli.ingest import names
+from setclip_cli.ingest.group_pairs import group_pairs
 from setclip_cli.ingest.names import Found, Name
+from setclip_cli.ingest.pair_rows import SEVERAL, Rows, crossing_splits, unknown_id
 from setclip_cli.ingest.sources.base import Reject
 from setclip_cli.joins import Join, Side, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-
-    import pyarrow as pa
 
     from setclip_cli.ingest.annotations import LoneItem, PairFile, UnresolvedPair
 
@@ -32,7 +29,6 @@ _NEAREST_AMONG = 100_000  # ids
 _REPEATED = " (it was left out as a duplicate: another row has the same content)"
 WRONG = "pair was dropped as wrong"
 DROPPED = "dropped"  # in the origin of pairs: what the user called wrong
-SEVERAL = "several rows have the id that a pair names"
 
 
 class PairTable:
@@ -94,7 +90,7 @@ class PairTable:
             wanted.setdefault(pair.right_modality, {})[pair.right_id] = None
         for item in file.lone:
             wanted.setdefault(item.modality, {})[item.id] = None
-        rows = {modality: _Rows(dataset, modality) for modality in sorted(wanted)}
+        rows = {modality: Rows(dataset, modality) for modality in sorted(wanted)}
         found = {modality: names.find(wanted[modality], rows[modality].names) for modality in rows}
         joins = [
             check(
@@ -132,7 +128,7 @@ class PairTable:
         origin = {"from": "group", "count": count, "seed": seed}
         if self.has(origin) and not again:
             return
-        found, joins = _group_pairs(dataset)
+        found, joins = group_pairs(dataset)
         if count is not None:
             pairs = sorted(pair for pair in found if isinstance(pair, Pair))
             random.Random(seed).shuffle(pairs)
@@ -166,7 +162,7 @@ class PairTable:
         """Drops the pairs whose rows are not there any more; they become rejects."""
         sides = {modality for pair in self.pairs for modality in (pair.left_modality, pair.right_modality)}
         held = dataset.modalities()
-        present = {modality: _Rows(dataset, modality).splits() for modality in in_order(sides) if modality in held}
+        present = {modality: Rows(dataset, modality).splits() for modality in in_order(sides) if modality in held}
         kept = []
         for pair in self.pairs:
             left = present.get(pair.left_modality, {}).get(pair.left_id)
@@ -174,9 +170,9 @@ class PairTable:
             place = f"pairs.parquet: {pair.left_id}, {pair.right_id}"
             if left is None or right is None:
                 gone = (pair.left_modality, pair.left_id) if left is None else (pair.right_modality, pair.right_id)
-                self.rejects.append(Reject(place, _unknown(*gone)))
+                self.rejects.append(Reject(place, unknown_id(*gone)))
             elif left != right:
-                self.rejects.append(Reject(place, _crossing(left, right)))
+                self.rejects.append(Reject(place, crossing_splits(left, right)))
             else:
                 kept.append(pair._replace(split=left))
         if len(kept) < len(self.pairs):  # so that the files of pairs are read again when they are given again
@@ -249,71 +245,7 @@ class PairTable:
         self.origins.append(origin)
 
 
-class _Row(NamedTuple):
-    id: str
-    split: str
-    also: str | None  # its id before that was made longer
-    group: str | None
-
-
-class Origin(NamedTuple):
-    """Where a row comes from."""
-
-    path: str  # of its source
-    states_split: bool  # whether the user or the source said the split, so that it can tell two images apart
-
-    @property
-    def file_name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @staticmethod
-    def of(entry: Mapping[str, Any] | None, modality: Modality) -> Origin:
-        if entry is None:
-            return Origin("", False)
-        said = entry.get("options", {}).get("split") or "auto"
-        splits = entry.get("rows", {}).get(modality, {}).keys()
-        return Origin(
-            entry["path"], splits != {"train"} if said == "auto" else "=" not in said and said != "as-captions"
-        )
-
-
-class _Rows:
-    """The ids of one modality's rows, with the paths of their sources."""
-
-    def __init__(self, dataset: Dataset, modality: Modality) -> None:
-        of_shard = {path: entry for entry in dataset.index.sources for path in entry.get("shards", ())}
-        self._vectors = dataset.kind(modality) == "vector"
-        self._tables: list[tuple[Origin, pa.Table]] = []
-        for shard in dataset.shards(modality):
-            present = dataset.columns(shard)
-            columns = [name for name in ("id", "split", "id_in_source", "group") if name in present]
-            self._tables.append((Origin.of(of_shard.get(shard.path), modality), dataset.read(shard, columns)))
-
-    def __len__(self) -> int:
-        return sum(table.num_rows for _, table in self._tables)
-
-    def rows(self) -> Iterator[tuple[Origin, _Row]]:
-        """(where it comes from, row) for each row."""
-        for origin, table in self._tables:
-            nothing = [None] * table.num_rows
-            also = table["id_in_source"].to_pylist() if "id_in_source" in table.column_names else nothing
-            groups = table["group"].to_pylist() if "group" in table.column_names else nothing
-            for row in zip(table["id"].to_pylist(), table["split"].to_pylist(), also, groups, strict=True):
-                yield origin, _Row(*row)
-
-    def names(self) -> Iterator[Name]:
-        """The ids; a vector that has a row number as its id is also meant by the number alone."""
-        for origin, row in self.rows():
-            file, _, number = row.id.rpartition(":")
-            numbered = self._vectors and number.isdecimal() and file == origin.file_name
-            yield Name(row.id, origin.path, row.also or (number if numbered else None))
-
-    def splits(self, ids: Collection[str] | None = None) -> dict[str, str]:
-        """id -> split, of these ids or of all."""
-        return {row.id: row.split for _, row in self.rows() if ids is None or row.id in ids}
-
-
-def _join(left: str, right: str, wanted: Iterable[str], found: Mapping[str, Found], rows: _Rows) -> Join:
+def _join(left: str, right: str, wanted: Iterable[str], found: Mapping[str, Found], rows: Rows) -> Join:
     matched = {text: meant.only for text, meant in found.items() if meant.only is not None}
     several = {text: meant.in_words() for text, meant in found.items() if meant.only is None}
     met = {name.id for name in matched.values() if name is not None}
@@ -331,7 +263,7 @@ def _pairs_fix(
     modality: Modality,
     wanted: Mapping[Modality, Collection[str]],
     found: Mapping[Modality, Mapping[str, Found]],
-    rows: Mapping[Modality, _Rows],
+    rows: Mapping[Modality, Rows],
 ) -> str:
     """What helps if no id of a modality matches; looks for ids of the other modality only in that case."""
     if found[modality]:
@@ -344,7 +276,7 @@ def _pairs_fix(
 
 
 def _resolved(
-    unresolved: Sequence[UnresolvedPair], found: Mapping[Modality, Mapping[str, Found]], rows: Mapping[Modality, _Rows]
+    unresolved: Sequence[UnresolvedPair], found: Mapping[Modality, Mapping[str, Found]], rows: Mapping[Modality, Rows]
 ) -> Iterator[Pair | Reject]:
     splits = {
         modality: rows[modality].splits({name.id for meant in found[modality].values() for name in meant.names})
@@ -355,7 +287,7 @@ def _resolved(
         for modality, text in ((pair.left_modality, pair.left_id), (pair.right_modality, pair.right_id)):
             meant = found[modality].get(text)
             if meant is None:
-                yield Reject(pair.location, _unknown(modality, text))
+                yield Reject(pair.location, unknown_id(modality, text))
             elif meant.only is None:
                 yield Reject(pair.location, f"{SEVERAL}: {text} ({meant.in_words()})")
             else:
@@ -366,7 +298,7 @@ def _resolved(
             continue
         (left, left_id, left_split), (right, right_id, right_split) = ends
         if left_split != right_split:
-            yield Reject(pair.location, _crossing(left_split, right_split))
+            yield Reject(pair.location, crossing_splits(left_split, right_split))
         else:
             yield Pair(left, left_id, right, right_id, left_split)
 
@@ -375,7 +307,7 @@ def _row_of(item: LoneItem, found: Mapping[Modality, Mapping[str, Found]]) -> tu
     """The row that an item without a partner means."""
     meant = found[item.modality].get(item.id)
     if meant is None:
-        return Reject(item.location, _unknown(item.modality, item.id))
+        return Reject(item.location, unknown_id(item.modality, item.id))
     if meant.only is None:
         return Reject(item.location, f"{SEVERAL}: {item.id} ({meant.in_words()})")
     return item.modality, meant.only.id
@@ -385,7 +317,7 @@ def _with_reasons(
     resolved: list[Pair | Reject],
     found: Mapping[Modality, Mapping[str, Found]],
     wanted: Mapping[Modality, Collection[str]],
-    rows: Mapping[Modality, _Rows],
+    rows: Mapping[Modality, Rows],
     repeats: Callable[[Modality], list[str]],
 ) -> list[Pair | Reject]:
     """The same, where unknown ids of duplicates are told so, and the first few others with the id nearest to them."""
@@ -395,187 +327,13 @@ def _with_reasons(
         if unknown:
             left_out = [Name(text) for text in repeats(modality)]
             repeated = names.find(unknown, partial(iter, left_out))
-            told |= {_unknown(modality, text): f"{_unknown(modality, text)}{_REPEATED}" for text in repeated}
+            told |= {unknown_id(modality, text): f"{unknown_id(modality, text)}{_REPEATED}" for text in repeated}
             unknown = [text for text in unknown if text not in repeated][:_NEAREST_FOR]
         known = (
             [row.id for _, row in rows[modality].rows()] if unknown and len(rows[modality]) <= _NEAREST_AMONG else []
         )
-        told |= {_unknown(modality, text): f"{_unknown(modality, text)}{nearest(text, known)}" for text in unknown}
+        told |= {unknown_id(modality, text): f"{unknown_id(modality, text)}{nearest(text, known)}" for text in unknown}
     return [
         each._replace(reason=told.get(each.reason, each.reason)) if isinstance(each, Reject) else each
         for each in resolved
     ]
-
-
-def _unknown(modality: str, text: str) -> str:
-    return f"pair names an unknown {modality} id: {text}"
-
-
-def _crossing(left: str, right: str) -> str:
-    return f"pair joins split {left} with split {right}"
-
-
-def _group_pairs(dataset: Dataset) -> tuple[list[Pair | Reject], list[Join]]:
-    """A pair, or the reason why there is none, for each row that has a group; and how the groups matched."""
-    present = dataset.modalities()
-    if not dataset.of_kind(*GROUPED) or len(present) < 2:
-        raise SetClipError(
-            f"{dataset.root}: pairs from groups need captions and what they describe; it has {', '.join(present)} only",
-            fix=f"ingest the other modality first, then this source with {argument('pairs_from_group')}",
-        )
-    describing = grouped_modalities(dataset)
-    if not describing:
-        raise SetClipError(
-            f"{dataset.root}: no caption has a group",
-            fix="give each caption the id of its image or protein in a field 'group', or give the pairs as a file",
-        )
-    answers: list[Pair | Reject] = []
-    joins = []
-    for modality in describing:
-        others = [other for other in present if other != modality]
-        found, join = _pairs_of_groups(dataset, modality, others)
-        answers += found
-        joins.append(join)
-    return answers, joins
-
-
-def grouped_modalities(dataset: Dataset) -> list[Modality]:
-    """The modalities of which any row has a group, which says what the row describes."""
-    return [
-        modality
-        for modality in dataset.of_kind(*GROUPED)
-        if any(_has_group(dataset, shard) for shard in dataset.shards(modality))
-    ]
-
-
-def _has_group(dataset: Dataset, shard: Shard) -> bool:
-    if "group" not in dataset.columns(shard):
-        return False
-    lengths = pc.utf8_length(dataset.read(shard, ["group"])["group"])
-    return bool(pc.any(pc.greater(lengths, 0)).as_py())
-
-
-def _pairs_of_groups(
-    dataset: Dataset, describing: Modality, others: Sequence[Modality]
-) -> tuple[list[Pair | Reject], Join]:
-    """The same for the rows of one modality."""
-    captions = _Rows(dataset, describing)
-    groups = dict.fromkeys(row.group for _, row in captions.rows() if row.group)
-    rows = {modality: _Rows(dataset, modality) for modality in others}
-    found = {modality: names.find(map(str, groups), rows[modality].names) for modality in rows}
-    known = {group for meant in found.values() for group in meant}
-    answers: list[Pair | Reject] = []
-    steps: dict[str, str] = {}  # of each group that has one image or protein
-    several: dict[str, str] = {}
-    met: set[tuple[Modality, str]] = set()
-    for modality, meant_by in found.items():
-        splits = rows[modality].splits({name.id for meant in meant_by.values() for name in meant.names})
-        for origin, row in captions.rows():
-            if not row.group or row.group not in meant_by:
-                continue
-            location, meant = f"group of {row.id}", meant_by[row.group]
-            name = _of_same_place(meant.names, origin, row.split, splits)
-            if name is None:
-                several[row.group] = meant.in_words()
-                answers.append(Reject(location, f"{SEVERAL}: {row.group} ({meant.in_words()})"))
-                continue
-            steps[row.group] = meant.step
-            met.add((modality, name.id))
-            if splits[name.id] != row.split:
-                answers.append(Reject(location, _crossing(splits[name.id], row.split)))
-            else:
-                answers.append(_pair((modality, name.id), (describing, row.id), row.split))
-    told = " or ".join(rows)
-    answers += [
-        Reject(f"group of {row.id}", _unknown(told, row.group))
-        for _, row in captions.rows()
-        if row.group and row.group not in known
-    ]
-    lone = ((modality, row.id) for modality in rows for _, row in rows[modality].rows())
-    join = Join(
-        Side.of(f"groups of {plural(describing)}", map(str, groups), steps.keys()),
-        Side(
-            f"{told} rows",
-            sum(map(len, rows.values())),
-            len(met),
-            next((i for m, i in lone if (m, i) not in met), None),
-        ),
-        ambiguous=len(several.keys() - steps.keys()),
-        candidates=next((f"{group!r}: {words}" for group, words in sorted(several.items())), None),
-        by=dict(sorted(Counter(steps.values()).items())),
-    )
-    every = (name for modality in rows for name in rows[modality].names())
-    near = names.suggestion(str(join.left.example), every) if not steps else None
-    fix = f"give each {singular(describing)} the id of its {told} as its group{f', such as {near!r}' if near else ''}"
-    return answers, check(join, fix=fix, tried=names.TRIED)
-
-
-def _pair(one: tuple[Modality, str], other: tuple[Modality, str], split: str) -> Pair:
-    """The pair with its two sides in the order of files."""
-    left, right = sorted((one, other), key=lambda side: place_in_order(side[0]))
-    return Pair(*left, *right, split)
-
-
-def _of_same_place(candidates: Sequence[Name], origin: Origin, split: str, splits: Mapping[str, str]) -> Name | None:
-    """The one candidate; of several the one that the captions' source says.
-
-    That is the one of the same source; or of a source in or around the captions' folder; or in the split that was said
-    for the captions.
-    """
-    if len(candidates) == 1:
-        return candidates[0]
-    folder = Path(origin.path).parent
-    for near in (
-        [name for name in candidates if name.source == origin.path],
-        [name for name in candidates if _within(Path(name.source), folder) or _within(folder, Path(name.source))],
-        [name for name in candidates if origin.states_split and splits.get(name.id) == split],
-    ):
-        if len(near) == 1:
-            return near[0]
-    return None
-
-
-def _within(inner: Path, outer: Path) -> bool:
-    return inner == outer or outer in inner.parents
-
-
-def described(dataset: Dataset, describing: Modality, modality: Modality) -> dict[str, str | None]:
-    """Id of a describing row -> id of the row that its group means; None if several could be. Others are left out.
-
-    Args:
-        describing: The modality with groups, such as captions.
-        modality: The one that they describe.
-    """
-    captions, rows = _Rows(dataset, describing), _Rows(dataset, modality)
-    found = names.find((row.group for _, row in captions.rows() if row.group), rows.names)
-    splits = rows.splits({name.id for meant in found.values() for name in meant.names})
-    means: dict[str, str | None] = {}
-    for origin, row in captions.rows():
-        if row.group and (meant := found.get(row.group)):
-            name = _of_same_place(meant.names, origin, row.split, splits)
-            means[row.id] = None if name is None else name.id
-    return means
-
-
-def splits_of_groups(dataset: Dataset) -> dict[str, set[str]]:
-    """The splits of the captions of each group.
-
-    Raises:
-        SetClipError: the dataset has no captions, or no caption has a group.
-    """
-    found: dict[str, set[str]] = {}
-    if not dataset.of_kind(*GROUPED):
-        raise SetClipError(
-            f"{dataset.root}: holds no captions, from which images could take their split",
-            fix=f"ingest the captions first, or {argument('split')} train=0.8,test=0.2",
-        )
-    for modality in dataset.of_kind(*GROUPED):
-        for _, row in _Rows(dataset, modality).rows():
-            if row.group:
-                found.setdefault(row.group, set()).add(row.split)
-    if not found:
-        raise SetClipError(
-            f"{dataset.root}: no caption has a group, so images cannot take their split from captions",
-            fix=f"{argument('split')} train=0.8,test=0.2",
-        )
-    return found

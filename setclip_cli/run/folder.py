@@ -11,8 +11,9 @@ from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_toml
 from setclip_cli.files.folders import refuse_foreign
+from setclip_cli.remote.run_files import CONFIG_NAME
 from setclip_cli.run import checkpoint
-from setclip_cli.run.config import CONFIG_NAME, RECIPE_NAME, load_config, require_whole
+from setclip_cli.run.config import RECIPE_NAME, load_config, require_whole
 from setclip_cli.run.metrics import kept_lines
 
 if TYPE_CHECKING:

@@ -25,12 +25,11 @@ from setclip_cli.ingest.sources.video import frames_at
 from setclip_cli.options import path_of
 from setclip_cli.pixels.video import UnusableVideoError
 from setclip_cli.remote.arguments import takes_places
+from setclip_cli.remote.run_files import CONFIG_NAME, tuned_name
 from setclip_cli.run import checkpoint
 from setclip_cli.run.config import (
-    CONFIG_NAME,
     INITIAL_NAME,
     MODEL_NAME,
-    TUNED_NAME,
     ModelConfig,
     RunFile,
     TowerConfig,
@@ -212,7 +211,7 @@ class Model:
         expected = self.config.towers[modality].tuned_sha256
         if expected is None:
             return {}
-        path = self.run / TUNED_NAME.format(modality=modality)
+        path = self.run / tuned_name(modality)
         require_unchanged(path, expected)
         return checkpoint.load_tensors(path, fix=advice(path))[0]
 

@@ -26,9 +26,9 @@ from setclip_cli.files.write_errors import InUseError, WriteError
 from setclip_cli.options import path_of
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.remote.arguments import takes_places
-from setclip_cli.remote.run_files import DROPPED_NAME
+from setclip_cli.remote.run_files import DROPPED_NAME, tuned_name
 from setclip_cli.run import checkpoint
-from setclip_cli.run.config import METRICS_NAME, RECIPE_NAME, TUNED_NAME, ModelConfig, TowerConfig, load_config
+from setclip_cli.run.config import METRICS_NAME, RECIPE_NAME, ModelConfig, TowerConfig, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME, is_finished
 from setclip_cli.run.model import save_model
 from setclip_cli.run.model_card import model_card
@@ -295,7 +295,7 @@ def _save_tuned(out: Path, side: SideInput, weights: dict[str, Tensor]) -> str |
     """Writes the weights that training changed; returns the sha256 of the file, None for a frozen backbone."""
     if not weights:
         return None
-    path = out / TUNED_NAME.format(modality=side.modality)
+    path = out / tuned_name(side.modality)
     checkpoint.save_tensors(path, weights)
     return atomic.sha256_file(path)
 

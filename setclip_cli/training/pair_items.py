@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from setclip_cli.dataset.modality import plural
 from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError
-from setclip_cli.ingest.pairing import described, grouped_modalities
+from setclip_cli.ingest.group_pairs import described, grouped_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -21,8 +21,9 @@ from setclip_cli.files.lock import LOCK_NAME
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
 from setclip_cli.remote.arguments import takes_places
+from setclip_cli.remote.run_files import CONFIG_NAME, tuned_name
 from setclip_cli.run import checkpoint
-from setclip_cli.run.config import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, TUNED_NAME, advice, load_config
+from setclip_cli.run.config import METRICS_NAME, RECIPE_NAME, advice, load_config
 from setclip_cli.run.folder import CHECKPOINTS_NAME, SELECTION_NAME
 from setclip_cli.trust.saved import CALIBRATION_NAME
 
@@ -173,7 +174,7 @@ def _run(result: VerifyResult) -> None:
     hashes: dict[str, str] = {str(name): sha256 for name, sha256 in config.files.items()}
     for modality, tower in config.towers.items():
         if tower.tuned_sha256 is not None:
-            hashes[TUNED_NAME.format(modality=modality)] = tower.tuned_sha256
+            hashes[tuned_name(modality)] = tower.tuned_sha256
     result.check_document(CONFIG_NAME)
     for name, sha256 in console.progress(sorted(hashes.items()), label="verify", unit="files"):
         result.compare(name, sha256)

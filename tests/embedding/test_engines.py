@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from unittest import mock
@@ -33,21 +33,6 @@ def tree(root: Path) -> dict[str, bytes]:
     """Every visible file and its bytes."""
     files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Ray with two nodes of one CPU each on this machine."""
-    ray = pytest.importorskip("ray")
-    utilities = pytest.importorskip("ray.cluster_utils")
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    running = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    running.add_node(num_cpus=1)
-    ray.init(address=running.address, log_to_driver=False)
-    yield running
-    ray.shutdown()
-    running.shutdown()
 
 
 def lost_once(marker: Path) -> Callable[[ShardToEmbed], EmbeddedShard]:

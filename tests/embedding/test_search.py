@@ -19,11 +19,12 @@ from untrained_pictures import CAPTIONS, make_pictures
 
 from setclip_cli.cli.app import app
 from setclip_cli.dataset.dataset import open_dataset
+from setclip_cli.dataset.modality import RowKind
 from setclip_cli.embedding import vectors
 from setclip_cli.embedding.embed import embed, embed_backbone
 from setclip_cli.embedding.embeddings import open_embeddings
 from setclip_cli.embedding.options import EmbedOptions, SearchOptions
-from setclip_cli.embedding.search import search
+from setclip_cli.embedding.search import _kind_of_query, search
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.errors import SetClipError
 
@@ -217,3 +218,24 @@ def test_a_sheet_replaces_nothing_but_a_png(world: Path, tmp_path: Path, name: s
     code, _, stderr = invoke(*words)
     assert (code, "PNG file" in stderr) == (2, True)
     assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("query", "towers", "kind"),
+    [
+        ("a.gif", ["image", "text"], "image"),
+        ("a.gif", ["video", "text"], "video"),
+        ("a.gif", ["video", "image", "text"], "image"),
+        ("a.MP4", ["video", "image", "text"], "video"),
+        ("a.ogv", ["video", "text"], "video"),
+        ("a.heic", ["image", "text"], "image"),
+        ("a.mp4", ["image", "text"], "text"),
+        ("a red house", ["video", "image", "text"], "text"),
+    ],
+)
+def test_a_name_is_of_what_ingest_takes_it_for(query: str, towers: list[RowKind], kind: str) -> None:
+    assert _kind_of_query(query, dict.fromkeys(towers)) == kind
+
+
+def test_a_folder_asks_for_videos_where_there_are_some(tmp_path: Path) -> None:
+    assert _kind_of_query(f"{tmp_path}/", {"video": 0, "image": 0}) == "video"

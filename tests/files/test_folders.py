@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -72,4 +73,17 @@ def test_nothing_is_written_into_a_folder_whose_files_are_all_listed(tmp_path: P
 @pytest.mark.parametrize("index", INDEXES)
 def test_an_index_of_another_program_is_no_reason(tmp_path: Path, index: str, content: str) -> None:
     (tmp_path / index).write_text(content)
+    refuse_foreign(tmp_path / "new", "an export", ["mark"])
+
+
+@pytest.mark.parametrize("index", INDEXES)
+def test_what_is_above_and_cannot_be_an_index_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str
+) -> None:
+    """A pipe would be waited for without end, and a huge file would fill the memory."""
+    os.mkfifo(tmp_path / index)
+    refuse_foreign(tmp_path / "new", "an export", ["mark"])
+    (tmp_path / index).unlink()
+    (tmp_path / index).write_text(json.dumps(INDEXES[index]))
+    monkeypatch.setattr("setclip_cli.files.folders._INDEX_BYTES", 10)
     refuse_foreign(tmp_path / "new", "an export", ["mark"])

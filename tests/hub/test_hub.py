@@ -430,13 +430,12 @@ def test_the_card_tells_the_hub_licence_tags_and_metrics(hub: Hub, world: Path, 
 
 def test_every_file_of_a_run_is_known_by_its_name(run: Path) -> None:
     """Else a hub, or a web server, would give a RUN that lacks it."""
-    from setclip_cli.remote.run_files import DROPPED_NAME, is_run_file, names_of_towers
-    from setclip_cli.run.config import TUNED_NAME
+    from setclip_cli.remote.run_files import DROPPED_NAME, is_run_file, names_of_towers, tuned_name
     from setclip_cli.run.folder import SELECTION_NAME
     from setclip_cli.trust.saved import CALIBRATION_NAME
 
     written = {path.name for path in run.iterdir() if path.is_file() and path.name != ".lock"}
-    more = {SELECTION_NAME, CALIBRATION_NAME, DROPPED_NAME, TUNED_NAME.format(modality="caption")}
+    more = {SELECTION_NAME, CALIBRATION_NAME, DROPPED_NAME, tuned_name("caption")}
     assert all(map(is_run_file, written | more))
     assert written | more == {"config.json", *names_of_towers(["caption"])}
     assert not any(

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -344,21 +344,6 @@ def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_unbroken_run(tmp_
             running.send_signal(signal.SIGKILL)
         ingest(sources, out, options, shard_rows=7)
         assert contents(out) == contents(tmp_path / "local"), f"moment {moment}"
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Ray with two nodes of one CPU each on this machine."""
-    ray = pytest.importorskip("ray")
-    utilities = pytest.importorskip("ray.cluster_utils")
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    running = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    running.add_node(num_cpus=1)
-    ray.init(address=running.address, log_to_driver=False)
-    yield running
-    ray.shutdown()
-    running.shutdown()
 
 
 @pytest.mark.slow

@@ -65,6 +65,8 @@ def test_a_folder_without_the_files_names_them(online: Server, published: dict[s
     with pytest.raises(SetClipError, match=r"uniprot_sprot\.dat\.gz is not in this folder") as caught:
         run(tmp_path / "out", tmp_path)
     assert WEIGHTS not in caught.value.fix
+    assert caught.value.fix.startswith(f"put {PROTEINS} from ")
+    assert "same command" not in caught.value.fix, "with --from it never downloads"
     assert online.asked == []
 
 
