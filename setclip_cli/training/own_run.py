@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 from setclip_cli.console import note
@@ -26,7 +27,7 @@ def align_own(recipe: Recipe, dataset: Dataset, run: Path) -> AlignResult:
         SetClipError: as `align` does.
     """
     try:
-        return align(recipe, dataset, run, resume=True)
+        return _align(recipe, dataset, run)
     except WriteError:
         raise
     except SetClipError:
@@ -35,4 +36,16 @@ def align_own(recipe: Recipe, dataset: Dataset, run: Path) -> AlignResult:
             raise
     note(f"note: {problem}; this RUN is made again")
     atomic.remove_folder(run)
-    return align(recipe, dataset, run, resume=True)
+    return _align(recipe, dataset, run)
+
+
+def _align(recipe: Recipe, dataset: Dataset, run: Path) -> AlignResult:
+    """Goes on where it stopped, and frees the backbones at the end.
+
+    A model of sentence-transformers refers to itself. So its weights would stay in memory until Python happens to look
+    for such circles, and a command that aligns many RUNs would hold those of each.
+    """
+    result = align(recipe, dataset, run, resume=True)
+    if not result.reused:
+        gc.collect()
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import sys
@@ -17,6 +18,7 @@ from setclip_cli.methods.extra_encoders import without_extra_encoders
 from setclip_cli.recipe.recipe import load_recipe
 from setclip_cli.run.model import load_model
 from setclip_cli.training import loggers
+from setclip_cli.training.own_run import align_own
 
 
 @pytest.fixture(scope="module")
@@ -392,3 +394,21 @@ def test_labels_on_both_sides_ask_for_kinds(world: Path, tmp_path: Path, labels:
     run_ok(*captions, "--out", data)
     words = ("align", world / "recipe.toml", "--data", data, "--out", tmp_path / "run", "--set", "method=auto")
     assert f"auto: {method}, for the goal" in run_ok(*words, "--dry-run")
+
+
+def test_a_command_that_aligns_many_runs_keeps_no_backbone(world: Path, tmp_path: Path) -> None:
+    """Their weights were in memory once for each RUN: a model of sentence-transformers refers to itself."""
+    from sentence_transformers import SentenceTransformer
+
+    recipe = load_recipe(world / "recipe.toml").with_settings(method="procrustes")
+    data = open_dataset(world / "data")
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(one) is SentenceTransformer for one in gc.get_objects())
+        for seed in (0, 1):
+            align_own(recipe.with_settings(seed=seed), data, tmp_path / f"run-{seed}")
+        after = sum(type(one) is SentenceTransformer for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert after == before
