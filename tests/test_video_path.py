@@ -79,6 +79,8 @@ def test_the_run_reads_videos_and_says_how(world: Path) -> None:
     ids = [name for shard in stored.shards("video") for name in stored.read(shard, ["id"])["id"].to_pylist()]
     row = np.asarray(unit_vectors(stored, "video", None))[ids.index("test/green/28")]
     assert np.allclose(embedded[1], row, atol=1e-4)  # four tiles, of which ingest took all
+    row = np.asarray(unit_vectors(stored, "video", None))[ids.index("test/blue/29.mp4")]
+    assert np.allclose(embedded[0], row, atol=1e-4)  # four frames, as ingest took
 
 
 def test_evaluate_shows_frames(world: Path) -> None:
@@ -102,6 +104,22 @@ def test_raw_features_of_frames(world: Path) -> None:
     arguments = ("--backbone", f"timm:{TINY_TIMM}", "--weights", world / "timm" / f"{TINY_TIMM}.safetensors")
     run_ok("embed", *arguments, world / "data", "--out", world / "raw", "--pooling", "attention")
     assert unit_vectors(open_embeddings(world / "raw"), "video", None).shape == (36, 512)
+
+
+@pytest.mark.parametrize("of_run", [True, False])
+def test_a_query_has_as_many_frames_as_the_rows(world: Path, of_run: bool, tmp_path: Path) -> None:
+    """Of a folder of 40 tiles and of a clip that ingest took with --frames 4: the row itself is the nearest, at 1."""
+    folder = tmp_path / "tiles" / "many"
+    dated_tiles(folder, [*range(0, 60, 2), *range(200, 250, 5)])  # dark tiles, and fewer bright ones
+    run_ok("ingest", tmp_path / "tiles", "--modality", "video", "--frames", "3", "--out", tmp_path / "data")
+    clip = world / "clips" / "test" / "blue" / "29.mp4"
+    run_ok("ingest", clip, "--modality", "video", "--frames", "3", "--out", tmp_path / "data")
+    arguments = ("--backbone", f"timm:{TINY_TIMM}", "--weights", world / "timm" / f"{TINY_TIMM}.safetensors")
+    made_by = (world / "run",) if of_run else arguments  # which was trained with 4
+    run_ok("embed", *made_by, tmp_path / "data", "--out", tmp_path / "embeddings")
+    for query, row in [(clip, "29.mp4"), (folder, "many")]:
+        found = json.loads(run_ok("search", tmp_path / "embeddings", query, "--as", "video", "--in", "video", "--json"))
+        assert (found["hits"][0]["id"], round(found["hits"][0]["score"], 5)) == (row, 1.0)
 
 
 def test_pages_show_frames(world: Path) -> None:

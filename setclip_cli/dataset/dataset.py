@@ -28,6 +28,7 @@ from setclip_cli.files import atomic, hashes
 from setclip_cli.files.documents import parse_json
 from setclip_cli.files.what_is import what_is
 from setclip_cli.options import path_of
+from setclip_cli.pixels.video import FRAMES
 from setclip_cli.remote.arguments import takes_places
 
 if TYPE_CHECKING:
@@ -188,6 +189,14 @@ class Dataset:
                 f"was aligned with those of {wanted.encoder!r}",
                 fix=again,
             )
+
+    def frames(self, modality: Modality) -> int | None:
+        """At most so many frames were taken of each video, of any source; None for rows of another kind."""
+        if self.kind(modality) != "video":
+            return None
+        options = [source.get("options") for source in self.index.sources if source.get("modality") == modality]
+        given = [each.get("frames") for each in options if isinstance(each, dict)]
+        return max((each if isinstance(each, int) else FRAMES for each in given), default=FRAMES)
 
     def payload_column(self, modality: Modality) -> str:
         return payload_column(self.kind(modality))

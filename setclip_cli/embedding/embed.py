@@ -240,7 +240,9 @@ def _embed_towers(sources: list[TowerSource], dataset: Dataset, out: Path, optio
             run=None if sources[0].run is None else named(sources[0].run.resolve()),
             dataset=named(dataset.root.resolve()),
             towers={
-                modality: tower.description.model_copy(update={"bits": bits.get(modality)})
+                modality: tower.description.model_copy(
+                    update={"bits": bits.get(modality), "frames": dataset.frames(modality)}
+                )
                 for modality, tower in towers.items()
             },
             shards=sorted(shards.values(), key=lambda shard: (place_in_order(shard.modality), shard.path)),

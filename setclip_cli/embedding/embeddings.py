@@ -79,6 +79,7 @@ class EmbeddedTower(BaseModel):
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     encoder: dict[str, Any] | None = None  # description of the RUN's encoder; None for raw features
     bits: StoredBitCode | None = None  # of ubinary
+    frames: int | None = Field(default=None, ge=1)  # at most, of each video
 
 
 class EmbeddingSettings(BaseModel):
@@ -122,7 +123,7 @@ class EmbeddingsIndex(EmbeddingSettings):
         if self.width is None:
             del content["width"]
         for tower in content["towers"].values():
-            for name in ("kind", "bits"):
+            for name in ("kind", "bits", "frames"):
                 if tower[name] is None:
                     del tower[name]
         return content

@@ -15,6 +15,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.files.what_is import what_is
 from setclip_cli.losses.nested import narrowed
 from setclip_cli.pixels.bands import BandScale
+from setclip_cli.pixels.video import FRAMES
 from setclip_cli.remote.copies import local_path
 from setclip_cli.run.model import load_model
 from setclip_cli.vectors import unusable_rows
@@ -63,6 +64,7 @@ class QueryTower:
     backbone: Backbone
     encoder: Encoder | None
     width: int | None = None  # that nested embeddings are cut to, as those of the rows
+    frames: int = FRAMES  # that are taken of a video, as of those of the rows
 
     def embed(self, items: Sequence[Any]) -> Embedded:
         """Embeds what the backbone reads: texts, residues, bytes of image files, or vectors.
@@ -111,7 +113,7 @@ def open_query_tower(embeddings: Embeddings, modality: Modality, *, run: Path | 
         bands=BandScale.of_preprocessing(tower.preprocessing or {}),
     )
     require_made_by(embeddings, backbone.identity, named=run)
-    return QueryTower(backbone, None)
+    return QueryTower(backbone, None, frames=tower.frames or FRAMES)
 
 
 def tower_of_model(embeddings: Embeddings, model: Model, modality: Modality, *, named: Path) -> QueryTower:
@@ -123,7 +125,9 @@ def tower_of_model(embeddings: Embeddings, model: Model, modality: Modality, *, 
         )
     backbone = model.load_backbone(modality)
     require_made_by(embeddings, model.identity, named=named)
-    return QueryTower(backbone, model.encoders[modality], embeddings.index.width)
+    rows = embeddings.index.towers.get(modality)
+    frames = (rows and rows.frames) or model.config.towers[modality].frames or FRAMES
+    return QueryTower(backbone, model.encoders[modality], embeddings.index.width, frames)
 
 
 def require_made_by(embeddings: Embeddings, identity: str, *, named: Path | None) -> None:

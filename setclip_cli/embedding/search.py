@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from setclip_cli.dataset.modality import RowKind
+    from setclip_cli.embedding.query_tower import QueryTower
     from setclip_cli.embedding.vectors import Vectors
 
 _VECTOR_NAME = re.compile(r".+\.npy", re.IGNORECASE | re.DOTALL)
@@ -224,7 +225,7 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
         SetClipError: there is no such tower, the RUN or its weights have changed, or the query cannot be read.
     """
     tower = open_query_tower(embeddings, modality, run=run)
-    embedded = tower.embed([_item_of(query, tower.backbone.kind)])
+    embedded = tower.embed([_item_of(query, tower)])
     for reason in embedded.failed.values():
         raise UsageError(
             f"query {query[:60]!r}: {reason}",
@@ -236,14 +237,15 @@ def embed_query(embeddings: Embeddings, query: str, modality: Modality, *, run: 
     return found
 
 
-def _item_of(query: str, kind: RowKind) -> Any:
-    """What a backbone of this kind reads."""
+def _item_of(query: str, tower: QueryTower) -> Any:
+    """What the backbone of the tower reads."""
+    kind = tower.backbone.kind
     if kind == "protein":
         return residues(query)
     if kind == "vector":
         return _vector_at(query)
     if kind == "video":
-        return _frames_at(query)
+        return _frames_at(query, tower.frames)
     return _image_at(query) if kind == "image" else query
 
 
@@ -273,7 +275,7 @@ def residues(query: str) -> str:
     return "".join(query.split()).removesuffix("*").upper()
 
 
-def _frames_at(path: str) -> tuple[bytes, ...]:
+def _frames_at(path: str, count: int) -> tuple[bytes, ...]:
     fix = "give the path of a video or of a folder of its frames"
     flag = argument("query_modality", "--as")
     with translated(
@@ -284,7 +286,7 @@ def _frames_at(path: str) -> tuple[bytes, ...]:
         fix=f"{fix}, or say what the query is with {flag}",
         exit_code=ExitCode.USAGE,
     ):
-        return frames_at(Path(path))
+        return frames_at(Path(path), count)
 
 
 def _image_at(path: str) -> bytes:

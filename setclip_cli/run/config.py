@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality, RowKind, in_order, require_kind
 from setclip_cli.dataset.schemas import ModalityInfo
@@ -46,7 +46,7 @@ def advice(path: Path, otherwise: str = RESTORE) -> str:
 
 
 _LATER_KEYS = ("known_items", "dropped_pairs", "left")  # that earlier versions do not know
-_LATER_TOWER_KEYS = ("kind", "vectors_of")
+_LATER_TOWER_KEYS = ("kind", "vectors_of", "frames")
 
 
 class TowerConfig(BaseModel):
@@ -56,6 +56,7 @@ class TowerConfig(BaseModel):
 
     kind: RowKind | None = None  # of its rows; None if the name of the modality says it
     vectors_of: str | None = None  # of stored vectors: the encoder that the user stated
+    frames: int | None = Field(default=None, ge=1)  # at most, of each video that the tower was trained on
     spec: str
     weights: str
     pooling: str

@@ -23,7 +23,7 @@ from setclip_cli.files import atomic
 from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.sources.video import frames_at
 from setclip_cli.options import path_of
-from setclip_cli.pixels.video import UnusableVideoError
+from setclip_cli.pixels.video import FRAMES, UnusableVideoError
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.remote.run_files import CONFIG_NAME, tuned_name
 from setclip_cli.run import checkpoint
@@ -155,7 +155,7 @@ class Model:
         if kind == "image":
             items = [_file_bytes(item) for item in items]
         elif kind == "video":
-            items = [_frames(item) for item in items]
+            items = [_frames(item, self.config.towers[modality].frames or FRAMES) for item in items]
         encoded = self._backbones[modality].encode(items)
         for place, reason in encoded.failed.items():
             raise SetClipError(f"embed: {modality} {place} {reason}", fix="leave it out, or repair it")
@@ -233,7 +233,7 @@ def _file_bytes(image: ImageLike) -> bytes:
     return written.getvalue()
 
 
-def _frames(video: Any) -> Any:
+def _frames(video: Any, count: int) -> Any:
     """The frames of a video, given as a path or as the frames themselves."""
     if isinstance(video, list | tuple):
         return [_file_bytes(frame) for frame in video]
@@ -242,7 +242,7 @@ def _frames(video: Any) -> Any:
             f"embed: a {type(video).__name__} is not a video", fix="give paths of videos, or lists of their frames"
         )
     with translated(video, OSError, UnusableVideoError, found="cannot be read", fix="check the path"):
-        return frames_at(Path(video))
+        return frames_at(Path(video), count)
 
 
 def keyword(modality: Modality) -> str:

@@ -271,7 +271,7 @@ def _save(
         layer_choice=layer_choice.as_json() if layer_choice else None,
         left=None if [*recipe.modalities()] == in_order(recipe.towers) else recipe.modalities()[0],
         towers={
-            side.modality: _tower_config(recipe, side, encoder, initial, _save_tuned(out, side, weights))
+            side.modality: _tower_config(recipe, dataset, side, encoder, initial, _save_tuned(out, side, weights))
             for side, encoder, initial, weights in zip(sides, fitted.encoders, fitted.initial, tuned, strict=True)
         },
     )
@@ -307,12 +307,18 @@ def _as_found(weights: str) -> str:
 
 
 def _tower_config(
-    recipe: Recipe, side: SideInput, encoder: Encoder, initial: Encoder, tuned_sha256: str | None
+    recipe: Recipe,
+    dataset: Dataset,
+    side: SideInput,
+    encoder: Encoder,
+    initial: Encoder,
+    tuned_sha256: str | None,
 ) -> TowerConfig:
     tower = recipe.towers[side.modality]
     return TowerConfig(
         kind=None if side.modality in KINDS_OF_NAMES else side.backbone.kind,
         vectors_of=side.backbone.info.encoder if isinstance(side.backbone, VectorBackbone) else None,
+        frames=dataset.frames(side.modality),
         spec=tower.backbone,
         weights=_as_found(tower.weights),
         pooling=tower.pooling,

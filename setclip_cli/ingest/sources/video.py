@@ -178,7 +178,7 @@ class VideoFolder(Reader):
         return tuple(image.content for _, image in read), times, first.width, first.height, tuple(repairs)
 
 
-def frames_at(path: Path, count: int = FRAMES) -> tuple[bytes, ...]:
+def frames_at(path: Path, count: int) -> tuple[bytes, ...]:
     """The frames of a video file or of a folder of frames, as an ingest with as many frames takes them.
 
     Raises:
