@@ -17,6 +17,7 @@ from setclip_cli.errors import SetClipError, UsageError, argument
 from setclip_cli.features.frozen import frozen_features
 from setclip_cli.features.layer_choice import load_tower_backbone
 from setclip_cli.files.documents import read_toml
+from setclip_cli.pools.memory import require_memory
 from setclip_cli.pools.towers import recipe_for
 from setclip_cli.recipe.recipe import Recipe, load_recipe
 from setclip_cli.run.config import RECIPE_NAME, load_config, require_file
@@ -100,6 +101,11 @@ class Towers:
     recipe: Recipe
     model: Model | None
     backbones: dict[Modality, Backbone]
+
+    def size(self, modality: Modality, split: str) -> tuple[int, int]:
+        """Rows of a pool, and how many numbers each has: features, and the embedding by the RUN."""
+        rows = sum(shard.rows for shard in self.dataset.shards(modality, split))
+        return rows, self.backbones[modality].dim + (self.model.encoders[modality].dim if self.model else 0)
 
     def side(self, modality: Modality, split: str) -> PoolSide:
         """All rows of a modality and split. Features come from the cache where it has them.
@@ -186,12 +192,13 @@ def read_pools(
         towers: Towers that are open already.
 
     Raises:
-        SetClipError: a RUN and a recipe are both given, the DATASET lacks a side or the split, weights are missing, or
-            a row cannot be read.
+        SetClipError: a RUN and a recipe are both given, the DATASET lacks a side or the split, weights are missing,
+            the pools are larger than the memory of the machine, or a row cannot be read.
     """
     towers = towers or open_towers(dataset, run=run, recipe=recipe, split=split)
     found = towers.recipe
     split = split or found.train.split
+    require_memory(split, {modality: towers.size(modality, split) for modality in found.modalities()})
     left, right = (towers.side(modality, split) for modality in found.modalities())
     of_split = _of_split(found, split)
     known = pairs_in_items(towers.dataset, split, of_split)

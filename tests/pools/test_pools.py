@@ -11,7 +11,8 @@ import torch
 
 from setclip_cli.dataset.dataset import open_dataset
 from setclip_cli.errors import ExitCode, SetClipError, UsageError
-from setclip_cli.pools import read_pools
+from setclip_cli.pools import memory, read_pools
+from setclip_cli.pools import pools as module
 from setclip_cli.run.model import load_model
 
 
@@ -113,3 +114,31 @@ def test_towers_of_a_recipe_are_taken(tmp_path: Path) -> None:
     assert [side.modality for side in pools.sides] == ["protein", "caption"]
     assert len(pools.pairs) == 6
     assert len(pools.left.ids) == len(pools.left.features) == 36
+
+
+def test_pools_larger_than_memory_are_refused_before_a_row_is_read(
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the kernel ends the command after minutes, without a word."""
+    needed = 4 * (40 * 6 + 30 * 5)
+    monkeypatch.setattr(memory, "machine_memory", lambda: needed - 1)
+    monkeypatch.setattr(module, "frozen_features", None)
+    with pytest.raises(SetClipError, match="40 left rows and 30 right rows need") as caught:
+        read_pools(vectors / "data")
+    assert caught.value.fix.startswith("choose a split with fewer rows by split")
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "machine_memory", lambda: needed)
+    assert len(read_pools(vectors / "data").left.ids) == 40
+
+
+@pytest.mark.parametrize(("text", "limit"), [("max", None), ("1048576", 2**20), ("no number", None)])
+def test_a_container_may_use_less_than_the_machine_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, limit: int | None
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "_LIMIT_OF_CONTAINER", tmp_path / "missing")
+    whole = memory.machine_memory()
+    [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")]
+    assert whole == pytest.approx(1024 * int(line.split()[1]), rel=0.01)
+    monkeypatch.setattr(memory, "_LIMIT_OF_CONTAINER", tmp_path / "memory.max")
+    assert memory.machine_memory() == (limit or whole)
