@@ -25,7 +25,11 @@ class Description(NamedTuple):
 
     name: str
     organism: str
-    enzyme: str  # EC numbers, with the class of the first in words
+    enzyme: str  # EC numbers, with their classes in words
+
+    def in_words(self) -> str:
+        """One line: ``Cholinesterase · Homo sapiens · EC 3.1.1.7 (a hydrolase)``."""
+        return " · ".join(filter(None, self))
 
 
 def read_description(text: str) -> Description:

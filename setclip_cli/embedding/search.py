@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from setclip_cli.console import note, text_of_lines, visible
+from setclip_cli.dataset.descriptions import read_description
 from setclip_cli.dataset.modality import Modality, singular
 from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.embedding.embedded_dataset import dataset_of, source_shard
@@ -326,6 +327,8 @@ def _look_up(
         identifier = tables[number]["id"][at].as_py()
         payload = payloads.get(number, {}).get(identifier)
         shown = None if images else payload
+        if column == "description" and shown:
+            shown = read_description(shown).in_words()
         hits.append(Hit(rank, identifier, round(score, 6), tables[number]["label"][at].as_py(), shown, shard.path))
         if images and payload is not None:
             found.append(payload)

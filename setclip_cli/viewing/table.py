@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from setclip_cli.console import note, visible
+from setclip_cli.dataset.descriptions import read_description
 from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.embedding.embedded_dataset import source_shard
 from setclip_cli.embedding.map import principal_plane, read_map
@@ -61,7 +62,8 @@ def table_of(
             rows = Rows(dataset, modality, split)
             found = [rows.row_of[name] for name in table["id"].to_pylist()]
             if rows.kind in _TEXTS:
-                columns["text"] = _visible(rows.table[_TEXTS[rows.kind]].take(pa.array(found)))
+                texts = rows.table[_TEXTS[rows.kind]].take(pa.array(found))
+                columns["text"] = _visible(_in_words(texts) if rows.kind == "protein" else texts)
             if rows.kind in PICTURES:
                 shown[modality] = rows
                 columns["picture"] = pa.array([f"{pictures}/{modality}/{row}/small" for row in found])
@@ -86,6 +88,11 @@ def _places(embeddings: Embeddings) -> dict[Modality, Places]:
     places = principal_plane(np.concatenate([np.asarray(one) for one in vectors.values()]))
     parts = np.split(places, np.cumsum([len(one) for one in vectors.values()])[:-1])
     return dict(zip(vectors, parts, strict=True))
+
+
+def _in_words(descriptions: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Of proteins."""
+    return pa.chunked_array([pa.array([read_description(text or "").in_words() for text in descriptions.to_pylist()])])
 
 
 def _visible(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -23,3 +23,4 @@ from setclip_cli.dataset.descriptions import Description, read_description
 )  # fmt: skip
 def test_a_description_is_read_into_name_organism_and_enzyme(text: str, said: tuple[str, str, str]) -> None:
     assert read_description(text) == Description(*said)
+    assert read_description(text).in_words() == " · ".join(part for part in said if part)

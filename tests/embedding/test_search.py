@@ -27,6 +27,7 @@ from setclip_cli.embedding.options import EmbedOptions, SearchOptions
 from setclip_cli.embedding.search import _kind_of_query, search
 from setclip_cli.embedding.vectors import nearest_rows, unit_vectors
 from setclip_cli.errors import SetClipError
+from setclip_cli.viewing.table import table_of
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +240,18 @@ def test_a_name_is_of_what_ingest_takes_it_for(query: str, towers: list[RowKind]
 
 def test_a_folder_asks_for_videos_where_there_are_some(tmp_path: Path) -> None:
     assert _kind_of_query(f"{tmp_path}/", {"video": 0, "image": 0}) == "video"
+
+
+def test_a_protein_is_shown_in_words(tmp_path: Path, tiny_esm2: Path) -> None:
+    """As in reports and pages: a reader does not know the marks of UniProt."""
+    fasta = tmp_path / "proteins.fasta"
+    sequences = tiny.proteins(2, seed=5)
+    fasta.write_text(f">P1 Kinase OS=Bos taurus EC=2.7.1.1\n{sequences[0] * 2}\n>P2 no marks\n{sequences[1] * 2}\n")
+    data, out = tmp_path / "data", tmp_path / "features"
+    run_ok("ingest", fasta, "--modality", "protein", "--out", data)
+    embed_backbone("esm:esm2_t6_8M_UR50D", open_dataset(data), out, weights=str(tiny_esm2))
+    words = ["Kinase · Bos taurus · EC 2.7.1.1 (a transferase)", "no marks"]
+    hits = search(out, sequences[0] * 2, options=SearchOptions(top=2)).hits
+    assert [hit.shown for hit in hits] == words
+    table, _ = table_of(open_embeddings(out), None, open_dataset(data), pictures="")
+    assert sorted(table["text"].to_pylist()) == words
