@@ -20,7 +20,7 @@ COLOURS = {"forest": (30, 90, 40), "water": (20, 40, 120), "desert": (200, 170, 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DATASET with images, proteins, captions and vectors, pairs of each kind, and weights."""
+    """A DATASET with images, videos, proteins, captions and vectors, pairs of each kind, and weights."""
     folder = tmp_path_factory.mktemp("shapes")
     (folder / "images").mkdir()
     fasta, captions = [], []
@@ -30,18 +30,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content = io.BytesIO()
         image.save(content, "PNG")
         (folder / "images" / f"i{number:02d}.png").write_bytes(content.getvalue())
+        (folder / "videos" / f"v{number:02d}").mkdir(parents=True)
+        for frame in range(2):
+            (folder / "videos" / f"v{number:02d}" / f"{frame}.png").write_bytes(content.getvalue())
         fasta.append(f">P{number:02d}\n{'MKV' * (number + 3)}{'ACDEFGHIKLMNPQRSTVWY'[: number + 1]}")
         captions.append(json.dumps({"id": f"c{number}", "text": f"some {name} in scene number {number}"}))
     header = "left_modality,left_id,right_modality,right_id"
-    pairs = [f"image,i{n:02d}.png,caption,c{n}" for n in range(12)] + [
-        f"protein,P{n:02d},caption,c{n}" for n in range(12)
-    ]
+    names = {"image": "i{:02d}.png", "video": "v{:02d}", "protein": "P{:02d}"}
+    pairs = [f"{side},{name.format(n)},caption,c{n}" for side, name in names.items() for n in range(12)]
     (folder / "proteins.fasta").write_text("\n".join(fasta) + "\n")
     (folder / "captions.jsonl").write_text("\n".join(captions) + "\n")
     (folder / "pairs.csv").write_text("\n".join([header, *pairs]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SETCLIP_CACHE", str(folder / "cache"))
         run_ok("ingest", folder / "images", "--modality", "image", "--out", folder / "data")
+        run_ok("ingest", folder / "videos", "--modality", "video", "--out", folder / "data")
         run_ok("ingest", folder / "proteins.fasta", "--modality", "protein", "--out", folder / "data")
         captions_of = ("ingest", folder / "captions.jsonl", "--modality", "caption", "--out", folder / "data")
         run_ok(*captions_of, "--pairs", folder / "pairs.csv")
@@ -66,7 +69,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
     monkeypatch.setenv("SETCLIP_CACHE", str(data / "cache"))
     tiny = {
-        "image": (f"timm:{TINY_TIMM}", data / "timm" / f"{TINY_TIMM}.safetensors"),
+        **dict.fromkeys(("image", "video"), (f"timm:{TINY_TIMM}", data / "timm" / f"{TINY_TIMM}.safetensors")),
         "protein": ("esm:esm2_t6_8M_UR50D", data / "esm" / "esm2_t6_8M_UR50D.pt"),
         "caption": ("sentence-transformers:all-MiniLM-L6-v2", data / "text" / "tiny-sentence"),
     }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TEXT_FIELDS = ("text", "caption", "raw", "sentence", "captions", "sentences", "title", "comment")
 GROUP_FIELDS = (
     "group", "image_id", "image", "filename", "file_name", "filepath", "image_name", "image_path", "img", "img_path",
+    "video_id", "video",
 )  # fmt: skip
 IMAGE_FIELDS = ("image", "img", "jpg", "png", "bytes")
 IMAGE_ID_FIELDS = ("id", "filename", "file_name", "path", "image_id")
@@ -123,7 +124,7 @@ def _listed(text: str) -> list[Any] | None:
 
 
 def group_of(fields: Mapping[str, Any], image: Mapping[str, Any] | None) -> tuple[str | None, tuple[str, ...]]:
-    """The image or protein that the captions of a row describe, by its id; and what is to be counted.
+    """The image, video or protein that the captions of a row describe, by its id; and what is to be counted.
 
     Where the row holds the ``image`` itself, this is the id that the image gets: see ``image_id_of``.
     """

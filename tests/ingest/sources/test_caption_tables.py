@@ -60,6 +60,8 @@ TWO: Rows = [("1.jpg#0", "1.jpg", "a lake, blue"), ("1.jpg#1", "1.jpg", "two boa
         ("c.csv", "1.jpg,a lake, blue\n1.jpg,two boats\n", "no header line and the separator comma"),
         ("c.csv", "image,caption\n1.jpg,a lake, blue\n1.jpg,two boats\n", None),
         ("c.csv", " IMAGE , Caption \n1.jpg,a lake, blue\n1.jpg,two boats\n", None),
+        ("c.csv", 'video,caption\n1.jpg,"a lake, blue"\n1.jpg,two boats\n', None),
+        ("c.csv", 'video_id,caption\n1.jpg,"a lake, blue"\n1.jpg,two boats\n', None),
     ],
 )
 def test_a_table_is_read_as_one_whatever_its_separator_and_suffix(
