@@ -35,7 +35,8 @@ def group_pairs(dataset: Dataset) -> tuple[list[Pair | Reject], list[Join]]:
     if not describing:
         raise SetClipError(
             f"{dataset.root}: no caption has a group",
-            fix="give each caption the id of its image, video or protein in a field 'group', or give the pairs as a file",
+            fix="give each caption the id of its image, video or protein in a field 'group', or give "
+            f"{argument('pairs')} FILE",
         )
     answers: list[Pair | Reject] = []
     joins = []
