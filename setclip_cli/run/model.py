@@ -24,6 +24,7 @@ from setclip_cli.files.documents import write_document
 from setclip_cli.ingest.sources.video import frames_at
 from setclip_cli.options import path_of
 from setclip_cli.pixels.video import FRAMES, UnusableVideoError
+from setclip_cli.pixels.video_decoders import Decoders
 from setclip_cli.remote.arguments import takes_places
 from setclip_cli.remote.run_files import CONFIG_NAME, tuned_name
 from setclip_cli.run import checkpoint
@@ -155,7 +156,9 @@ class Model:
         if kind == "image":
             items = [_file_bytes(item) for item in items]
         elif kind == "video":
-            items = [_frames(item, self.config.towers[modality].frames or FRAMES) for item in items]
+            count = self.config.towers[modality].frames or FRAMES
+            with Decoders() as decoders:
+                items = [_frames(item, count, decoders) for item in items]
         encoded = self._backbones[modality].encode(items)
         for place, reason in encoded.failed.items():
             raise SetClipError(f"embed: {modality} {place} {reason}", fix="leave it out, or repair it")
@@ -233,7 +236,7 @@ def _file_bytes(image: ImageLike) -> bytes:
     return written.getvalue()
 
 
-def _frames(video: Any, count: int) -> Any:
+def _frames(video: Any, count: int, decoders: Decoders) -> Any:
     """The frames of a video, given as a path or as the frames themselves."""
     if isinstance(video, list | tuple):
         return [_file_bytes(frame) for frame in video]
@@ -242,7 +245,7 @@ def _frames(video: Any, count: int) -> Any:
             f"embed: a {type(video).__name__} is not a video", fix="give paths of videos, or lists of their frames"
         )
     with translated(video, OSError, UnusableVideoError, found="cannot be read", fix="check the path"):
-        return frames_at(Path(video), count)
+        return frames_at(Path(video), count, decoders=decoders)
 
 
 def keyword(modality: Modality) -> str:

@@ -13,6 +13,7 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from setclip_cli.errors import SetClipError
+from setclip_cli.ingest.sources.threads import PER_TASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,6 +75,7 @@ class Walk(NamedTuple):
     # Whether each item has exactly one answer, which does not depend on the items before it. Then the answers are
     # made in threads, and a resumed ingest skips items without making their answers again.
     one_each: bool = False
+    per_task: int = PER_TASK  # items that a thread answers at a time
 
 
 def left_out(location: str, reason: str) -> Reject:

@@ -79,7 +79,7 @@ def _one_each(walk: Walk, path: Path, start: int, workers: int) -> Iterator[Reco
             raise _unanswered(path, item, len(found))
         return found[0]
 
-    yield from ordered_map(answer, islice(counted(walk.items), start, None), workers)
+    yield from ordered_map(answer, islice(counted(walk.items), start, None), workers, per_task=walk.per_task)
     _compare(walk, path, walked)
 
 

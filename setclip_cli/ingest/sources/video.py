@@ -22,10 +22,11 @@ from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, read_capped
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.split_folders import FolderNames
 from setclip_cli.pixels.bands import MAX_IMAGE_BYTES
-from setclip_cli.pixels.video import FEWER, FRAMES, UnusableVideoError, even_times, sample_video
+from setclip_cli.pixels.video import FEWER, FRAMES, UnusableVideoError, even_times
+from setclip_cli.pixels.video_decoders import Decoders
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from setclip_cli.ingest.sources.base import FileStamp
     from setclip_cli.ingest.sources.re_encode import CheckedImage
@@ -59,15 +60,24 @@ class VideoFolder(Reader):
 
     Args:
         frames: How many are taken of each video, evenly in time; all of them if there are fewer.
+        decoders: What decodes; closed by who gives it. None are processes of its own, while records are taken.
     """
 
-    def __init__(self, path: Path, *, frames: int | None) -> None:
+    def __init__(self, path: Path, *, frames: int | None, decoders: Decoders | None = None) -> None:
         super().__init__(path)
+        self._decoders, self._given = decoders or Decoders(), decoders is not None
         self._root = path if path.is_dir() else path.parent
         self._count = frames or FRAMES
 
     def files(self) -> Sequence[FileStamp]:
         return self._found.files
+
+    def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
+        try:
+            yield from super().records(start, workers)
+        finally:
+            if not self._given:
+                self._decoders.close()
 
     def notes(self) -> list[str]:
         pictures = sum(map(len, self._sorted.folders.values()))
@@ -78,7 +88,7 @@ class VideoFolder(Reader):
         files = (Item(name, None) for name in self._sorted.files)
         folders = (Item(name or self._own_name, frames) for name, frames in self._sorted.folders.items())
         others = (Item(other.location, other) for other in (*self._sorted.others, *self._found.others))
-        return Walk(chain(files, folders, others), lambda item: (self._answer(item),), one_each=True)
+        return Walk(chain(files, folders, others), lambda item: (self._answer(item),), one_each=True, per_task=1)
 
     @cached_property
     def _found(self) -> Found:
@@ -150,7 +160,7 @@ class VideoFolder(Reader):
             raise UnusableVideoError(found.what)
         if is_text(head):
             raise UnusableVideoError(f"a text file, not a video: starts with {starts_with(head)}")
-        frames = sample_video(path, self._count)
+        frames = self._decoders.sample(path, self._count)
         return frames.pictures, list(frames.times), frames.width, frames.height, frames.repairs
 
     def _of_folder(self, names: Sequence[str]) -> _Taken:
@@ -178,8 +188,11 @@ class VideoFolder(Reader):
         return tuple(image.content for _, image in read), times, first.width, first.height, tuple(repairs)
 
 
-def frames_at(path: Path, count: int) -> tuple[bytes, ...]:
+def frames_at(path: Path, count: int, *, decoders: Decoders | None = None) -> tuple[bytes, ...]:
     """The frames of a video file or of a folder of frames, as an ingest with as many frames takes them.
+
+    Args:
+        decoders: What decodes; None starts a process for this video.
 
     Raises:
         UnusableVideoError: it is neither, or cannot be read.
@@ -187,7 +200,7 @@ def frames_at(path: Path, count: int) -> tuple[bytes, ...]:
     """
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    answers = list(VideoFolder(path, frames=count).records(0, 1))
+    answers = list(VideoFolder(path, frames=count, decoders=decoders).records(0, 1))
     videos = [answer for answer in answers if isinstance(answer, Record)]
     if len(videos) == 1 and isinstance(videos[0].payload, tuple):
         return videos[0].payload
