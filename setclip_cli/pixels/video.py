@@ -8,6 +8,7 @@ itself and nothing else: no playlist, no address and no second file that it name
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from setclip_cli.errors import SetClipError
@@ -96,8 +97,16 @@ def even_times(length: float, count: int) -> list[float]:
     return [(k + 0.5) * length / count for k in range(count)]
 
 
-def sample_video(path: Path, count: int) -> Frames:
+def even_places(length: int, count: int) -> list[int]:
+    """The numbers of at most ``count`` of so many frames whose times are not known, evenly chosen."""
+    return [*range(length)] if length <= count else [math.floor(place) for place in even_times(length, count)]
+
+
+def sample_video(path: Path, count: int, *, most_pixels: int | None = None) -> Frames:
     """Takes the frames that are shown at even times (see `even_times`); each different frame once.
+
+    Args:
+        most_pixels: Larger frames are not decoded; None is ``MAX_PIXELS``.
 
     Raises:
         UnusableVideoError: the file is not a video that can be read; the message is the reason.
@@ -110,7 +119,7 @@ def sample_video(path: Path, count: int) -> Frames:
             metadata_errors="ignore",
             options={"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)},
         ) as container:
-            return _Sampler(container, count).frames()
+            return _Sampler(container, count, most_pixels or MAX_PIXELS).frames()
     except UnusableVideoError:
         raise
     except MemoryError as error:
@@ -121,7 +130,7 @@ def sample_video(path: Path, count: int) -> Frames:
 
 
 class _Sampler:
-    def __init__(self, container: Any, count: int) -> None:
+    def __init__(self, container: Any, count: int, most_pixels: int) -> None:
         from av.stream import Disposition
 
         # the cover of a piece of music is no video
@@ -131,9 +140,10 @@ class _Sampler:
         if not streams:
             raise UnusableVideoError("no pictures: the file has no video stream")
         self._container, self._stream, self._count = container, streams[0], count
+        self._most_pixels = most_pixels
         width, height = self._stream.codec_context.width, self._stream.codec_context.height
-        if width * height > MAX_PIXELS:
-            raise UnusableVideoError(f"over the cap of {MAX_PIXELS:,} pixels: {width:,} x {height:,}")
+        if width * height > most_pixels:
+            raise UnusableVideoError(f"over the cap of {most_pixels:,} pixels: {width:,} x {height:,}")
         self._start = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
         rate = self._stream.average_rate or self._stream.guessed_rate
         self._step = 1 / float(rate) if rate else 0.04
@@ -175,8 +185,10 @@ class _Sampler:
         """Frames from where the container is, with their times from the start of the video."""
         before: float | None = None
         for frame in self._container.decode(self._stream):
-            if frame.width * frame.height > MAX_PIXELS:
-                raise UnusableVideoError(f"over the cap of {MAX_PIXELS:,} pixels: {frame.width:,} x {frame.height:,}")
+            if frame.width * frame.height > self._most_pixels:
+                raise UnusableVideoError(
+                    f"over the cap of {self._most_pixels:,} pixels: {frame.width:,} x {frame.height:,}"
+                )
             if frame.time is not None:
                 time = float(frame.time) - self._start
             else:

@@ -34,10 +34,16 @@ class Decoders:
     None is started before it is needed, and none is left after `close`, or a block that this begins.
     """
 
-    def __init__(self, *, within_s: float | None = None) -> None:
-        """With ``within_s``, a file that takes longer to decode is unusable."""
+    def __init__(self, *, within_s: float | None = None, most_pixels: int | None = None) -> None:
+        """What can be decoded.
+
+        Args:
+            within_s: A file that takes longer is unusable.
+            most_pixels: As `sample_video` takes it.
+        """
         self._idle: list[_Decoder] = []
-        self._within_s = within_s
+        self._busy: set[_Decoder] = set()
+        self._within_s, self._most_pixels, self._closed = within_s, most_pixels, False
 
     def __enter__(self) -> Self:
         return self
@@ -46,6 +52,10 @@ class Decoders:
         self.close()
 
     def close(self) -> None:
+        """Ends all processes, also one that another thread waits for: for that thread its file is unusable."""
+        self._closed = True
+        for decoder in [*self._busy]:
+            decoder.kill()
         while self._idle:
             self._idle.pop().end()
 
@@ -56,15 +66,20 @@ class Decoders:
             UnusableVideoError: as `sample_video` does; or decoding ends its process twice, or takes too long.
             SetClipError: the package av is not installed, or no process can be started.
         """
+        request = {"path": str(path.resolve()), "count": count, "most_pixels": self._most_pixels}
         why = ""
         for _ in range(_TRIES):
             decoder = self._take()
+            self._busy.add(decoder)
             try:
-                return decoder.sample(path, count, self._within_s)
+                return decoder.sample(request, self._within_s)
             except _EndedError as error:
                 why = str(error)
             finally:
-                self._idle.append(decoder) if decoder.ready else decoder.end()
+                self._busy.discard(decoder)
+                self._idle.append(decoder) if decoder.ready and not self._closed else decoder.end()
+            if self._closed:
+                break
         raise UnusableVideoError(why)
 
     def _take(self) -> _Decoder:
@@ -104,15 +119,14 @@ class _Decoder:
     def is_there(self) -> bool:
         return self._process.poll() is None
 
-    def sample(self, path: Path, count: int, within_s: float | None) -> Frames:
+    def sample(self, request: dict[str, Any], within_s: float | None) -> Frames:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.ready = False
         with self._killed_after(within_s) as late:
             try:
                 with suppress(BrokenPipeError):
-                    request = json.dumps({"path": str(path.resolve()), "count": count})
-                    self._process.stdin.write(request.encode() + b"\n")
+                    self._process.stdin.write(json.dumps(request).encode() + b"\n")
                     self._process.stdin.flush()
                 frames, unusable = _received(self._process.stdout)
             except EOFError as error:
@@ -134,7 +148,7 @@ class _Decoder:
 
         def kill() -> None:
             late.set()
-            self._process.kill()
+            self.kill()
 
         timer = threading.Timer(seconds, kill)
         timer.start()
@@ -144,8 +158,11 @@ class _Decoder:
             timer.cancel()
             timer.join()
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
+
+    def end(self) -> None:
+        self.kill()
         with suppress(OSError):
             self._process.__exit__(None, None, None)
 
@@ -182,7 +199,9 @@ def answer() -> None:
             said: dict[str, Any]
             pictures: tuple[bytes, ...] = ()
             try:
-                pictures, *others = sample_video(Path(request["path"]), request["count"])
+                pictures, *others = sample_video(
+                    Path(request["path"]), request["count"], most_pixels=request["most_pixels"]
+                )
                 said = {"sizes": [len(each) for each in pictures], "others": others}
             except UnusableVideoError as error:
                 said = {"unusable": str(error)}

@@ -17,7 +17,9 @@ from setclip_cli.embedding.search import residues
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.serving.batching import BusyError
 from setclip_cli.serving.bodies import (
+    FRAMES,
     RESIDUES,
+    VIDEOS,
     About,
     EmbedAnswer,
     EmbedRequest,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from setclip_cli.embedding.vectors import Vectors
     from setclip_cli.serving.batching import Batches
     from setclip_cli.serving.matches import Partners
+    from setclip_cli.serving.videos import Videos
 
 PAGE = Path(__file__).parent / "page"
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -61,7 +64,14 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 _REFUSED = {code: _PROBLEMS[code] for code in (403, 408, 413)}
 _SEE = "see the page /docs"
 _JSON = "send a JSON object and the header Content-Type: application/json"
-_KINDS: dict[str, RowKind] = {"text": "text", "sequence": "protein", "image": "image", "vector": "vector"}
+_KINDS: dict[str, RowKind] = {
+    "text": "text",
+    "sequence": "protein",
+    "image": "image",
+    "vector": "vector",
+    "video": "video",
+    "frames": "video",
+}
 _DESCRIPTION = """\
 Embeds items with a trained model and searches the rows that it has embedded. Send the header
 `Authorization: Bearer TOKEN` with the token that `setclip serve` printed. Everything is JSON."""
@@ -71,6 +81,7 @@ def serve_app(
     service: Service,
     batches: Batches[EmbedJob | SearchJob, Any],
     partners: Partners,
+    videos: Videos,
     *,
     port: int,
     token: str | None,
@@ -138,7 +149,13 @@ def serve_app(
                 f"items: their sequences have {letters:,} residues, more than {RESIDUES:,}",
                 fix="send them in several requests",
             )
-        items = [await _item(service, item, f"items.{place}.") for place, item in enumerate(request.items)]
+        for what, found, most in (
+            ("videos", sum(item.video is not None for item in request.items), VIDEOS),
+            ("frames", sum(len(item.frames or ()) for item in request.items), FRAMES),
+        ):
+            if found > most:
+                raise UsageError(f"items: have {found} {what}, more than {most}", fix="send them in several requests")
+        items = [await _item(service, videos, item, f"items.{place}.") for place, item in enumerate(request.items)]
         embedded = await batches.answer(EmbedJob(items), within_s=timeout_s)
         index = service.embeddings.index
         return EmbedAnswer(model=index.model, dim=index.dim, embeddings=embedded)
@@ -146,7 +163,7 @@ def serve_app(
     @app.post("/search", responses=_PROBLEMS)
     async def search(request: SearchRequest) -> SearchAnswer:
         """The rows nearest to a query by cosine. Every row is compared."""
-        answer: SearchAnswer = await batches.answer(await _search_job(service, request), within_s=timeout_s)
+        answer: SearchAnswer = await batches.answer(await _search_job(service, videos, request), within_s=timeout_s)
         return answer
 
     @app.post("/match", responses={**_PROBLEMS, 409: {"model": Problem, "description": "The rows cannot be compared."}})
@@ -237,7 +254,7 @@ def _first_mistake(error: RequestValidationError, sent_as: str | None) -> tuple[
     return f"{place}: {said}" if place else said, _SEE
 
 
-async def _item(service: Service, item: Item, place: str = "") -> tuple[Modality, Any]:
+async def _item(service: Service, videos: Videos, item: Item, place: str = "") -> tuple[Modality, Any]:
     """The modality of an item, and what its tower reads."""
     name, value = next((name, value) for name in _KINDS if (value := getattr(item, name)) is not None)
     modality = service.modality_of(_KINDS[name], item.query_modality)
@@ -252,6 +269,10 @@ async def _item(service: Service, item: Item, place: str = "") -> tuple[Modality
     if name == "image":
         bands = bool(getattr(service.towers[modality].backbone, "bands", None))
         return modality, await asyncio.to_thread(picture_of, value, bands=bands)
+    if name in ("video", "frames"):
+        taken = service.towers[modality].frames
+        field = f"{place}{name}"
+        return modality, await (videos.of_file if name == "video" else videos.of_frames)(value, taken, field)
     if name == "sequence":
         value = residues(value)
     if not value.strip():
@@ -259,7 +280,7 @@ async def _item(service: Service, item: Item, place: str = "") -> tuple[Modality
     return modality, value
 
 
-async def _search_job(service: Service, request: SearchRequest) -> SearchJob:
+async def _search_job(service: Service, videos: Videos, request: SearchRequest) -> SearchJob:
     if request.embedding is not None or request.id is not None:
         asked = request.query_modality
         if request.id is None:
@@ -272,7 +293,7 @@ async def _search_job(service: Service, request: SearchRequest) -> SearchJob:
                 fix=f"choose {' or '.join(service.towers)}",
             )
         return SearchJob(asked, _wanted(service, request, asked), request.top, vector=vector)
-    modality, item = await _item(service, request)
+    modality, item = await _item(service, videos, request)
     return SearchJob(modality, _wanted(service, request, modality), request.top, item=item)
 
 

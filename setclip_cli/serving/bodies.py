@@ -16,6 +16,8 @@ RESIDUES = 10_000  # of the sequences of one request
 ITEMS = 32  # of one request
 TOP = 100
 VALUES = 65_536  # of a vector
+VIDEOS = 4  # files of one request
+FRAMES = 64  # pictures of the frames of one request
 
 _Numbers = Annotated[list[FiniteFloat], Field(min_length=1, max_length=VALUES)]
 _Id = Annotated[str, Field(min_length=1, max_length=LETTERS)]
@@ -29,12 +31,12 @@ def _exactly_one(names: Iterable[str]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in names]})
 
 
-_ITEM_KINDS = ("text", "sequence", "image", "vector")
+_ITEM_KINDS = ("text", "sequence", "image", "vector", "video", "frames")
 _QUERY_KINDS = (*_ITEM_KINDS, "embedding", "id")
 
 
 class Item(_Body):
-    """One item: a text, a sequence, a picture or a vector. Exactly one of these four is given."""
+    """One item: a text, a sequence, a picture, a vector, or a video as a file or as frames. Exactly one is given."""
 
     model_config = _exactly_one(_ITEM_KINDS)
 
@@ -47,6 +49,17 @@ class Item(_Body):
         Field(min_length=1, description=f"The bytes of a picture file in base64: {FORMATS_TOLD}."),
     ] = None
     vector: Annotated[_Numbers | None, Field(description="What a tower of vectors reads.")] = None
+    video: Annotated[
+        str | None, Field(min_length=1, description="The bytes of a video file in base64. Frames of it are taken.")
+    ] = None
+    frames: Annotated[
+        list[Annotated[str, Field(min_length=1)]] | None,
+        Field(
+            min_length=1,
+            max_length=FRAMES,
+            description="The frames of a video, in the order of time: pictures as `image` has them.",
+        ),
+    ] = None
     query_modality: Annotated[
         str | None,
         Field(alias="as", max_length=32, description="Its modality, if several towers read such items."),
@@ -81,7 +94,7 @@ class EmbedAnswer(_Body):
 
 
 class SearchRequest(Item):
-    """A query: one of the four kinds of items, an embedding that /embed gave, or the id of a row."""
+    """A query: one of the kinds of items, an embedding that /embed gave, or the id of a row."""
 
     model_config = _exactly_one(_QUERY_KINDS)
 

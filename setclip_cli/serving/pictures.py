@@ -30,35 +30,41 @@ _UNREADABLE = f"send a whole file in one of these formats: {FORMATS_TOLD}"
 _TOO_LARGE = f"send a picture of at most {PIXELS:,} pixels"
 
 
-def picture_of(text: str, *, bands: bool) -> bytes:
+def bytes_of(text: str, field: str, what: str) -> bytes:
+    """The bytes of a file that a field of a request holds. Raises UsageError if it is not base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UsageError(f"{field}: is not base64", fix=f"send the bytes of a {what} file in base64") from error
+
+
+def picture_of(text: str, *, bands: bool, field: str = "image") -> bytes:
     """The file that a request holds as base64.
 
     Args:
         bands: Whether the tower reads images of bands, which Pillow does not know.
+        field: Of the request.
 
     Raises:
         UsageError: it is not base64, not a picture, or has more than ``PIXELS`` pixels.
     """
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UsageError("image: is not base64", fix="send the bytes of a picture file in base64") from error
-    width, height = _tiff_size(content) if bands and content.startswith(MAGICS) else _size(content)
+    content = bytes_of(text, field, "picture")
+    width, height = _tiff_size(content) if bands and content.startswith(MAGICS) else _size(content, field)
     if width * height > PIXELS:
-        raise UsageError(f"image: has {width:,} x {height:,} pixels, more than {PIXELS:,}", fix=_TOO_LARGE)
+        raise UsageError(f"{field}: has {width:,} x {height:,} pixels, more than {PIXELS:,}", fix=_TOO_LARGE)
     return content
 
 
-def _size(content: bytes) -> tuple[int, int]:
+def _size(content: bytes, field: str) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=list(FORMATS)) as opened:
                 return opened.size
     except Image.DecompressionBombError as error:
-        raise UsageError(f"image: has more than {PIXELS:,} pixels", fix=_TOO_LARGE) from error
+        raise UsageError(f"{field}: has more than {PIXELS:,} pixels", fix=_TOO_LARGE) from error
     except Exception as error:  # Pillow's readers raise whatever they meet in a broken file
-        raise UsageError("image: is not a picture that can be read", fix=_UNREADABLE) from error
+        raise UsageError(f"{field}: is not a picture that can be read", fix=_UNREADABLE) from error
 
 
 def _tiff_size(content: bytes) -> tuple[int, int]:

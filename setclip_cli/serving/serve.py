@@ -22,6 +22,7 @@ from setclip_cli.serving.batching import Batches
 from setclip_cli.serving.matches import Partners
 from setclip_cli.serving.options import LOCAL_HOSTS, ServeOptions
 from setclip_cli.serving.service import EmbedJob, SearchJob, Service
+from setclip_cli.serving.videos import Videos
 from setclip_cli.web.local_app import new_token
 from setclip_cli.web.serving import LocalServer, port_of, take_port
 
@@ -93,6 +94,7 @@ def serve(
         torch.set_num_threads(max(1, before[1] - 1))  # one is left to read requests and write answers
         batches: Batches[EmbedJob | SearchJob, Any] = Batches(service.work)
         partners = Partners(service)
+        videos = Videos(within_s=options.timeout)
         port, local = port_of(taken), options.host in LOCAL_HOSTS
         shown = options.host if ":" not in options.host else f"[{options.host}]"
         address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
@@ -100,6 +102,7 @@ def serve(
             service,
             batches,
             partners,
+            videos,
             port=port,
             token=token,
             body_bytes=options.body_mib << 20,
@@ -121,6 +124,7 @@ def serve(
         finally:
             batches.close()
             partners.close()
+            videos.close()
             sys.setswitchinterval(before[0])
             torch.set_num_threads(before[1])
         return ServeResult(run, embeddings, {name: len(one.index) for name, one in service.collections.items()})

@@ -242,7 +242,13 @@ def _items_of(job: EmbedJob | SearchJob) -> list[tuple[Modality, Any]]:
     return [] if job.vector is not None or job.asked is None else [(job.asked, job.item)]
 
 
-_GIVEN: dict[RowKind, str] = {"text": "a text", "protein": "a sequence", "image": "an image", "vector": "a vector"}
+_GIVEN: dict[RowKind, str] = {
+    "text": "a text",
+    "protein": "a sequence",
+    "image": "an image",
+    "vector": "a vector",
+    "video": "a video",
+}
 
 
 def picture_of_row(service: Service, modality: Modality, place: int, size: str) -> bytes | None:

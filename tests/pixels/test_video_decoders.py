@@ -28,7 +28,7 @@ import sys; sys.path[:] = sys.argv[1:]
 import os, signal, time
 from setclip_cli.pixels import video_decoders
 plain = video_decoders.sample_video
-def strange(path, count):
+def strange(path, count, **more):
     print("what a library says")
     once = path.with_suffix(".seen")
     if path.stem.startswith("crash") or (path.stem.startswith("once") and not once.exists()):
@@ -36,7 +36,7 @@ def strange(path, count):
         os.kill(os.getpid(), getattr(signal, path.stem.partition("-")[2]))
     if path.stem == "slow":
         time.sleep(60)
-    return plain(path, count)
+    return plain(path, count, **more)
 video_decoders.sample_video = strange
 video_decoders.answer()
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import math
 import os
 import re
 from collections import Counter
@@ -22,7 +21,7 @@ from setclip_cli.ingest.sources.image import IMAGE_SUFFIXES, read_capped
 from setclip_cli.ingest.sources.reader import Reader
 from setclip_cli.ingest.sources.split_folders import FolderNames
 from setclip_cli.pixels.bands import MAX_IMAGE_BYTES
-from setclip_cli.pixels.video import FEWER, FRAMES, UnusableVideoError, even_times
+from setclip_cli.pixels.video import FEWER, FRAMES, UnusableVideoError, even_places, even_times
 from setclip_cli.pixels.video_decoders import Decoders
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class VideoFolder(Reader):
 
     def __init__(self, path: Path, *, frames: int | None, decoders: Decoders | None = None) -> None:
         super().__init__(path)
-        self._decoders, self._given = decoders or Decoders(), decoders is not None
+        self._given, self._decoders = decoders, decoders or Decoders()
         self._root = path if path.is_dir() else path.parent
         self._count = frames or FRAMES
 
@@ -73,11 +72,11 @@ class VideoFolder(Reader):
         return self._found.files
 
     def records(self, start: int, workers: int) -> Iterator[Record | Reject]:
-        try:
+        if self._given is not None:
             yield from super().records(start, workers)
-        finally:
-            if not self._given:
-                self._decoders.close()
+            return
+        with Decoders() as self._decoders:
+            yield from super().records(start, workers)
 
     def notes(self) -> list[str]:
         pictures = sum(map(len, self._sorted.folders.values()))
@@ -247,7 +246,7 @@ def evenly(frames: Sequence[Frame], count: int) -> list[Frame]:
         return list(frames)
     last = frames[-1].seconds
     if not last:  # no dates, or one date
-        return [frames[math.floor(place)] for place in even_times(len(frames), count)]
+        return [frames[place] for place in even_places(len(frames), count)]
     chosen: dict[int, None] = {}
     for time in even_times(last, count):
         chosen.setdefault(min(range(len(frames)), key=lambda at: abs((frames[at].seconds or 0.0) - time)))

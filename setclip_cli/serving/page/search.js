@@ -1,10 +1,13 @@
 // The search page. Text from data is put in as text alone (textContent); nothing here makes mark-up of a string.
 
 const at = (id) => document.getElementById(id);
-const KINDS = { text: "text", protein: "sequence", image: "image" }; // what this page can send, by the kind of tower
+// What this page can send, by the kind of tower.
+const KINDS = { text: "text", protein: "sequence", image: "image", video: "video" };
+const FILES = ["image", "video"]; // kinds that are files
+const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m2ts|ts|wmv|flv|ogv|3gp)$/i; // where the browser does not know the type
 const SEQUENCE = /^[A-Z*\s]{12,}$/; // capitals alone; fewer may be a word
 let about = null;
-let picture = null; // the file that was dropped
+let files = []; // that were dropped: a picture, a video, or the frames of one as pictures
 let asking = 0; // number of the search that was sent last
 
 function make(tag, properties = {}, ...children) {
@@ -48,24 +51,30 @@ async function start() {
   }
   const rows = searchable().map((tower) => `${tower.searched.toLocaleString("en")} ${tower.modality} rows`);
   at("about").textContent = `${rows.join(", ")}${about.split ? ` of split ${about.split}` : ""} · ${about.method}`;
-  const typed = about.towers.filter((tower) => KINDS[tower.kind] && tower.kind !== "image");
+  const typed = about.towers.filter((tower) => KINDS[tower.kind] && !FILES.includes(tower.kind));
   at("as").replaceChildren(option("", "detect"), ...about.towers.filter((tower) => KINDS[tower.kind])
     .map((tower) => option(tower.modality, tower.modality)));
   at("in").replaceChildren(option("", "another modality"), ...searchable().map((tower) => option(tower.modality, tower.modality)));
   const can = [];
   if (towers("text").length) can.push("type words");
   if (towers("protein").length) can.push("paste a sequence");
-  if (towers("image").length) can.push("drop or paste a picture");
-  at("choose-box").hidden = !towers("image").length;
+  const image = towers("image").length > 0, video = towers("video").length > 0;
+  if (image) can.push("drop or paste a picture");
+  if (video) can.push("drop a video, or its frames as pictures");
+  at("choose-box").hidden = !image && !video;
+  at("choose-what").textContent = [image && "picture", video && "video or frames"].filter(Boolean).join(", ");
+  at("choose").accept = `image/*,.tif,.tiff${video ? ",video/*,.mkv,.ts,.m2ts" : ""}`;
+  at("choose").multiple = video;
   at("words").placeholder = can.join(", or ") || "programs can search here; this page cannot send vectors";
-  at("words").disabled = !typed.length && !towers("image").length;
+  at("words").disabled = !typed.length && !image && !video;
   at("words").focus();
   document.body.dataset.page = "ready";
 }
 
+const chosenKind = () => about.towers.find((tower) => tower.modality === at("as").value)?.kind;
+
 function kindOf(words) {
-  const chosen = about.towers.find((tower) => tower.modality === at("as").value);
-  if (chosen) return chosen.kind;
+  if (chosenKind()) return chosenKind();
   const protein = towers("protein").length, text = towers("text").length;
   return protein && (!text || SEQUENCE.test(words)) ? "protein" : "text";
 }
@@ -79,16 +88,28 @@ async function base64(file) {
   return btoa(letters);
 }
 
+const isVideo = (file) => file.type.startsWith("video/") || VIDEO.test(file.name);
+
 async function query() {
-  if (picture) return { image: await base64(picture) };
+  if (files.length) {
+    const frames = files.length > 1 || !towers("image").length || chosenKind() === "video";
+    if (isVideo(files[0]) || (files[0].type === "image/gif" && files.length === 1 && frames)) {
+      return { video: await base64(files[0]) };
+    }
+    if (!towers("video").length || !frames) return { image: await base64(files[0]) };
+    return { frames: await Promise.all(files.map(base64)) };
+  }
   const words = at("words").value.trim();
   return words ? { [KINDS[kindOf(words)] ?? "text"]: words } : null;
 }
 
-async function take(file) {
-  if (!file) return;
-  picture = file;
-  at("dropped-name").textContent = file.name;
+async function take(given) {
+  if (!given.length) return;
+  const video = given.find(isVideo);
+  files = video ? [video] : towers("video").length ? given : given.slice(0, 1);
+  files.sort((one, other) => one.name.localeCompare(other.name, "en", { numeric: true })); // frames, 2 before 10
+  const [file] = files;
+  at("dropped-name").textContent = files.length > 1 ? `${files.length} frames: ${file.name} …` : file.name;
   at("words").hidden = true;
   at("dropped").hidden = false;
   const canvas = at("preview");
@@ -103,8 +124,8 @@ async function take(file) {
   await search();
 }
 
-function removePicture() {
-  picture = null;
+function removeFiles() {
+  files = [];
   at("choose").value = "";
   at("words").hidden = false;
   at("dropped").hidden = true;
@@ -175,8 +196,8 @@ at("form").addEventListener("submit", (event) => { event.preventDefault(); searc
 at("words").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); search(); }
 });
-at("choose").addEventListener("change", () => take(at("choose").files[0]));
-at("clear").addEventListener("click", removePicture);
+at("choose").addEventListener("change", () => take([...at("choose").files]));
+at("clear").addEventListener("click", removeFiles);
 at("in").addEventListener("change", () => search());
 at("as").addEventListener("change", () => search());
 for (const name of ["dragover", "dragenter"]) {
@@ -186,10 +207,10 @@ document.addEventListener("dragleave", () => at("query").classList.remove("over"
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   at("query").classList.remove("over");
-  take([...event.dataTransfer.files][0]);
+  take([...event.dataTransfer.files]);
 });
 document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-  if (file) { event.preventDefault(); take(file); }
+  const found = [...event.clipboardData.files].filter((one) => one.type.startsWith("image/") || isVideo(one));
+  if (found.length) { event.preventDefault(); take(found); }
 });
 start();
