@@ -41,7 +41,7 @@ class VideoBackbone:
     column = "frames"
 
     def __init__(self, images: TimmBackbone, *, pooling: str) -> None:
-        self._images = images
+        self.images = images
         self.spec, self.dim, self.layers = images.spec, images.dim, images.layers
         self.space: str | None = None
         self.modality: Modality = "video"
@@ -50,56 +50,56 @@ class VideoBackbone:
         self.identity = self._identity()
 
     def _identity(self) -> str:
-        settings = ["video", self._images.identity, self.pooling, ATTENTION_TEMPERATURE]
+        settings = ["video", self.images.identity, self.pooling, ATTENTION_TEMPERATURE]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     @property
     def module(self) -> nn.Module:
-        module: nn.Module = self._images.module
+        module: nn.Module = self.images.module
         return module
 
     @module.setter
     def module(self, module: nn.Module) -> None:
-        self._images.module = module
+        self.images.module = module
 
     @property
     def budget(self) -> Budget:
         """Rows are frames here."""
-        return self._images.budget
+        return self.images.budget
 
     @budget.setter
     def budget(self, budget: Budget) -> None:
-        self._images.budget = budget
+        self.images.budget = budget
 
     @property
     def precision(self) -> torch.dtype:
-        return self._images.precision
+        return self.images.precision
 
     @precision.setter
     def precision(self, precision: torch.dtype) -> None:
-        self._images.precision = precision
+        self.images.precision = precision
 
     @property
     def device(self) -> torch.device:
-        return self._images.device
+        return self.images.device
 
     @device.setter
     def device(self, device: torch.device) -> None:
         self.to(device)
 
     def to(self, device: torch.device) -> Self:
-        self._images.to(device)
+        self.images.to(device)
         return self
 
     def cut(self, layer: int) -> None:
-        self._images.modality = self.modality
-        self._images.cut(layer)
-        self.dim, self.layers, self.identity = self._images.dim, self._images.layers, self._identity()
+        self.images.modality = self.modality
+        self.images.cut(layer)
+        self.dim, self.layers, self.identity = self.images.dim, self.images.layers, self._identity()
 
     def encode(self, items: Sequence[Any]) -> Encoded:
         """Features of videos, each a list of encoded pictures. A video with a frame that cannot be read fails."""
         counts = [len(frames) for frames in items]
-        encoded = self._images.encode([frame for frames in items for frame in frames])
+        encoded = self.images.encode([frame for frames in items for frame in frames])
         features = torch.zeros(len(items), self.dim)
         failed: dict[int, str] = {}
         for row, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True)):
@@ -121,18 +121,18 @@ class VideoBackbone:
             None if views is None else [seed for seed, count in zip(views, counts, strict=True) for _ in range(count)]
         )
         frames = [frame for frames in items for frame in frames]
-        return PreparedVideos(self._images.prepare(frames, views=seeds), counts)
+        return PreparedVideos(self.images.prepare(frames, views=seeds), counts)
 
     def features(self, prepared: PreparedVideos) -> Tensor:
-        of_frames = self._images.features(prepared.pixels)
+        of_frames = self.images.features(prepared.pixels)
         return torch.stack(
             [pool_frames(frames, self.pooling) for frames in torch.split(of_frames, list(prepared.counts))]
         )
 
 
 def pool_frames(frames: Tensor, pooling: str) -> Tensor:
-    """(m, d) features of the frames of one video to (d,), by one of ``backbones.FRAME_POOLINGS``."""
-    return frames.mean(0) if pooling == "mean" else attend_to_frames(frames)
+    """(..., m, d) features of the frames of videos to (..., d), by one of ``backbones.FRAME_POOLINGS``."""
+    return frames.mean(-2) if pooling == "mean" else attend_to_frames(frames)
 
 
 def attend_to_frames(frames: Tensor) -> Tensor:
@@ -143,11 +143,11 @@ def attend_to_frames(frames: Tensor) -> Tensor:
     So a black frame, a title or a cloudy tile counts less than what most frames show. It has no weights to train.
 
     Args:
-        frames: (m, d), m > 0.
+        frames: (..., m, d), m > 0.
 
     Returns:
-        (d,); equal frames give that frame.
+        (..., d); equal frames give that frame.
     """
-    similarity = torch.nn.functional.cosine_similarity(frames, frames.mean(0, keepdim=True), dim=1)
-    weights = torch.softmax(similarity / ATTENTION_TEMPERATURE, 0)
-    return weights @ frames
+    similarity = torch.nn.functional.cosine_similarity(frames, frames.mean(-2, keepdim=True), dim=-1)
+    weights = torch.softmax(similarity / ATTENTION_TEMPERATURE, -1)
+    return (weights.unsqueeze(-2) @ frames).squeeze(-2)

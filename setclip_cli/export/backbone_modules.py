@@ -12,6 +12,7 @@ from setclip_cli.backbones.sentence import SentenceBackbone
 from setclip_cli.backbones.sentence_image import SentenceImageBackbone
 from setclip_cli.backbones.timm_image import TimmBackbone
 from setclip_cli.backbones.vector import VectorBackbone
+from setclip_cli.backbones.video import VideoBackbone, pool_frames
 from setclip_cli.errors import SetClipError, UsageError
 from setclip_cli.export.native import FULL_FORM
 from setclip_cli.files import atomic
@@ -29,6 +30,8 @@ def backbone_modules(backbone: Backbone, form: Form) -> list[Any]:
         return _sentence_modules(backbone)
     if isinstance(backbone, TimmBackbone):
         return [TimmInTransformers(backbone) if plain else _image(backbone)]
+    if isinstance(backbone, VideoBackbone):
+        return [FramesOfVideos(_image(backbone.images), backbone.pooling)]
     if isinstance(backbone, VectorBackbone):
         from setclip_cli.export.modules.setclip_vector import SetClipVector
 
@@ -109,6 +112,20 @@ def _image(backbone: TimmBackbone) -> Any:
     if query is not None:
         made.query.data.copy_(query)
     return made.eval()
+
+
+class FramesOfVideos(nn.Module):
+    """Pixels of frames (videos, frames, channels, height, width) to features (videos, d); for graphs of ONNX."""
+
+    def __init__(self, images: Any, pooling: str) -> None:
+        super().__init__()
+        self.images, self.pooling = images, pooling
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        pixels = features["pixel_values"]
+        of_frames = self.images.pooled(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        features["sentence_embedding"] = pool_frames(of_frames, self.pooling)
+        return features
 
 
 class TimmInTransformers:

@@ -159,8 +159,8 @@ def _heads(model: Model, options: ExportOptions) -> Callable[[Path], dict[str, A
 
 def _towers(model: Model, options: ExportOptions) -> Callable[[Path], dict[str, Any]]:
     """What writes both towers, and checks what is there."""
-    towers = load_towers(model)
     graphs = options.to == "onnx"
+    towers = load_towers(model, graphs=graphs)
     if graphs and options.form == "plain":
         encoders: Sequence[Encoder] = require_plain_parts([tower.encoder for tower in towers])
     else:

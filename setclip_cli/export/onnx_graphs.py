@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from setclip_cli.backbones.timm_image import TimmBackbone
+from setclip_cli.backbones.video import VideoBackbone
 from setclip_cli.errors import SetClipError, translated
 from setclip_cli.export.backbone_modules import backbone_modules
 from setclip_cli.export.check import ONNX_TOLERANCE, require_equal
@@ -42,6 +43,7 @@ _SIZES = {  # of each input, by the kind of rows
     "text": {0: "texts", 1: "tokens"},
     "protein": {0: "windows", 1: "tokens"},
     "image": {0: "images"},
+    "video": {0: "videos", 1: "frames"},
     "vector": {0: "rows"},
 }
 
@@ -132,6 +134,9 @@ def _inputs(first: Any, tower: Tower, items: list[Any]) -> tuple[dict[str, Tenso
     """The tensors that a tower's first module makes of items, and what else it says about them."""
     if tower.backbone.kind == "image":
         return {"pixel_values": tower.backbone.prepare(items).contiguous()}, {"modality": "image"}
+    if isinstance(tower.backbone, VideoBackbone):
+        pixels = tower.backbone.prepare(items).pixels
+        return {"pixel_values": pixels.unflatten(0, (len(items), -1)).contiguous()}, {}
     if tower.backbone.kind == "vector":
         return {_VECTORS: torch.from_numpy(np.array(items, np.float32))}, {}
     given = [{"text": item} for item in items] if first_reads_images(first) else items
@@ -207,6 +212,9 @@ def _preparing(tower: Tower, first: Any) -> dict[str, Any]:
         return {"kind": "text", "tokenizer": tower.modality, "max_tokens": backbone.preprocessing["max_tokens"]}
     if isinstance(backbone, TimmBackbone):
         return {"kind": "image", **first.get_config_dict()["data_config"], "bands": first.bands}
+    if isinstance(backbone, VideoBackbone):
+        data = first.images.get_config_dict()["data_config"]
+        return {"kind": "video", **data, "bands": None, "frames": tower.frames, "pooling": backbone.pooling}
     if backbone.kind == "protein":
         kept = ("tokens", "pooling", "window", "overlap")
         return {"kind": "protein", **{key: getattr(first, key) for key in kept}}

@@ -24,7 +24,9 @@ _WORDS = ("a", "the", "harbour", "with", "boats", "forest", "near", "river", "pr
 
 
 def rows_of(tower: Tower, data: str | Path | None) -> list[Any]:
-    """Items as the tower's backbone encodes them: texts, residues, bytes of images, vectors.
+    """Items as the tower's backbone encodes them: texts, residues, bytes of images, vectors, frames of videos.
+
+    All videos have as many frames, since a batch of a graph does: the first of each, as many as the shortest has.
 
     Raises:
         SetClipError: the DATASET has no rows that the tower reads.
@@ -44,7 +46,11 @@ def rows_of(tower: Tower, data: str | Path | None) -> list[Any]:
     column = dataset.read(shard, [tower.backbone.column])[tower.backbone.column].slice(0, ROWS)
     items: list[Any] = list(matrix_of(column)) if tower.backbone.kind == "vector" else column.to_pylist()
     failed = tower.backbone.encode(items).failed
-    return [item for place, item in enumerate(items) if place not in failed] or _made(tower.backbone)
+    usable = [item for place, item in enumerate(items) if place not in failed]
+    if tower.backbone.kind == "video" and usable:
+        shortest = min(map(len, usable))
+        usable = [frames[:shortest] for frames in usable]
+    return usable or _made(tower.backbone)
 
 
 def _made(backbone: Backbone) -> list[Any]:
@@ -56,6 +62,8 @@ def _made(backbone: Backbone) -> list[Any]:
     if backbone.kind == "protein":
         lengths = [5 + 30 * place for place in range(ROWS - 1)] + [1_300]  # the last takes several windows
         return ["".join(draw.choices("ACDEFGHIKLMNPQRSTVWY", k=length)) for length in lengths]
+    if backbone.kind == "video":
+        return [[_made_image(noise) for _ in range(3)] for _ in range(ROWS)]
     bands = getattr(backbone, "bands", None)
     return [_made_image(noise) if bands is None else _made_bands(noise, bands) for _ in range(ROWS)]
 

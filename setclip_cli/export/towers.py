@@ -21,18 +21,26 @@ class Tower:
     modality: Modality
     backbone: Backbone
     encoder: Encoder
+    frames: int | None = None  # at most, of each video that it was trained on
 
 
-def load_towers(model: Model) -> list[Tower]:
+def load_towers(model: Model, *, graphs: bool) -> list[Tower]:
     """Both towers with their weights after training, the left one first.
+
+    Args:
+        graphs: They are to become graphs of ONNX, which can read videos.
 
     Raises:
         SetClipError: as `Model.load_backbone` does, or a tower reads videos.
     """
+    towers = model.config.towers
     for modality in model.encoders:
-        if model.config.towers[modality].info(modality).kind == "video":
+        if not graphs and towers[modality].info(modality).kind == "video":
             raise UsageError(
-                f"{model.run}: its {modality} tower reads videos, which cannot be exported yet",
-                fix="use load_model of setclip_cli, or export the heads alone with --to safetensors",
+                f"{model.run}: its {modality} tower reads videos, which a model of sentence-transformers cannot",
+                fix="write graphs that read frames with --to onnx, or the heads alone with --to safetensors",
             )
-    return [Tower(modality, model.load_backbone(modality), encoder) for modality, encoder in model.encoders.items()]
+    return [
+        Tower(modality, model.load_backbone(modality), encoder, towers[modality].frames)
+        for modality, encoder in model.encoders.items()
+    ]
