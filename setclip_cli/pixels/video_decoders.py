@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from setclip_cli.pixels.video_decoders import answer; answer()"
+_LOOK_S = 0.5
 _TRIES = 2  # a process may also be killed because others take too much memory
 
 
@@ -190,8 +192,16 @@ def _received(source: IO[bytes]) -> tuple[Frames | None, str]:
     return Frames(pictures, tuple(times), width, height, tuple(repairs)), ""
 
 
+def _end_with_parent(parent: int) -> None:
+    """Ends this process when the one that started it has ended: decoding of a long file would go on."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os._exit(1)
+
+
 def answer() -> None:
     """What such a process does: it answers requests until there are no more."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what a library prints is no part of an answer
         for line in sys.stdin.buffer:

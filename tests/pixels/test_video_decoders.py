@@ -114,16 +114,22 @@ def test_a_file_that_takes_too_long_is_unusable(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
 
 
-def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path, busy: bool) -> None:
     clip = render(tmp_path / "a.mp4", times=even(9))
+    render(tmp_path / "slow.mp4", times=even(9))
     program = (
-        "import os, sys, time; from pathlib import Path; from setclip_cli.pixels.video_decoders import Decoders\n"
-        "decoders = Decoders(); decoders.sample(Path(sys.argv[1]), 2)\n"
-        "print(open(f'/proc/self/task/{os.getpid()}/children').read(), flush=True); time.sleep(60)"
+        "import os, sys, threading, time; from pathlib import Path; from setclip_cli.pixels import video_decoders\n"
+        "video_decoders._PROGRAM = sys.argv[2]; decoders = video_decoders.Decoders()\n"
+        "clip = Path(sys.argv[1]); decoders.sample(clip, 2)\n"
+        "if sys.argv[3]: threading.Thread(target=decoders.sample, args=(clip.with_stem('slow'), 2)).start()\n"
+        "time.sleep(1); print(open(f'/proc/self/task/{os.getpid()}/children').read(), flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(clip)], stdout=subprocess.PIPE, text=True) as parent:
+    words = [sys.executable, "-c", program, str(clip), STRANGE, "busy" if busy else ""]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
+        assert Path(f"/proc/{child}").exists()
         parent.kill()
     for _ in range(200):
         if not Path(f"/proc/{child}").exists():
