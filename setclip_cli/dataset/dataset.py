@@ -391,8 +391,14 @@ def _rows_of_group(table: pa.Table) -> int | None:
     return max(1, _VECTOR_GROUP_NUMBERS // width)
 
 
-def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modality, split: str) -> Shard:
-    """Writes one shard atomically and returns its index entry. The same rows give the same bytes."""
+def write_shard(
+    root: Path, relative: str, table: pa.Table, *, modality: Modality, split: str, remember: bool = True
+) -> Shard:
+    """Writes one shard atomically and returns its index entry. The same rows give the same bytes.
+
+    Args:
+        remember: Whether its hash is remembered; it need not be if the shard is moved before it is read.
+    """
     path = root / relative
     with atomic.atomic_path(path) as temporary:
         pq.write_table(
@@ -409,7 +415,8 @@ def write_shard(root: Path, relative: str, table: pa.Table, *, modality: Modalit
             write_statistics="vector" not in table.column_names or [n for n in table.column_names if n != "vector"],
         )
     sha256 = atomic.sha256_file(path)
-    hashes.remember(path, sha256)
+    if remember:
+        hashes.remember(path, sha256)
     return Shard(
         path=relative,
         modality=modality,

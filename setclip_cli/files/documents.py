@@ -25,9 +25,9 @@ _ZEROS = "0" * 64
 _DIGITS = re.compile("[0-9a-f]{64}")
 
 
-def write_document(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file with its own hash, atomically; equal content gives equal bytes."""
-    atomic.write_text(path, signed(content))
+def write_document(path: Path, content: dict[str, Any], *, sync: bool = True) -> None:
+    """Writes a JSON file with its own hash, atomically; equal content gives equal bytes. ``sync`` as `atomic_path`."""
+    atomic.write_text(path, signed(content), sync=sync)
 
 
 def signed(content: dict[str, Any], *, indent: int | None = 2) -> str:

@@ -97,7 +97,7 @@ def _recall(stamp: dict[str, Any]) -> str | None:
 def _remember(stamp: dict[str, Any], sha256: str) -> None:
     """Without a cache that can be written to, nothing is remembered and the next use hashes again."""
     with suppress(OSError, SetClipError):
-        atomic.write_text(_record_path(stamp), json.dumps({"stamp": stamp, "sha256": sha256}))
+        atomic.write_text(_record_path(stamp), json.dumps({"stamp": stamp, "sha256": sha256}), sync=False)
 
 
 def _record_path(stamp: dict[str, Any]) -> Path:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.dataset.schemas import ModalityInfo
+    from setclip_cli.ingest.answers import AnswerLog
     from setclip_cli.ingest.vector_rows import Decided, KeptRows
 
 MAX_SPLITS = 16
@@ -56,6 +57,7 @@ class RowBatch:
     Attributes:
         columns: (modality, split) -> the values of each column; the last holds the values of optional columns.
         vectors: The same of rows that are vectors.
+        tables: The rows, if they are the rows of other shards.
         rejects: Lines of rejects.parquet.
         left_out: What is only counted, by reason.
     """
@@ -63,6 +65,7 @@ class RowBatch:
     def __init__(self, new_vectors: Callable[[], VectorColumns] | None = None) -> None:
         self.columns: dict[tuple[Modality, str], list[list[Any]]] = {}
         self.vectors: dict[tuple[Modality, str], VectorColumns] = {}
+        self.tables: dict[tuple[Modality, str], pa.Table] = {}
         self._new_vectors = new_vectors
         self.rejects: list[Reject] = []
         self.left_out: Counter[str] = Counter()
@@ -101,7 +104,7 @@ class RowBatch:
         self.count += len(kept.rows)
         self.distinct += len(kept.rows)
         self.payload_bytes += kept.rows.values.nbytes
-        self.repairs.update(kept.repairs)
+        self.repairs.update(what for each in kept.repairs or () for what in each)
 
     def take(self, decided: Decided, source: str) -> None:
         """Adds what was decided about one or several vectors."""
@@ -125,7 +128,7 @@ class RowBatch:
 
     def parts(self) -> list[tuple[Modality, str]]:
         """The modality and split of each shard."""
-        return sorted([*self.columns, *self.vectors])
+        return sorted([*self.columns, *self.vectors, *self.tables])
 
     def reject(self, reject: Reject) -> None:
         if reject.listed:
@@ -144,6 +147,7 @@ def cut_batches(
     max_rows: int,
     max_bytes: int,
     vectors: VectorRules | None = None,
+    log: AnswerLog | None = None,
 ) -> Iterator[tuple[RowBatch, int, bool]]:
     """Yields (batch, records of the source up to its end, whether it is the last); rejects count as records.
 
@@ -156,6 +160,7 @@ def cut_batches(
         max_rows: A batch ends with this many rows,
         max_bytes: or with this many bytes of payload.
         vectors: What rows of vectors need.
+        log: Takes what is decided about each answer.
 
     Raises:
         SetClipError: more than ``MAX_SPLITS`` splits, so that each shard would hold very few rows.
@@ -184,7 +189,10 @@ def cut_batches(
                 )
                 part = one.cut(place, min(place + room, len(one)))
                 place, records = place + len(part), records + len(part)
-                for each in vectors.decide(part):
+                decisions: Iterable[Decided] = vectors.decide(part)
+                if log is not None:
+                    decisions = log.note_rows(part, decisions)
+                for each in decisions:
                     batch.take(each, name)
                 if not batch.splits <= known:
                     known |= batch.splits
@@ -195,6 +203,8 @@ def cut_batches(
             continue
         records += 1
         decision = one if one.__class__ is Reject else decide(one)  # type: ignore[arg-type]
+        if log is not None:
+            log.note(one, decision)
         if isinstance(decision, Reject):
             batch.reject(decision)
         else:
@@ -218,12 +228,20 @@ def _check_splits(source: Path, known: set[str]) -> None:
 
 
 def write_batch(
-    batch: RowBatch, names: ShardNames, source: str, out: Path, rejects: Path, about: Mapping[Modality, ModalityInfo]
+    batch: RowBatch,
+    names: ShardNames,
+    source: str,
+    out: Path,
+    rejects: Path,
+    about: Mapping[Modality, ModalityInfo],
+    *,
+    log: AnswerLog | None = None,
 ) -> tuple[list[Shard], dict[str, Any]]:
     """Writes the shards of a batch below ``out``, and its rejects, if any, to the file ``rejects``.
 
     Args:
         about: What the DATASET says about the modalities of the rows.
+        log: Takes the rows that are not vectors.
 
     Returns:
         The shards, and the counts of the batch, which ``result.add_counts`` adds up.
@@ -240,11 +258,16 @@ def write_batch(
         "rows": {},
     }
     for (modality, split), relative in names.items():
-        if (vectors := batch.vectors.pop((modality, split), None)) is not None:
+        vectors = batch.vectors.pop((modality, split), None)
+        if vectors is not None:
             table = vectors.table(split, source)
+        elif (modality, split) in batch.tables:
+            table = batch.tables.pop((modality, split))
         else:
-            table = _table(batch.columns[modality, split], schema_of(about[modality].kind, about[modality]))
-        shards.append(write_shard(out, relative, table, modality=modality, split=split))
+            table = table_of(batch.columns[modality, split], schema_of(about[modality].kind, about[modality]))
+        if log is not None and vectors is None:
+            log.take_table(split, table)
+        shards.append(write_shard(out, relative, table, modality=modality, split=split, remember=log is None))
         counts["rows"].setdefault(modality, {})[split] = count_rows(table)
         if vectors is not None:
             del table
@@ -254,12 +277,13 @@ def write_batch(
     return shards, counts
 
 
-def _table(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
+def table_of(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
     """A table with the schema, and with the optional columns that any of the rows has."""
     *columns, extras = columns
     arrays = [pa.array(column, part.type) for column, part in zip(columns, schema, strict=True)]
     if any(extras):
-        present = {name for extra in extras if extra is not None for name in extra}
+        filled = (extra.items() for extra in extras if extra is not None)
+        present = {name for items in filled for name, value in items if value is not None}
         for name, kind in OPTIONAL_COLUMNS.items():
             if name in present:
                 schema = schema.append(pa.field(name, kind))
@@ -271,18 +295,18 @@ def rejects_table(source: str, rejects: list[Reject]) -> pa.Table:
     return pa.table(
         {
             "source": [source] * len(rejects),
-            "location": [_printable(reject.location) for reject in rejects],
-            "reason": [_printable(reject.reason) for reject in rejects],
+            "location": [printable(reject.location) for reject in rejects],
+            "reason": [printable(reject.reason) for reject in rejects],
         },
         schema=REJECTS_SCHEMA,
     )
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    with atomic.atomic_path(path) as temporary:
+def write_table(path: Path, table: pa.Table, *, sync: bool = True) -> None:
+    with atomic.atomic_path(path, sync=sync) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A name as UTF-8 can hold it: a byte of a name in an unknown encoding becomes ``\\xe9``."""
     return text if text.isascii() else _SURROGATE.sub(lambda found: visible(found[0]), text)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
 
 from setclip_cli.dataset.dataset import SPLIT_NAME
 from setclip_cli.dataset.modality import Modality, RowKind
-from setclip_cli.ingest.known_vectors import KnownVectors, grouped_key
+from setclip_cli.ingest.known_vectors import KnownVectors, Mask, RowKeys, grouped_key
 from setclip_cli.ingest.sources.base import ORIGINAL, Record, Reject, usable_id
 from setclip_cli.ingest.sources.split_folders import NO_SPLIT, FileSplit
 from setclip_cli.ingest.splits import SplitRule
@@ -30,10 +32,9 @@ BAD_SPLIT_NAME = "split's name has other characters than letters, digits, '-' an
 OTHER_CASE = "split's name differs in case only from another"
 LONGER_ID = "id made longer, because another row has it"
 LONGER_GROUP = "group and id made longer, so that no other source has them"
+ID_IN_SOURCE = "id_in_source"  # the optional column that holds the id before it was made longer
 _MAX_NUMBER = 10_000
 REPEATS = {DUPLICATE, OTHER_SPLIT, NEAR_DUPLICATE}  # left out, but not bad
-# After other rows, such a record may be a repeat instead, or the other way about. All other reasons stay what they are.
-CHANGED_BY_EARLIER_ROWS = {REPEATED_ID, NEAR_DUPLICATE, BAD_SPLIT_NAME, OTHER_CASE}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Kept(NamedTuple):
     split: str
     distinct: bool  # no record before it has its content
     crossing: bool  # a record in another split has its payload
+    alone: bool = False  # no record before it has its id, its content or its payload
+    grouped: bytes | None = None  # what tells that its group has its content, if it has a group
 
 
 @dataclass
@@ -75,22 +78,36 @@ class _KnownRows:
         if isinstance(original, str):
             self.split_of_changed.setdefault(payload, split)
 
-    def has_any(self, rows: pa.Table) -> bool:
-        """Whether the id or the content of one of these rows is known; their columns are those of `Dedup.remember`."""
-        if not self.ids.isdisjoint(rows["id"].to_pylist()):
-            return True
-        digests = [bytes.fromhex(digest)[:16] for digest in rows["sha256"].to_pylist()]
-        originals = rows[ORIGINAL].to_pylist() if ORIGINAL in rows.column_names else []
-        contents = [bytes.fromhex(original[:32]) for original in originals if original is not None]
-        return any(
-            not known.keys().isdisjoint(keys)
-            for known, keys in ((self.split_of, digests), (self.split_of, contents), (self.split_of_changed, digests))
-        )
+    def find(self, rows: RowKeys) -> Mask:
+        """Of which rows the id, the content or the payload is known."""
+        found = np.zeros(len(rows.ids), bool)
+        for known, keys in (
+            (self.ids, rows.ids),
+            (self.split_of.keys(), rows.contents),
+            (self.split_of.keys(), rows.payloads if rows.contents is not rows.payloads else []),
+            (self.split_of_changed.keys(), rows.payloads if self.split_of_changed else []),
+        ):
+            if not known.isdisjoint(keys):
+                found |= np.fromiter(map(known.__contains__, keys), bool, len(keys))
+        return found
+
+    def know_new(self, rows: RowKeys, splits: Sequence[str]) -> None:
+        """Remembers rows of which nothing is known, and which have nothing in common with each other."""
+        self.ids.update(rows.ids)
+        self.split_of.update(zip(rows.contents, splits, strict=True))
+        if rows.contents is not rows.payloads:
+            for payload, content, split in zip(rows.payloads, rows.contents, splits, strict=True):
+                if content is not payload:
+                    self.split_of_changed.setdefault(payload, split)
+        self.in_group.update(key for key in rows.grouped or () if key is not None)
 
     @staticmethod
     def content(payload: bytes, original: object) -> bytes:
         """16 bytes that tell a content from others: of the payload, unless it is only a part of the content."""
         return bytes.fromhex(original[:32]) if isinstance(original, str) else payload
+
+
+KnownRows: TypeAlias = _KnownRows | KnownVectors
 
 
 class Dedup:
@@ -101,7 +118,7 @@ class Dedup:
     """
 
     def __init__(self, look_alikes: LookAlikes | None = None) -> None:
-        self._rows: dict[Modality, _KnownRows | KnownVectors] = defaultdict(_KnownRows)
+        self._rows: dict[Modality, KnownRows] = defaultdict(_KnownRows)
         self._splits: dict[str, str] = {}  # lower case -> the first spelling
         self._spellings: set[str] = set()  # an older DATASET may have several of one split
         self.look_alikes = look_alikes
@@ -121,7 +138,7 @@ class Dedup:
     def remember_vectors(self, modality: str, rows: pa.Table) -> None:
         """Remembers rows of vectors that are on disk already: columns id, split, sha256, group."""
         for split in rows["split"].unique().to_pylist():
-            self._know_split(split)
+            self.know_split(split)
         self.vectors(modality).remember(rows)
 
     def remember(self, modality: Modality, rows: pa.Table) -> None:
@@ -131,7 +148,7 @@ class Dedup:
         digests = [bytes.fromhex(digest)[:16] for digest in rows["sha256"].to_pylist()]
         known.ids.update(rows["id"].to_pylist())
         for split in rows["split"].unique().to_pylist():
-            self._know_split(split)
+            self.know_split(split)
         originals = rows[ORIGINAL].to_pylist() if ORIGINAL in rows.column_names else [None] * len(digests)
         for digest, split, original in zip(digests, rows["split"].to_pylist(), originals, strict=True):
             known.know(digest, original, split)
@@ -140,19 +157,18 @@ class Dedup:
                 if group is not None:
                     known.in_group.add(grouped_key(digest, group))
 
-    def decides_alone(self, modality: Modality, kind: RowKind, split: str, rows: pa.Table) -> bool:
-        """Whether rows that were decided about without any earlier row are decided about in the same way after them.
+    def known(self, modality: Modality, kind: RowKind | None) -> KnownRows:
+        """What is known of the rows of a modality."""
+        return self.vectors(modality) if kind == "vector" else self._rows[modality]
 
-        They are if no earlier row has an id or a content of theirs, and none writes the name of their split otherwise.
-        This is for rows that are kept; `CHANGED_BY_EARLIER_ROWS` tells the rejects.
+    def writes_otherwise(self, split: str) -> bool:
+        """Whether the name of a new split differs in case only from another."""
+        return split not in self._spellings and split.lower() in self._splits
 
-        Args:
-            rows: Those of one shard, with the columns of `remember` or `remember_vectors`.
-        """
-        if split not in self._spellings and split.lower() in self._splits:
-            return False
-        known = self.vectors(modality) if kind == "vector" else self._rows[modality]
-        return not known.has_any(rows)
+    def know_split(self, split: str) -> None:
+        """Remembers the name of a split."""
+        self._spellings.add(split)
+        self._splits.setdefault(split.lower(), split)
 
     def decide(self, record: Record, rules: KeepRules) -> Kept | Reject:
         """Decides about one record.
@@ -167,7 +183,7 @@ class Dedup:
 
         A split whose name differs in case only from one that is there is a reject.
         """
-        short, record = record, _in_own_group(record, rules)
+        short, record = record, in_own_group(record, rules)
         known = self._rows[record.modality]
         digest = bytes.fromhex(record.sha256[:32])
         original = (record.extra or {}).get(ORIGINAL)
@@ -203,11 +219,12 @@ class Dedup:
         if split not in self._spellings:
             if (other := self._splits.get(split.lower())) is not None:  # some file systems take them as one name
                 return Reject(record.id, f"{OTHER_CASE}: {split!r} and {other!r}")
-            self._know_split(split)
+            self.know_split(split)
+        alone = new and earlier is None and identifier == record.id
         if identifier != record.id:
             record = record._replace(
                 id=identifier,
-                extra={**(record.extra or {}), "id_in_source": short.id},
+                extra={**(record.extra or {}), ID_IN_SOURCE: short.id},
                 repairs=(*record.repairs, LONGER_ID),
             )
         if rules.kind in ("image", "video") and record.made_up and record.split is not None and rules.rule.as_source:
@@ -222,11 +239,7 @@ class Dedup:
             known.in_group.add(grouped)
         if "perceptual_hash" in (record.extra or {}) and self.look_alikes is not None:
             record = self._flagged(record, split, alike)
-        return Kept(record, split, new, earlier is not None and earlier != split)
-
-    def _know_split(self, split: str) -> None:
-        self._spellings.add(split)
-        self._splits.setdefault(split.lower(), split)
+        return Kept(record, split, new, earlier is not None and earlier != split, alone, grouped)
 
     def _alike(self, record: Record) -> SeenImage | None:
         value = (record.extra or {}).get("perceptual_hash")
@@ -240,7 +253,7 @@ class Dedup:
         return record._replace(extra={**(record.extra or {}), "near_duplicate_of": alike.id if alike else None})
 
 
-def _in_own_group(record: Record, rules: KeepRules) -> Record:
+def in_own_group(record: Record, rules: KeepRules) -> Record:
     """The record with a made-up group that no earlier source can have; an id with the group in it becomes longer too.
 
     Rows do not say whether their groups are made up. So this is decided by the source alone.
@@ -254,7 +267,7 @@ def _in_own_group(record: Record, rules: KeepRules) -> Record:
     if record.made_up and record.id.startswith(f"{record.group}#"):
         longer = longer._replace(
             id=group + record.id.removeprefix(record.group),
-            extra={**(record.extra or {}), "id_in_source": record.id},
+            extra={**(record.extra or {}), ID_IN_SOURCE: record.id},
             repairs=(*record.repairs, LONGER_GROUP),
         )
     return longer

@@ -25,6 +25,27 @@ _BLOCK_ROWS = 65_536
 DIGEST_BYTES = 32
 
 
+class RowKeys(NamedTuple):
+    """What tells rows from others."""
+
+    ids: list[str]
+    payloads: list[bytes]  # 16 bytes of sha256
+    contents: list[bytes]  # the same object if the payloads are all of the contents
+    grouped: list[bytes | None] | None = None  # what tells that a group has a content, of rows in groups
+
+    def part(self, start: int, end: int) -> RowKeys:
+        payloads = self.payloads[start:end]
+        contents = payloads if self.contents is self.payloads else self.contents[start:end]
+        return RowKeys(self.ids[start:end], payloads, contents, self.grouped[start:end] if self.grouped else None)
+
+    def chosen(self, mask: Mask) -> RowKeys:
+        places = np.flatnonzero(mask).tolist()
+        payloads = [self.payloads[place] for place in places]
+        contents = payloads if self.contents is self.payloads else [self.contents[place] for place in places]
+        grouped = None if self.grouped is None else [self.grouped[place] for place in places]
+        return RowKeys([self.ids[place] for place in places], payloads, contents, grouped)
+
+
 class _Run(NamedTuple):
     """Keys in the order of their first half."""
 
@@ -206,11 +227,20 @@ class KnownVectors:
                     digest = digests[place * DIGEST_BYTES : place * DIGEST_BYTES + 16]
                     self.in_group.add(grouped_key(digest, group))
 
-    def has_any(self, rows: pa.Table) -> bool:
-        """Whether the id or the content of one of these rows is known."""
-        digests = bytes.fromhex("".join(rows["sha256"].to_pylist()))
-        found = self.ids.index.find(keys_of_ids(rows["id"].to_pylist())) >= 0
-        return bool(found.any() or (self.split_of.index.find(keys_of_digests(digests, DIGEST_BYTES)) >= 0).any())
+    def find(self, rows: RowKeys) -> Mask:
+        """Of which rows the id or the content is known."""
+        ids = self.ids.index.find(keys_of_ids(rows.ids)) >= 0
+        return ids | (self.split_of.index.find(keys_of_digests(b"".join(rows.contents), 16)) >= 0)
+
+    def know_new(self, rows: RowKeys, splits: Sequence[str]) -> None:
+        """Remembers rows of which nothing is known, and which have nothing in common with each other."""
+        self.ids.index.add(keys_of_ids(rows.ids), np.zeros(len(rows.ids), np.int16))
+        self.know_rows(keys_of_digests(b"".join(rows.contents), 16), splits)
+        self.know_groups([key for key in rows.grouped or () if key is not None])
+
+    def know_groups(self, grouped: Sequence[bytes]) -> None:
+        """Remembers what tells that groups have their contents, of which some may be known."""
+        add_new(self.in_group.index, keys_of_digests(b"".join(grouped), 16), np.zeros(len(grouped), np.int16))
 
     @staticmethod
     def content(payload: bytes, original: object) -> bytes:

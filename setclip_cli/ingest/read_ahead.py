@@ -3,11 +3,12 @@
 A worker reads a whole source as if no rows were before it, and writes its batches into the work folder of the ingest:
 
 DATASET/.ingest/ahead/<key>/<modality>/<split>-00000.parquet, rejects-*.parquet
+DATASET/.ingest/ahead/<key>/answers.arrow, left-out.parquet    see `answers`
 DATASET/.ingest/ahead/<key>/read.json      written last: the batches
 
-The key is a hash of all that decides these batches. When its turn comes, the ingest takes the source as it is, if the
-rows before it change nothing about it (`Dedup.decides_alone`), and else reads it again itself. So the bytes are always
-those of an ingest that reads one source after the other.
+The key is a hash of all that decides these batches. When its turn comes, the ingest decides again about the rows that
+the rows before the source may change (`decide_again`). If nothing changes, it takes the shards as they are, and else it
+cuts new ones from them. So the bytes are always those of an ingest that reads one source after the other.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict
 
 from setclip_cli import console
-from setclip_cli.dataset.modality import KINDS_OF_NAMES, Modality
+from setclip_cli.dataset.modality import Modality
 from setclip_cli.dataset.schemas import ModalityInfo
 from setclip_cli.errors import SetClipError, argument
+from setclip_cli.files import atomic
 from setclip_cli.files.documents import read_json, write_document
+from setclip_cli.ingest.answers import ANSWERS_NAME, LEFT_OUT_NAME, write_left_out, writing_answers
 from setclip_cli.ingest.batches import ShardNames, write_batch
 from setclip_cli.ingest.contents import is_whole
 from setclip_cli.ingest.dedup import Dedup, KeepRules
@@ -54,6 +57,8 @@ class SourceRead(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batches: list[WrittenBatch]  # with shards below the folder of the file
+    shards: list[str]  # the paths of these shards, by the numbers that the answers have
+    files: dict[str, str]  # the answers and the rows left out: name -> sha256
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def read_source_ahead(job: SourceToRead) -> tuple[str, SourceRead | None]:
     """
     try:
         return job.identity, _whole(job) or _read(job)
-    except SetClipError:
+    except (SetClipError, UnicodeEncodeError):  # a text that Arrow cannot hold may be in a record that is left out
         return job.identity, None
 
 
@@ -108,7 +113,12 @@ def _whole(job: SourceToRead) -> SourceRead | None:
         batch.rejects is None or sha256_of_rejects(job.folder, batch.rejects) == batch.rejects_sha256
         for batch in read.batches
     )
-    return read if shards and rejects else None
+    files = all(_has_hash(job.folder / name, sha256) for name, sha256 in read.files.items())
+    return read if shards and rejects and files else None
+
+
+def _has_hash(path: Path, sha256: str) -> bool:
+    return path.is_file() and atomic.sha256_file(path) == sha256
 
 
 def _read(job: SourceToRead) -> SourceRead:
@@ -117,32 +127,34 @@ def _read(job: SourceToRead) -> SourceRead:
     source = open_source(job.path, job.settings)
     labels = Labels() if job.labels is None else _labels(job.labels)
     numbers: dict[tuple[Modality, str], int] = {}
-    batches = []
-    found = batches_of(source, job.settings, job.rules, job.info, labels, Dedup(), job.limits)
-    for batch, records, last in found:
-        names: ShardNames = {}
-        for modality, split in batch.parts():
-            number = numbers[modality, split] = numbers.get((modality, split), -1) + 1
-            names[modality, split] = f"{modality}/{split}-{number:05d}.parquet"
-        rejects = rejects_name(job.identity, records)
-        about = {
-            modality: job.info if modality == job.settings.modality else ModalityInfo(kind=KINDS_OF_NAMES[modality])
-            for modality, _ in names
-        }
-        shards, counts = write_batch(batch, names, job.path.name, job.folder, job.folder / rejects, about)
-        written = WrittenBatch(
-            source=job.identity,
-            base="",  # the ingest knows it
-            records=records,
-            shards=shards,
-            rejects=rejects if batch.rejects else None,
-            rejects_sha256=sha256_of_rejects(job.folder, rejects) if batch.rejects else None,
-            counts=counts,
-            last=last,
-        )
-        batches.append(written)
-    read = SourceRead(batches=batches)
-    write_document(job.folder / _READ, read.model_dump(mode="json", by_alias=True))
+    batches, paths = list[WrittenBatch](), list[str]()
+    with writing_answers(job.folder, job.rules, job.limits) as log:
+        found = batches_of(source, job.settings, job.rules, job.info, labels, Dedup(), job.limits, log=log)
+        for batch, records, last in found:
+            names: ShardNames = {}
+            for modality, split in batch.parts():
+                number = numbers[modality, split] = numbers.get((modality, split), -1) + 1
+                names[modality, split] = f"{modality}/{split}-{number:05d}.parquet"
+            rejects = rejects_name(job.identity, records)
+            about = {str(job.settings.modality): job.info}
+            to = job.folder / rejects
+            shards, counts = write_batch(batch, names, job.path.name, job.folder, to, about, log=log)
+            paths += [names[str(job.settings.modality), split] for split in log.end_batch()]
+            written = WrittenBatch(
+                source=job.identity,
+                base="",  # the ingest knows it
+                records=records,
+                shards=shards,
+                rejects=rejects if batch.rejects else None,
+                rejects_sha256=sha256_of_rejects(job.folder, rejects) if batch.rejects else None,
+                counts=counts,
+                last=last,
+            )
+            batches.append(written)
+    files = [ANSWERS_NAME, *([LEFT_OUT_NAME] if write_left_out(log, job.folder, job.info) else [])]
+    hashes_of_files = {name: atomic.sha256_file(job.folder / name) for name in files}
+    read = SourceRead(batches=batches, shards=paths, files=hashes_of_files)
+    write_document(job.folder / _READ, read.model_dump(mode="json", by_alias=True), sync=False)
     return read
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -9,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
 from setclip_cli import console
 from setclip_cli.dataset.schemas import GROUPED
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic, hashes
 from setclip_cli.ingest.batches import MAX_SPLITS, RowBatch, ShardNames, write_batch
-from setclip_cli.ingest.dedup import CHANGED_BY_EARLIER_ROWS, REPEATED_ID, REPEATS, Dedup, KeepRules
+from setclip_cli.ingest.decide_again import DecidedAgain
+from setclip_cli.ingest.dedup import REPEATED_ID, REPEATS, Dedup, KeepRules
 from setclip_cli.ingest.earlier_sources import source_key
 from setclip_cli.ingest.fixes import fix_of
 from setclip_cli.ingest.near_duplicates import LookAlikes, perceptual_hash
@@ -33,9 +33,6 @@ from setclip_cli.places import is_elsewhere
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import pyarrow as pa
-
-    from setclip_cli.dataset.dataset import Shard
     from setclip_cli.dataset.modality import RowKind
     from setclip_cli.ingest.contents import Contents
     from setclip_cli.ingest.labels import Labels
@@ -128,11 +125,19 @@ class SourceReader:
                 about["joins"] = [join.as_json() for join in joins]
                 self.joins += [join for join in joins if join not in self.joins]
             read = ahead.of(identity, rules) if ahead is not None and not start else None
-            if read is not None and self._decided_alone(*read, dedup):
+            again = self._decided_again(*read, dedup, rules, settings) if read is not None else None
+            if read is not None and again is not None and not again.changed:
                 finished = self._take_read(*read, base, about)
             else:
-                found = self._batches(source, start, dedup, rules, labels, splits, settings)
+                if again is not None:
+                    known = self._contents.about(str(settings.modality))
+                    found = again.batches(source.path.name, known, self._limits)
+                else:
+                    dedup, rules, _ = self._decision(source, settings, labels)
+                    found = self._batches(source, start, dedup, rules, labels, splits, settings)
                 finished += self._write_all(found, identity, base, source.path.name, about)
+            if read is not None:
+                shutil.rmtree(read[0], ignore_errors=True)
         counts = add_counts([each.counts for each in finished])
         check_sum(source.path, counts, finished[-1].records)
         return {
@@ -198,25 +203,15 @@ class SourceReader:
                 finished.append(self._take(written.result()))
         return finished
 
-    def _decided_alone(self, folder: Path, read: SourceRead, dedup: Dedup) -> bool:
-        """Whether the rows before a source change nothing about what a worker has read; if so, they are remembered."""
-        splits = self._contents.splits() | {shard.split for batch in read.batches for shard in batch.shards}
-        reasons = {reason for batch in read.batches for reason in batch.counts["rejects"]}
-        if len(splits) > MAX_SPLITS or reasons & CHANGED_BY_EARLIER_ROWS:
-            return False
-        rows: list[tuple[Shard, RowKind, pa.Table]] = []
-        for batch in read.batches:
-            for shard in batch.shards:
-                kind = self._contents.about(shard.modality).kind
-                names = pq.read_schema(folder / shard.path).names
-                table = pq.read_table(folder / shard.path, columns=_remembered_columns(kind, names))
-                if not dedup.decides_alone(shard.modality, kind, shard.split, table):
-                    return False
-                rows.append((shard, kind, table))
-        for shard, kind, table in rows:
-            remember = dedup.remember_vectors if kind == "vector" else dedup.remember
-            remember(shard.modality, table)
-        return True
+    def _decided_again(
+        self, folder: Path, read: SourceRead, dedup: Dedup, rules: KeepRules, settings: SourceSettings
+    ) -> DecidedAgain | None:
+        """What a worker has read, decided about after the rows before it; nothing if the source must be read again."""
+        again = DecidedAgain(folder, read.shards, str(settings.modality), dedup, rules)
+        if again.has_rows() and len(self._contents.splits() | again.splits()) <= MAX_SPLITS:
+            return again
+        self._dedup = None  # it knows rows of the source now
+        return None
 
     def _take_read(self, folder: Path, read: SourceRead, base: str, about: dict[str, Any]) -> list[WrittenBatch]:
         """Makes what a worker has read a part of the DATASET."""

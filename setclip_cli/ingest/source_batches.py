@@ -25,6 +25,7 @@ from setclip_cli.places import named
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from setclip_cli.ingest.answers import AnswerLog
     from setclip_cli.ingest.dedup import Dedup
     from setclip_cli.ingest.earlier_sources import EarlierSources
     from setclip_cli.ingest.labels import Labels
@@ -112,6 +113,7 @@ def batches_of(
     caption_splits: CaptionSplits | None = None,
     splits: Iterable[str] = (),
     workers: int = 1,
+    log: AnswerLog | None = None,
     shown: Callable[[Iterator[Record | Reject | Rows]], Iterable[Record | Reject | Rows]] = lambda records: records,
 ) -> Iterator[tuple[RowBatch, int, bool]]:
     """Yields (batch, records of the source up to its end, whether it is the last).
@@ -123,6 +125,7 @@ def batches_of(
         caption_splits: The splits of the captions, if these decide.
         splits: Those that the DATASET has.
         workers: Threads that read files.
+        log: Takes what is decided about each answer.
         shown: Shows the progress of reading.
     """
     records: Iterator[Record | Reject | Rows]
@@ -142,4 +145,5 @@ def batches_of(
         max_rows=limits.shard_rows,
         max_bytes=limits.shard_bytes,
         vectors=vectors,
+        log=log,
     )

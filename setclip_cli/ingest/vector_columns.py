@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from setclip_cli.ingest.dedup import ID_IN_SOURCE
 from setclip_cli.ingest.sources.vectors.rows import DIGEST_BYTES
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from setclip_cli.ingest.dedup import Kept
     from setclip_cli.ingest.sources.vectors.blocks import Values
     from setclip_cli.ingest.vector_rows import KeptRows
-
-ID_IN_SOURCE = "id_in_source"
 
 
 class VectorColumns:

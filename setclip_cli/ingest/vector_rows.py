@@ -6,18 +6,17 @@ is known. Runs of plain rows are taken at once; `Dedup.decide` is asked about ev
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
 from setclip_cli.ingest.dedup import DUPLICATE, LONGER_ID, Kept, draw_key, joined_id
-from setclip_cli.ingest.known_vectors import Mask, add_new, first_of, grouped_key, keys_of_digests, keys_of_ids
+from setclip_cli.ingest.known_vectors import Mask, first_of, grouped_key, keys_of_digests, keys_of_ids
 from setclip_cli.ingest.sources.base import Reject, usable_id
 from setclip_cli.ingest.sources.vectors.rows import DIGEST_BYTES, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from setclip_cli.ingest.dedup import Dedup, KeepRules
     from setclip_cli.ingest.known_vectors import KnownVectors
@@ -30,13 +29,15 @@ class KeptRows(NamedTuple):
         rows: Without any that is a reject.
         splits: One for each row.
         ids: Those under which they are kept.
-        repairs: What was changed, counted.
+        grouped: What tells that its group has its content, for each row with a group.
+        repairs: What was changed of each row; None if nothing was.
     """
 
     rows: Rows
     splits: list[str]
     ids: list[str]
-    repairs: Counter[str]
+    grouped: list[bytes | None]
+    repairs: list[tuple[str, ...]] | None
 
 
 Decided: TypeAlias = "KeptRows | Kept | Reject"
@@ -61,6 +62,25 @@ def decide_rows(dedup: Dedup, known: KnownVectors, rows: Rows, rules: KeepRules)
             if dedup.splits != splits:
                 break  # rows of this split are plain from here on
         start += place
+
+
+def _repairs(rows: Rows, ids: Sequence[str], rules: KeepRules) -> list[tuple[str, ...]] | None:
+    """What was changed of each row; None if nothing was.
+
+    Args:
+        ids: Those under which the rows are kept.
+    """
+    of_file = rules.file_split
+    by_file: tuple[str, ...] = ()
+    if rules.rule.as_source and of_file.why:
+        by_file = (f"put into split {of_file.split or 'train'}, {of_file.why}",)
+    longer = list(map(str.__ne__, ids, rows.ids))
+    if not by_file and not any(longer):
+        return None
+    return [
+        ((LONGER_ID,) if longer[row] else ()) + (by_file if rows.splits is None or rows.splits[row] is None else ())
+        for row in range(len(rows))
+    ]
 
 
 class _Plan:
@@ -131,20 +151,13 @@ class _Plan:
         splits = self._splits[start:end] if self._splits is not None else [self._split_of(0)] * len(rows)
         known.ids.index.add(self._id_keys[start:end], np.zeros(len(rows), np.int16))
         known.know_rows(self._contents[start:end], splits)
+        grouped: list[bytes | None] = [None] * len(rows)
         if rows.groups is not None:
             pairs = zip(range(start, end), rows.groups, strict=True)
-            grouped = [grouped_key(self._digest(row), group) for row, group in pairs if group is not None]
-            add_new(known.in_group.index, keys_of_digests(b"".join(grouped), 16), np.zeros(len(grouped), np.int16))
-        repairs: Counter[str] = Counter()
+            grouped = [None if group is None else grouped_key(self._digest(row), group) for row, group in pairs]
+            known.know_groups([key for key in grouped if key is not None])
         ids = self._ids[start:end]
-        if longer := sum(map(str.__ne__, ids, rows.ids)):
-            repairs[LONGER_ID] = longer
-        of_file = self._rules.file_split
-        if self._rules.rule.as_source and of_file.why:
-            without = len(rows) if rows.splits is None else sum(split is None for split in rows.splits)
-            if without:
-                repairs[f"put into split {of_file.split or 'train'}, {of_file.why}"] = without
-        return KeptRows(rows, splits, ids, repairs)
+        return KeptRows(rows, splits, ids, grouped, _repairs(rows, ids, self._rules))
 
     def _digest(self, row: int) -> bytes:
         return self._rows.digests[row * DIGEST_BYTES : row * DIGEST_BYTES + 16]

@@ -90,7 +90,7 @@ def repairs(decisions: Any) -> dict[str, int]:
         found = (
             each.record.repairs
             if isinstance(each, Kept)
-            else each.repairs.elements()
+            else [what for row in each.repairs or () for what in row]
             if isinstance(each, KeptRows)
             else ()
         )
