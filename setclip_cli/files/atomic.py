@@ -112,6 +112,16 @@ def move(source: Path, target: Path) -> None:
         _fsync_folder(target.parent)
 
 
+def move_all(moves: Mapping[Path, Path]) -> None:
+    """The same of several files, old name -> new name; a folder is synced once."""
+    for source, target in moves.items():
+        with writing(target):
+            source.replace(target)
+    for folder in dict.fromkeys(target.parent for target in moves.values()):
+        with writing(folder):
+            _fsync_folder(folder)
+
+
 def write_bytes(target: Path, content: bytes, *, sync: bool = True) -> None:
     with atomic_path(target, needs=len(content), sync=sync) as temporary:
         temporary.write_bytes(content)

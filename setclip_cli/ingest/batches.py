@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from setclip_cli.dataset.schemas import ModalityInfo
-    from setclip_cli.ingest.answers import AnswerLog
     from setclip_cli.ingest.vector_rows import Decided, KeptRows
 
 MAX_SPLITS = 16
@@ -46,6 +45,18 @@ class VectorRules(NamedTuple):
     def row_bytes(self) -> int:
         kind = self.schema.field("vector").type
         return int(kind.list_size * kind.value_type.bit_width // 8)
+
+
+class DecisionLog(Protocol):
+    """Takes what is decided about each answer of a source, in their order, and the tables of the shards."""
+
+    def note(self, one: Record | Reject, decision: Kept | Reject) -> None: ...
+
+    def note_rows(self, rows: Rows, decided_rows: Iterable[Decided]) -> list[Decided]:
+        """Takes a block of vectors; returns what was decided."""
+        ...
+
+    def take_table(self, split: str, table: pa.Table) -> None: ...
 
 
 class RowBatch:
@@ -147,7 +158,7 @@ def cut_batches(
     max_rows: int,
     max_bytes: int,
     vectors: VectorRules | None = None,
-    log: AnswerLog | None = None,
+    log: DecisionLog | None = None,
 ) -> Iterator[tuple[RowBatch, int, bool]]:
     """Yields (batch, records of the source up to its end, whether it is the last); rejects count as records.
 
@@ -235,7 +246,7 @@ def write_batch(
     rejects: Path,
     about: Mapping[Modality, ModalityInfo],
     *,
-    log: AnswerLog | None = None,
+    log: DecisionLog | None = None,
 ) -> tuple[list[Shard], dict[str, Any]]:
     """Writes the shards of a batch below ``out``, and its rejects, if any, to the file ``rejects``.
 

@@ -218,17 +218,18 @@ class SourceReader:
         finished = []
         numbers = self._contents.next_numbers()
         for batch in read.batches:
-            shards = []
+            shards, moves = [], {}
             for shard in batch.shards:
                 number = numbers[shard.modality, shard.split]
                 numbers[shard.modality, shard.split] += 1
                 path = f"{shard.modality}/{shard.split}-{number:05d}.parquet"
-                atomic.make_folder((self._contents.out / path).parent)
-                atomic.move(folder / shard.path, self._contents.out / path)
-                hashes.remember(self._contents.out / path, shard.sha256)
+                moves[folder / shard.path] = atomic.make_folder((self._contents.out / path).parent) / Path(path).name
                 shards.append(shard.model_copy(update={"path": path}))
             if batch.rejects is not None:
-                atomic.move(folder / batch.rejects, self._progress.folder / batch.rejects)
+                moves[folder / batch.rejects] = self._progress.folder / batch.rejects
+            atomic.move_all(moves)
+            for shard in shards:
+                hashes.remember(self._contents.out / shard.path, shard.sha256)
             counts = {**batch.counts, "about": about}
             taken = batch.model_copy(update={"base": base, "shards": shards, "counts": counts})
             self._progress.add(taken)

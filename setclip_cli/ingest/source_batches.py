@@ -25,7 +25,7 @@ from setclip_cli.places import named
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from setclip_cli.ingest.answers import AnswerLog
+    from setclip_cli.ingest.batches import DecisionLog
     from setclip_cli.ingest.dedup import Dedup
     from setclip_cli.ingest.earlier_sources import EarlierSources
     from setclip_cli.ingest.labels import Labels
@@ -113,7 +113,7 @@ def batches_of(
     caption_splits: CaptionSplits | None = None,
     splits: Iterable[str] = (),
     workers: int = 1,
-    log: AnswerLog | None = None,
+    log: DecisionLog | None = None,
     shown: Callable[[Iterator[Record | Reject | Rows]], Iterable[Record | Reject | Rows]] = lambda records: records,
 ) -> Iterator[tuple[RowBatch, int, bool]]:
     """Yields (batch, records of the source up to its end, whether it is the last).

@@ -71,12 +71,12 @@ def test_the_journal_is_written_over_only_if_it_holds_something_else(
 ) -> None:
     sources, written, write = texts(tmp_path / "in", 12), [], atomic.write_text
 
-    def spy(target: Path, content: str) -> None:
+    def spy(target: Path, content: str, *, sync: bool = True) -> None:
         if target.name == "journal.jsonl":
             written.append(content.count("\n"))
         if target.name == "dataset.json" and not stop:
             raise KeyboardInterrupt
-        write(target, content)
+        write(target, content, sync=sync)
 
     monkeypatch.setattr(atomic, "write_text", spy)
     stop: list[int] = []
