@@ -188,6 +188,18 @@ def test_repeats_at_many_places_of_all_sources(tmp_path: Path, done: Done) -> No
     assert not done.read
 
 
+def test_a_row_in_a_later_batch_than_the_one_that_changes_it(tmp_path: Path, done: Done) -> None:
+    """The worker rejects the second ``x``; but the first one repeats an earlier source, so the second one is kept."""
+    others = fasta(tmp_path / "others.fasta", 0, 10).read_text()
+    sources = [
+        write(tmp_path / "a.fasta", ">y\nMKLV\n"),
+        write(tmp_path / "b.fasta", f">x\nMKLV\n{others}>x\nMKVA\n"),
+    ]
+    same_bytes(sources, tmp_path, modality="protein")
+    assert len(done.again) == 1
+    assert "x" in open_dataset(tmp_path / "process").table("protein")["id"].to_pylist()
+
+
 def test_sources_that_are_repeats_of_each_other(tmp_path: Path, done: Done) -> None:
     first = fasta(tmp_path / "0.fasta", 0, 30)
     sources = [first, *(write(tmp_path / f"{number}.fasta", first.read_text()) for number in (1, 2, 3))]
