@@ -69,7 +69,7 @@ def make_images(root: Path, count: int) -> None:
 
 
 def make_sources(root: Path, files: int, count: int) -> list[Path]:
-    """Files of proteins, all different: a source that repeats a row of another one is read again by the ingest."""
+    """Files of proteins, all different: the shards of a source that repeats a row of another one are cut again."""
     root.mkdir()
     every = root / "all.fasta"
     make_proteins(every, files * count + files * count // 100 + 10)
