@@ -83,22 +83,36 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="toy sizes, on the CPU: figures mean nothing")
     parser.add_argument("--only", action="append", choices=CHECKS, help="only this check")
-    parser.add_argument("--minutes", type=float, help=f"stop after so many (default: {MINUTES:g}; 60 with --toy)")
+    parser.add_argument("--minutes", type=minutes, help=f"stop after so many (default: {MINUTES:g}; 60 with --toy)")
     parser.add_argument("--out", type=Path, default=Path("gpu-benchmark"), help="folder of gpu.json and gpu.md")
     given = parser.parse_args()
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)  # before what takes minutes
+        (given.out / "gpu.json").touch()
+        (given.out / "gpu.md").touch()
+    except OSError as error:
+        parser.error(f"--out {given.out}: cannot be written ({error.strerror}); choose another folder")
     started = datetime.now(UTC)
     with tempfile.TemporaryDirectory() as folder:
-        minutes = given.minutes or (60.0 if given.toy else MINUTES)
-        machine, outcomes = run_all(given.only or list(CHECKS), Path(folder), toy=given.toy, minutes=minutes)
+        limit = given.minutes or (60.0 if given.toy else MINUTES)
+        names = list(dict.fromkeys(given.only or CHECKS))
+        machine, outcomes = run_all(names, Path(folder), toy=given.toy, minutes=limit)
     wall_s = round((datetime.now(UTC) - started).total_seconds(), 1)
     line = {"date": f"{started:%Y-%m-%d}", "toy": given.toy, "wall_s": wall_s, **machine, "checks": outcomes}
     written, page = json.dumps(line), table(line)
-    given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "gpu.json").write_text(written + "\n")
     (given.out / "gpu.md").write_text(page)
     print(written)
     print(page)
     return int(any(outcome["state"] == "fail" for outcome in outcomes.values()))
+
+
+def minutes(text: str) -> float:  # argparse shows the name of the function
+    """A positive number. Raises ValueError, of which argparse makes its message."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
 
 
 def run_all(names: list[str], folder: Path, *, toy: bool, minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -283,8 +283,12 @@ def stored_matrix(table: pa.Table) -> np.ndarray[Any, Any]:
 
 
 @takes_places("root")
-def open_embeddings(root: str | Path) -> Embeddings:
+def open_embeddings(root: str | Path, *, of_backbone: str | None = None) -> Embeddings:
     """Opens a finished EMBEDDINGS folder.
+
+    Args:
+        of_backbone: A DATASET, if the features of a backbone for its rows are wanted: the fix of an error then says
+            how these are made, and not the embeddings of a RUN.
 
     Raises:
         SetClipError: it is not an EMBEDDINGS folder, is not finished, or has an index that this version cannot read.
@@ -294,16 +298,24 @@ def open_embeddings(root: str | Path) -> Embeddings:
     with translated(root, found="cannot be looked at", fix="check the path"):
         there = path.exists()
     if not there:
-        found, again = what_is(root), f"setclip embed RUN DATASET --out {root}"
+        found = what_is(root)
+        raw = None if of_backbone is None else f"setclip embed --backbone BACKBONE {of_backbone}"
+        again = f"{raw or 'setclip embed RUN DATASET'} --out {root}"
         if found.kind == "embeddings":
             raise SetClipError(f"{root}: its embedding has not finished", fix=again)
+        then = "--out EMBEDDINGS; then give these EMBEDDINGS"
         fixes: dict[Kind, str] = {
-            "run": f"setclip embed {root} DATASET --out EMBEDDINGS; then give these EMBEDDINGS",
-            "dataset": f"setclip embed RUN {root} --out EMBEDDINGS; then give these EMBEDDINGS",
+            "run": f"{raw or f'setclip embed {root} DATASET'} {then}",
+            "dataset": f"{raw or f'setclip embed RUN {root}'} {then}",
             "quickstart": f"give the EMBEDDINGS in it: {root / 'embeddings'}",
+            "missing": again,
+            "empty": again,
         }
-        raise SetClipError(
-            f"{root}: is not an EMBEDDINGS folder (it has no {INDEX_NAME}): it {found.words}",
-            fix=fixes.get(found.kind, again),
-        )
+        fix = fixes.get(found.kind, f"{raw or 'setclip embed RUN DATASET'} {then}")  # embed refuses a folder in use
+        if raw is not None and found.kind == "quickstart":  # its embeddings are those of a RUN
+            fix = f"{raw} {then}"
+        with translated(root, found="cannot be looked at", fix="check the path"):
+            if (root.parent / INDEX_NAME).is_file():
+                fix = f"give {root.parent}, the EMBEDDINGS that it is in"
+        raise SetClipError(f"{root}: is not an EMBEDDINGS folder (it has no {INDEX_NAME}): it {found.words}", fix=fix)
     return Embeddings(root, read_json(path, EmbeddingsIndex, fix=EMBED_AGAIN))

@@ -18,7 +18,7 @@ from setclip_cli.dataset.schemas import matrix_of
 from setclip_cli.errors import SetClipError
 from setclip_cli.features.on_disk import LARGE_ROWS, FeatureRows, stored_file
 from setclip_cli.files import sealed
-from setclip_cli.files.cache import cache_place, if_cache_takes_it
+from setclip_cli.files.cache import cache_must_take_it, cache_place, if_cache_takes_it
 from setclip_cli.vectors import unusable_rows
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def keep_features(backbone: Backbone, shard: Shard, features: Tensor, counts: li
     Raises:
         SetClipError: the cache cannot be written.
     """
-    _write(_place(backbone, shard, None, None), features, counts)
+    with cache_must_take_it():
+        _write(_place(backbone, shard, None, None), features, counts)
 
 
 def _stored_vectors(backbone: VectorBackbone, dataset: Dataset, modality: Modality, split: str | None) -> FeatureTable:
@@ -181,7 +182,8 @@ def _store_shard(backbone: Backbone, dataset: Dataset, shard: Shard, path: Path,
     else:
         features = _compute_view(backbone, table, shard, view)
     _require_usable(backbone, shard, table["id"].to_pylist(), features)
-    _write(path, features, counts)
+    with cache_must_take_it():
+        _write(path, features, counts)
 
 
 def augmented_features(

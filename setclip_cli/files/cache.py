@@ -63,6 +63,15 @@ def if_cache_takes_it() -> Iterator[None]:
         _note_once(f"note: {error.problem}. The command goes on without it; it will be made again each time")
 
 
+@contextmanager
+def cache_must_take_it() -> Iterator[None]:
+    """A block that writes a file of the cache which the command reads again: it cannot go on without it."""
+    try:
+        yield
+    except WriteError as error:
+        raise error.with_fix("SETCLIP_CACHE can name another folder") from error
+
+
 def cache_root() -> Path:
     """Where the cache is, or would be: it may be missing.
 

@@ -320,7 +320,7 @@ class _Fetch:
                     size += len(block)
                     self._check_size(size, f"sends more than {self._limit:,} bytes")
                     with writing(self._part, needs=self._file.bytes):
-                        target.write(block)
+                        _write_all(target, block)
                     self._bar.update(len(block))
                     floor.add(len(block))
         if expected is not None and size < expected:
@@ -345,6 +345,13 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         return response.read1(_BLOCK_BYTES)
     except OSError as error:  # of the network; an OSError from elsewhere is one of the disk
         raise _BrokenOffError(shown(error)) from error
+
+
+def _write_all(target: io.FileIO, block: bytes) -> None:
+    """Without a buffer, a write may take only a part of the block: the disk was nearly full, and the next one fails."""
+    rest = memoryview(block)
+    while rest:
+        rest = rest[target.write(rest) :]
 
 
 def _size(path: Path) -> int:

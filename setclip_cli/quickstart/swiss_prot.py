@@ -39,11 +39,13 @@ if TYPE_CHECKING:
 
 PROTEINS = 3000
 PAIRS = 200
-FEWEST = 40  # proteins, with which a split by cluster still gives each split some
+FEWEST = 40  # proteins
+FEWEST_OF_SPLIT = 2  # proteins in each split: one of similar sequences can leave a split without any
 SHORTEST, LONGEST = 30, 600  # residues
 SHARES = "train=0.8,val=0.1,test=0.1"
 # Marks what these rules write. Choose another mark when that changes; a test compares the files.
 RULES = "swiss-prot-1"
+_WHOLE = "give the whole of Swiss-Prot (uniprot_sprot.dat.gz)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Described:
 def choose_proteins(swiss_prot: Path, count: int) -> tuple[list[Described], Counter[str]]:
     """The proteins of the subset by the hash of their accession, and how many entries were read, and not used for what.
 
-    The file is read once as a stream. The result does not depend on the order of its entries.
+    The file is read once as a stream. The proteins do not depend on the order of its entries. Once
+    ``count`` are chosen, an entry is judged by its hash first: so why entries were not used is then not counted of all.
 
     Raises:
         SetClipError: the file cannot be read, or too few of its entries can be used.
@@ -93,7 +96,7 @@ def choose_proteins(swiss_prot: Path, count: int) -> tuple[list[Described], Coun
         raise SetClipError(
             f"{swiss_prot}: {len(by_sequence):,} of its {counts['entries']:,} entries can be used ({why}), and the "
             f"quickstart needs {FEWEST}",
-            fix="give the whole of Swiss-Prot (uniprot_sprot.dat.gz), which has texts about the function of proteins",
+            fix=f"{_WHOLE}, which has texts about the function of proteins",
         )
     return list(by_sequence.values()), counts
 
@@ -130,6 +133,13 @@ def write_source(folder: Path, swiss_prot: Path) -> dict[str, Any]:
     clusters, how = cluster_sequences(((one.accession, one.sequence) for one in proteins), work=folder)
     rule = parse_split(SHARES)
     split = {one.accession: rule.draw(clusters[one.accession]) for one in proteins}
+    sizes = {name: list(split.values()).count(name) for name, _ in rule.shares}
+    if small := [f"{name} {size}" for name, size in sizes.items() if size < FEWEST_OF_SPLIT]:
+        raise SetClipError(
+            f"{swiss_prot}: its {len(proteins):,} proteins that can be used are in {len(set(clusters.values())):,} "
+            f"clusters of similar sequences, which stay together, and these splits have too few: {', '.join(small)}",
+            fix=f"{_WHOLE}, which has many kinds of proteins",
+        )
     train = [one.accession for one in proteins if split[one.accession] == "train"]
     known = train[: min(PAIRS, len(train) // 4)]
     rest = train[len(known) :]
@@ -162,12 +172,11 @@ def write_source(folder: Path, swiss_prot: Path) -> dict[str, Any]:
         "domain": "proteins",
         "rules": RULES,
         "file": swiss_prot.name,
-        "entries": counts.pop("entries"),
-        "not_used": dict(sorted(counts.items())),
+        "entries": counts["entries"],
         "proteins": len(sequences),
         "texts": len(texts),
         "pairs": len(known),
-        "splits": dict(sorted(Counter(split.values()).items())),
+        "splits": dict(sorted(sizes.items())),
         "clusters": len(set(clusters.values())),
         "clusters_by": how,
     }

@@ -41,7 +41,7 @@ def open_given(
     """
     found: dict[Modality, Embeddings] = {}
     for path in [features] if isinstance(features, str | Path) else features:
-        opened = open_embeddings(path)
+        opened = open_embeddings(path, of_backbone=str(dataset.root))
         _require_whole_features(opened)
         sides = [modality for modality in recipe.modalities() if modality in opened.index.towers]
         if not sides:
@@ -71,11 +71,7 @@ def use_given(given: Embeddings, backbone: Backbone, recipe: Recipe, dataset: Da
     modality = backbone.modality
     tower = given.index.towers[modality]
     if tower.identity != backbone.identity:
-        raise SetClipError(
-            f"{given.root}: its {modality} features were made by {tower.spec} with other weights, preprocessing or "
-            f"layers than the recipe's {backbone.spec}",
-            fix=f"{_again(given)} with the weights of the recipe, or leave {argument('features')} out",
-        )
+        raise _other_features(given, backbone, recipe)
     for shard in _shards_read(recipe, dataset, modality):
         if has_features(backbone, shard):
             continue
@@ -83,6 +79,35 @@ def use_given(given: Embeddings, backbone: Backbone, recipe: Recipe, dataset: Da
         values = np.concatenate([np.empty((0, backbone.dim), np.float32), *given.blocks(stored)])
         counts = [stored.truncated, stored.windowed, stored.replaced_letters]
         keep_features(backbone, shard, torch.from_numpy(values), counts)
+
+
+def _other_features(given: Embeddings, backbone: Backbone, recipe: Recipe) -> SetClipError:
+    """What differs, as far as names tell it, between features and those of the recipe."""
+    modality = backbone.modality
+    tower, wanted = given.index.towers[modality], recipe.towers[modality]
+    made = f"{given.root}: its {modality} features were made by {tower.spec}"
+    leave = f"leave {argument('features')} out"
+    if wanted.layer != -1:  # embed has no layers
+        return SetClipError(
+            f"{made} up to its last layer, and the recipe has towers.{modality}.layer = {wanted.layer!r}", fix=leave
+        )
+    if tower.pooling != backbone.pooling:
+        learned = backbone.pooling == "attention" and backbone.kind != "video"  # embed does not have it
+        again = f"{_again(given)} with {argument('pooling')} {backbone.pooling}, or "
+        return SetClipError(
+            f"{made} with pooling {tower.pooling!r}, and the recipe has {backbone.pooling!r}",
+            fix=leave if learned else again + leave,
+        )
+    if tower.preprocessing != backbone.preprocessing:
+        keys = sorted(tower.preprocessing.keys() | backbone.preprocessing.keys())
+        other = [key for key in keys if tower.preprocessing.get(key) != backbone.preprocessing.get(key)]
+        return SetClipError(
+            f"{made} with another preprocessing ({', '.join(other)})", fix=f"{_again(given)}, or {leave}"
+        )
+    return SetClipError(
+        f"{made} with other weights than the recipe's {backbone.spec}",
+        fix=f"{_again(given)} with {argument('weights')} {wanted.weights}, or {leave}",
+    )
 
 
 def _shards_read(recipe: Recipe, dataset: Dataset, modality: Modality) -> list[Shard]:

@@ -230,6 +230,32 @@ def test_two_trainings_are_as_far_apart_as_their_farthest_loss() -> None:
         gpu_runs.farthest(whole[:1], whole)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--out", "taken"], "--out taken: cannot be written (File exists); choose another folder"),
+        (["--minutes", "0"], "argument --minutes: invalid"),
+        (["--minutes", "-3"], "argument --minutes: invalid"),
+        (["--minutes", "inf"], "argument --minutes: invalid"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_measured(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
+    words: str,
+) -> None:
+    (tmp_path / "taken").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *given])
+    monkeypatch.setattr(gpu, "run_all", lambda *_, **__: pytest.fail("something was measured"))
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 # A worker that ends, or does not.
 
 WORKER = """

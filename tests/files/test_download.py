@@ -5,10 +5,12 @@ from __future__ import annotations
 import email.message
 import hashlib
 import io
+import resource
 import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loopback import CONTENT, MD5, SHA256, Server
@@ -30,6 +32,40 @@ def test_a_file_comes_whole_and_is_not_asked_for_again(server: Server, tmp_path:
     fetch_all([wanted(server)], tmp_path)
     assert server.asked == [("/a.bin", None)]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".verified.json", "a.bin"]
+
+
+@pytest.mark.parametrize("taken", [1, 1000, len(CONTENT) - 1])
+def test_a_disk_that_takes_a_part_of_what_is_written_loses_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """No hash is published for weights: a file that lacks its end would pass for whole."""
+
+    class Nearly(io.FileIO):
+        given = 0
+
+        def write(self, block: Any) -> int:
+            self.given += 1
+            return super().write(block if self.given > 3 else block[:taken])
+
+    monkeypatch.setattr(download, "_open_part", lambda part, mode: Nearly(part, mode))
+    (path,) = fetch_all([wanted(server, bytes=None, sha256=None, md5=None)], tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_disk_that_becomes_full_within_the_last_block_is_an_error_and_the_rest_is_fetched(
+    server: Server, tmp_path: Path
+) -> None:
+    file = wanted(server, bytes=None, sha256=None, md5=None)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) - 10, hard))
+    try:
+        with pytest.raises(SetClipError, match="a file may not be so large here"):
+            fetch_all([file], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    (path,) = fetch_all([file], tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked[-1][1] == f"bytes={len(CONTENT) - 10}-"
 
 
 def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:

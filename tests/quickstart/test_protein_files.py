@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import io
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from loopback import Server
 from swiss_prot_file import PROTEINS, WEIGHTS, entries, entry, packed
+from tiny import esm2_checkpoint
 
 from setclip_cli.errors import SetClipError
 from setclip_cli.files.shipped import find
@@ -147,6 +150,68 @@ def test_weights_that_a_user_brought_damaged_are_refused_before_anything_is_read
     brought = in_folder(tmp_path / "brought", published | {WEIGHTS: published[WEIGHTS][:-500]})
     assert refused(tmp_path / "out", brought)[0].startswith(f"{brought / WEIGHTS}: is damaged")
     assert not (tmp_path / "torch").exists()
+
+
+def not_weights() -> bytes:
+    """A whole file of torch.save, with its own checksums, that is no ESM-2."""
+    file = io.BytesIO()
+    torch.save({"model": {"weight": torch.zeros(3)}}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02abc" * 100, not_weights()], ids=["no checkpoint", "another model"])
+def test_weights_that_a_user_brought_are_kept_only_if_they_load_and_better_ones_then_help(
+    online: Server, small: None, published: dict[str, bytes], tmp_path: Path, content: bytes
+) -> None:
+    brought = in_folder(tmp_path / "brought", published | {WEIGHTS: content})
+    assert refused(tmp_path / "out", brought)[0].startswith(f"{brought / WEIGHTS}: ")
+    assert not list((tmp_path / "torch").rglob(WEIGHTS))
+    (brought / WEIGHTS).write_bytes(published[WEIGHTS])
+    assert run(tmp_path / "out", brought).report.out.is_dir()
+
+
+def in_cache(root: Path, content: bytes) -> Path:
+    cached = root / "torch/hub/checkpoints" / WEIGHTS
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(content)
+    return cached
+
+
+def test_weights_that_a_user_brought_take_the_place_of_broken_ones(
+    online: Server, small: None, published: dict[str, bytes], tmp_path: Path
+) -> None:
+    cached = in_cache(tmp_path, published[WEIGHTS][:-500])
+    only_swiss_prot = in_folder(tmp_path / "less", {PROTEINS: published[PROTEINS]})
+    problem, fix = refused(tmp_path / "out", only_swiss_prot)
+    assert problem.startswith(f"{cached}: ")
+    assert fix.startswith(f"put {WEIGHTS} from ")
+    (only_swiss_prot / WEIGHTS).write_bytes(published[WEIGHTS])
+    assert run(tmp_path / "out", only_swiss_prot).report.out.is_dir()
+    assert cached.read_bytes() == published[WEIGHTS]
+
+
+def test_broken_weights_on_this_machine_are_named_with_what_removes_them(
+    online: Server, small: None, published: dict[str, bytes], tmp_path: Path
+) -> None:
+    cached = in_cache(tmp_path, published[WEIGHTS][:-500])
+    problem, fix = refused(tmp_path / "out")
+    assert problem.startswith(f"{cached}: ")
+    assert fix == f"rm {cached}, then run the same command again"
+    cached.unlink()
+    assert run(tmp_path / "out").report.out.is_dir()
+
+
+def test_other_weights_than_those_of_this_machine_are_not_passed_over(
+    online: Server, small: None, published: dict[str, bytes], tmp_path: Path
+) -> None:
+    cached = in_cache(tmp_path, esm2_checkpoint(tmp_path / "other", layers=3).read_bytes())
+    brought = in_folder(tmp_path / "brought", published)
+    problem, fix = refused(tmp_path / "out", brought)
+    assert problem == f"{brought / WEIGHTS}: holds other weights than {cached}, which every command takes"
+    assert fix.startswith("remove one of the two")
+    cached.unlink()
+    assert run(tmp_path / "out", brought).report.out.is_dir()
+    assert cached.read_bytes() == published[WEIGHTS]
 
 
 def test_a_file_that_was_unpacked_is_found_too(

@@ -163,6 +163,16 @@ def test_a_file_without_enough_proteins_says_why(tmp_path: Path, change: dict[st
         choose_proteins(path, 100)
 
 
+def test_one_family_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    family = [
+        entry(f"P{number:05d}", "MKVLAAGIVGRRSTWYQEND" * 3 + "A" * number, f"Does {number}") for number in range(50)
+    ]
+    with pytest.raises(SetClipError, match=r"its 50 proteins .* are in 1 cluster") as caught:
+        write_source(tmp_path / "source", flat_file(tmp_path, family))
+    assert caught.value.fix.startswith("give the whole of Swiss-Prot")
+    assert not (tmp_path / "source/source.json").exists()
+
+
 def test_a_described_protein_has_a_name_an_organism_and_an_enzyme_number(tmp_path: Path) -> None:
     texts = entries(120)
     texts.append(entry("A00001", "MKVLAAGIVG" * 9, "Eats", name="Eater", enzymes=("3.1.1.7", "3.1.1.8")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,10 @@ def of_other_rows(world: Path, out: Path) -> Path:
     return embed(out.parent, ESM, out, weights=weights_of(world, "protein"))
 
 
+def other_pooling(world: Path, out: Path) -> Path:
+    return embed(world, ESM, out, "--pooling", "cls")
+
+
 def cut_short(world: Path, out: Path) -> Path:
     shutil.copytree(world / "esm-features", out)
     shard = out / "protein" / "train-00000.parquet"
@@ -137,7 +142,12 @@ def of_a_run(world: Path, out: Path) -> Path:
         (not_finished, "its embedding has not finished", True),
         (without_a_row, "1 of the 36 rows of protein/train-00000.parquet have no features, the first 'P003'", True),
         (of_a_run, "holds the embeddings of a RUN, not the features of a backbone", True),
-        (other_weights, "with other weights, preprocessing or layers than the recipe's", False),
+        (other_weights, "with other weights than the recipe's", False),
+        (
+            other_pooling,
+            "with pooling 'cls', and the recipe has 'mean' fix: run setclip embed --backbone esm:esm2_t6_8M_",
+            False,
+        ),
         (cut_short, "has changed since embed", False),
     ],
 )
@@ -164,6 +174,44 @@ def test_features_of_another_backbone_are_refused_by_its_name(world: Path, tmp_p
     code, _, stderr = align(world, tmp_path / "run", *changed, "--features", world / "esm-features", "--dry-run")
     assert code == 2
     assert f"were made by {ESM}, and the recipe has esm:esm2_t12_35M_UR50D" in " ".join(stderr.split())
+
+
+def test_features_for_a_layer_that_embed_cannot_make_are_to_be_left_out(world: Path, tmp_path: Path) -> None:
+    layer = ("--set", "towers.protein.layer=1")
+    code, _, stderr = align(world, tmp_path / "run", *FEW, *layer, "--features", world / "esm-features")
+    assert code == 3
+    assert "up to its last layer, and the recipe has towers.protein.layer = 1 fix: leave --features out" in " ".join(
+        stderr.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("nothing", "setclip embed --backbone BACKBONE {data} --out {given}"),
+        ("data", "setclip embed --backbone BACKBONE {data} --out EMBEDDINGS; then give these EMBEDDINGS"),
+        ("recipe.toml", "setclip embed --backbone BACKBONE {data} --out EMBEDDINGS; then give these EMBEDDINGS"),
+        ("esm-features/protein", "give {world}/esm-features, the EMBEDDINGS that it is in"),
+    ],
+)
+def test_what_is_no_embeddings_folder_is_answered_with_what_makes_features(
+    world: Path, tmp_path: Path, name: str, fix: str
+) -> None:
+    with pytest.raises(SetClipError, match="is not an EMBEDDINGS folder") as caught:
+        align_in_python(world / "recipe.toml", world / "data", tmp_path / "run", features=world / name)
+    assert fix.format(data=world / "data", given=world / name, world=world) in caught.value.for_command_line()[1]
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_its_setting(
+    world: Path, tmp_path: Path, empty_cache: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(frozen, "save_file", full)
+    with pytest.raises(SetClipError, match="the disk is full") as caught:
+        align_in_python(world / "recipe.toml", world / "data", tmp_path / "run", features=world / "esm-features")
+    assert caught.value.for_command_line()[1].endswith("SETCLIP_CACHE can name another folder")
 
 
 def test_two_folders_of_one_side_are_refused(world: Path, tmp_path: Path) -> None:
