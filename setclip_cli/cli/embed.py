@@ -31,7 +31,8 @@ def embed(
     pooling: Annotated[
         str,
         typer.Option(
-            help="With --backbone: make one vector of its tokens by default, mean (esm, texts), avg (timm) or cls."
+            help="With --backbone: make one vector of its tokens by default, mean (esm, texts), avg (timm) or cls; "
+            "of the frames of a video by mean (the default) or attention."
         ),
     ] = "default",
     *,
