@@ -13,7 +13,7 @@ import numpy as np
 
 from setclip_cli.console import note, text_of_lines, visible
 from setclip_cli.dataset.descriptions import read_description
-from setclip_cli.dataset.modality import Modality, singular
+from setclip_cli.dataset.modality import Modality, plural, singular
 from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.embedding.embedded_dataset import dataset_of, source_shard
 from setclip_cli.embedding.embeddings import Embeddings, open_embeddings
@@ -125,7 +125,7 @@ def search(embeddings: str | Path, query: str, *, options: SearchOptions = Searc
     if sheet and opened.kinds().get(wanted) not in PICTURES:
         flag = argument("sheet")
         raise UsageError(
-            f"{flag}: {wanted} rows have no images to show", fix=f"leave {flag} out" + _search_images_instead(opened)
+            f"{flag}: {wanted} rows have no images to show", fix=f"leave {flag} out" + _search_pictures_instead(opened)
         )
     if sheet:
         _require_png(sheet)
@@ -155,14 +155,14 @@ def _require_png(sheet: Path) -> None:
             raise UsageError(f"{flag} {sheet}: is there already and is not a PNG file", fix="choose another name")
 
 
-def _search_images_instead(embeddings: Embeddings) -> str:
-    images = next((name for name in embeddings.modalities() if embeddings.kinds()[name] in PICTURES), None)
-    return f", or search images with {argument('modality', '--in')} {images}" if images else ""
+def _search_pictures_instead(embeddings: Embeddings) -> str:
+    shown = next((name for name in embeddings.modalities() if embeddings.kinds()[name] in PICTURES), None)
+    return f", or search {plural(shown)} with {argument('modality', '--in')} {shown}" if shown else ""
 
 
 def guess_modality(query: str, embeddings: Embeddings) -> Modality:
-    """What a query is: the path of a file is an image, or a vector if it ends in .npy; twelve or more capitals alone
-    are a sequence; the rest is text. If there is only one tower, the query is of its modality.
+    """What a query is: the path of a file is an image or a video, or a vector if it ends in .npy; twelve or more
+    capitals alone are a sequence; the rest is text. If there is only one tower, the query is of its modality.
 
     Raises:
         SetClipError: the query is the name of a file that is not there, or the path of a folder; or it could be of

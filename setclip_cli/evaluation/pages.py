@@ -65,12 +65,14 @@ def summary_sentences(content: Content) -> str:
         rival = max(others, key=lambda method: method["metrics"][key]["mean"])
         found = next(one for one in content["differences"] if one["against"] == rival["name"] and one["metric"] == key)
         low, high = found["interval"]
+        apart = f"{abs(found['difference']):.3f}"
         side = "above" if found["difference"] > 0 else "below"
-        unsure = "" if found["significant"] else ": the difference may be chance"
+        compared = f"{apart} {side} that of" if float(apart) else "as high, to three digits, as that of"
+        unsure = "" if found["significant"] or not float(apart) else ": the difference may be chance"
         best = "the best other method" if len(others) > 1 else "the other method"
         sentences.append(
-            f"Its mean average precision is {abs(found['difference']):.3f} {side} that of {visible(rival['name'])}, "
-            f"{best} here (95% interval {low:+.3f} to {high:+.3f}{unsure})."
+            f"Its mean average precision is {compared} {visible(rival['name'])}, {best} here "
+            f"(95% interval {low:+.3f} to {high:+.3f}{unsure})."
         )
     return " ".join(sentences)
 

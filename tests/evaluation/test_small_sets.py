@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import warnings
 
 import pytest
@@ -34,3 +35,17 @@ def test_a_report_on_a_few_rows_is_whole_or_refused(rule, images, captions, tmp_
         assert report.metrics["image_to_caption/recall_at_10"] == 1.0  # beyond the gallery
         assert ("zero_shot/top1" in report.metrics) == (classes == 2 and min(images, captions) > 1)
         assert (place / "report" / "report.html").exists()
+
+
+def test_a_heading_has_something_under_it_and_a_tie_is_called_one(tmp_path):
+    """Three queries are all among the best; two models with the same answers are neither above nor below."""
+    data = worlds.dataset(tmp_path / "data", images=3, captions=3)
+    models = [worlds.embeddings(tmp_path / name, data, noise=noise) for name, noise in (("one", 0.0), ("other", 0.01))]
+    report = evaluate(models, data, tmp_path / "report", EvaluateOptions(relevance="group", baselines=()))
+    tie = (
+        r"precision is as high, to three digits, as that of set-clip-plus \(embeddings=other\), the other method here "
+    )
+    assert re.search(tie + r"\(95% interval [+-]0\.000 to [+-]0\.000\)\.", report.content["summary"])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count(": the best results") == 2
+    assert "the worst results" not in page
