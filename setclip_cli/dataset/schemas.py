@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from setclip_cli.dataset.modality import RowKind
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     import numpy as np
     import numpy.typing as npt
 
@@ -59,6 +61,8 @@ OPTIONAL_COLUMNS: dict[str, pa.DataType] = {  # only in shards where a row has a
     "near_duplicate_of": pa.string(),  # id of the earlier image that looks the same
     "id_in_source": pa.string(),  # the made-up id that an earlier source had taken, so that the row got a longer one
 }
+# A column that is there with another one, also if no row has a value in it: readers ask for both.
+_THERE_WITH = {"crs": "transform", "near_duplicate_of": "perceptual_hash"}
 PAIRS_SCHEMA = pa.schema(
     [
         pa.field(name, pa.string(), nullable=False)
@@ -66,6 +70,19 @@ PAIRS_SCHEMA = pa.schema(
     ]
 )
 REJECTS_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("source", "location", "reason")])
+
+
+def optional_columns(filled: Container[str]) -> list[pa.Field]:
+    """The optional columns of a shard.
+
+    Args:
+        filled: Those in which a row has a value.
+    """
+    return [
+        pa.field(name, kind)
+        for name, kind in OPTIONAL_COLUMNS.items()
+        if name in filled or _THERE_WITH.get(name) in filled
+    ]
 
 
 def schema_of(kind: RowKind, about: ModalityInfo | None = None) -> pa.Schema:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from setclip_cli.console import visible
 from setclip_cli.dataset.dataset import Shard, write_shard
 from setclip_cli.dataset.modality import Modality
-from setclip_cli.dataset.schemas import OPTIONAL_COLUMNS, REJECTS_SCHEMA, schema_of
+from setclip_cli.dataset.schemas import REJECTS_SCHEMA, optional_columns, schema_of
 from setclip_cli.errors import SetClipError, argument
 from setclip_cli.files import atomic
 from setclip_cli.ingest.dedup import Kept
@@ -294,11 +294,9 @@ def table_of(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
     arrays = [pa.array(column, part.type) for column, part in zip(columns, schema, strict=True)]
     if any(extras):
         filled = (extra.items() for extra in extras if extra is not None)
-        present = {name for items in filled for name, value in items if value is not None}
-        for name, kind in OPTIONAL_COLUMNS.items():
-            if name in present:
-                schema = schema.append(pa.field(name, kind))
-                arrays.append(pa.array([extra.get(name) if extra else None for extra in extras], kind))
+        for column in optional_columns({name for items in filled for name, value in items if value is not None}):
+            schema = schema.append(column)
+            arrays.append(pa.array([extra.get(column.name) if extra else None for extra in extras], column.type))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from setclip_cli.dataset.schemas import OPTIONAL_COLUMNS, schema_of
+from setclip_cli.dataset.schemas import optional_columns, schema_of
 from setclip_cli.ingest.answers import ANSWERS_NAME, LEFT_OUT, LEFT_OUT_NAME, NO_RECORD
 from setclip_cli.ingest.batches import MAX_BATCH_REJECTS, RowBatch, printable
 from setclip_cli.ingest.dedup import ID_IN_SOURCE, OTHER_CASE, Kept
@@ -375,9 +375,8 @@ def _as_shard(table: pa.Table, split: str, source: str, about: ModalityInfo, ids
             own[row], in_source[row] = each.record.id, (each.record.extra or {}).get(ID_IN_SOURCE)
         columns["id"] = pa.array(own, pa.string())
         columns[ID_IN_SOURCE] = pa.array(in_source, pa.string())
-    for name, kind in OPTIONAL_COLUMNS.items():
-        if name in columns and columns[name].null_count < count:
-            schema = schema.append(pa.field(name, kind))
+    for column in optional_columns({name for name, each in columns.items() if each.null_count < count}):
+        schema = schema.append(column)
     arrays = [columns[name] for name in schema.names]
     arrays = [each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each for each in arrays]
     return pa.Table.from_arrays(arrays, schema=schema)

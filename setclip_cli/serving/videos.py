@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setclip_cli.errors import UsageError
+from setclip_cli.files.write_errors import writing
 from setclip_cli.ingest.sources.video import frames_at
 from setclip_cli.pixels.video import UnusableVideoError, even_places
 from setclip_cli.pixels.video_decoders import Decoders
@@ -63,9 +65,12 @@ class Videos:
 
     def _decoded(self, text: str, count: int, field: str) -> Sequence[bytes]:
         content = bytes_of(text, field, "video")
-        with tempfile.TemporaryDirectory(prefix="setclip-") as folder:
-            path = Path(folder, "video")
-            path.write_bytes(content)
+        place = Path(tempfile.gettempdir())
+        with ExitStack() as kept:
+            with writing(place, needs=len(content)):
+                folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="setclip-"))
+                path = Path(folder, "video")
+                path.write_bytes(content)
             try:
                 return frames_at(path, count, decoders=self._decoders)
             except UnusableVideoError as error:

@@ -193,6 +193,7 @@ ALLOWED = {
     "embedding/writing.py": {"rmdir"},  # suppressed: the folder may hold other records
     "embedding/vectors.py": {"memmap"},  # to read
     "ingest/progress.py": {"rmtree"},  # of the work folder; the next ingest removes what stays
+    "ingest/read_source.py": {"rmtree"},  # the same
     "ingest/protein_clusters.py": {"TemporaryDirectory"},
     "cli/machine_checks.py": {"TemporaryFile"},  # doctor tries whether a disk can be written
     "cli/program.py": {"open"},  # /dev/null, in place of a stream that the caller closed
