@@ -70,6 +70,7 @@ def test_every_answer_to_a_random_request_is_as_described(
 
                 with suppress(Unsatisfiable):  # a request without parameters cannot be wrong
                     ask()
-    assert asked[200] > EXAMPLES
-    assert asked[422] > EXAMPLES
+    # Both kinds of answers were seen often. How often depends on every field of the description.
+    assert asked[200] > EXAMPLES // 2
+    assert asked[422] > EXAMPLES // 2
     assert set(asked) <= {200, 400, 404, 409, 422}, asked
