@@ -9,6 +9,7 @@ _UNIPROT = re.compile(
     r"(?P<name>.*?)(?: OS=(?P<organism>.*?))?(?: EC=(?P<enzymes>[0-9n.,-]+))?(?: [A-Z]{2}=.*)?", re.DOTALL
 )
 _MARK = re.compile(r" (?:OS|EC)=")
+_ACCESSION = re.compile(r"[OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9](?:[A-Z][A-Z0-9]{2}[0-9]){1,2}")  # as UniProt has it
 ENZYME_CLASSES = {
     "1": "an oxidoreductase",
     "2": "a transferase",
@@ -38,6 +39,12 @@ def read_description(text: str) -> Description:
     if found is None:
         return Description(text, "", "")
     return Description(found["name"], found["organism"] or "", _enzyme(found["enzymes"] or ""))
+
+
+def uniprot_page(identifier: str, description: str) -> str:
+    """The address of a protein's entry; empty unless its id and its description are as UniProt writes them."""
+    ours = _MARK.search(description) and _ACCESSION.fullmatch(identifier)
+    return f"https://www.uniprot.org/uniprotkb/{identifier}" if ours else ""
 
 
 def _enzyme(numbers: str) -> str:

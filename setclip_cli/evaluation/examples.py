@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from setclip_cli.dataset.descriptions import read_description
+from setclip_cli.dataset.descriptions import read_description, uniprot_page
 from setclip_cli.dataset.schemas import PICTURES
 from setclip_cli.evaluation.similarity import distinct_rows
 from setclip_cli.pixels.rgb import open_shown
@@ -173,9 +173,10 @@ def displayed(kind: RowKind, table: pa.Table, place: int) -> dict[str, Any]:
         return {"text": text if len(text) <= _LETTERS_SHOWN else text[: _LETTERS_SHOWN - 1].rstrip() + "…"}
     sequence = table["sequence"][place].as_py()
     first = sequence[:_RESIDUES_SHOWN] + ("…" if len(sequence) > _RESIDUES_SHOWN else "")
-    said = read_description(table["description"][place].as_py() or "")
+    description = table["description"][place].as_py() or ""
+    said, page = read_description(description), uniprot_page(table["id"][place].as_py(), description)
     facts = (said.organism, said.enzyme, f"{table['length'][place].as_py():,} residues")
-    return {"residues": first, "facts": " · ".join(filter(None, facts)), "text": said.name}
+    return {"residues": first, "facts": " · ".join(filter(None, facts)), "text": said.name, "page": page}
 
 
 def _thumbnail(encoded: bytes | list[bytes]) -> str:

@@ -107,9 +107,7 @@ def remove_folder(folder: Path) -> None:
 
 def move(source: Path, target: Path) -> None:
     """Gives a file that is whole another name on the same disk; what was there is replaced."""
-    with writing(target):
-        source.replace(target)
-        _fsync_folder(target.parent)
+    move_all({source: target})
 
 
 def move_all(moves: Mapping[Path, Path]) -> None:

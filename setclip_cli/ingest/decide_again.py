@@ -104,7 +104,7 @@ class DecidedAgain:
         for start, end, last in _cuts(kept, np.where(kept, size, 0), listed & ~kept, limits):
             here = changed[np.searchsorted(changed, start) : np.searchsorted(changed, end)].tolist()
             new = {place: self.changed[place] for place in here}
-            batch = _counted(answers.slice(start, end - start), kept[start:end], start, new, source)
+            batch = _counted(answers.slice(start, end - start), kept[start:end], start, new)
             places = start + np.flatnonzero(kept[start:end])
             codes = first_of_name[split[places]]
             for code in np.unique(codes).tolist():
@@ -325,7 +325,7 @@ def _cuts(kept: Any, sizes: Any, listed: Any, limits: Limits) -> Iterator[tuple[
         start = end
 
 
-def _counted(answers: pa.Table, kept: Any, start: int, new: dict[int, Kept | Reject], source: str) -> RowBatch:
+def _counted(answers: pa.Table, kept: Any, start: int, new: dict[int, Kept | Reject]) -> RowBatch:
     """A batch with its counts and rejects, without its rows.
 
     Args:

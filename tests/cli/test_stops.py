@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 from small_world import make_world, run_ok
@@ -28,7 +30,6 @@ from setclip_cli.training.align import align
 from setclip_cli.training.training import Training
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +69,14 @@ class Running:
                 return read
         raise AssertionError(read)
 
-    def children(self) -> list[int]:
-        tasks = Path(f"/proc/{self.process.pid}/task")
-        return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-
     def workers(self) -> list[int]:
-        """Children that multiprocessing has started to work."""
-        commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in self.children()}
-        return [pid for pid, path in commands.items() if path.exists() and b"spawn_main" in path.read_bytes()]
+        """Children that multiprocessing has started to work, and that are still there."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any("spawn_main" in word for word in child.cmdline()):
+                    found.append(child.pid)
+        return found
 
     def send(self, number: int, *, group: bool = False) -> None:
         os.killpg(self.process.pid, number) if group else self.process.send_signal(number)
@@ -168,7 +169,6 @@ def test_what_a_second_signal_stops_within_a_step_is_not_saved(
 
 
 @pytest.mark.slow
-@needs_proc
 @pytest.mark.parametrize("sent", ["Ctrl-C in a terminal", "SIGTERM", "SIGKILL"])
 def test_workers_end_with_their_command_and_embedding_goes_on(world: Path, tmp_path: Path, sent: str) -> None:
     data = tiny.write_dataset(tmp_path / "data", {"protein": tiny.proteins(120, longest=300)}, rows_per_shard=2)
@@ -248,7 +248,6 @@ modality = "protein"
 
 
 @pytest.mark.slow
-@needs_proc
 def test_a_killed_worker_costs_its_own_run_and_a_rerun_does_only_that(world: Path, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(
         f'schema_version = 1\ntitle = "t"\nrecipe = "{world / "recipe.toml"}"\nseeds = 4\nsplit = "train"\n'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from setclip_cli.dataset.descriptions import Description, read_description
+from setclip_cli.dataset.descriptions import Description, read_description, uniprot_page
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,23 @@ from setclip_cli.dataset.descriptions import Description, read_description
 def test_a_description_is_read_into_name_organism_and_enzyme(text: str, said: tuple[str, str, str]) -> None:
     assert read_description(text) == Description(*said)
     assert read_description(text).in_words() == " · ".join(part for part in said if part)
+
+
+@pytest.mark.parametrize("accession", ["P69905", "Q9Y6K9", "A0A023GPI8", "O00241"])
+def test_an_accession_of_uniprot_has_a_page(accession: str) -> None:
+    assert uniprot_page(accession, "Kinase OS=Bos taurus") == f"https://www.uniprot.org/uniprotkb/{accession}"
+
+
+@pytest.mark.parametrize(
+    ("identifier", "description"),
+    [
+        ("P69905", "a protein of a lab"),  # its id may be the lab's own
+        ("YAL067W", "Kinase OS=Bos taurus"),
+        ("p69905", "Kinase OS=Bos taurus"),
+        ("P69905\n", "Kinase OS=Bos taurus"),
+        ("P69905/../x", "Kinase OS=Bos taurus"),
+        ("", "Kinase OS=Bos taurus"),
+    ],
+)
+def test_nothing_else_has_one(identifier: str, description: str) -> None:
+    assert uniprot_page(identifier, description) == ""

@@ -16,6 +16,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
+from untrained_pictures import untrained_run
 
 from setclip_cli.backbones import load_backbone
 from setclip_cli.cli.app import app
@@ -27,8 +28,6 @@ from setclip_cli.embedding.options import EmbedOptions
 from setclip_cli.encoders import ProjectionHead
 from setclip_cli.errors import SetClipError
 from setclip_cli.files import atomic
-from setclip_cli.run.config import ModelConfig, TowerConfig
-from setclip_cli.run.model import save_model
 
 ESM = "esm:esm2_t6_8M_UR50D"
 TEXT = "sentence-transformers:all-MiniLM-L6-v2"
@@ -44,23 +43,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, tiny_esm2: Path, tiny_sentence: Path) -> Path:
     """A RUN of two tiny towers with untrained heads."""
-    towers, encoders = {}, {}
-    for modality, spec, weights in (("protein", ESM, tiny_esm2), ("caption", TEXT, tiny_sentence)):
-        backbone = load_backbone(spec, modality=modality, weights=str(weights))
-        encoders[modality] = ProjectionHead(backbone.dim, 8, seed=len(towers))
-        towers[modality] = TowerConfig(
-            spec=spec,
-            weights=str(weights),
-            pooling="default",
-            preprocessing=backbone.preprocessing,
-            identity=backbone.identity,
-            dim=backbone.dim,
-            encoder=encoders[modality].describe(),
-            initial=encoders[modality].describe(),
-        )
-    config = ModelConfig(method="clip", seed=0, pairs=3, dataset_sha256="0", towers=towers)
-    save_model(tmp_path / "run", config, encoders, encoders)
-    return tmp_path / "run"
+    return untrained_run(tmp_path / "run", {"protein": (ESM, tiny_esm2), "caption": (TEXT, tiny_sentence)})
 
 
 def features(data: Path, out: Path, weights: Path, options: EmbedOptions = EmbedOptions()) -> EmbedResult:

@@ -14,7 +14,7 @@ from setclip_cli.files import atomic
 
 def test_a_protein_shows_its_name_its_length_and_its_first_residues(tmp_path):
     header = "Probable kinase (EC 2.7.1.-) OS=Treponema pallidum GN=pgk PE=3 SV=1"
-    rows = [("P1", "MKV" * 40, header), ("P2", "MKV", None)]
+    rows = [("P12345", "MKV" * 40, header), ("P2", "MKV", None)]
     records = [
         {"id": name, "split": "test", "source": "s", "sha256": name, "label": None, "sequence": residues,
          "length": len(residues), "description": described}
@@ -23,13 +23,14 @@ def test_a_protein_shows_its_name_its_length_and_its_first_residues(tmp_path):
     table = pa.Table.from_pylist(records, schema=schema_of("protein"))
     shard = write_shard(tmp_path, "protein/test-00000.parquet", table, modality="protein", split="test")
     atomic.write_json(tmp_path / INDEX_NAME, DatasetIndex(shards=[shard]).model_dump())
-    side = Side("protein", "protein", ["P1", "P2"], [None, None], ["P1", "P2"], ["a", "b"])
+    side = Side("protein", "protein", ["P12345", "P2"], [None, None], ["P12345", "P2"], ["a", "b"])
     shown = examples.displayed_rows(open_dataset(tmp_path), side, "test", {0, 1})
     assert (shown[0]["text"], shown[0]["facts"]) == (
         "Probable kinase (EC 2.7.1.-)",
         "Treponema pallidum · 120 residues",
     )
     assert shown[0]["residues"] == "MKV" * 10 + "…"
+    assert (shown[0]["page"], shown[1]["page"]) == ("https://www.uniprot.org/uniprotkb/P12345", "")
     assert (shown[1]["text"], shown[1]["facts"], shown[1]["residues"]) == ("", "3 residues", "MKV")
 
 

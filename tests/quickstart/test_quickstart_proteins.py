@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -62,6 +63,7 @@ def test_the_installed_command_goes_from_download_to_report(published: dict[str,
     assert all(0 < method["metrics"][MAP]["mean"] <= 1 for method in content["methods"])
     page = (tmp_path / "quickstart-proteins-out" / "report" / "report.html").read_text(encoding="utf-8")
     assert "Homo sapiens" in page
+    assert re.search(r'<a href="https://www\.uniprot\.org/uniprotkb/(P\d{5})" rel="noreferrer">\1</a> · Homo', page)
     verify(tmp_path / "quickstart-proteins-out")
 
 

@@ -16,14 +16,10 @@ from browser_world import Window
 from rendered_videos import BLUE, GREEN, RED, even, render
 from serve_world import Caller, in_base64, service_of
 from small_world import run_ok
+from untrained_pictures import untrained_run
 
-from setclip_cli.backbones import load_backbone
 from setclip_cli.dataset.dataset import open_dataset
-from setclip_cli.dataset.schemas import ModalityInfo
-from setclip_cli.encoders import ProjectionHead
 from setclip_cli.pixels import video_decoders
-from setclip_cli.run.config import ModelConfig, TowerConfig
-from setclip_cli.run.model import save_model
 
 pytest.importorskip("av")
 
@@ -54,27 +50,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path, tiny_senten
     (folder / "captions.txt").write_text("a red film\na green film\nnothing\n")
     run_ok("ingest", folder / "clips", "--modality", "video", "--frames", "4", "--out", folder / "data")
     run_ok("ingest", folder / "captions.txt", "--modality", "caption", "--out", folder / "data")
-    towers, encoders = {}, {}
-    for modality, spec, weights in (
-        ("video", f"timm:{tiny.TINY_TIMM}", tiny_timm),
-        ("caption", "sentence-transformers:tiny", tiny_sentence),
-    ):
-        kind = "video" if modality == "video" else None
-        info = ModalityInfo(kind="video") if kind else None
-        backbone = load_backbone(spec, modality=modality, info=info, weights=str(weights))
-        encoders[modality] = ProjectionHead(backbone.dim, 8, seed=len(towers))
-        towers[modality] = TowerConfig(
-            kind=kind,
-            spec=spec,
-            weights=str(weights),
-            pooling=backbone.pooling,
-            identity=backbone.identity,
-            dim=backbone.dim,
-            encoder=encoders[modality].describe(),
-            initial=encoders[modality].describe(),
-        )
-    config = ModelConfig(method="clip", seed=0, pairs=3, dataset_sha256="0", towers=towers)
-    save_model(folder / "run", config, encoders, encoders)
+    towers = {"video": (f"timm:{tiny.TINY_TIMM}", tiny_timm), "caption": ("sentence-transformers:tiny", tiny_sentence)}
+    untrained_run(folder / "run", towers)
     run_ok("embed", folder / "run", folder / "data", "--out", folder / "embeddings")
     return folder
 

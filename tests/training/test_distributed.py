@@ -105,12 +105,17 @@ def launch(processes: int, *command: str) -> str:
 
 THREADS = """
 import sys, torch
+from contextlib import suppress
 from pathlib import Path
 from setclip_cli.training.distributed import launched
 from torch import distributed as dist
 
 def threads():
-    return sum("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # a thread may end before its name is read
+            names.append(path.read_text())
+    return sum("gloo" in name for name in names)
 
 try:
     with launched() as group:
