@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,33 +12,20 @@ import pyarrow.parquet as pq
 
 from setclip_cli.console import note
 from setclip_cli.embedding.embeddings import Embeddings
+from setclip_cli.embedding.umap_places import NEIGHBOURS, has_umap, umap_places
 from setclip_cli.embedding.vectors import unit_vectors
 from setclip_cli.errors import SetClipError, translated
 from setclip_cli.files import atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from setclip_cli.dataset.modality import Modality
+    from setclip_cli.embedding.umap_places import Places
 
 MAP_NAME: Final = "map.parquet"
-NEIGHBOURS = 15  # of each row that UMAP keeps near
 _SHARDS: Final = b"setclip.shards"  # in the metadata of the file: what it is a map of
 _METHOD: Final = b"setclip.method"
-Places: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
-
-
-@contextmanager
-def same_threads() -> Iterator[None]:
-    """Keeps the number of threads of torch: Numba, on which UMAP stands, sets that of the whole process."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def write_map(embeddings: Embeddings) -> Path:
@@ -55,7 +41,7 @@ def write_map(embeddings: Embeddings) -> Path:
     """
     path = embeddings.root / MAP_NAME
     enough = sum(shard.rows for name in embeddings.modalities() for shard in embeddings.shards(name)) > NEIGHBOURS
-    with_umap = enough and importlib.util.find_spec("umap") is not None
+    with_umap = enough and has_umap()
     method = "umap" if with_umap else "pca"
     found = None
     with suppress(SetClipError):  # a damaged map is made anew
@@ -68,7 +54,7 @@ def write_map(embeddings: Embeddings) -> Path:
         return path
     vectors = {name: unit_vectors(embeddings, name, None) for name in embeddings.modalities()}
     joined = np.concatenate([np.asarray(values) for values in vectors.values()])
-    places = _umap(joined) if with_umap else principal_plane(joined)
+    places = umap_places(joined) if with_umap else principal_plane(joined)
     shards = [shard for name in vectors for shard in embeddings.shards(name)]
     tables = [embeddings.read(shard, ["id"]) for shard in shards]
     table = pa.table(
@@ -123,18 +109,6 @@ def principal_plane(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Places:
     places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
     signs = np.sign(places[np.abs(places).argmax(0), range(2)])
     found: Places = (places * np.where(signs == 0, 1, signs)).astype(np.float32)
-    return found
-
-
-def _umap(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Places:
-    import warnings
-
-    with same_threads(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that one seed means one thread, and numba's own
-        import umap
-
-        made = umap.UMAP(n_neighbors=NEIGHBOURS, min_dist=0.1, metric="cosine", random_state=0).fit_transform(vectors)
-    found: Places = np.asarray(made, np.float32)
     return found
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from setclip_cli.embedding.map import same_threads
+from setclip_cli.embedding.umap_places import NEIGHBOURS, has_umap, umap_places
 
 if TYPE_CHECKING:
     from setclip_cli.evaluation.arrays import Embeddings, Floats, Ints
 
 
 POINTS_PER_SIDE = 500  # more only cover each other
-_NEIGHBOURS = 15  # of UMAP; its own default
-_FEWEST_FOR_UMAP = 2 * _NEIGHBOURS  # rows; with fewer, its neighbourhoods would hold nearly all of them
+_FEWEST_FOR_UMAP = 2 * NEIGHBOURS  # rows; with fewer, its neighbourhoods would hold nearly all of them
 
 
 @dataclass(frozen=True)
@@ -42,29 +39,13 @@ def plane_map(left: Embeddings, right: Embeddings) -> PlaneMap:
     A few rows get the axes too. Equal input gives an equal map: the sign of an axis and the seed of UMAP are fixed.
     """
     together = np.concatenate([left, right]).astype(np.float64)
-    with same_threads():
-        umap = _umap() if len(together) >= _FEWEST_FOR_UMAP else None
-    if umap is None:
-        plane, method = _principal_plane(together), "PCA"
+    if len(together) >= _FEWEST_FOR_UMAP and has_umap():
+        plane, method = np.asarray(umap_places(together), np.float64), "UMAP"
     else:
-        with same_threads(), warnings.catch_warnings():  # of numba's, about how it compiles
-            warnings.simplefilter("ignore")
-            layout = umap.UMAP(metric="cosine", n_neighbors=_NEIGHBOURS, random_state=0, n_jobs=1)
-            plane, method = np.asarray(layout.fit_transform(together), np.float64), "UMAP"
+        plane, method = _principal_plane(together), "PCA"
     low, high = plane.min(axis=0), plane.max(axis=0)
     scaled = (plane - low) / np.maximum(high - low, 1e-12)
     return PlaneMap(method, scaled[: len(left)], scaled[len(left) :])
-
-
-def _umap() -> Any | None:
-    """The module, if it is installed completely."""
-    with warnings.catch_warnings():  # about TensorFlow, which a map does not need
-        warnings.simplefilter("ignore")
-        try:
-            module = importlib.import_module("umap")
-        except ImportError:
-            return None
-    return module if hasattr(module, "UMAP") else None
 
 
 def _principal_plane(rows: Floats) -> Floats:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from setclip_cli.dataset.dataset import Dataset
     from setclip_cli.dataset.modality import Modality
     from setclip_cli.embedding.embeddings import Embeddings
-    from setclip_cli.embedding.map import Places
+    from setclip_cli.embedding.umap_places import Places
 
 ROW_NAME = "__row_index__"  # the viewer shows no columns whose names begin so
 LETTERS = 200  # of a text

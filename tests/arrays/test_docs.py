@@ -43,6 +43,7 @@ def test_the_three_commands_of_the_readme_align_two_files(tmp_path: Path, monkey
     assert report["targets"][0]["metrics"]["left_to_right/recall_at_1"]["value"] >= 0.8
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme_align_two_files(tmp_path: Path) -> None:
     section = section_of("From Python")
     (program,) = re.findall(r"^```python\n(.+?)^```", section, re.DOTALL | re.MULTILINE)

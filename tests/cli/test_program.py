@@ -80,6 +80,7 @@ def test_an_unknown_option_is_a_usage_error() -> None:
     assert setclip("align", "--no-such-option").returncode == 2
 
 
+@pytest.mark.slow
 def test_json_puts_one_object_on_stdout_and_nothing_else() -> None:
     done = setclip("doctor", "--json")
     assert json.loads(done.stdout)["findings"]

@@ -19,7 +19,7 @@ HOSTILE = '<img src=x onerror="alert(1)"> & "quoted"'
 
 @pytest.fixture
 def no_umap(monkeypatch):
-    monkeypatch.setattr(plane_map, "_umap", lambda: None)
+    monkeypatch.setattr(plane_map, "has_umap", lambda: False)
 
 
 def test_a_principal_map_keeps_the_two_widest_directions_and_lies_in_the_unit_square(no_umap):

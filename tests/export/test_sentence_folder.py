@@ -44,6 +44,7 @@ def deep() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_image_and_text_without_setclip(
     tmp_path: Path, tiny_timm: Path, tiny_sentence: Path, elsewhere: Elsewhere
 ) -> None:

@@ -57,7 +57,7 @@ def test_the_principal_plane_keeps_the_directions_that_differ_most() -> None:
 def test_embed_writes_a_map_beside_the_shards_and_view_reads_it(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(maps.importlib.util, "find_spec", lambda _name: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(maps, "has_umap", lambda: False)
     out = tmp_path / "embeddings"
     told = json.loads(run_ok("embed", world / "run", world / "data", "--out", out, "--map", "--json"))
     assert told["map"] == str(out / MAP_NAME)
