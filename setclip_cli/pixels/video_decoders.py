@@ -1,8 +1,8 @@
 """Video files are decoded in processes of their own: a file that crashes FFmpeg ends such a process, and no other.
 
 A process answers one request after the other, so a video costs no start of a process. It is asked in a line of JSON on
-its standard input. Its answer is a line of JSON, and then the pictures one after the other. It ends with its input,
-thus also when this process is killed.
+its standard input. Its answer is a line of JSON, and then the pictures one after the other. Before the first answer it
+says that it has started. It ends with its input, thus also when this process is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from setclip_cli.errors import translated
+from setclip_cli.errors import SetClipError, translated
 from setclip_cli.pixels.video import Frames, UnusableVideoError, av_needed, sample_video
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from setclip_cli.pixels.video_decoders import answer; answer()"
+_STARTED = b"started\n"
 _LOOK_S = 0.5
+_A_PROCESS = "a process that decodes videos"
 _TRIES = 2  # a process may also be killed because others take too much memory
 
 
@@ -40,7 +42,7 @@ class Decoders:
         """What can be decoded.
 
         Args:
-            within_s: A file that takes longer is unusable.
+            within_s: A file that takes longer is unusable. The start of a process does not count.
             most_pixels: As `sample_video` takes it.
         """
         self._idle: list[_Decoder] = []
@@ -66,23 +68,25 @@ class Decoders:
 
         Raises:
             UnusableVideoError: as `sample_video` does; or decoding ends its process twice, or takes too long.
-            SetClipError: the package av is not installed, or no process can be started.
+            SetClipError: the package av is not installed, or no process starts.
         """
         request = {"path": str(path.resolve()), "count": count, "most_pixels": self._most_pixels}
-        why = ""
         for _ in range(_TRIES):
             decoder = self._take()
             self._busy.add(decoder)
             try:
                 return decoder.sample(request, self._within_s)
             except _EndedError as error:
-                why = str(error)
+                ended = error
             finally:
                 self._busy.discard(decoder)
                 self._idle.append(decoder) if decoder.ready and not self._closed else decoder.end()
             if self._closed:
                 break
-        raise UnusableVideoError(why)
+        if not (ended.started or self._closed):
+            fix = f"check that `{sys.executable} -c 'import av'` works and that memory is free"
+            raise SetClipError(f"{_A_PROCESS}: ended at its start ({ended.how})", fix=fix)
+        raise UnusableVideoError(ended.in_words())
 
     def _take(self) -> _Decoder:
         while True:
@@ -96,7 +100,23 @@ class Decoders:
 
 
 class _EndedError(Exception):
-    """How a process ended while it was to answer."""
+    """A process ended while it was to start, or to answer.
+
+    Attributes:
+        how: A signal, or an exit code.
+        started: Whether it had started.
+    """
+
+    def __init__(self, code: int, *, started: bool) -> None:
+        super().__init__(code)
+        self.how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        self.started = started
+
+    def in_words(self) -> str:
+        """What is wrong with the file."""
+        if self.how == "SIGKILL":
+            return "too large to decode: its process was killed, most likely because memory ran out"
+        return f"damaged video, or none: FFmpeg crashed on it ({self.how})"
 
 
 class _Decoder:
@@ -108,7 +128,7 @@ class _Decoder:
 
     def __init__(self) -> None:
         av_needed()
-        with translated("a process that decodes videos", OSError, found="cannot be started", fix="free some memory"):
+        with translated(_A_PROCESS, OSError, found="cannot be started", fix="free some memory"):
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM, *sys.path],
                 stdin=subprocess.PIPE,
@@ -117,6 +137,7 @@ class _Decoder:
                 start_new_session=True,  # Ctrl-C in the terminal is for this process, which ends the other
             )
         self.ready = True
+        self._started = False
 
     def is_there(self) -> bool:
         return self._process.poll() is None
@@ -125,6 +146,9 @@ class _Decoder:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.ready = False
+        if not self._started and self._process.stdout.readline() != _STARTED:
+            raise _EndedError(self._process.wait(), started=False)
+        self._started = True
         with self._killed_after(within_s) as late:
             try:
                 with suppress(BrokenPipeError):
@@ -134,7 +158,7 @@ class _Decoder:
             except EOFError as error:
                 if late.is_set():
                     raise UnusableVideoError(f"takes over {within_s:g} s to decode") from error
-                raise _EndedError(_words(self._process.wait())) from error
+                raise _EndedError(self._process.wait(), started=True) from error
         self.ready = not late.is_set()
         if frames is None:
             raise UnusableVideoError(unusable)
@@ -169,14 +193,6 @@ class _Decoder:
             self._process.__exit__(None, None, None)
 
 
-def _words(code: int) -> str:
-    """How a process ended, of its exit code."""
-    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    if name == "SIGKILL":
-        return "too large to decode: its process was killed, most likely because memory ran out"
-    return f"damaged video, or none: FFmpeg crashed on it ({name})"
-
-
 def _received(source: IO[bytes]) -> tuple[Frames | None, str]:
     """Reads an answer: frames, or why there are none. Raises EOFError if it is not whole."""
     line = source.readline()
@@ -204,6 +220,8 @@ def answer() -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what a library prints is no part of an answer
+        out.write(_STARTED)
+        out.flush()
         for line in sys.stdin.buffer:
             request = json.loads(line)
             said: dict[str, Any]
