@@ -5,14 +5,17 @@ OUT ?= quickstart-out
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest/bin
 
+# Two processes, each with whole files in their order: what the tests of a file share is made once.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: quickstart test lowest check docs dev browser chaos clean
 
 quickstart: $(VENV)/.demo
 	$(BIN)/setclip quickstart --out $(OUT)
 
 test: check docs browser
-	$(BIN)/pytest -n 2
-	$(BIN)/pytest -m slow -n 2
+	$(BIN)/pytest $(SPREAD)
+	$(BIN)/pytest -m slow $(SPREAD)
 
 # The tests of pages need a browser. It is installed if that takes one command; without it these tests are skipped.
 browser:
