@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from rendered_videos import even, render
@@ -48,11 +49,17 @@ def strange(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_decoders, "_PROGRAM", STRANGE)
 
 
-def children() -> list[str]:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+Children = Callable[[], list[psutil.Process]]
 
 
-def test_frames_and_reasons_are_those_of_this_process(tmp_path: Path) -> None:
+@pytest.fixture
+def children() -> Children:
+    """The processes that this one has started since the test began, and has not waited for."""
+    before = psutil.Process().children()
+    return lambda: [child for child in psutil.Process().children() if child not in before]
+
+
+def test_frames_and_reasons_are_those_of_this_process(tmp_path: Path, children: Children) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(99))
     clip = render(tmp_path / os.fsdecode(b"a\xff b.mp4"), times=even(20))
     with Decoders() as decoders:
@@ -69,7 +76,9 @@ def test_frames_and_reasons_are_those_of_this_process(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("strange")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_file_that_ends_its_process_is_a_reject_and_the_others_are_rows(tmp_path: Path, workers: int) -> None:
+def test_a_file_that_ends_its_process_is_a_reject_and_the_others_are_rows(
+    tmp_path: Path, workers: int, children: Children
+) -> None:
     names = ("a", "b", "crash-SIGABRT", "crash-SIGKILL", "crash-SIGSEGV", "once-SIGSEGV")
     for number, name in enumerate(names):
         render(tmp_path / "clips" / f"{name}.mp4", times=even(5 + number))
@@ -96,12 +105,12 @@ def test_how_a_process_ended_is_said(tmp_path: Path) -> None:
                 decoders.sample(render(tmp_path / f"{name}.mp4", times=even(5)), 2)
 
 
-def test_a_process_that_was_killed_while_it_waited_costs_nothing(tmp_path: Path) -> None:
+def test_a_process_that_was_killed_while_it_waited_costs_nothing(tmp_path: Path, children: Children) -> None:
     clip = render(tmp_path / "a.mp4", times=even(9))
     with Decoders() as decoders:
         first = decoders.sample(clip, 2)
         for _ in range(3):
-            os.kill(int(children()[0]), signal.SIGKILL)
+            children()[0].kill()
             assert decoders.sample(clip, 2) == first
 
 
