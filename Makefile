@@ -28,7 +28,7 @@ browser:
 
 # The tests with the lowest version of each package that pyproject.toml names. Their warnings are not ours to repair.
 lowest: $(LOWEST)/.done
-	$(LOWEST)/pytest -n 2 -W default
+	$(LOWEST)/pytest $(SPREAD) -W default
 
 # Programs that try to break setclip, docs/reliability.md. Each prints one line of JSON; MINUTES bounds each of them.
 MINUTES ?= 40

@@ -84,7 +84,7 @@ class Decoders:
             if self._closed:
                 break
         if not (ended.started or self._closed):
-            fix = f"check that `{sys.executable} -c 'import av'` works and that memory is free"
+            fix = "check that `python -c 'import av'` works and that memory is free"
             raise SetClipError(f"{_A_PROCESS}: ended at its start ({ended.how})", fix=fix)
         raise UnusableVideoError(ended.in_words())
 
